@@ -1,0 +1,162 @@
+"""Every way in which the broker says no, in one hierarchy.
+
+Each class states its stable `reason` (the name in proto/broker/v1/reasons.proto without its
+prefix), whether trying again may help, and the sentence that a person reads. The status code of the
+wire is mapped from the class in one place, `broker/api/grpc/status.py`. `InvariantBroken` stands
+apart: it is our bug, not their error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+class InvariantBroken(Exception):
+    """A rule of the core does not hold: a bug of the broker."""
+
+
+class BrokerError(Exception):
+    """A request that did not succeed, and why."""
+
+    reason: ClassVar[str] = "INTERNAL"
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, retry_after_ns: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_after_ns = retry_after_ns
+
+
+class Internal(BrokerError):
+    """A fault of the broker itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FieldProblem:
+    """One field that is wrong: its path in the request, and the limit that it breaks."""
+
+    field: str
+    problem: str
+
+
+class InvalidRequest(BrokerError):
+    """Fields of the request are missing, malformed or beyond their limits; all are named."""
+
+    reason = "INVALID_FIELD"
+
+    def __init__(self, problems: tuple[FieldProblem, ...]) -> None:
+        super().__init__("; ".join(f"{each.field}: {each.problem}" for each in problems))
+        self.problems = problems
+
+
+class AgentUnknown(InvalidRequest):
+    """The configuration knows no type for this agent_id and has no default."""
+
+    reason = "AGENT_UNKNOWN"
+
+
+class ModelUnknown(BrokerError):
+    """No backend has this model. `nearest` holds up to three names that it may have meant."""
+
+    reason = "MODEL_UNKNOWN"
+
+    def __init__(self, model: str, nearest: tuple[str, ...]) -> None:
+        hint = f"; nearest: {', '.join(nearest)}" if nearest else "; no backend lists any model"
+        super().__init__(f"model {model!r} is on no backend{hint}")
+        self.model = model
+        self.nearest = nearest
+
+
+class CapabilityMissing(BrokerError):
+    """The model cannot do what the request needs."""
+
+    reason = "CAPABILITY_MISSING"
+
+
+class RequestIdInUse(BrokerError):
+    """A request with this id and other content is under way."""
+
+    reason = "REQUEST_ID_IN_USE"
+
+
+class TakenOver(BrokerError):
+    """A newer call with the same id and content carries on with this request."""
+
+    reason = "TAKEN_OVER"
+
+
+class RequestUnknown(BrokerError):
+    """No request of that agent and id is under way."""
+
+    reason = "REQUEST_UNKNOWN"
+
+
+class Unavailable(BrokerError):
+    """The broker is short for everybody; trying again later may help."""
+
+    retryable = True
+
+
+class QueueFull(Unavailable):
+    """As many requests wait as may."""
+
+    reason = "QUEUE_FULL"
+
+
+class NoBackend(Unavailable):
+    """No backend that has the model answers."""
+
+    reason = "NO_BACKEND"
+
+
+class Draining(Unavailable):
+    """The broker is leaving."""
+
+    reason = "DRAINING"
+
+
+class LoadFailed(Unavailable):
+    """The model could not be loaded; it is not tried again for a while."""
+
+    reason = "LOAD_FAILED"
+
+
+class DeadlineExpired(BrokerError):
+    """The deadline passed while the request waited or ran."""
+
+    reason = "DEADLINE_EXPIRED"
+
+
+class Cancelled(BrokerError):
+    """The request's own agent, or an operator, ended it."""
+
+    reason = "CANCELLED"
+
+
+class BackendFailed(BrokerError):
+    """The backend failed this request: it broke, vanished, or ended without its terminator."""
+
+    reason = "BACKEND_FAILED"
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class BackendUnreachable(BackendFailed):
+    """The backend took no connection, or closed it before a byte of an answer came."""
+
+
+class BackendBusy(BackendFailed):
+    """The backend's own queue is full (503): somebody goes round the broker."""
+
+
+class BackendRefused(BrokerError):
+    """The backend found the request wrong in a way that only it can tell (4xx)."""
+
+    reason = "BACKEND_REFUSED"
+
+    def __init__(self, message: str, *, status: int) -> None:
+        super().__init__(message)
+        self.status = status

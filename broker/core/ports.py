@@ -1,0 +1,99 @@
+"""The ports: what the core and its shell need from the world, filled by adapters.
+
+Adapters (`broker/backends` and, later, monitors, state, security, observability) are strangers to
+each other; `broker/daemon/wiring.py` alone knows the concrete classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from broker.core.content import Completion, EmbedContent, Embeddings, GenerateContent, Piece
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
+    """What a backend says of a model that it has on disk.
+
+    `runner` names what is really loaded: models whose weights are one file share one runner. It is
+    the blob's digest where the backend tells, else the model's own. `capabilities` empty means that
+    the backend does not tell. `context_length_train` 0 means unknown.
+    """
+
+    name: str
+    runner: str
+    digest: str
+    size_bytes: int
+    capabilities: frozenset[str] = frozenset()
+    parameter_size: str = ""
+    quantization: str = ""
+    family: str = ""
+    context_length_train: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resident:
+    """A model that occupies memory now. `num_ctx` is per slot, 0 where the backend does not tell."""
+
+    name: str
+    digest: str
+    memory_bytes: int
+    gpu_memory_bytes: int
+    num_ctx: int
+
+
+class Backend(Protocol):
+    """One server that runs models. Methods raise the backend errors of `core/errors.py`.
+
+    Cancelling the task that awaits `generate`, `embed` or `load` closes the connection in one step;
+    when the cancelled call has returned, no byte of it will be read or sent any more.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def url(self) -> str: ...
+
+    async def version(self) -> str:
+        """The server's version: also the cheapest proof that it answers."""
+        ...
+
+    async def models(self) -> tuple[ModelFacts, ...]:
+        """Everything on disk. Facts that cost a call per model are cached by digest."""
+        ...
+
+    async def residents(self) -> tuple[Resident, ...]:
+        """What is loaded now. May take 20 s on a server with a frozen runner."""
+        ...
+
+    async def generate(
+        self,
+        model: str,
+        content: GenerateContent,
+        *,
+        num_ctx: int | None,
+        on_pieces: Callable[[Sequence[Piece]], None],
+    ) -> Completion:
+        """Streams one generation. `on_pieces` gets one or more pieces per read, in order, never
+        an empty sequence. Returns when the terminator came; an end without it is BackendFailed."""
+        ...
+
+    async def embed(
+        self, model: str, content: EmbedContent, *, num_ctx: int | None
+    ) -> Embeddings: ...
+
+    async def load(self, model: str, *, num_ctx: int | None, keep_alive_s: int) -> None:
+        """Makes the model resident, or renews its keep_alive where it is; returns when it is ready."""
+        ...
+
+    async def unload(self, model: str) -> None:
+        """Asks the model to leave. Returns before it has left: only `residents` proves that."""
+        ...
+
+    async def close(self) -> None: ...

@@ -1,0 +1,59 @@
+"""A request as the engine sees it: numbers and names, never words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, NewType
+
+PRIORITY_HIGHEST: Final = 1
+PRIORITY_LOWEST: Final = 10
+PRIORITY_DEFAULT: Final = 5
+
+RequestKey = tuple[str, str]  # (agent_id, request_id)
+AttemptId = NewType("AttemptId", int)
+
+
+class RequestKind(Enum):
+    GENERATE = "generate"
+    EMBED = "embed"
+
+
+class Criticality(Enum):
+    CRITICAL = "critical"
+    NORMAL = "normal"
+    BATCH = "batch"
+
+
+class Outcome(Enum):
+    """How a request ended. Exactly one per request; metrics count by it."""
+
+    COMPLETED = "completed"  # the terminator came
+    FAILED = "failed"  # the backend, or the broker, failed it
+    REFUSED = "refused"  # before it was queued
+    CANCELLED = "cancelled"  # by its agent, its connection, or an operator
+    EXPIRED = "expired"  # its deadline passed
+    SHED = "shed"  # given up for the sake of the machine
+    DISPLACED = "displaced"  # given up for another agent's request
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestSpec:
+    """What the engine decides by.
+
+    `model` is the canonical name ("tiny:latest"). `fingerprint` identifies the content: the same
+    key with the same fingerprint is the same request. `num_ctx_needed` is 0 where any will do.
+    `deadline_ns` is on the engine's clock.
+    """
+
+    key: RequestKey
+    fingerprint: bytes
+    kind: RequestKind
+    model: str
+    priority: int
+    criticality: Criticality
+    deadline_ns: int
+    size_bytes: int
+    num_ctx_needed: int = 0
+    needs: frozenset[str] = frozenset()  # capabilities that the content calls for
+    preemptible: bool = False
