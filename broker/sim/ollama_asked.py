@@ -79,3 +79,10 @@ class Asked:
     debug_render_only: bool = False
     inputs: tuple[str, ...] = ()  # of embed and embeddings
     dimensions: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShowAsked:
+    model: SimModel
+    verbose: bool
+    system: str

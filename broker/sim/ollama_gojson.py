@@ -241,7 +241,22 @@ def go_quote(text: str) -> str:
 
 def marshal(value: Json) -> str:
     """A value as json.Marshal writes it: compact, HTML escaped, keys in the order given."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).translate(_HTML)
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "true" if value else "false"
+        case int():
+            return str(value)
+        case float():
+            return number(value)
+        case str():
+            return quote(value)
+        case list():
+            return f"[{','.join(map(marshal, value))}]"
+        case dict():
+            members = (f"{quote(key)}:{marshal(item)}" for key, item in value.items())
+            return f"{{{','.join(members)}}}"
 
 
 def number(value: float) -> str:

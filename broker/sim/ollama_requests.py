@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from broker.sim.ollama_asked import Action, Asked, Endpoint, Message, Refusal
+from broker.sim.ollama_asked import Action, Asked, Endpoint, Message, Refusal, ShowAsked
 from broker.sim.ollama_catalogue import Capability, Catalogue, SimModel, parse_name
 from broker.sim.ollama_fields import Kind, read_struct
 from broker.sim.ollama_gojson import EmptyBody, GoJsonError, Json, decode, go_quote
@@ -49,7 +49,11 @@ _GENERATE: Final[Mapping[str, Kind]] = {
     "raw": Kind.BOOL,
     "images": Kind.IMAGES,
 }
-_CHAT: Final[Mapping[str, Kind]] = {**_SPOKEN, "messages": Kind.MESSAGES, "tools": Kind.TOOLS}
+_CHAT: Final[Mapping[str, Kind]] = {
+    **_SPOKEN,
+    "messages": Kind.MESSAGES,
+    "tools": Kind.TOOLS,
+}
 _EMBED: Final[Mapping[str, Kind]] = {
     **_COMMON,
     "input": Kind.RAW,
@@ -329,13 +333,6 @@ def read_embeddings(body: bytes, catalogue: Catalogue) -> Asked:
         truncate=False,
         inputs=(prompt,) if prompt else (),
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShowAsked:
-    model: SimModel
-    verbose: bool
-    system: str
 
 
 def read_show(body: bytes, catalogue: Catalogue) -> ShowAsked:
