@@ -57,3 +57,4 @@ class RequestSpec:
     num_ctx_needed: int = 0
     needs: frozenset[str] = frozenset()  # capabilities that the content calls for
     preemptible: bool = False
+    fallback_models: tuple[str, ...] = ()

@@ -1,0 +1,138 @@
+"""The way in: may this request enter, and as what? One gate after the other, each with its reason.
+
+Order (DESIGN.md): identity and signature, replay window, validation, idempotency, request bucket,
+cache, single flight, degradation gate, token bucket, backpressure, feasibility. Built so far:
+validation against the catalogue, idempotency (in the engine), drain, and the bounded queue; the
+others take their place between these, in that order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from broker.core.errors import (
+    BrokerError,
+    CapabilityMissing,
+    DeadlineExpired,
+    FieldProblem,
+    InvalidRequest,
+    LoadFailed,
+    ModelUnknown,
+    NoBackend,
+    QueueFull,
+)
+from broker.core.estimates import Estimates
+from broker.core.model_name import comparison_key, nearest
+from broker.core.placement import BackendState, LineKey
+from broker.core.queueing import QueuePolicy
+from broker.core.requests import RequestSpec
+from broker.core.stimuli import ModelSpec
+
+# A context that is not configured is the backend's own choice; every Ollama gives at least this
+# (its lowest tier, reference/OLLAMA.md §4), so a request that needs no more fits the usual size.
+NUM_CTX_ASSUMED: int = 4096
+
+RETRY_AFTER_NS_MIN = 100_000_000  # not worth a client's round trip below this
+NO_BACKEND_RETRY_NS = 2_000_000_000  # a backend that is down is asked again this often
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admission:
+    """What the gates decided: the model that will answer and the line to wait in."""
+
+    model: str  # comparison key
+    substituted_for: str
+    line: LineKey
+
+
+def find_model(
+    spec: RequestSpec, backends: Mapping[str, BackendState]
+) -> tuple[str, ModelSpec, str]:
+    """(comparison key, model, name it replaces or ""): the one asked for, else the first fallback
+    that some backend which answers has. ModelUnknown or NoBackend where there is none."""
+    for name in (spec.model, *spec.fallback_models):
+        key = comparison_key(name)
+        for backend in backends.values():
+            if backend.up and key in backend.models:
+                return key, backend.models[key], "" if name == spec.model else spec.model
+    wanted = comparison_key(spec.model)
+    down = [each for each in backends.values() if not each.up]
+    if down and (len(down) == len(backends) or any(wanted in each.models for each in down)):
+        why = "; ".join(f"{each.name}: {each.problem}" for each in down)
+        raise NoBackend(
+            f"no backend that has {spec.model!r} answers ({why})",
+            retry_after_ns=NO_BACKEND_RETRY_NS,
+        )
+    names = {model.name for backend in backends.values() for model in backend.models.values()}
+    raise ModelUnknown(spec.model, nearest(spec.model, sorted(names)))
+
+
+def context_line(spec: RequestSpec, model: ModelSpec) -> LineKey:
+    """The line of the usual context, or of the next power of two that holds what is needed: so a
+    model is restarted a few times at most, whatever sizes are asked for."""
+    usual = model.num_ctx or NUM_CTX_ASSUMED
+    if spec.num_ctx_needed <= usual:
+        return model.runner, 0
+    ceiling = max(model.num_ctx_max, usual)
+    if spec.num_ctx_needed > ceiling:
+        problem = f"is {spec.num_ctx_needed}; {model.name} may have at most {ceiling}"
+        raise InvalidRequest((FieldProblem(field="options.num_ctx", problem=problem),))
+    return model.runner, min(1 << (spec.num_ctx_needed - 1).bit_length(), ceiling)
+
+
+def check_capabilities(spec: RequestSpec, model: ModelSpec) -> None:
+    """A backend that tells no capabilities is believed to have them all."""
+    missing = sorted(spec.needs - model.capabilities) if model.capabilities else []
+    if missing:
+        raise CapabilityMissing(
+            f"{model.name} cannot do this: it lacks {', '.join(missing)} "
+            f"(it has {', '.join(sorted(model.capabilities))})"
+        )
+
+
+def admit(
+    spec: RequestSpec,
+    backends: Mapping[str, BackendState],
+    policy: QueuePolicy,
+    estimates: Estimates,
+    queued: int,
+    live: int,
+    now_ns: int,
+) -> Admission:
+    """Takes a request through the gates. Raises the BrokerError of the first that says no."""
+    if spec.deadline_ns <= now_ns:
+        raise DeadlineExpired("the deadline had passed when the request arrived")
+    key, model, substituted_for = find_model(spec, backends)
+    check_capabilities(spec, model)
+    line = context_line(spec, model)
+    held = _held_until_ns(model.runner, backends, now_ns)
+    if held is not None:
+        raise LoadFailed(
+            f"{model.name} could not be loaded and is not tried again yet",
+            retry_after_ns=held - now_ns,
+        )
+    if queued >= policy.queued_max or live >= policy.live_max:
+        raise queue_full(queued, policy, estimates)
+    return Admission(model=key, substituted_for=substituted_for, line=line)
+
+
+def queue_full(queued: int, policy: QueuePolicy, estimates: Estimates) -> BrokerError:
+    """The refusal of a full queue. A place becomes free once per measured departure."""
+    gap_ns = estimates.departure_gap_ns()
+    retry_after_ns = max(RETRY_AFTER_NS_MIN, int(gap_ns)) if gap_ns else 1_000_000_000
+    return QueueFull(
+        f"{queued} requests wait, of at most {policy.queued_max}", retry_after_ns=retry_after_ns
+    )
+
+
+def _held_until_ns(runner: str, backends: Mapping[str, BackendState], now_ns: int) -> int | None:
+    """Until when no backend will try to load this runner; None where one serves it or may try."""
+    untils = []
+    for backend in backends.values():
+        if not backend.up or runner not in backend.by_runner:
+            continue
+        if runner in backend.residents or not backend.holds_off(runner, now_ns):
+            return None
+        untils.append(backend.held_until_ns[runner])
+    return min(untils, default=None)

@@ -1,0 +1,64 @@
+"""Which free slot gets which request: the next of the line, on the backend with most room."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from broker.core.placement import BackendState, LineKey
+from broker.core.queueing import Line
+from broker.core.record import Record
+from broker.core.requests import RequestKey
+from broker.core.residency import Residency
+
+
+class Dispatch(NamedTuple):
+    """This request on this runner of this backend."""
+
+    backend: BackendState
+    residency: Residency
+    key: RequestKey
+
+
+def next_dispatch(
+    runner: str, backends: Mapping[str, BackendState], lines: Mapping[LineKey, Line]
+) -> Dispatch | None:
+    """The next request for this runner and the slot it gets; None where nothing can start.
+
+    Among backends the one with the most free slots, the first configured among equals.
+    """
+    found: Dispatch | None = None
+    free_most = 0
+    for backend in backends.values():
+        residency = backend.residents.get(runner)
+        if not backend.up or residency is None or not residency.has_free_slot:
+            continue
+        free = residency.slots - residency.running
+        if free > free_most:
+            key = _next_for(residency, lines)
+            if key is not None:
+                found, free_most = Dispatch(backend, residency, key), free
+    return found
+
+
+def _next_for(residency: Residency, lines: Mapping[LineKey, Line]) -> RequestKey | None:
+    best: tuple[int, int, RequestKey] | None = None
+    for (runner, num_ctx), line in lines.items():
+        if runner == residency.runner and residency.fits(num_ctx):
+            candidate = line.best()
+            if candidate is not None and (best is None or candidate < best):
+                best = candidate
+    return None if best is None else best[2]
+
+
+def load_wait_ns(record: Record, residency: Residency) -> int:
+    """How long of its wait this request's model was being loaded."""
+    return max(0, residency.loaded_ns - max(record.arrived_ns, residency.load_started_ns))
+
+
+def changes_made(record: Record, residency: Residency) -> tuple[str, ...]:
+    """What the backend gets otherwise than asked, in words."""
+    asked, sent = record.spec.num_ctx_needed, residency.num_ctx_sent
+    if asked and sent is not None and sent != asked:
+        return (f"num_ctx is {sent} instead of {asked}",)
+    return ()

@@ -1,0 +1,147 @@
+"""What the shell must do now. An effect that takes time ends in one stimulus."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from broker.core.errors import BrokerError
+from broker.core.requests import AttemptId, Outcome, RequestKey
+
+
+class WaitReason(Enum):
+    """What a waiting request waits for. Values are those of the wire without their prefix."""
+
+    SLOT = "SLOT"
+    LOADING = "LOADING"
+    SWAP = "SWAP"
+    NO_ROOM = "NO_ROOM"
+    BACKEND_DOWN = "BACKEND_DOWN"
+
+
+@dataclass(frozen=True, slots=True)
+class Admit:
+    """The request that just arrived is under way; further effects name it by its key."""
+
+    key: RequestKey
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """The request that just arrived is not taken; nothing of it remains."""
+
+    error: BrokerError
+
+
+@dataclass(frozen=True, slots=True)
+class TellQueued:
+    """Tell the client where it stands."""
+
+    key: RequestKey
+    position: int
+    eta_ns: int | None
+    reason: WaitReason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class TellRequeued:
+    """Tell the client that its request waits again, at its old place; no piece was sent."""
+
+    key: RequestKey
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TakeOver:
+    """What just arrived is the request under this key: the newer call gets its stream."""
+
+    key: RequestKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartAttempt:
+    """Call the backend. Ends in AttemptEnded, after at most one FirstToken."""
+
+    attempt: AttemptId
+    key: RequestKey
+    backend: str
+    model: str
+    num_ctx: int | None
+    substituted_for: str
+    changes: tuple[str, ...]
+    queue_wait_ns: int
+    load_wait_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class AbortAttempt:
+    """Close the call of this attempt, in one step. Still ends in AttemptEnded."""
+
+    attempt: AttemptId
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The request is over for its client. Exactly one per request that was admitted."""
+
+    key: RequestKey
+    outcome: Outcome
+    error: BrokerError | None
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Make the model resident. Ends in LoadEnded."""
+
+    backend: str
+    runner: str
+    model: str
+    num_ctx: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Unload:
+    """Make the model leave and prove it. Ends in UnloadEnded."""
+
+    backend: str
+    runner: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """Renew the keep_alive of a resident model. Its end is no stimulus: the next one tells."""
+
+    backend: str
+    model: str
+    num_ctx: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class SetTimer:
+    """Send TimerFired at this moment; replaces the timer set before."""
+
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """Nothing is under way any more: the broker may stop."""
+
+
+Effect = (
+    Admit
+    | Refuse
+    | TellQueued
+    | TellRequeued
+    | TakeOver
+    | StartAttempt
+    | AbortAttempt
+    | Finish
+    | Load
+    | Unload
+    | Renew
+    | SetTimer
+    | Drained
+)

@@ -1,0 +1,420 @@
+"""The engine: stimuli in, effects out. Every decision of the broker is made here or below.
+
+    engine.handle(stimulus, now_ns) -> [effects]
+
+One call is one turn: it runs to its end without suspending, so that checks over several parts need
+no locks. Pure and deterministic: the same stimuli at the same times give the same effects. It does
+no I/O, reads no clock, and never sees a word of a prompt or an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+from broker.core.admission import admit
+from broker.core.announcements import Announcer, wait_reason
+from broker.core.dispatch import changes_made, load_wait_ns, next_dispatch
+from broker.core.effects import (
+    AbortAttempt,
+    Admit,
+    Drained,
+    Effect,
+    Finish,
+    Refuse,
+    SetTimer,
+    StartAttempt,
+    TakeOver,
+    TellRequeued,
+)
+from broker.core.errors import (
+    BackendUnreachable,
+    BrokerError,
+    Cancelled,
+    DeadlineExpired,
+    Draining,
+    InvariantBroken,
+    ModelUnknown,
+    RequestIdInUse,
+)
+from broker.core.estimates import Estimates
+from broker.core.lifecycle import OUTCOME_OF, State, Trigger
+from broker.core.model_name import nearest
+from broker.core.placement import BackendState, LineKey
+from broker.core.policy import EnginePolicy
+from broker.core.queueing import Line
+from broker.core.record import Attempt, Record
+from broker.core.requests import AttemptId, Outcome, RequestKey, RequestSpec
+from broker.core.residencies import Residencies
+from broker.core.residency import Residency
+from broker.core.stimuli import (
+    Arrived,
+    AttemptEnded,
+    BackendSeen,
+    CancelAsked,
+    CancelCause,
+    DrainAsked,
+    FirstToken,
+    LoadEnded,
+    ModelsListed,
+    ResidentsSeen,
+    Stimulus,
+    TimerFired,
+    UnloadEnded,
+)
+from broker.core.tally import Tally
+from broker.core.timers import Timers
+
+# A request whose backend took no connection goes back to the queue at most so often. Retries with
+# a budget and with back-off take this place later.
+TRIES_MAX: Final = 3
+DRAIN_RETRY_NS: Final = 5_000_000_000  # a service manager restarts a daemon within seconds
+
+
+class Engine:
+    """See the module. Its parts are read through `snapshot.py`, never written from outside."""
+
+    def __init__(self, policy: EnginePolicy) -> None:
+        self.policy = policy
+        self.records: dict[RequestKey, Record] = {}
+        self.attempts: dict[AttemptId, Attempt] = {}
+        self.lines: dict[LineKey, Line] = {}
+        self.estimates = Estimates()
+        self.tally = Tally()
+        self.draining = False
+        # Each live request has a deadline, each attempt at most a grace; the rest is per backend.
+        self.timers = Timers(policy.queue.live_max * 2 + 1024)
+        self._effects: list[Effect] = []
+        self.residencies = Residencies(
+            policy.backends,
+            policy.placement,
+            self.lines,
+            self.timers,
+            self.estimates,
+            self._emit,
+            self._load_failed,
+        )
+        self._attempts_made = 0
+        self._timer_set_ns: int | None = None
+        self._told_drained = False
+        self._announcer = Announcer(
+            policy.queue.announce_interval_ns,
+            self.lines,
+            self.records,
+            self.backends,
+            self.estimates,
+            self.timers,
+            self._emit,
+        )
+        known = self.residencies
+        self._handlers: dict[type[Stimulus], Callable[[Any, int], None]] = {
+            Arrived: self._arrived,
+            CancelAsked: self._cancel_asked,
+            FirstToken: self._first_token,
+            AttemptEnded: self._attempt_ended,
+            BackendSeen: self._backend_seen,
+            ModelsListed: self._models_listed,
+            ResidentsSeen: known.residents_seen,
+            LoadEnded: self._load_ended,
+            UnloadEnded: known.unload_ended,
+            DrainAsked: self._drain_asked,
+            TimerFired: self._timer_fired,
+        }
+
+    @property
+    def backends(self) -> dict[str, BackendState]:
+        return self.residencies.backends
+
+    def handle(self, stimulus: Stimulus, now_ns: int) -> list[Effect]:
+        """One turn. Effects are to be performed in their order. InvariantBroken is our bug."""
+        self._effects = []
+        self._handlers[type(stimulus)](stimulus, now_ns)
+        if self.lines:
+            self._dispatch(now_ns)
+        self.residencies.settle(now_ns)
+        self._announcer.plan(now_ns)
+        if self.draining and not self._told_drained and not self.records and not self.attempts:
+            self._told_drained = True
+            self._emit(Drained())
+        next_ns = self.timers.next_ns()
+        if next_ns is not None and (self._timer_set_ns is None or next_ns < self._timer_set_ns):
+            self._timer_set_ns = next_ns
+            self._emit(SetTimer(next_ns))
+        return self._effects
+
+    def _emit(self, effect: Effect) -> None:
+        self._effects.append(effect)
+
+    # Arrival
+
+    def _arrived(self, arrived: Arrived, now_ns: int) -> None:
+        spec = arrived.spec
+        live = self.records.get(spec.key)
+        if live is not None and live.spec.fingerprint == spec.fingerprint:
+            self._take_over(live, spec, now_ns)
+            return
+        try:
+            if live is not None:
+                raise RequestIdInUse(f"request_id {spec.key[1]!r} is in use with other content")
+            if self.draining:
+                raise Draining("the broker is leaving", retry_after_ns=DRAIN_RETRY_NS)
+            admission = admit(
+                spec,
+                self.backends,
+                self.policy.queue,
+                self.estimates,
+                self.tally.queued,
+                len(self.records) + len(self.attempts),
+                now_ns,
+            )
+        except BrokerError as error:
+            self.tally.end(spec.priority, Outcome.REFUSED)
+            self._emit(Refuse(error))
+            return
+        record = Record(
+            spec=spec,
+            model=admission.model,
+            substituted_for=admission.substituted_for,
+            line=admission.line,
+            arrived_ns=now_ns,
+        )
+        record.move(Trigger.ADMIT)
+        self.records[spec.key] = record
+        record.deadline_timer = self.timers.set(
+            spec.deadline_ns, partial(self._deadline_passed, record)
+        )
+        self._emit(Admit(spec.key))
+        self._enqueue(record, now_ns)
+        self._announcer.tell_first(record)
+
+    def _take_over(self, record: Record, spec: RequestSpec, now_ns: int) -> None:
+        """The same request came again: the newer call has its stream, and its deadline counts."""
+        self.timers.cancel(record.deadline_timer)
+        record.deadline_timer = self.timers.set(
+            spec.deadline_ns, partial(self._deadline_passed, record)
+        )
+        self._emit(TakeOver(spec.key))
+        if record.state is State.QUEUED:
+            self._announcer.tell_first(record)
+
+    def _enqueue(self, record: Record, now_ns: int, *, front: bool = False) -> None:
+        record.move(Trigger.ENQUEUE)
+        line = self.lines.get(record.line)
+        if line is None:
+            line = self.lines[record.line] = Line(self.policy.queue)
+        line.push(record.spec.key, record.spec.priority, record.arrived_ns, now_ns, front=front)
+        self.tally.queue(record.spec.priority, 1)
+        self._announcer.note(record.line[0])
+
+    # Leaving the queue
+
+    def _leave_line(self, record: Record, now_ns: int, *, served: bool = False) -> None:
+        line = self.lines[record.line]
+        key, priority = record.spec.key, record.spec.priority
+        if served:
+            line.take(key, priority, now_ns)
+        else:
+            line.remove(key, priority, now_ns)
+        if line.size == 0:
+            del self.lines[record.line]
+        self.tally.queue(priority, -1)
+        self.estimates.departed(now_ns)
+        self._announcer.note(record.line[0])
+
+    def _dispatch(self, now_ns: int) -> None:
+        """Gives every free slot to the request that is next for it."""
+        for runner in dict.fromkeys(key[0] for key in self.lines):
+            while (choice := next_dispatch(runner, self.backends, self.lines)) is not None:
+                self._start(self.records[choice.key], choice.backend, choice.residency, now_ns)
+
+    def _start(
+        self, record: Record, backend: BackendState, residency: Residency, now_ns: int
+    ) -> None:
+        self._leave_line(record, now_ns, served=True)
+        record.move(Trigger.DISPATCH)
+        record.tries += 1
+        self._attempts_made += 1
+        attempt = Attempt(
+            id=AttemptId(self._attempts_made),
+            record=record,
+            backend=backend.name,
+            residency=residency,
+            started_ns=now_ns,
+        )
+        record.attempt = attempt
+        self.attempts[attempt.id] = attempt
+        residency.running += 1
+        residency.used_ns = now_ns
+        if record.line[1]:
+            residency.large_used_ns = now_ns
+        queue_wait_ns = now_ns - record.arrived_ns
+        self.tally.run(record.spec.priority, 1)
+        self.tally.start(record.spec.priority, queue_wait_ns)
+        model = backend.models.get(record.model)
+        self._emit(
+            StartAttempt(
+                attempt=attempt.id,
+                key=record.spec.key,
+                backend=backend.name,
+                model=model.name if model else residency.model,
+                num_ctx=residency.num_ctx_sent,
+                substituted_for=record.substituted_for,
+                changes=changes_made(record, residency),
+                queue_wait_ns=queue_wait_ns,
+                load_wait_ns=load_wait_ns(record, residency),
+            )
+        )
+
+    # The life of an attempt
+
+    def _first_token(self, first: FirstToken, now_ns: int) -> None:
+        attempt = self.attempts.get(first.attempt)
+        if attempt is None or attempt.ending is not None:
+            return  # it was told to end while the token was on its way
+        attempt.record.move(Trigger.FIRST_TOKEN)
+        attempt.first_token_ns = now_ns
+
+    def _attempt_ended(self, ended: AttemptEnded, now_ns: int) -> None:
+        attempt = self.attempts.get(ended.attempt)
+        if attempt is None:
+            raise InvariantBroken(f"attempt {ended.attempt} ended twice or never began")
+        if attempt.ending is not None:
+            # The connection is closed, but the backend may compute a moment longer: the slot is
+            # not free before a time of grace (OLLAMA.md §3.6: 0.26 s at worst in 680 cancels).
+            grace_ns = self.policy.placement.slot_grace_ns
+            self.timers.set(now_ns + grace_ns, partial(self._release, attempt))
+            return
+        error = ended.error
+        if isinstance(error, BackendUnreachable):
+            backend = self.backends[attempt.backend]
+            backend.up, backend.problem = False, error.message
+        if error is not None and self._may_requeue(attempt, error):
+            self._requeue(attempt, error, now_ns)
+            return
+        self._release(attempt, now_ns)
+        record = attempt.record
+        if error is None:
+            self.estimates.served(record.line[0], now_ns - attempt.started_ns)
+        self._end(record, Trigger.COMPLETE if error is None else Trigger.FAIL, error, now_ns)
+
+    def _may_requeue(self, attempt: Attempt, error: BrokerError) -> bool:
+        """Only what surely was not begun: no connection, and not a token."""
+        return (
+            isinstance(error, BackendUnreachable)
+            and attempt.record.state is State.DISPATCHED
+            and attempt.record.tries < TRIES_MAX
+            and not self.draining
+        )
+
+    def _requeue(self, attempt: Attempt, error: BrokerError, now_ns: int) -> None:
+        record = attempt.record
+        self._release(attempt, now_ns)
+        record.move(Trigger.REQUEUE)
+        record.attempt = None
+        record.told_reason = None
+        self._emit(TellRequeued(record.spec.key, error.message))
+        self._enqueue(record, now_ns, front=True)
+
+    def _release(self, attempt: Attempt, now_ns: int) -> None:
+        """The attempt's work is over: its slot is free again."""
+        del self.attempts[attempt.id]
+        attempt.residency.running -= 1
+        attempt.residency.used_ns = now_ns
+        self.tally.run(attempt.record.spec.priority, -1)
+        if attempt.ending is not None:
+            attempt.record.move(attempt.ending)
+
+    # Endings
+
+    def _end(
+        self, record: Record, trigger: Trigger, error: BrokerError | None, now_ns: int
+    ) -> None:
+        """The one way out for an admitted request. `trigger` is how it ends; a request that holds
+        a slot becomes CANCELLING first and its record goes on with the attempt."""
+        holds_slot = record.attempt is not None and record.attempt.id in self.attempts
+        if holds_slot and record.attempt is not None:
+            record.move(Trigger.ABORT)
+            record.attempt.ending = trigger
+            self._emit(AbortAttempt(record.attempt.id))
+            outcome = _OUTCOME_BY_TRIGGER[trigger]
+        else:
+            if record.state is State.QUEUED:
+                self._leave_line(record, now_ns)
+            record.move(trigger)
+            outcome = OUTCOME_OF[record.state]
+        del self.records[record.spec.key]
+        self.timers.cancel(record.deadline_timer)
+        self.tally.end(record.spec.priority, outcome)
+        self._emit(Finish(record.spec.key, outcome, error))
+
+    def _cancel_asked(self, asked: CancelAsked, now_ns: int) -> None:
+        record = self.records.get(asked.key)
+        if record is None:
+            return  # it ended while the word was on its way
+        error: BrokerError = Cancelled(asked.cause.value)
+        if asked.cause is CancelCause.BROKER_STOPS:
+            error = Draining("the broker stopped before this was complete")
+        self._end(record, Trigger.CANCEL, error, now_ns)
+
+    def _deadline_passed(self, record: Record, now_ns: int) -> None:
+        waited_s = (now_ns - record.arrived_ns) / 1e9
+        if record.state is State.QUEUED:
+            _, detail = wait_reason(record.line, record.model, self.backends)
+            words = f"the deadline passed after {waited_s:.1f} s of waiting for {detail}"
+        else:
+            words = f"the deadline passed after {waited_s:.1f} s, while it ran"
+        self._end(record, Trigger.EXPIRE, DeadlineExpired(words), now_ns)
+
+    def _load_failed(self, runner: str, error: BrokerError, now_ns: int) -> None:
+        """Nobody waits for a model that no other backend could load either."""
+        for backend in self.backends.values():
+            is_held = backend.holds_off(runner, now_ns) and runner not in backend.residents
+            if backend.up and runner in backend.by_runner and not is_held:
+                return
+        for line in [each for each in self.lines if each[0] == runner]:
+            for key in list(self.lines[line].keys()):
+                self._end(self.records[key], Trigger.FAIL, error, now_ns)
+
+    # Backends
+
+    def _backend_seen(self, seen: BackendSeen, now_ns: int) -> None:
+        if self.backends[seen.backend].up is not seen.up:
+            for runner, _ in self.lines:
+                self._announcer.note(runner)
+        self.residencies.backend_seen(seen, now_ns)
+
+    def _models_listed(self, listed: ModelsListed, now_ns: int) -> None:
+        self.residencies.models_listed(listed, now_ns)
+        known = {runner for each in self.backends.values() for runner in each.by_runner}
+        names = [spec.name for each in self.backends.values() for spec in each.models.values()]
+        for line in [each for each in self.lines if each[0] not in known]:
+            for key in list(self.lines[line].keys()):
+                record = self.records[key]
+                error = ModelUnknown(record.spec.model, nearest(record.spec.model, names))
+                self._end(record, Trigger.FAIL, error, now_ns)
+
+    def _load_ended(self, ended: LoadEnded, now_ns: int) -> None:
+        self._announcer.note(ended.runner)
+        self.residencies.load_ended(ended, now_ns)
+
+    # Time
+
+    def _timer_fired(self, fired: TimerFired, now_ns: int) -> None:
+        self._timer_set_ns = None
+        self.timers.fire(now_ns)
+
+    def _drain_asked(self, asked: DrainAsked, now_ns: int) -> None:
+        self.draining = True
+        self.timers.set(asked.until_ns, self._drain_over)
+
+    def _drain_over(self, now_ns: int) -> None:
+        for key in list(self.records):
+            self._cancel_asked(CancelAsked(key, CancelCause.BROKER_STOPS), now_ns)
+
+
+_OUTCOME_BY_TRIGGER: Final = {
+    Trigger.CANCEL: Outcome.CANCELLED,
+    Trigger.EXPIRE: Outcome.EXPIRED,
+    Trigger.SHED: Outcome.SHED,
+}

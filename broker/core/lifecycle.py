@@ -1,0 +1,91 @@
+"""The life of a request, as a table.
+
+    RECEIVED -> ADMITTED -> QUEUED -> DISPATCHED -> STREAMING -> exactly one outcome
+
+with CANCELLING (told to end; the backend may still work on it, so its slot is not free) and
+REQUEUED (its attempt came to nothing before a token; it waits again at its old place) on the way.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final
+
+from broker.core.requests import Outcome
+from broker.core.state_machine import Machine
+
+
+class State(Enum):
+    RECEIVED = "received"  # known to nobody but the gates
+    ADMITTED = "admitted"  # every gate said yes
+    QUEUED = "queued"  # in its model's line
+    DISPATCHED = "dispatched"  # holds a slot; no token yet
+    STREAMING = "streaming"  # holds a slot; tokens come
+    REQUEUED = "requeued"  # lost its slot through no fault of its own
+    CANCELLING = "cancelling"  # told to end; holds its slot until the work is proven to have ended
+    COMPLETED = "completed"
+    FAILED = "failed"
+    REFUSED = "refused"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+    SHED = "shed"
+    DISPLACED = "displaced"
+
+
+class Trigger(Enum):
+    ADMIT = "admit"
+    REFUSE = "refuse"
+    ENQUEUE = "enqueue"
+    DISPATCH = "dispatch"
+    FIRST_TOKEN = "first_token"
+    COMPLETE = "complete"
+    FAIL = "fail"
+    REQUEUE = "requeue"
+    ABORT = "abort"  # cancelled, expired or shed while it held a slot
+    CANCEL = "cancel"
+    EXPIRE = "expire"
+    SHED = "shed"
+    DISPLACE = "displace"
+
+
+_S, _T = State, Trigger
+
+LIFECYCLE: Final = Machine(
+    "request",
+    {
+        (_S.RECEIVED, _T.ADMIT): _S.ADMITTED,
+        (_S.RECEIVED, _T.REFUSE): _S.REFUSED,
+        (_S.ADMITTED, _T.ENQUEUE): _S.QUEUED,
+        (_S.ADMITTED, _T.REFUSE): _S.REFUSED,
+        (_S.QUEUED, _T.DISPATCH): _S.DISPATCHED,
+        (_S.QUEUED, _T.FAIL): _S.FAILED,
+        (_S.QUEUED, _T.CANCEL): _S.CANCELLED,
+        (_S.QUEUED, _T.EXPIRE): _S.EXPIRED,
+        (_S.QUEUED, _T.SHED): _S.SHED,
+        (_S.QUEUED, _T.DISPLACE): _S.DISPLACED,
+        (_S.DISPATCHED, _T.FIRST_TOKEN): _S.STREAMING,
+        (_S.DISPATCHED, _T.COMPLETE): _S.COMPLETED,  # an answer without any text
+        (_S.DISPATCHED, _T.FAIL): _S.FAILED,
+        (_S.DISPATCHED, _T.REQUEUE): _S.REQUEUED,
+        (_S.DISPATCHED, _T.ABORT): _S.CANCELLING,
+        (_S.STREAMING, _T.COMPLETE): _S.COMPLETED,
+        (_S.STREAMING, _T.FAIL): _S.FAILED,
+        (_S.STREAMING, _T.ABORT): _S.CANCELLING,
+        (_S.REQUEUED, _T.ENQUEUE): _S.QUEUED,
+        (_S.CANCELLING, _T.CANCEL): _S.CANCELLED,
+        (_S.CANCELLING, _T.EXPIRE): _S.EXPIRED,
+        (_S.CANCELLING, _T.SHED): _S.SHED,
+    },
+)
+
+OUTCOME_OF: Final = {
+    State.COMPLETED: Outcome.COMPLETED,
+    State.FAILED: Outcome.FAILED,
+    State.REFUSED: Outcome.REFUSED,
+    State.CANCELLED: Outcome.CANCELLED,
+    State.EXPIRED: Outcome.EXPIRED,
+    State.SHED: Outcome.SHED,
+    State.DISPLACED: Outcome.DISPLACED,
+}
+
+HOLDS_SLOT: Final = frozenset({State.DISPATCHED, State.STREAMING, State.CANCELLING})

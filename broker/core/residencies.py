@@ -1,0 +1,241 @@
+"""The models on the backends: keeps what is known of them and drives the switch protocol.
+
+How to switch: gate the victim, let it drain, unload it explicitly, hear it proven gone, one load
+owned by the broker, open. `placement.py` says when and what; this file does it, one step a turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from broker.core.effects import Effect, Load, Renew, Unload
+from broker.core.errors import BackendUnreachable, BrokerError
+from broker.core.estimates import Estimates
+from broker.core.model_name import comparison_key
+from broker.core.placement import (
+    BackendPolicy,
+    BackendState,
+    LineKey,
+    PlacementPolicy,
+    choose_target,
+    choose_victim,
+    has_room,
+)
+from broker.core.ports import Resident
+from broker.core.queueing import Line
+from broker.core.residency import Residency, ResidencyState, ResidencyTrigger
+from broker.core.stimuli import (
+    BackendSeen,
+    LoadEnded,
+    ModelsListed,
+    ResidentsSeen,
+    UnloadEnded,
+)
+from broker.core.timers import Timers
+
+_State, _Trigger = ResidencyState, ResidencyTrigger
+
+
+class Residencies:
+    """All backends. `emit` takes effects; `on_load_failed` hears of runners that cannot be loaded."""
+
+    def __init__(
+        self,
+        backends: tuple[BackendPolicy, ...],
+        policy: PlacementPolicy,
+        lines: Mapping[LineKey, Line],
+        timers: Timers,
+        estimates: Estimates,
+        emit: Callable[[Effect], None],
+        on_load_failed: Callable[[str, BrokerError, int], None],
+    ) -> None:
+        self.backends = {each.name: BackendState(each) for each in backends}
+        self._policy = policy
+        self._lines = lines
+        self._timers = timers
+        self._estimates = estimates
+        self._emit = emit
+        self._on_load_failed = on_load_failed
+
+    # What is known
+
+    def backend_seen(self, seen: BackendSeen, now_ns: int) -> None:
+        backend = self.backends[seen.backend]
+        backend.up, backend.problem = seen.up, seen.problem
+
+    def models_listed(self, listed: ModelsListed, now_ns: int) -> None:
+        backend = self.backends[listed.backend]
+        backend.models = {comparison_key(each.name): each for each in listed.models}
+        backend.by_runner = {}
+        for spec in sorted(listed.models, key=lambda each: each.name):
+            backend.by_runner.setdefault(spec.runner, spec)
+
+    def residents_seen(self, seen: ResidentsSeen, now_ns: int) -> None:
+        """Compares what a backend says it holds with what we think it does.
+
+        What changed here after the backend was asked is newer than its answer and stays.
+        """
+        backend = self.backends[seen.backend]
+        listed = {self._runner_of(backend, each): each for each in seen.residents}
+        for runner, residency in list(backend.residents.items()):
+            row = listed.get(runner)
+            if row is not None:
+                self._measured(backend, residency, row)
+            elif residency.may_have_vanished(seen.asked_ns):
+                self._leave(backend, residency, _Trigger.VANISHED, now_ns)
+        for runner, row in listed.items():
+            if runner not in backend.residents:
+                self._appeared(backend, runner, row, now_ns)
+
+    def _runner_of(self, backend: BackendState, row: Resident) -> str:
+        spec = backend.models.get(comparison_key(row.name))
+        return spec.runner if spec else f"unlisted:{row.digest or row.name}"
+
+    def _measured(self, backend: BackendState, residency: Residency, row: Resident) -> None:
+        residency.memory_bytes = row.memory_bytes
+        residency.gpu_memory_bytes = row.gpu_memory_bytes
+        if row.num_ctx:
+            residency.num_ctx = row.num_ctx
+        backend.memory_seen[residency.runner] = row.memory_bytes
+
+    def _appeared(self, backend: BackendState, runner: str, row: Resident, now_ns: int) -> None:
+        """Somebody else loaded it. Requests carry the context that it has, lest they reload it."""
+        spec = backend.by_runner.get(runner)
+        residency = Residency(
+            runner=runner,
+            model=row.name,
+            state=_State.ABSENT,
+            managed=backend.policy.exclusive,
+            slots=spec.slots if spec else 1,
+            num_ctx_sent=row.num_ctx or None,
+            num_ctx=row.num_ctx,
+            used_ns=now_ns,
+        )
+        residency.move(_Trigger.APPEARED, now_ns)
+        backend.residents[runner] = residency
+        self._measured(backend, residency, row)
+
+    def _leave(
+        self, backend: BackendState, residency: Residency, trigger: ResidencyTrigger, now_ns: int
+    ) -> None:
+        residency.move(trigger, now_ns)
+        self._timers.cancel(residency.renew_timer)
+        del backend.residents[residency.runner]
+
+    # The switch protocol
+
+    def load_ended(self, ended: LoadEnded, now_ns: int) -> None:
+        backend = self.backends[ended.backend]
+        residency = backend.residents[ended.runner]
+        if ended.error is None:
+            residency.move(_Trigger.LOADED, now_ns)
+            residency.loaded_ns = residency.used_ns = now_ns
+            self._estimates.loaded(residency.runner, now_ns - residency.load_started_ns)
+            self._keep(backend, residency, now_ns)
+            return
+        backend.loads_failed += 1
+        self._leave(backend, residency, _Trigger.LOAD_FAILED, now_ns)
+        if isinstance(ended.error, BackendUnreachable):
+            backend.up, backend.problem = False, ended.error.message
+            return
+        # Each new try would evict a good model first (OLLAMA.md §2), so it is not tried for a while.
+        until_ns = now_ns + self._policy.failed_load_hold_ns
+        backend.held_until_ns[ended.runner] = until_ns
+        self._timers.set(until_ns, partial(self._hold_over, backend, ended.runner))
+        self._on_load_failed(ended.runner, ended.error, now_ns)
+
+    def _hold_over(self, backend: BackendState, runner: str, now_ns: int) -> None:
+        if not backend.holds_off(runner, now_ns):
+            backend.held_until_ns.pop(runner, None)
+
+    def unload_ended(self, ended: UnloadEnded, now_ns: int) -> None:
+        backend = self.backends[ended.backend]
+        residency = backend.residents[ended.runner]
+        if ended.error is None:
+            self._leave(backend, residency, _Trigger.GONE, now_ns)
+        else:
+            residency.move(_Trigger.STAYED, now_ns)
+            residency.used_ns = now_ns
+
+    def _keep(self, backend: BackendState, residency: Residency, now_ns: int) -> None:
+        at_ns = now_ns + self._policy.keep_alive_ns // 2
+        residency.renew_timer = self._timers.set(at_ns, partial(self._renew, backend, residency))
+
+    def _renew(self, backend: BackendState, residency: Residency, now_ns: int) -> None:
+        """Renews the keep_alive while the residency lasts, but never of one that is to leave."""
+        if residency.state is _State.RESIDENT and backend.up:
+            self._emit(Renew(backend.name, residency.model, residency.num_ctx_sent))
+        self._keep(backend, residency, now_ns)
+
+    def settle(self, now_ns: int) -> None:
+        """Takes each backend one step towards what its queue wants."""
+        for backend in self.backends.values():
+            if backend.up and not backend.is_switching:
+                self._settle_one(backend, now_ns)
+
+    def _settle_one(self, backend: BackendState, now_ns: int) -> None:
+        others = [each for each in self.backends.values() if each is not backend]
+        target = choose_target(backend, others, self._lines, now_ns) if self._lines else None
+        draining = backend.draining()
+        if target is None:
+            for residency in draining:
+                residency.move(_Trigger.UNGATE, now_ns)
+            self._let_down(backend, now_ns)
+            return
+        if draining:
+            self._unload_drained(backend, draining, now_ns)
+        elif has_room(backend, target.runner):
+            self._load(backend, target.runner, target.num_ctx, now_ns)
+        else:
+            victim = choose_victim(backend, target, self._lines)
+            if victim is not None:
+                victim.move(_Trigger.GATE, now_ns)
+                self._unload_drained(backend, [victim], now_ns)
+
+    def _unload_drained(
+        self, backend: BackendState, draining: list[Residency], now_ns: int
+    ) -> None:
+        for residency in draining:
+            if residency.running == 0:
+                residency.move(_Trigger.DRAINED, now_ns)
+                self._emit(Unload(backend.name, residency.runner, residency.model))
+                return
+
+    def _load(self, backend: BackendState, runner: str, num_ctx: int, now_ns: int) -> None:
+        spec = backend.by_runner[runner]
+        sent = num_ctx or spec.num_ctx
+        residency = Residency(
+            runner=runner,
+            model=spec.name,
+            state=_State.ABSENT,
+            managed=True,
+            slots=spec.slots,
+            num_ctx_sent=sent,
+            num_ctx=sent or 0,
+            is_large=num_ctx > 0,
+            load_started_ns=now_ns,
+            large_used_ns=now_ns,
+        )
+        residency.move(_Trigger.LOAD, now_ns)
+        backend.residents[runner] = residency
+        backend.loads += 1
+        self._emit(Load(backend.name, runner, spec.name, sent))
+
+    def _let_down(self, backend: BackendState, now_ns: int) -> None:
+        """Unloads an idle model whose context was raised and is no longer needed: the next load
+        is of the usual size."""
+        for residency in backend.residents.values():
+            if self._is_needlessly_large(residency, now_ns):
+                residency.move(_Trigger.GATE, now_ns)
+                self._unload_drained(backend, [residency], now_ns)
+                return
+
+    def _is_needlessly_large(self, residency: Residency, now_ns: int) -> bool:
+        return (
+            residency.is_large
+            and residency.managed
+            and residency.state is _State.RESIDENT
+            and residency.running == 0
+            and now_ns - residency.large_used_ns >= self._policy.num_ctx_hold_ns
+        )

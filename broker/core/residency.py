@@ -1,0 +1,96 @@
+"""The life of a model on a backend, as a table, and what the engine knows of it there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from broker.core.state_machine import Machine
+
+
+class ResidencyState(Enum):
+    ABSENT = "absent"  # on disk only; no record is kept of such a one
+    LOADING = "loading"  # the broker's own load call is under way
+    RESIDENT = "resident"  # ready; gets work
+    DRAINING = "draining"  # gated: gets no new work, leaves when the running work has ended
+    UNLOADING = "unloading"  # told to leave; not yet proven gone
+
+
+class ResidencyTrigger(Enum):
+    LOAD = "load"
+    LOADED = "loaded"
+    LOAD_FAILED = "load_failed"
+    GATE = "gate"
+    UNGATE = "ungate"  # nobody waits any more for what was to take its place
+    DRAINED = "drained"
+    GONE = "gone"
+    STAYED = "stayed"  # the unload could not be proven: it is still there
+    APPEARED = "appeared"  # somebody else loaded it
+    VANISHED = "vanished"  # its keep_alive ran out, its runner died, the server restarted
+
+
+_S, _T = ResidencyState, ResidencyTrigger
+
+RESIDENCY: Final = Machine(
+    "residency",
+    {
+        (_S.ABSENT, _T.LOAD): _S.LOADING,
+        (_S.ABSENT, _T.APPEARED): _S.RESIDENT,
+        (_S.LOADING, _T.LOADED): _S.RESIDENT,
+        (_S.LOADING, _T.LOAD_FAILED): _S.ABSENT,
+        (_S.RESIDENT, _T.GATE): _S.DRAINING,
+        (_S.RESIDENT, _T.VANISHED): _S.ABSENT,
+        (_S.DRAINING, _T.UNGATE): _S.RESIDENT,
+        (_S.DRAINING, _T.DRAINED): _S.UNLOADING,
+        (_S.DRAINING, _T.VANISHED): _S.ABSENT,
+        (_S.UNLOADING, _T.GONE): _S.ABSENT,
+        (_S.UNLOADING, _T.STAYED): _S.RESIDENT,
+    },
+)
+
+
+@dataclass(slots=True, kw_only=True)
+class Residency:
+    """One runner that occupies a backend, or is about to.
+
+    `model` is the name it is known by there (it may be an alias of the one asked for).
+    `num_ctx_sent` goes with every request to it, None where the backend chose by itself.
+    `num_ctx` is what it really has per slot, 0 while unknown. `running` counts slots held.
+    """
+
+    runner: str
+    model: str
+    state: ResidencyState
+    managed: bool
+    slots: int
+    num_ctx_sent: int | None
+    num_ctx: int
+    running: int = 0
+    memory_bytes: int = 0
+    gpu_memory_bytes: int = 0
+    changed_ns: int = 0
+    used_ns: int = 0
+    load_started_ns: int = 0
+    loaded_ns: int = 0
+    is_large: bool = False  # loaded with more than the usual context, for work that needed it
+    large_used_ns: int = 0  # when such work last ran
+    renew_timer: int = 0
+
+    def move(self, trigger: ResidencyTrigger, now_ns: int) -> None:
+        self.state = RESIDENCY.step(self.state, trigger)
+        self.changed_ns = now_ns
+
+    @property
+    def has_free_slot(self) -> bool:
+        return self.state is ResidencyState.RESIDENT and self.running < self.slots
+
+    def fits(self, num_ctx: int) -> bool:
+        """May work of this context size run on it? Sizes of 0 mean the usual one."""
+        return num_ctx == 0 or self.num_ctx >= num_ctx
+
+    def may_have_vanished(self, asked_ns: int) -> bool:
+        """Does its absence from an answer asked for at `asked_ns` mean that it is gone? Not while
+        something runs on it, nor where we have changed it since."""
+        is_settled = self.state in (ResidencyState.RESIDENT, ResidencyState.DRAINING)
+        return is_settled and self.running == 0 and self.changed_ns < asked_ns

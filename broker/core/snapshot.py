@@ -1,0 +1,143 @@
+"""A frozen picture of the engine, for status, metrics and views. Reading changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
+
+from broker.core.announcements import wait_reason
+from broker.core.effects import WaitReason
+from broker.core.engine import Engine
+from broker.core.lifecycle import State
+from broker.core.requests import Outcome, RequestKey
+from broker.core.residency import ResidencyState
+from broker.core.tally import PriorityTally
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResidencyView:
+    """A model that occupies a backend."""
+
+    model: str
+    runner: str
+    state: ResidencyState
+    managed: bool
+    slots: int
+    running: int
+    queued: int
+    num_ctx: int
+    memory_bytes: int
+    gpu_memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendView:
+    """A backend, whether it answers, and what it holds."""
+
+    name: str
+    up: bool
+    problem: str
+    residents: tuple[ResidencyView, ...]
+    loads: int
+    loads_failed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestView:
+    """A request under way. `started_ns` is 0 while it waits."""
+
+    key: RequestKey
+    model: str
+    priority: int
+    state: State
+    arrived_ns: int
+    started_ns: int
+    backend: str
+    wait_reason: WaitReason | None
+    wait_detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """Everything at one moment of the engine's clock."""
+
+    at_ns: int
+    draining: bool
+    queued: int
+    queued_max: int
+    running: int
+    outcomes: Mapping[Outcome, int]
+    priorities: Mapping[int, PriorityTally]
+    backends: tuple[BackendView, ...]
+    requests: tuple[RequestView, ...]
+
+
+def take_snapshot(engine: Engine, now_ns: int, *, requests_max: int = 0) -> Snapshot:
+    """The present state, with the oldest `requests_max` requests that are under way."""
+    return Snapshot(
+        at_ns=now_ns,
+        draining=engine.draining,
+        queued=engine.tally.queued,
+        queued_max=engine.policy.queue.queued_max,
+        running=engine.tally.running,
+        outcomes=dict(engine.tally.outcomes),
+        priorities=dict(sorted(engine.tally.priorities.items())),
+        backends=tuple(_backend_views(engine)),
+        requests=tuple(_request_views(engine, requests_max)),
+    )
+
+
+def _backend_views(engine: Engine) -> list[BackendView]:
+    queued: dict[str, int] = {}
+    for (runner, _), line in engine.lines.items():
+        queued[runner] = queued.get(runner, 0) + line.size
+    return [
+        BackendView(
+            name=backend.name,
+            up=backend.up,
+            problem=backend.problem,
+            residents=tuple(
+                ResidencyView(
+                    model=each.model,
+                    runner=each.runner,
+                    state=each.state,
+                    managed=each.managed,
+                    slots=each.slots,
+                    running=each.running,
+                    queued=queued.get(each.runner, 0),
+                    num_ctx=each.num_ctx,
+                    memory_bytes=each.memory_bytes,
+                    gpu_memory_bytes=each.gpu_memory_bytes,
+                )
+                for each in backend.residents.values()
+            ),
+            loads=backend.loads,
+            loads_failed=backend.loads_failed,
+        )
+        for backend in engine.backends.values()
+    ]
+
+
+def _request_views(engine: Engine, requests_max: int) -> list[RequestView]:
+    views = []
+    for record in islice(engine.records.values(), requests_max):
+        reason: WaitReason | None = None
+        detail = ""
+        if record.state is State.QUEUED:
+            reason, detail = wait_reason(record.line, record.model, engine.backends)
+        attempt = record.attempt
+        views.append(
+            RequestView(
+                key=record.spec.key,
+                model=record.spec.model,
+                priority=record.spec.priority,
+                state=record.state,
+                arrived_ns=record.arrived_ns,
+                started_ns=attempt.started_ns if attempt else 0,
+                backend=attempt.backend if attempt else "",
+                wait_reason=reason,
+                wait_detail=detail,
+            )
+        )
+    return views

@@ -1,0 +1,136 @@
+"""What happened outside: the only things that move the engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from broker.core.errors import BrokerError
+from broker.core.ports import Resident
+from broker.core.requests import AttemptId, RequestKey, RequestSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """A model on one backend, as the engine plans with it.
+
+    `runner` names what is really loaded (several names may share one). `num_ctx` None leaves the
+    context to the backend; `num_ctx_max` is the ceiling up to which a request may ask for more.
+    """
+
+    name: str
+    runner: str
+    size_bytes: int
+    slots: int = 1
+    num_ctx: int | None = None
+    num_ctx_max: int = 0
+    capabilities: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A valid request came in."""
+
+    spec: RequestSpec
+
+
+class CancelCause(Enum):
+    CLIENT_GONE = "the client went away"
+    BY_AGENT = "its agent cancelled it"
+    BROKER_STOPS = "the broker stops"
+
+
+@dataclass(frozen=True, slots=True)
+class CancelAsked:
+    """Somebody wants this request to end. One that is not under way is no error."""
+
+    key: RequestKey
+    cause: CancelCause
+
+
+@dataclass(frozen=True, slots=True)
+class FirstToken:
+    """The backend sent the first piece of this attempt."""
+
+    attempt: AttemptId
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptEnded:
+    """The backend call returned: with tokens, with an error, or because it was aborted."""
+
+    attempt: AttemptId
+    error: BrokerError | None = None
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BackendSeen:
+    """A backend answered, or did not. `problem` says why not."""
+
+    backend: str
+    up: bool
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelsListed:
+    """Everything that a backend has on disk."""
+
+    backend: str
+    models: tuple[ModelSpec, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ResidentsSeen:
+    """What a backend has loaded, as asked at `asked_ns`: older news than any later change."""
+
+    backend: str
+    residents: tuple[Resident, ...]
+    asked_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoadEnded:
+    """A load that the engine asked for is over."""
+
+    backend: str
+    runner: str
+    error: BrokerError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UnloadEnded:
+    """An unload that the engine asked for is over: proven gone, or not."""
+
+    backend: str
+    runner: str
+    error: BrokerError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DrainAsked:
+    """Refuse new work; what is under way may take until `until_ns`."""
+
+    until_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class TimerFired:
+    """The moment of the last SetTimer has come."""
+
+
+Stimulus = (
+    Arrived
+    | CancelAsked
+    | FirstToken
+    | AttemptEnded
+    | BackendSeen
+    | ModelsListed
+    | ResidentsSeen
+    | LoadEnded
+    | UnloadEnded
+    | DrainAsked
+    | TimerFired
+)

@@ -1,0 +1,53 @@
+"""Counts since start, for status and metrics: how requests ended, how long they waited."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from broker.core.requests import Outcome
+
+
+@dataclass(slots=True)
+class PriorityTally:
+    """The work of one priority."""
+
+    queued: int = 0
+    running: int = 0
+    ended: int = 0
+    started: int = 0
+    queue_wait_ns_sum: int = 0
+    queue_wait_ns_max: int = 0
+
+
+class Tally:
+    """Kept by the engine, read by snapshots."""
+
+    __slots__ = ("outcomes", "priorities", "queued", "running")
+
+    def __init__(self) -> None:
+        self.outcomes: dict[Outcome, int] = dict.fromkeys(Outcome, 0)
+        self.priorities: dict[int, PriorityTally] = {}
+        self.queued = 0
+        self.running = 0
+
+    def of(self, priority: int) -> PriorityTally:
+        return self.priorities.setdefault(priority, PriorityTally())
+
+    def queue(self, priority: int, change: int) -> None:
+        self.queued += change
+        self.of(priority).queued += change
+
+    def run(self, priority: int, change: int) -> None:
+        self.running += change
+        self.of(priority).running += change
+
+    def start(self, priority: int, queue_wait_ns: int) -> None:
+        """A request reached a backend, for the first time or again."""
+        row = self.of(priority)
+        row.started += 1
+        row.queue_wait_ns_sum += queue_wait_ns
+        row.queue_wait_ns_max = max(row.queue_wait_ns_max, queue_wait_ns)
+
+    def end(self, priority: int, outcome: Outcome) -> None:
+        self.outcomes[outcome] += 1
+        self.of(priority).ended += 1
