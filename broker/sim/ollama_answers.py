@@ -60,7 +60,7 @@ class Ending:
     """What the last object of an answer says besides its text."""
 
     reason: DoneReason
-    finished: Finished
+    finished: Finished | None = None  # None where the figures never came
     context: Sequence[int] = ()
     logprobs: str = ""  # of the whole answer, where it is not streamed
 
@@ -87,7 +87,8 @@ class Lines:
             done = f'true,"done_reason":"{ending.reason.value}"'
             if ending.context:
                 done += f',"context":[{",".join(map(str, ending.context))}]'
-            done += _metrics(ending.finished)
+            if ending.finished is not None:
+                done += _metrics(ending.finished)
         more = f',"logprobs":[{ending.logprobs}]' if ending.logprobs else ""
         return f'{self._head}{self._stamp.utc(wall_ns)}",{body},"done":{done}{more}}}'.encode()
 

@@ -211,12 +211,9 @@ def _embedding_info(arch: str) -> dict[str, Json]:
 
 
 def _tokens(model: SimModel) -> list[Json]:
-    octets = [f"<0x{octet:02X}>" for octet in range(256)]
-    known = [*_SPECIAL_TOKENS, *octets]
-    return [
-        *known,
-        *(f"\u2581w{rank}" for rank in range(len(known), model.vocab_size)),
-    ][: model.vocab_size]
+    tokens: list[Json] = [*_SPECIAL_TOKENS, *(f"<0x{octet:02X}>" for octet in range(256))]
+    tokens += [f"\u2581w{rank}" for rank in range(len(tokens), model.vocab_size)]
+    return tokens[: model.vocab_size]
 
 
 def _tensors(model: SimModel) -> list[Json]:

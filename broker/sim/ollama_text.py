@@ -124,10 +124,17 @@ class _Channel(Enum):
 _Token = tuple[_Channel, bytes]
 
 
-def compose(asked: Asked, prompt: str, *, num_ctx: int, server_seed: int) -> Speech:
-    """The answer to a request. `prompt` is the rendered text, `num_ctx` that of the runner."""
+def compose(
+    asked: Asked, prompt: str, *, num_ctx: int, server_seed: int, room: int | None = None
+) -> Speech:
+    """The answer to a request. `prompt` is the rendered text, `num_ctx` that of the runner.
+
+    `room` is how many tokens there is place for where the context does not shift.
+    """
     seed = seed_of(server_seed, asked.model.name, prompt, asked.options.seed)
     limit = _limit(asked, num_ctx)
+    if room is not None:
+        limit = min(limit, max(1, room))
     says = asked.model.says
     if says.kind is SaysKind.LOOP:
         return _loop(asked, says, limit)
