@@ -1,9 +1,9 @@
 """One request in flight: the model's signals in, the bytes of its answer out.
 
-Rules: nothing is known of the answer, not even its status, before the first event; after it a failure
-is one more line, before it a document with a status. A stream that ends properly ends with a last
-object, an error line, or (repeat guard, fault) nothing at all. Faults strike at signals and ask the
-server for what concerns more than this answer. No sockets and no clock here.
+Rules: nothing is known of the answer, not even its status, before the first event; after it a
+failure is one more line, before it a document with a status. A stream that ends properly ends
+with a last object, an error line, or (repeat guard, fault) nothing at all. Faults strike at
+signals and ask the server for what concerns more than this answer. No sockets and no clock here.
 
 Source: reference/OLLAMA.md §1.1, §2, §7.10; recordings 10_, 16_repeat_guard_stream, 66_ to 68_.
 """
@@ -75,7 +75,7 @@ class Exchange:
         self.head: Head | None = None
         self.end: End | None = None
         self.out: list[bytes] = []
-        self._plan = plan
+        self.plan = plan
         self._fault = fault
         self._wall_ns = wall_ns
         self._strike = strike
@@ -89,6 +89,10 @@ class Exchange:
     @property
     def is_over(self) -> bool:
         return self.end is not None
+
+    def cut(self) -> None:
+        """The connection is to break without another byte."""
+        self.end = self.end or End.CUT
 
     def on(self, signal: Signal) -> None:
         """Takes what the model says of this exchange, in order."""
@@ -116,7 +120,7 @@ class Exchange:
             self._strike(fault)
 
     def _on_token(self, token: Token) -> None:
-        speech = self._plan.speech
+        speech = self.plan.speech
         delta = None if speech is None else speech.delta(token.index)
         if delta is not None:
             self._say(delta, token.at_ns)
@@ -132,7 +136,7 @@ class Exchange:
         if self.asked.stream:
             self._begin_stream()
             self.out.append(self._lines.chunk(self._wall_ns(at_ns), delta, logprobs))
-            if not self._plan.context:
+            if not self.plan.context:
                 return
         elif logprobs:
             self._logprobs.append(logprobs)
@@ -184,7 +188,7 @@ class Exchange:
         self.end = End.PROPER
 
     def _on_finished(self, finished: Finished) -> None:
-        asked, late = self.asked, self._plan.late
+        asked, late = self.asked, self.plan.late
         wall_ns = self._wall_ns(finished.at_ns)
         if late is not None:
             self._fail_late(late)
@@ -195,8 +199,8 @@ class Exchange:
             self._whole(200, embeddings_document(vectors[0] if vectors else ()))
         elif asked.action is not Action.ANSWER:
             self._whole(200, self._lines.nothing_said(wall_ns, asked.action.value))
-        elif self._plan.speech is None:
-            prompt, images = self._plan.prompt, asked.images
+        elif self.plan.speech is None:
+            prompt, images = self.plan.prompt, asked.images
             self._whole(200, self._lines.rendered_only(wall_ns, prompt, images))
         else:
             self._finish_answer(finished, wall_ns)
@@ -212,13 +216,13 @@ class Exchange:
         ]
 
     def _finish_answer(self, finished: Finished, wall_ns: int) -> None:
-        speech = self._plan.speech
+        speech = self.plan.speech
         reason = DoneReason.STOP if speech is None else speech.reason
         if reason is DoneReason.NONE:
             self._break_off()
             return
         calls = () if speech is None else speech.calls_at_end
-        context = self._plan.context
+        context = self.plan.context
         if context:
             said = self._all_said()
             context += tokenize_more(self.asked.model, said.thinking + said.content)
