@@ -134,6 +134,12 @@ class Cancelled(BrokerError):
     reason = "CANCELLED"
 
 
+class ClientTooSlow(BrokerError):
+    """The client read so slowly that its share of memory was full; the request was ended."""
+
+    reason = "CLIENT_TOO_SLOW"
+
+
 class BackendFailed(BrokerError):
     """The backend failed this request: it broke, vanished, or ended without its terminator."""
 

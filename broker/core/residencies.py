@@ -155,8 +155,10 @@ class Residencies:
         if ended.error is None:
             self._leave(backend, residency, _Trigger.GONE, now_ns)
         else:
+            # What does not leave when told to is not ours to plan with: its name may be deleted, or
+            # somebody else may use it. It is forgotten as soon as the backend no longer lists it.
             residency.move(_Trigger.STAYED, now_ns)
-            residency.used_ns = now_ns
+            residency.managed = False
 
     def _keep(self, backend: BackendState, residency: Residency, now_ns: int) -> None:
         at_ns = now_ns + self._policy.keep_alive_ns // 2

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x62roker/v1/reasons.proto\x12\tbroker.v1*\xb8\x03\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x18\n\x14REASON_INVALID_FIELD\x10\x01\x12\x18\n\x14REASON_AGENT_UNKNOWN\x10\x02\x12\x18\n\x14REASON_MODEL_UNKNOWN\x10\x03\x12\x1d\n\x19REASON_CAPABILITY_MISSING\x10\x04\x12\x1c\n\x18REASON_REQUEST_ID_IN_USE\x10\x05\x12\x15\n\x11REASON_TAKEN_OVER\x10\x06\x12\x1a\n\x16REASON_REQUEST_UNKNOWN\x10\x07\x12\x15\n\x11REASON_QUEUE_FULL\x10\x08\x12\x15\n\x11REASON_NO_BACKEND\x10\t\x12\x13\n\x0fREASON_DRAINING\x10\n\x12\x1b\n\x17REASON_DEADLINE_EXPIRED\x10\x0b\x12\x14\n\x10REASON_CANCELLED\x10\x0c\x12\x19\n\x15REASON_BACKEND_FAILED\x10\r\x12\x1a\n\x16REASON_BACKEND_REFUSED\x10\x0e\x12\x16\n\x12REASON_LOAD_FAILED\x10\x0f\x12\x13\n\x0fREASON_INTERNAL\x10\x10\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x62roker/v1/reasons.proto\x12\tbroker.v1*\xd4\x03\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x18\n\x14REASON_INVALID_FIELD\x10\x01\x12\x18\n\x14REASON_AGENT_UNKNOWN\x10\x02\x12\x18\n\x14REASON_MODEL_UNKNOWN\x10\x03\x12\x1d\n\x19REASON_CAPABILITY_MISSING\x10\x04\x12\x1c\n\x18REASON_REQUEST_ID_IN_USE\x10\x05\x12\x15\n\x11REASON_TAKEN_OVER\x10\x06\x12\x1a\n\x16REASON_REQUEST_UNKNOWN\x10\x07\x12\x15\n\x11REASON_QUEUE_FULL\x10\x08\x12\x15\n\x11REASON_NO_BACKEND\x10\t\x12\x13\n\x0fREASON_DRAINING\x10\n\x12\x1b\n\x17REASON_DEADLINE_EXPIRED\x10\x0b\x12\x14\n\x10REASON_CANCELLED\x10\x0c\x12\x19\n\x15REASON_BACKEND_FAILED\x10\r\x12\x1a\n\x16REASON_BACKEND_REFUSED\x10\x0e\x12\x16\n\x12REASON_LOAD_FAILED\x10\x0f\x12\x13\n\x0fREASON_INTERNAL\x10\x10\x12\x1a\n\x16REASON_CLIENT_TOO_SLOW\x10\x11\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,5 +32,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'broker_client.pb.broker.v1.
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_REASON']._serialized_start=39
-  _globals['_REASON']._serialized_end=479
+  _globals['_REASON']._serialized_end=507
 # @@protoc_insertion_point(module_scope)

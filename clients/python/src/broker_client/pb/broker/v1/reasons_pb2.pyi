@@ -56,6 +56,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """UNAVAILABLE with RetryInfo: the model could not be loaded."""
     REASON_INTERNAL: _Reason.ValueType  # 16
     """INTERNAL: a fault of the broker itself."""
+    REASON_CLIENT_TOO_SLOW: _Reason.ValueType  # 17
+    """RESOURCE_EXHAUSTED: the client read so slowly that its share of memory was full."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """The stable reasons. An error status carries google.rpc.ErrorInfo with domain "broker.v1" and the
@@ -97,4 +99,6 @@ REASON_LOAD_FAILED: Reason.ValueType  # 15
 """UNAVAILABLE with RetryInfo: the model could not be loaded."""
 REASON_INTERNAL: Reason.ValueType  # 16
 """INTERNAL: a fault of the broker itself."""
+REASON_CLIENT_TOO_SLOW: Reason.ValueType  # 17
+"""RESOURCE_EXHAUSTED: the client read so slowly that its share of memory was full."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

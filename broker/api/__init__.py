@@ -1,0 +1,1 @@
+"""The wire: gRPC for agents and operators, HTTP for health and metrics."""

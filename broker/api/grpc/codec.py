@@ -1,0 +1,280 @@
+"""Between the wire and the words of the core: requests in, events out. Nothing is decided here."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any, Final
+
+from broker.core.content import (
+    Completion,
+    EmbedContent,
+    Embeddings,
+    FinishReason,
+    GenerateContent,
+    Message,
+    Prompt,
+    Tool,
+    ToolCall,
+)
+from broker.core.effects import TellQueued, TellRequeued, WaitReason
+from broker.core.requests import PRIORITY_DEFAULT, Criticality
+from broker.runtime.streams import Done, Pieces, Started, StreamEvent, Timings
+from broker.services.inference import Submission
+from broker_client.pb.broker.v1 import common_pb2
+from broker_client.pb.broker.v1 import inference_pb2 as pb
+
+# Options that keep their name on the way to Ollama; max_tokens is its num_predict, and num_ctx goes
+# another way: it belongs to the model, not to the request.
+_SAME_NAME: Final = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "seed",
+    "repeat_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "repeat_last_n",
+)
+_CRITICALITY: Final = {
+    common_pb2.CRITICALITY_UNSPECIFIED: Criticality.NORMAL,
+    common_pb2.CRITICALITY_CRITICAL: Criticality.CRITICAL,
+    common_pb2.CRITICALITY_NORMAL: Criticality.NORMAL,
+    common_pb2.CRITICALITY_BATCH: Criticality.BATCH,
+}
+WAIT_REASON: Final = {
+    each: common_pb2.WaitReason.Value(f"WAIT_REASON_{each.value}") for each in WaitReason
+}
+_FINISH_REASON: Final = {
+    FinishReason.STOP: pb.FINISH_REASON_STOP,
+    FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
+    FinishReason.TOOL_CALLS: pb.FINISH_REASON_TOOL_CALLS,
+    FinishReason.UNSAID: pb.FINISH_REASON_UNSPECIFIED,
+}
+_PREEMPTIBLE_PRIORITY: Final = 8  # from here on running work may be set aside, unless it says no
+
+
+def fingerprint(request: pb.GenerateRequest | pb.EmbedRequest) -> tuple[bytes, int]:
+    """(digest of the content, size in bytes): equal digests mean the same request."""
+    content = request
+    if isinstance(request, pb.GenerateRequest) and request.resume_from_seq:
+        content = pb.GenerateRequest()
+        content.CopyFrom(request)
+        content.resume_from_seq = 0
+    serialized = content.SerializeToString(deterministic=True)
+    return hashlib.blake2b(serialized, digest_size=16).digest(), len(serialized)
+
+
+def decode_generate(
+    request: pb.GenerateRequest, digest: bytes, size_bytes: int, remaining_s: float | None
+) -> Submission:
+    """A request whose fields are valid, in the words of the core."""
+    options = request.options
+    priority = request.priority or PRIORITY_DEFAULT
+    preemptible = priority >= _PREEMPTIBLE_PRIORITY
+    if request.HasField("preemptible"):
+        preemptible = request.preemptible
+    return Submission(
+        request_id=request.request_id,
+        agent_id=request.agent_id,
+        model=request.model,
+        fallback_models=tuple(request.fallback_models),
+        content=GenerateContent(
+            input=_decode_input(request),
+            options=_decode_options(options) if request.HasField("options") else {},
+            tools=tuple(
+                Tool(
+                    name=each.name,
+                    description=each.description,
+                    parameters_json=each.parameters_json,
+                )
+                for each in request.tools
+            ),
+            format_json=_decode_format(request),
+            think=_decode_think(request),
+        ),
+        priority=priority,
+        criticality=_CRITICALITY[request.criticality],
+        preemptible=preemptible,
+        fingerprint=digest,
+        size_bytes=size_bytes,
+        num_ctx_needed=options.num_ctx if options.HasField("num_ctx") else 0,
+        needs=_needs(request),
+        remaining_s=remaining_s,
+        resume_from=request.resume_from_seq,
+    )
+
+
+def decode_embed(
+    request: pb.EmbedRequest, digest: bytes, size_bytes: int, remaining_s: float | None
+) -> Submission:
+    """A request whose fields are valid, in the words of the core."""
+    return Submission(
+        request_id=request.request_id,
+        agent_id=request.agent_id,
+        model=request.model,
+        fallback_models=(),
+        content=EmbedContent(
+            inputs=tuple(request.inputs),
+            dimensions=request.dimensions,
+            refuse_too_long=request.refuse_too_long,
+        ),
+        priority=request.priority or PRIORITY_DEFAULT,
+        criticality=_CRITICALITY[request.criticality],
+        preemptible=False,
+        fingerprint=digest,
+        size_bytes=size_bytes,
+        num_ctx_needed=0,
+        needs=frozenset({"embedding"}),
+        remaining_s=remaining_s,
+    )
+
+
+def _decode_input(request: pb.GenerateRequest) -> Prompt | tuple[Message, ...]:
+    if request.WhichOneof("input") == "prompt":
+        prompt = request.prompt
+        return Prompt(
+            text=prompt.text,
+            system=prompt.system,
+            suffix=prompt.suffix,
+            images=tuple(prompt.images),
+            raw=prompt.raw,
+        )
+    return tuple(
+        Message(
+            role=each.role,
+            content=each.content,
+            thinking=each.thinking,
+            images=tuple(each.images),
+            tool_calls=tuple(
+                ToolCall(call.id, call.name, call.arguments_json) for call in each.tool_calls
+            ),
+            tool_name=each.tool_name,
+            tool_call_id=each.tool_call_id,
+        )
+        for each in request.chat.messages
+    )
+
+
+def _decode_options(options: pb.Options) -> dict[str, object]:
+    found: dict[str, object] = {
+        name: getattr(options, name) for name in _SAME_NAME if options.HasField(name)
+    }
+    if options.HasField("max_tokens"):
+        found["num_predict"] = options.max_tokens
+    if options.stop:
+        found["stop"] = list(options.stop)
+    return found
+
+
+def _decode_format(request: pb.GenerateRequest) -> str | None:
+    if not request.HasField("format"):
+        return None
+    shape = request.format
+    if shape.WhichOneof("shape") == "json_schema":
+        return shape.json_schema
+    return "json" if shape.json else None
+
+
+def _decode_think(request: pb.GenerateRequest) -> bool | str | None:
+    if not request.HasField("think"):
+        return None
+    think = request.think
+    return think.level if think.WhichOneof("mode") == "level" else think.enabled
+
+
+def _needs(request: pb.GenerateRequest) -> frozenset[str]:
+    needs = {"completion"}
+    if request.tools:
+        needs.add("tools")
+    if request.HasField("think") and (request.think.enabled or request.think.level):
+        needs.add("thinking")
+    if request.WhichOneof("input") == "prompt" and request.prompt.suffix:
+        needs.add("insert")
+    return frozenset(needs)
+
+
+def encode_event(event: StreamEvent, request_id: str) -> pb.GenerateEvent:
+    """One event of a stream as its message."""
+    return _ENCODERS[type(event)](event, request_id)
+
+
+def _encode_pieces(event: Pieces, request_id: str) -> pb.GenerateEvent:
+    seq, text, thinking, tool_calls, count = event
+    chunk = pb.Chunk(seq=seq, text=text, tokens=count)
+    if thinking:
+        chunk.thinking = thinking
+    for call in tool_calls:
+        chunk.tool_calls.add(id=call.id, name=call.name, arguments_json=call.arguments_json)
+    return pb.GenerateEvent(chunk=chunk)
+
+
+def _encode_queued(event: TellQueued, request_id: str) -> pb.GenerateEvent:
+    queued = pb.Queued(
+        position=event.position,
+        reason=WAIT_REASON[event.reason],
+        detail=event.detail,
+        request_id=request_id,
+    )
+    if event.eta_ns is not None:
+        queued.eta_ms = event.eta_ns // 1_000_000
+    return pb.GenerateEvent(queued=queued)
+
+
+def _encode_requeued(event: TellRequeued, request_id: str) -> pb.GenerateEvent:
+    return pb.GenerateEvent(requeued=pb.Requeued(reason=event.reason, discard_before_seq=0))
+
+
+def _encode_started(event: Started, request_id: str) -> pb.GenerateEvent:
+    started = pb.Started(
+        model=event.model,
+        backend=event.backend,
+        level=common_pb2.DEGRADATION_LEVEL_NORMAL,
+        substituted_for=event.substituted_for,
+        changes=event.changes,
+    )
+    return pb.GenerateEvent(started=started)
+
+
+def _encode_done(event: Done, request_id: str) -> pb.GenerateEvent:
+    result = event.result
+    reason = pb.FINISH_REASON_UNSPECIFIED
+    if isinstance(result, Completion):
+        reason = _FINISH_REASON[result.finish_reason]
+    return pb.GenerateEvent(
+        done=pb.Done(
+            model=event.model,
+            usage=encode_usage(result),
+            timings=encode_timings(event.timings, result),
+            finish_reason=reason,
+        )
+    )
+
+
+_ENCODERS: Final[dict[type[StreamEvent], Callable[[Any, str], pb.GenerateEvent]]] = {
+    Pieces: _encode_pieces,
+    TellQueued: _encode_queued,
+    TellRequeued: _encode_requeued,
+    Started: _encode_started,
+    Done: _encode_done,
+}
+
+
+def encode_usage(result: Completion | Embeddings) -> common_pb2.Usage:
+    output_tokens = result.output_tokens if isinstance(result, Completion) else 0
+    return common_pb2.Usage(prompt_tokens=result.prompt_tokens, output_tokens=output_tokens)
+
+
+def encode_timings(timings: Timings, result: Completion | Embeddings) -> common_pb2.Timings:
+    encoded = common_pb2.Timings(
+        queue_wait_ms=timings.queue_wait_ns / 1e6,
+        load_ms=timings.load_wait_ns / 1e6,
+        first_token_ms=timings.first_token_ns / 1e6,
+        per_token_ms=timings.per_token_ns / 1e6,
+        total_ms=timings.total_ns / 1e6,
+    )
+    if isinstance(result, Completion):
+        encoded.backend_prompt_ms = result.prompt_duration_ns / 1e6
+        encoded.backend_output_ms = result.output_duration_ns / 1e6
+    return encoded

@@ -1,0 +1,138 @@
+"""The Inference service on the wire."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, NoReturn
+
+import grpc
+
+from broker.api.grpc.codec import (
+    decode_embed,
+    decode_generate,
+    encode_event,
+    encode_timings,
+    encode_usage,
+    fingerprint,
+)
+from broker.api.grpc.status import abort
+from broker.api.grpc.validation import (
+    Problems,
+    RequestLimits,
+    check_agent_id,
+    check_embed,
+    check_generate,
+    check_metadata,
+    check_request_id,
+)
+from broker.core.content import Embeddings
+from broker.core.errors import BrokerError, Internal
+from broker.core.requests import Outcome
+from broker.runtime.streams import Done, Subscription
+from broker.services.inference import InferenceService, Submission
+from broker_client.pb.broker.v1 import inference_pb2 as pb
+from broker_client.pb.broker.v1 import inference_pb2_grpc
+
+_Context = grpc.aio.ServicerContext
+
+
+class InferenceServicer(inference_pb2_grpc.InferenceServicer):
+    """Translates; the service decides."""
+
+    def __init__(self, service: InferenceService, limits: RequestLimits) -> None:
+        self._service = service
+        self._limits = limits
+
+    async def Generate(
+        self,
+        request: pb.GenerateRequest,
+        context: _Context[pb.GenerateRequest, pb.GenerateEvent],
+    ) -> AsyncIterator[pb.GenerateEvent]:
+        """Streams until `done`, or ends in an error status. A client that goes away, at any
+        moment, takes its request with it."""
+        subscription: Subscription | None = None
+        try:
+            subscription = self._service.submit(self._read_generate(request, context))
+            request_id = subscription.stream.key[1]
+            async for event in subscription:
+                yield encode_event(event, request_id)
+        except BrokerError as error:
+            await _abort(context, error, subscription)
+        finally:
+            if subscription is not None:
+                self._service.leave(subscription)
+
+    async def Embed(
+        self, request: pb.EmbedRequest, context: _Context[pb.EmbedRequest, pb.EmbedResponse]
+    ) -> pb.EmbedResponse:
+        """Waits for its vectors."""
+        subscription: Subscription | None = None
+        try:
+            subscription = self._service.submit(self._read_embed(request, context))
+            async for event in subscription:
+                if isinstance(event, Done) and isinstance(event.result, Embeddings):
+                    return _encode_embeddings(event, event.result)
+            raise Internal("the stream ended without vectors")
+        except BrokerError as error:
+            await _abort(context, error, subscription)
+        finally:
+            if subscription is not None:
+                self._service.leave(subscription)
+
+    async def Cancel(
+        self, request: pb.CancelRequest, context: _Context[pb.CancelRequest, pb.CancelResponse]
+    ) -> pb.CancelResponse:
+        """Ends a request of the same agent."""
+        try:
+            problems = Problems()
+            check_metadata(context.invocation_metadata(), problems)
+            check_agent_id(request.agent_id, problems)
+            check_request_id(request.request_id, problems, required=True)
+            problems.raise_any()
+            state = self._service.cancel(request.agent_id, request.request_id)
+            return pb.CancelResponse(state=state)
+        except BrokerError as error:
+            await abort(context, error)
+
+    def _read_generate(
+        self,
+        request: pb.GenerateRequest,
+        context: _Context[pb.GenerateRequest, pb.GenerateEvent],
+    ) -> Submission:
+        digest, size_bytes = fingerprint(request)
+        problems = Problems()
+        check_metadata(context.invocation_metadata(), problems)
+        check_generate(request, size_bytes, self._limits, problems)
+        problems.raise_any()
+        return decode_generate(request, digest, size_bytes, context.time_remaining())
+
+    def _read_embed(
+        self, request: pb.EmbedRequest, context: _Context[pb.EmbedRequest, pb.EmbedResponse]
+    ) -> Submission:
+        digest, size_bytes = fingerprint(request)
+        problems = Problems()
+        check_metadata(context.invocation_metadata(), problems)
+        check_embed(request, size_bytes, self._limits, problems)
+        problems.raise_any()
+        return decode_embed(request, digest, size_bytes, context.time_remaining())
+
+
+async def _abort(
+    context: grpc.aio.ServicerContext[Any, Any],
+    error: BrokerError,
+    subscription: Subscription | None,
+) -> NoReturn:
+    """Says how the request ended; one that never began was refused."""
+    if subscription is None:
+        await abort(context, error, outcome=Outcome.REFUSED)
+    sent = subscription.position
+    await abort(context, error, outcome=subscription.stream.outcome, sent_pieces=sent)
+
+
+def _encode_embeddings(done: Done, result: Embeddings) -> pb.EmbedResponse:
+    return pb.EmbedResponse(
+        model=done.model,
+        embeddings=[pb.Embedding(values=each) for each in result.vectors],
+        usage=encode_usage(result),
+        timings=encode_timings(done.timings, result),
+    )

@@ -1,0 +1,91 @@
+"""The Models service on the wire."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import grpc
+
+from broker.api.grpc.status import abort
+from broker.api.grpc.validation import Problems, check_model
+from broker.core.errors import BrokerError
+from broker.core.residency import ResidencyState
+from broker.core.snapshot import ResidencyView
+from broker.services.models import ModelsService, ModelView
+from broker_client.pb.broker.v1 import models_pb2 as pb
+from broker_client.pb.broker.v1 import models_pb2_grpc
+
+PAGE_SIZE_DEFAULT: Final = 100
+PAGE_SIZE_MAX: Final = 500
+
+_STATE: Final = {each: pb.ModelState.Value(f"MODEL_STATE_{each.name}") for each in ResidencyState}
+
+_Context = grpc.aio.ServicerContext
+
+
+class ModelsServicer(models_pb2_grpc.ModelsServicer):
+    """Translates; the service knows."""
+
+    def __init__(self, service: ModelsService) -> None:
+        self._service = service
+
+    async def List(
+        self, request: pb.ListRequest, context: _Context[pb.ListRequest, pb.ListResponse]
+    ) -> pb.ListResponse:
+        """One page, in order of the names. The token of a page is the last name before it."""
+        try:
+            problems = Problems()
+            good = 0 <= request.page_size <= PAGE_SIZE_MAX
+            rule = f"is {request.page_size}; 0 (meaning {PAGE_SIZE_DEFAULT}) to {PAGE_SIZE_MAX}"
+            problems.require(good, "page_size", rule)
+            check_model(request.page_token, "page_token", problems)
+            problems.raise_any()
+        except BrokerError as error:
+            await abort(context, error)
+        size = request.page_size or PAGE_SIZE_DEFAULT
+        views, next_token = self._service.page(request.page_token, size)
+        models = [encode_model(each) for each in views]
+        return pb.ListResponse(models=models, next_page_token=next_token)
+
+    async def Get(
+        self, request: pb.GetRequest, context: _Context[pb.GetRequest, pb.GetResponse]
+    ) -> pb.GetResponse:
+        """One model by its name."""
+        try:
+            problems = Problems()
+            check_model(request.name, "name", problems)
+            problems.raise_any()
+            return pb.GetResponse(model=encode_model(self._service.get(request.name)))
+        except BrokerError as error:
+            await abort(context, error)
+
+
+def encode_model(view: ModelView) -> pb.Model:
+    """A model and its places."""
+    facts = view.entry.facts
+    return pb.Model(
+        name=facts.name,
+        capabilities=sorted(facts.capabilities),
+        size_bytes=facts.size_bytes,
+        parameter_size=facts.parameter_size,
+        quantization=facts.quantization,
+        family=facts.family,
+        context_length_train=facts.context_length_train,
+        places=[encode_place(each.backend, each.residency) for each in view.places],
+    )
+
+
+def encode_place(backend: str, residency: ResidencyView | None) -> pb.ModelPlace:
+    """Where a model is, and how it is there."""
+    if residency is None:
+        return pb.ModelPlace(backend=backend, state=pb.MODEL_STATE_ABSENT)
+    return pb.ModelPlace(
+        backend=backend,
+        state=_STATE[residency.state],
+        slots=residency.slots,
+        running=residency.running,
+        num_ctx=residency.num_ctx,
+        memory_bytes=residency.memory_bytes,
+        gpu_memory_bytes=residency.gpu_memory_bytes,
+        managed=residency.managed,
+    )

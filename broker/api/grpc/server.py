@@ -1,0 +1,91 @@
+"""The gRPC server: every service, health and reflection on one port."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from broker.api.grpc.admin import AdminServicer
+from broker.api.grpc.inference import InferenceServicer
+from broker.api.grpc.models import ModelsServicer
+from broker_client.pb.broker.v1 import (
+    admin_pb2,
+    admin_pb2_grpc,
+    inference_pb2,
+    inference_pb2_grpc,
+    models_pb2,
+    models_pb2_grpc,
+)
+
+SERVICE_NAMES = tuple(
+    module.DESCRIPTOR.services_by_name[name].full_name
+    for module, name in ((inference_pb2, "Inference"), (models_pb2, "Models"), (admin_pb2, "Admin"))
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """Where to listen, and the transport's own bounds. `message_bytes_max` lies above the limit of
+    a request, so that the broker itself answers one that is too large."""
+
+    address: str = "127.0.0.1:50434"
+    message_bytes_max: int = 12 * 1024 * 1024
+    keepalive_time_ms: int = 30_000
+    keepalive_timeout_ms: int = 10_000
+    concurrent_streams_max: int = 10_000
+
+
+class GrpcServer:
+    """Owns the port. `start` binds it; health says SERVING until `leave`."""
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        inference: InferenceServicer,
+        models: ModelsServicer,
+        admin: AdminServicer,
+    ) -> None:
+        self._settings = settings
+        # The stub package knows only the synchronous half of this module.
+        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
+        self._server = grpc.aio.server(options=_options(settings))
+        inference_pb2_grpc.add_InferenceServicer_to_server(inference, self._server)
+        models_pb2_grpc.add_ModelsServicer_to_server(models, self._server)
+        admin_pb2_grpc.add_AdminServicer_to_server(admin, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (*SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+
+    async def start(self) -> int:
+        """Binds and serves. Returns the port; RuntimeError where the address cannot be had."""
+        port = self._server.add_insecure_port(self._settings.address)
+        await self._server.start()
+        for name in ("", *SERVICE_NAMES):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        return port
+
+    async def leave(self) -> None:
+        """Health says NOT_SERVING from now on; calls are still answered, new work with a reason."""
+        await self._health.enter_graceful_shutdown()
+
+    async def stop(self, grace_s: float) -> None:
+        """Ends every call that is left after `grace_s`, and frees the port."""
+        await self._server.stop(grace_s)
+
+
+def _options(settings: ServerSettings) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", settings.message_bytes_max),
+        ("grpc.max_send_message_length", settings.message_bytes_max),
+        ("grpc.max_concurrent_streams", settings.concurrent_streams_max),
+        ("grpc.keepalive_time_ms", settings.keepalive_time_ms),
+        ("grpc.keepalive_timeout_ms", settings.keepalive_timeout_ms),
+        # Agents wait for minutes on an idle stream and ping meanwhile; that is no abuse.
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+        # Two daemons on one port would each get half of the agents.
+        ("grpc.so_reuseport", 0),
+    ]

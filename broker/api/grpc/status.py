@@ -1,0 +1,103 @@
+"""Errors become statuses, in this one place.
+
+Rich details travel as the whole google.rpc.Status in `grpc-status-details-bin`, with the code and
+message of the call. Source: google/rpc/error_details.proto, AIP-193.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final, NoReturn
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2, message
+from google.rpc import error_details_pb2, status_pb2
+
+from broker.core import errors
+from broker.core.requests import Outcome
+
+DOMAIN: Final = "broker.v1"
+DETAILS_KEY: Final = "grpc-status-details-bin"
+
+_Code = grpc.StatusCode
+
+CODES: Final[Mapping[type[errors.BrokerError], grpc.StatusCode]] = MappingProxyType(
+    {
+        errors.BrokerError: _Code.INTERNAL,
+        errors.InvalidRequest: _Code.INVALID_ARGUMENT,
+        errors.ModelUnknown: _Code.NOT_FOUND,
+        errors.CapabilityMissing: _Code.FAILED_PRECONDITION,
+        errors.RequestIdInUse: _Code.ALREADY_EXISTS,
+        errors.TakenOver: _Code.ABORTED,
+        errors.RequestUnknown: _Code.NOT_FOUND,
+        errors.Unavailable: _Code.UNAVAILABLE,
+        errors.DeadlineExpired: _Code.DEADLINE_EXCEEDED,
+        errors.Cancelled: _Code.CANCELLED,
+        errors.ClientTooSlow: _Code.RESOURCE_EXHAUSTED,
+        errors.BackendFailed: _Code.INTERNAL,
+        errors.BackendUnreachable: _Code.UNAVAILABLE,
+        errors.BackendBusy: _Code.UNAVAILABLE,
+        errors.BackendRefused: _Code.INVALID_ARGUMENT,
+    }
+)
+
+# UNAVAILABLE always says when to come back; where nothing was measured, this soon.
+RETRY_AFTER_NS_DEFAULT: Final = 1_000_000_000
+
+
+def code_of(error: errors.BrokerError) -> grpc.StatusCode:
+    """The code of the nearest class in the table."""
+    return next(CODES[each] for each in type(error).__mro__ if each in CODES)
+
+
+def rich_status(
+    error: errors.BrokerError, outcome: Outcome | None, sent_pieces: int | None
+) -> status_pb2.Status:
+    """The whole status: ErrorInfo always, RetryInfo and BadRequest where they apply."""
+    code = code_of(error)
+    info = {}
+    if outcome is not None:
+        info["outcome"] = outcome.value
+    if sent_pieces is not None:
+        info["sent_pieces"] = str(sent_pieces)
+    if isinstance(error, errors.ModelUnknown):
+        info["nearest"] = ",".join(error.nearest)
+    details: list[message.Message] = [
+        error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=info)
+    ]
+    retry_after_ns = error.retry_after_ns
+    if retry_after_ns is None and code is _Code.UNAVAILABLE:
+        retry_after_ns = RETRY_AFTER_NS_DEFAULT
+    if retry_after_ns is not None:
+        delay = duration_pb2.Duration()
+        delay.FromNanoseconds(retry_after_ns)
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    if isinstance(error, errors.InvalidRequest):
+        violations = [
+            error_details_pb2.BadRequest.FieldViolation(field=each.field, description=each.problem)
+            for each in error.problems
+        ]
+        details.append(error_details_pb2.BadRequest(field_violations=violations))
+    packed = [any_pb2.Any() for _ in details]
+    for box, detail in zip(packed, details, strict=True):
+        box.Pack(detail)
+    number: int = code.value[0]
+    return status_pb2.Status(code=number, message=error.message, details=packed)
+
+
+async def abort(
+    context: grpc.aio.ServicerContext[Any, Any],
+    error: errors.BrokerError,
+    *,
+    outcome: Outcome | None = None,
+    sent_pieces: int | None = None,
+) -> NoReturn:
+    """Ends the call with this error."""
+    status = rich_status(error, outcome, sent_pieces)
+    await context.abort(
+        code_of(error),
+        error.message,
+        trailing_metadata=((DETAILS_KEY, status.SerializeToString()),),
+    )
+    raise AssertionError("abort returned")

@@ -1,0 +1,261 @@
+"""Every field of the wire has a limit; all that are broken are named together.
+
+Checked here once, at the edge: behind it, content is known to be good. Limits that the operator may
+change are in `RequestLimits`; the others are those written in the proto files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from broker.core.errors import FieldProblem, InvalidRequest
+from broker.core.model_name import NAME_LENGTH_MAX
+from broker.core.requests import PRIORITY_HIGHEST, PRIORITY_LOWEST
+from broker_client.pb.broker.v1 import inference_pb2 as pb
+from broker_client.pb.broker.v1.common_pb2 import Criticality
+
+_ID: Final = re.compile(r"[A-Za-z0-9._:/@-]{1,128}")
+_ID_RULE: Final = "1 to 128 characters of [A-Za-z0-9._:/@-]"
+_CLIENT: Final = re.compile(r"[A-Za-z0-9._-]{1,64}/[A-Za-z0-9._-]{1,64}")
+_ROLES: Final = frozenset({"system", "user", "assistant", "tool"})
+_LEVELS: Final = frozenset({"low", "medium", "high", "max"})
+_JSON_BYTES_MAX: Final = 64 * 1024
+_TOOL_NAME_MAX: Final = 128
+_SESSION_MAX: Final = 128
+_FALLBACKS_MAX: Final = 8
+_STOPS_MAX: Final = 16
+_STOP_BYTES_MAX: Final = 256
+_RANGES: Final = {
+    "max_tokens": (1, 131_072),
+    "temperature": (0, 5),
+    "top_p": (0, 1),
+    "top_k": (1, 1000),
+    "min_p": (0, 1),
+    "seed": (0, 2**63 - 1),
+    "repeat_penalty": (0, 10),
+    "presence_penalty": (-2, 2),
+    "frequency_penalty": (-2, 2),
+    "repeat_last_n": (-1, 131_072),
+    "num_ctx": (256, 2**31 - 1),
+}
+_object_decoder: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+CLIENT_METADATA_KEY: Final = "broker-client"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestLimits:
+    """Sizes in bytes and counts of one request."""
+
+    request_bytes_max: int = 8 * 1024 * 1024
+    prompt_bytes_max: int = 4 * 1024 * 1024
+    messages_max: int = 4096
+    tools_max: int = 128
+    embed_inputs_max: int = 256
+
+
+class Problems:
+    """Gathers what is wrong with one request."""
+
+    def __init__(self) -> None:
+        self._found: list[FieldProblem] = []
+
+    def add(self, field: str, problem: str) -> None:
+        self._found.append(FieldProblem(field=field, problem=problem))
+
+    def require(self, holds: bool, field: str, problem: str) -> None:
+        if not holds:
+            self.add(field, problem)
+
+    def raise_any(self) -> None:
+        """InvalidRequest with everything that was found, if anything was."""
+        if self._found:
+            raise InvalidRequest(tuple(self._found))
+
+
+def check_metadata(metadata: Iterable[tuple[str, str | bytes]] | None, problems: Problems) -> None:
+    """`broker-client` names the client and its version: "python/0.1.0"."""
+    for key, value in metadata or ():
+        if key == CLIENT_METADATA_KEY and not (isinstance(value, str) and _CLIENT.fullmatch(value)):
+            problems.add(
+                f"metadata.{CLIENT_METADATA_KEY}",
+                "must be name/version, 1 to 64 characters of [A-Za-z0-9._-] each",
+            )
+
+
+def check_agent_id(agent_id: str, problems: Problems) -> None:
+    problems.require(_ID.fullmatch(agent_id) is not None, "agent_id", f"must be {_ID_RULE}")
+
+
+def check_request_id(request_id: str, problems: Problems, *, required: bool = False) -> None:
+    if request_id or required:
+        good = _ID.fullmatch(request_id) is not None
+        problems.require(good, "request_id", f"must be {_ID_RULE}")
+
+
+def check_model(model: str, field: str, problems: Problems) -> None:
+    """Only its length: an empty, malformed or unknown name is NOT_FOUND."""
+    if len(model) > NAME_LENGTH_MAX:
+        problems.add(field, f"has {len(model)} characters; at most {NAME_LENGTH_MAX}")
+
+
+def check_priority(priority: int, problems: Problems) -> None:
+    if priority and not PRIORITY_HIGHEST <= priority <= PRIORITY_LOWEST:
+        rule = f"is {priority}; must be {PRIORITY_HIGHEST} (highest) to {PRIORITY_LOWEST}"
+        problems.add("priority", rule)
+
+
+def check_enum(value: int, names: Iterable[int], field: str, problems: Problems) -> None:
+    """An enum's number that this version does not know."""
+    if value not in names:
+        problems.add(field, f"is {value}, which is none of its values")
+
+
+def check_size(size_bytes: int, limits: RequestLimits, problems: Problems) -> None:
+    if size_bytes > limits.request_bytes_max:
+        problems.add("request", f"is {size_bytes} bytes; at most {limits.request_bytes_max}")
+
+
+def check_json_object(text: str, field: str, problems: Problems) -> None:
+    size_bytes = len(text.encode())
+    if size_bytes > _JSON_BYTES_MAX:
+        problems.add(field, f"is {size_bytes} bytes; at most {_JSON_BYTES_MAX}")
+        return
+    try:
+        _object_decoder.decode(text)
+    except (msgspec.DecodeError, RecursionError) as error:
+        problems.add(field, f"must be one JSON object: {error}")
+
+
+def check_options(options: pb.Options, problems: Problems) -> None:
+    for descriptor, value in options.ListFields():
+        name = descriptor.name
+        if name in _RANGES:
+            low, high = _RANGES[name]
+            problems.require(
+                low <= value <= high, f"options.{name}", f"is {value}; must be {low} to {high}"
+            )
+    if len(options.stop) > _STOPS_MAX:
+        problems.add("options.stop", f"has {len(options.stop)} texts; at most {_STOPS_MAX}")
+    for index, stop in enumerate(options.stop[:_STOPS_MAX]):
+        good = 1 <= len(stop.encode()) <= _STOP_BYTES_MAX
+        problems.require(good, f"options.stop[{index}]", f"must be 1 to {_STOP_BYTES_MAX} bytes")
+
+
+def check_prompt(prompt: pb.Prompt, limits: RequestLimits, problems: Problems) -> None:
+    problems.require(bool(prompt.text), "prompt.text", "must not be empty")
+    if prompt.raw and prompt.system:
+        problems.add("prompt.system", "goes through the model's template, which raw leaves out")
+    size_bytes = sum(len(each.encode()) for each in (prompt.text, prompt.system, prompt.suffix))
+    if size_bytes > limits.prompt_bytes_max:
+        problems.add("prompt", f"has {size_bytes} bytes; at most {limits.prompt_bytes_max}")
+
+
+def check_chat(chat: pb.Chat, limits: RequestLimits, problems: Problems) -> None:
+    count = len(chat.messages)
+    if not 1 <= count <= limits.messages_max:
+        problems.add("chat.messages", f"has {count} messages; 1 to {limits.messages_max}")
+        return
+    size_bytes = 0
+    for index, each in enumerate(chat.messages):
+        size_bytes += len(each.content.encode()) + len(each.thinking.encode())
+        field = f"chat.messages[{index}]"
+        if each.role not in _ROLES:
+            problems.add(f"{field}.role", f"is {each.role!r}; one of {', '.join(sorted(_ROLES))}")
+        for number, call in enumerate(each.tool_calls):
+            path = f"{field}.tool_calls[{number}]"
+            check_json_object(call.arguments_json, f"{path}.arguments_json", problems)
+    if size_bytes > limits.prompt_bytes_max:
+        problems.add("chat", f"has {size_bytes} bytes of text; at most {limits.prompt_bytes_max}")
+
+
+def check_tools(request: pb.GenerateRequest, limits: RequestLimits, problems: Problems) -> None:
+    tools = request.tools
+    if tools and not request.HasField("chat"):
+        problems.add("tools", "need a chat")
+    if len(tools) > limits.tools_max:
+        problems.add("tools", f"has {len(tools)}; at most {limits.tools_max}")
+    for index, tool in enumerate(tools[: limits.tools_max]):
+        good = 1 <= len(tool.name) <= _TOOL_NAME_MAX
+        rule = f"must have 1 to {_TOOL_NAME_MAX} characters"
+        problems.require(good, f"tools[{index}].name", rule)
+        check_json_object(tool.parameters_json, f"tools[{index}].parameters_json", problems)
+
+
+def check_shape(request: pb.GenerateRequest, problems: Problems) -> None:
+    """Format and think."""
+    if request.HasField("format"):
+        shape = request.format.WhichOneof("shape")
+        if shape == "json_schema":
+            check_json_object(request.format.json_schema, "format.json_schema", problems)
+        elif shape is None:
+            problems.add("format", "must say json or json_schema")
+    if request.HasField("think"):
+        mode = request.think.WhichOneof("mode")
+        if mode is None:
+            problems.add("think", "must say enabled or level")
+        elif mode == "level" and request.think.level not in _LEVELS:
+            known = ", ".join(sorted(_LEVELS))
+            problems.add("think.level", f"is {request.think.level!r}; one of {known}")
+
+
+def check_generate(
+    request: pb.GenerateRequest, size_bytes: int, limits: RequestLimits, problems: Problems
+) -> None:
+    """Every field of a generation."""
+    check_size(size_bytes, limits, problems)
+    check_agent_id(request.agent_id, problems)
+    check_request_id(request.request_id, problems)
+    check_model(request.model, "model", problems)
+    check_priority(request.priority, problems)
+    check_enum(request.criticality, Criticality.values(), "criticality", problems)
+    check_enum(request.cache_policy, pb.CachePolicy.values(), "cache_policy", problems)
+    if len(request.fallback_models) > _FALLBACKS_MAX:
+        count = len(request.fallback_models)
+        problems.add("fallback_models", f"has {count}; at most {_FALLBACKS_MAX}")
+    for index, name in enumerate(request.fallback_models[:_FALLBACKS_MAX]):
+        check_model(name, f"fallback_models[{index}]", problems)
+    if len(request.session_id) > _SESSION_MAX:
+        count = len(request.session_id)
+        problems.add("session_id", f"has {count} characters; at most {_SESSION_MAX}")
+    if request.resume_from_seq < 0:
+        problems.add("resume_from_seq", "must not be negative")
+    given = request.WhichOneof("input")
+    if given == "prompt":
+        check_prompt(request.prompt, limits, problems)
+    elif given == "chat":
+        check_chat(request.chat, limits, problems)
+    else:
+        problems.add("input", "must be a prompt or a chat")
+    if request.HasField("options"):
+        check_options(request.options, problems)
+    if request.tools:
+        check_tools(request, limits, problems)
+    check_shape(request, problems)
+
+
+def check_embed(
+    request: pb.EmbedRequest, size_bytes: int, limits: RequestLimits, problems: Problems
+) -> None:
+    """Every field of an embedding."""
+    check_size(size_bytes, limits, problems)
+    check_agent_id(request.agent_id, problems)
+    check_request_id(request.request_id, problems)
+    check_model(request.model, "model", problems)
+    check_priority(request.priority, problems)
+    check_enum(request.criticality, Criticality.values(), "criticality", problems)
+    count = len(request.inputs)
+    if not 1 <= count <= limits.embed_inputs_max:
+        problems.add("inputs", f"has {count} texts; 1 to {limits.embed_inputs_max}")
+    for index, text in enumerate(request.inputs[: limits.embed_inputs_max]):
+        problems.require(bool(text), f"inputs[{index}]", "must not be empty")
+    text_bytes = sum(len(each.encode()) for each in request.inputs)
+    if text_bytes > limits.prompt_bytes_max:
+        problems.add("inputs", f"have {text_bytes} bytes; at most {limits.prompt_bytes_max}")
+    if not 0 <= request.dimensions <= 65_536:
+        problems.add("dimensions", f"is {request.dimensions}; 0 (whole) to 65536")

@@ -1,0 +1,1 @@
+"""HTTP: health and metrics on a port of their own."""

@@ -1,0 +1,70 @@
+"""Health and metrics over HTTP, for service managers, load balancers and Prometheus.
+
+/healthz   200 while the process is well
+/readyz    200 while it takes work: a backend answers and it is not leaving; else 503 and why
+/metrics   Prometheus text format
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+
+from broker.core.snapshot import Snapshot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpSettings:
+    """Where to listen."""
+
+    host: str = "127.0.0.1"
+    port: int = 9434
+
+
+class HealthServer:
+    """Owns the port."""
+
+    def __init__(
+        self,
+        settings: HttpSettings,
+        snapshot: Callable[[], Snapshot],
+        registry: CollectorRegistry,
+    ) -> None:
+        self._settings = settings
+        self._snapshot = snapshot
+        self._registry = registry
+        application = web.Application()
+        application.router.add_get("/healthz", self._healthz)
+        application.router.add_get("/readyz", self._readyz)
+        application.router.add_get("/metrics", self._metrics)
+        self._runner = web.AppRunner(application, access_log=None)
+
+    async def start(self) -> int:
+        """Binds and serves. Returns the port; OSError where the address cannot be had."""
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, self._settings.host, self._settings.port)
+        await site.start()
+        port: int = self._runner.addresses[0][1]
+        return port
+
+    async def stop(self) -> None:
+        await self._runner.cleanup()
+
+    async def _healthz(self, request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def _readyz(self, request: web.Request) -> web.Response:
+        snapshot = self._snapshot()
+        if snapshot.draining:
+            return web.Response(status=503, text="the broker is leaving\n")
+        if not any(each.up for each in snapshot.backends):
+            why = "; ".join(f"{each.name}: {each.problem}" for each in snapshot.backends)
+            return web.Response(status=503, text=f"no backend answers: {why}\n")
+        return web.Response(text="ready\n")
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        body = generate_latest(self._registry)
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -1,0 +1,103 @@
+"""The catalogue: facts of the backends joined with what the operator configured.
+
+The engine plans with `ModelSpec`s made here; people and clients read `CatalogEntry`s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from broker.core.model_name import comparison_key, nearest
+from broker.core.ports import ModelFacts
+from broker.core.stimuli import ModelSpec
+
+# Embedding runners have one slot, whatever OLLAMA_NUM_PARALLEL says (reference/OLLAMA.md §3.1).
+EMBEDDING_SLOTS = 1
+
+# The ceiling of a context that is neither configured nor limited by the model's training: enough
+# for long tasks, small enough that one request cannot fill the card with its cache.
+NUM_CTX_MAX_DEFAULT = 32_768
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSettings:
+    """What the operator says of one model. None: the backend's setting, or the default."""
+
+    num_ctx: int | None = None
+    num_ctx_max: int | None = None
+    slots: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CatalogEntry:
+    """One model, and the backends that have it."""
+
+    facts: ModelFacts
+    backends: tuple[str, ...]
+
+
+def model_spec(facts: ModelFacts, settings: ModelSettings, slots_default: int) -> ModelSpec:
+    """What the engine plans with for this model."""
+    is_embedding = facts.capabilities == frozenset({"embedding"})
+    ceiling = settings.num_ctx_max or NUM_CTX_MAX_DEFAULT
+    if facts.context_length_train:
+        ceiling = min(ceiling, facts.context_length_train)
+    return ModelSpec(
+        name=facts.name,
+        runner=facts.runner,
+        size_bytes=facts.size_bytes,
+        slots=EMBEDDING_SLOTS if is_embedding else settings.slots or slots_default,
+        num_ctx=settings.num_ctx,
+        num_ctx_max=ceiling,
+        capabilities=facts.capabilities,
+    )
+
+
+class Catalog:
+    """All models on all backends. Written by discovery, read by services."""
+
+    def __init__(self, settings: Mapping[str, ModelSettings]) -> None:
+        self._settings = {comparison_key(name): each for name, each in settings.items()}
+        self._facts: dict[str, tuple[ModelFacts, ...]] = {}
+
+    def learn(
+        self, backend: str, facts: tuple[ModelFacts, ...], slots_default: int
+    ) -> tuple[ModelSpec, ...]:
+        """Takes what a backend has now and returns it as the engine plans with it.
+
+        Names that share one runner get the settings of the first of them that has any: a runner
+        has one context size, else they would restart it in turn.
+        """
+        self._facts[backend] = facts
+        by_runner: dict[str, ModelSettings] = {}
+        for each in sorted(facts, key=lambda fact: fact.name):
+            settings = self._settings.get(comparison_key(each.name))
+            if settings is not None:
+                by_runner.setdefault(each.runner, settings)
+        return tuple(
+            model_spec(each, by_runner.get(each.runner, ModelSettings()), slots_default)
+            for each in facts
+        )
+
+    def entries(self) -> list[CatalogEntry]:
+        """Every model once, in order of the names."""
+        found: dict[str, CatalogEntry] = {}
+        for backend, facts in self._facts.items():
+            for each in facts:
+                key = comparison_key(each.name)
+                before = found.get(key)
+                names = (*before.backends, backend) if before else (backend,)
+                found[key] = CatalogEntry(facts=before.facts if before else each, backends=names)
+        return [found[key] for key in sorted(found)]
+
+    def get(self, name: str) -> CatalogEntry | None:
+        """The model of this name, or None."""
+        key = comparison_key(name)
+        return next(
+            (each for each in self.entries() if comparison_key(each.facts.name) == key), None
+        )
+
+    def nearest(self, name: str) -> tuple[str, ...]:
+        """Up to three names that look most like this one."""
+        return nearest(name, [each.facts.name for each in self.entries()])

@@ -1,0 +1,97 @@
+"""Asks each backend what it is, has and holds, again and again, and tells the engine.
+
+One loop per backend. Residents are cheap and asked for often; the catalogue is the dear call and
+asked for seldom. A backend that does not answer is asked again at short intervals, and is back by
+itself as soon as it does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import structlog
+
+from broker.core.errors import BrokerError
+from broker.core.ports import Backend
+from broker.core.stimuli import BackendSeen, ModelsListed, ResidentsSeen, Stimulus
+from broker.models.catalog import Catalog
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiscoveryPolicy:
+    """How often one backend is asked."""
+
+    slots: int = 1
+    poll_interval_ns: int = 5_000_000_000
+    catalog_interval_ns: int = 60_000_000_000
+    retry_interval_ns: int = 2_000_000_000
+
+    def __post_init__(self) -> None:
+        if min(self.poll_interval_ns, self.catalog_interval_ns, self.retry_interval_ns) <= 0:
+            raise ValueError("intervals must be positive")
+
+
+class Discovery:
+    """What one backend says of itself."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        policy: DiscoveryPolicy,
+        catalog: Catalog,
+        feed: Callable[[Stimulus], None],
+        now_ns: Callable[[], int],
+        sleep: Callable[[int], Awaitable[None]],
+    ) -> None:
+        self._backend = backend
+        self._policy = policy
+        self._catalog = catalog
+        self._feed = feed
+        self._now_ns = now_ns
+        self._sleep = sleep
+        self._listed_ns: int | None = None
+        self._is_up: bool | None = None
+        self.version = ""
+
+    async def run(self) -> None:
+        """Asks until cancelled."""
+        while True:
+            is_up = await self.ask()
+            policy = self._policy
+            await self._sleep(policy.poll_interval_ns if is_up else policy.retry_interval_ns)
+
+    async def ask(self) -> bool:
+        """One round. Tells the engine what was heard; says whether the backend answered."""
+        name = self._backend.name
+        try:
+            await self._ask_all()
+        except BrokerError as error:
+            if self._is_up is not False:
+                _log.warning("backend does not answer", backend=name, problem=error.message)
+            self._is_up = False
+            self._listed_ns = None  # it may come back with other models
+            self._feed(BackendSeen(name, up=False, problem=error.message))
+            return False
+        if self._is_up is not True:
+            _log.info("backend answers", backend=name, version=self.version)
+        self._is_up = True
+        self._feed(BackendSeen(name, up=True))
+        return True
+
+    async def _ask_all(self) -> None:
+        name = self._backend.name
+        self.version = await self._backend.version()
+        if self._listed_ns is None or self._is_stale(self._listed_ns):
+            models = await self._backend.models()
+            self._listed_ns = self._now_ns()
+            specs = self._catalog.learn(name, models, self._policy.slots)
+            self._feed(ModelsListed(name, specs))
+        asked_ns = self._now_ns()
+        residents = await self._backend.residents()
+        self._feed(ResidentsSeen(name, residents, asked_ns))
+
+    def _is_stale(self, listed_ns: int) -> bool:
+        return self._now_ns() - listed_ns >= self._policy.catalog_interval_ns

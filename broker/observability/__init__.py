@@ -1,0 +1,1 @@
+"""What the broker shows of itself: logs and metrics."""

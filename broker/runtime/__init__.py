@@ -1,0 +1,1 @@
+"""THE LOOP: performs what the engine decides. The only place that calls `Engine.handle`."""

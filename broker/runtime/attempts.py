@@ -1,0 +1,109 @@
+"""One call to a backend for one request, from its start to its proven end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from broker.core.content import Completion, EmbedContent, Embeddings, GenerateContent, Piece
+from broker.core.effects import StartAttempt
+from broker.core.errors import BrokerError, Cancelled, Internal
+from broker.core.ports import Backend
+from broker.core.stimuli import AttemptEnded, FirstToken, Stimulus
+from broker.runtime.clock import Clock
+from broker.runtime.streams import Done, ResponseStream, Started, Timings
+
+
+@dataclass(slots=True)
+class Errand:
+    """A request while it is under way: what it carries, and the way back."""
+
+    stream: ResponseStream
+    content: GenerateContent | EmbedContent
+    arrived_ns: int
+    done: Done | None = None
+
+
+class Call:
+    """One attempt: the moments of a backend call, and the way of its pieces.
+
+    `ended` says at any moment how the attempt has ended if its task is over: a task that was
+    cancelled before its first step has ended too.
+    """
+
+    __slots__ = (
+        "_clock",
+        "_errand",
+        "_feed",
+        "_first_ns",
+        "_last_ns",
+        "_pieces",
+        "_start",
+        "ended",
+    )
+
+    def __init__(
+        self,
+        start: StartAttempt,
+        errand: Errand,
+        clock: Clock,
+        feed: Callable[[Stimulus], None],
+    ) -> None:
+        self._start = start
+        self._errand = errand
+        self._clock = clock
+        self._feed = feed
+        self._first_ns = 0
+        self._last_ns = 0
+        self._pieces = 0
+        self.ended = AttemptEnded(start.attempt, Cancelled("aborted"))
+
+    async def run(self, backend: Backend) -> None:
+        """Calls the backend. When the task is over no byte of the answer is read any more."""
+        start, errand = self._start, self._errand
+        errand.stream.start(
+            Started(start.model, start.backend, start.substituted_for, start.changes)
+        )
+        try:
+            result = await self._call(backend)
+        except BrokerError as failure:
+            self.ended = AttemptEnded(start.attempt, failure)
+        except asyncio.CancelledError:
+            raise
+        except BaseException:
+            self.ended = AttemptEnded(start.attempt, Internal("the broker failed this request"))
+            raise
+        else:
+            errand.done = self._done(result)
+            output_tokens = result.output_tokens if isinstance(result, Completion) else 0
+            self.ended = AttemptEnded(start.attempt, None, result.prompt_tokens, output_tokens)
+
+    async def _call(self, backend: Backend) -> Completion | Embeddings:
+        start, content = self._start, self._errand.content
+        if isinstance(content, EmbedContent):
+            return await backend.embed(start.model, content, num_ctx=start.num_ctx)
+        return await backend.generate(
+            start.model, content, num_ctx=start.num_ctx, on_pieces=self._on_pieces
+        )
+
+    def _on_pieces(self, pieces: Sequence[Piece]) -> None:
+        self._last_ns = self._clock.monotonic_ns()
+        if not self._pieces:
+            self._first_ns = self._last_ns
+            self._feed(FirstToken(self._start.attempt))
+        self._pieces += len(pieces)
+        self._errand.stream.feed(pieces)
+
+    def _done(self, result: Completion | Embeddings) -> Done:
+        now_ns = self._clock.monotonic_ns()
+        arrived_ns = self._errand.arrived_ns
+        gaps = max(0, self._pieces - 1)
+        timings = Timings(
+            queue_wait_ns=self._start.queue_wait_ns,
+            load_wait_ns=self._start.load_wait_ns,
+            first_token_ns=(self._first_ns or now_ns) - arrived_ns,
+            per_token_ns=(self._last_ns - self._first_ns) // gaps if gaps else 0,
+            total_ns=now_ns - arrived_ns,
+        )
+        return Done(self._start.model, result, timings)

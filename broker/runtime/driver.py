@@ -1,0 +1,284 @@
+"""The shell around the engine: the only caller of `Engine.handle`, and the performer of effects.
+
+What a decision needs from outside is fetched before the turn; the turn itself is synchronous. An
+effect that takes time becomes one supervised task whose end is one stimulus.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from broker.core.content import EmbedContent, GenerateContent
+from broker.core.effects import (
+    AbortAttempt,
+    Admit,
+    Drained,
+    Effect,
+    Finish,
+    Load,
+    Refuse,
+    Renew,
+    SetTimer,
+    StartAttempt,
+    TakeOver,
+    TellQueued,
+    TellRequeued,
+    Unload,
+)
+from broker.core.engine import Engine
+from broker.core.errors import BrokerError, Internal, InvariantBroken, RequestUnknown
+from broker.core.ports import Backend
+from broker.core.requests import AttemptId, Outcome, RequestKey, RequestSpec
+from broker.core.snapshot import Snapshot, take_snapshot
+from broker.core.stimuli import Arrived, CancelAsked, CancelCause, DrainAsked, Stimulus, TimerFired
+from broker.runtime.attempts import Call, Errand
+from broker.runtime.clock import Clock
+from broker.runtime.streams import ResponseStream, Subscription
+from broker.runtime.supervisor import Supervisor
+from broker.runtime.switches import SwitchLimits, run_load, run_renew, run_unload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriverLimits:
+    """Bounds of the shell itself.
+
+    `reconnect_grace_ns`: how long a request whose client went away waits for it to come back. 0:
+    the backend's work is aborted at once, which is what agents that cancel want.
+    """
+
+    stream_buffer_bytes_max: int = 1024 * 1024
+    reconnect_grace_ns: int = 0
+    switches: SwitchLimits = field(default_factory=SwitchLimits)
+
+
+@dataclass(slots=True)
+class _Newcomer:
+    """A request between its arrival and the engine's first word on it."""
+
+    errand: Errand
+    resume_from: int
+    subscription: Subscription | None = None
+    error: BrokerError | None = None
+
+
+class Driver:
+    """Feeds the engine and does what it says."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        backends: Mapping[str, Backend],
+        clock: Clock,
+        supervisor: Supervisor,
+        limits: DriverLimits,
+    ) -> None:
+        self._engine = engine
+        self._backends = backends
+        self._clock = clock
+        self._supervisor = supervisor
+        self._limits = limits
+        self._errands: dict[RequestKey, Errand] = {}
+        self._attempts: dict[AttemptId, asyncio.Task[None]] = {}
+        self._newcomer: _Newcomer | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+        self._drained = asyncio.Event()
+        self._broken = asyncio.Event()
+        self._turning = False
+        self._waiting_stimuli: list[Stimulus] = []
+        self._performers: dict[type[Effect], Callable[[Any], None]] = {
+            Admit: self._admit,
+            Refuse: self._refuse,
+            TakeOver: self._take_over,
+            TellQueued: self._tell,
+            TellRequeued: self._tell,
+            StartAttempt: self._start_attempt,
+            AbortAttempt: self._abort_attempt,
+            Finish: self._finish,
+            Load: self._load,
+            Unload: self._unload,
+            Renew: self._renew,
+            SetTimer: self._set_timer,
+            Drained: self._set_drained,
+        }
+
+    # For services
+
+    def submit(
+        self,
+        spec: RequestSpec,
+        content: GenerateContent | EmbedContent,
+        *,
+        resume_from: int = 0,
+    ) -> Subscription:
+        """Hands a request to the engine and returns the one reader of its stream.
+
+        On success the caller owns the subscription and must `leave` it in the end; on error
+        (BrokerError) nothing of the request remains.
+        """
+        if resume_from and spec.key not in self._errands:
+            raise RequestUnknown("there is nothing to resume: no such request is under way")
+        stream = ResponseStream(spec.key, self._limits.stream_buffer_bytes_max)
+        newcomer = _Newcomer(Errand(stream, content, self._clock.monotonic_ns()), resume_from)
+        self._newcomer = newcomer
+        try:
+            self.feed(Arrived(spec))
+        finally:
+            self._newcomer = None
+        if newcomer.error is not None:
+            raise newcomer.error
+        if newcomer.subscription is None:
+            raise InvariantBroken("the engine neither took nor refused a request")
+        return newcomer.subscription
+
+    def leave(self, subscription: Subscription) -> None:
+        """The reader is done, or its client went away. A request that only it was waiting for is
+        cancelled; one that has ended, or that a newer call reads, is not touched."""
+        if self._limits.reconnect_grace_ns and not self._engine.draining:
+            delay_s = self._limits.reconnect_grace_ns / 1e9
+            asyncio.get_running_loop().call_later(delay_s, self._give_up, subscription)
+        else:
+            self._give_up(subscription)
+
+    def _give_up(self, subscription: Subscription) -> None:
+        stream = subscription.stream
+        errand = self._errands.get(stream.key)
+        if errand is not None and errand.stream is stream and stream.is_read_by(subscription):
+            self.feed(CancelAsked(stream.key, CancelCause.CLIENT_GONE))
+
+    def cancel(self, key: RequestKey) -> str | None:
+        """Ends a request for its agent. Its state before, or None where there was none."""
+        record = self._engine.records.get(key)
+        if record is None:
+            return None
+        state = record.state.value
+        self.feed(CancelAsked(key, CancelCause.BY_AGENT))
+        return state
+
+    def drain(self, timeout_ns: int) -> None:
+        """Takes no new requests; what is under way has `timeout_ns`."""
+        self.feed(DrainAsked(self._clock.monotonic_ns() + timeout_ns))
+
+    async def wait_drained(self) -> None:
+        """Returns when nothing is under way any more, after `drain`."""
+        await self._drained.wait()
+
+    async def wait_broken(self) -> None:
+        """Returns when a turn of the engine has failed: the daemon must stop and say so."""
+        await self._broken.wait()
+
+    def snapshot(self, requests_max: int = 0) -> Snapshot:
+        return take_snapshot(self._engine, self._clock.monotonic_ns(), requests_max=requests_max)
+
+    def pieces_count(self, key: RequestKey) -> int:
+        """Pieces of the answer so far; 0 for a request that is not under way."""
+        errand = self._errands.get(key)
+        return errand.stream.pieces_count if errand is not None else 0
+
+    def now_ns(self) -> int:
+        """The engine's clock: deadlines are on it."""
+        return self._clock.monotonic_ns()
+
+    # The turn
+
+    def feed(self, stimulus: Stimulus) -> None:
+        """One turn of the engine, then its effects. A stimulus that an effect causes at once waits
+        for the end of the turn: effects are performed in the order of their turns."""
+        self._waiting_stimuli.append(stimulus)
+        if self._turning:
+            return
+        self._turning = True
+        whole = False
+        try:
+            while self._waiting_stimuli:
+                due = self._waiting_stimuli.pop(0)
+                for effect in self._engine.handle(due, self._clock.monotonic_ns()):
+                    self._performers[type(effect)](effect)
+            whole = True
+        finally:
+            self._turning = False
+            if not whole:  # half a turn was done: nothing the engine says can be trusted now
+                self._broken.set()
+
+    def _admit(self, effect: Admit) -> None:
+        newcomer = self._expected()
+        self._errands[effect.key] = newcomer.errand
+        newcomer.subscription = newcomer.errand.stream.attach()
+
+    def _refuse(self, effect: Refuse) -> None:
+        self._expected().error = effect.error
+
+    def _take_over(self, effect: TakeOver) -> None:
+        newcomer = self._expected()
+        try:
+            newcomer.subscription = self._errands[effect.key].stream.attach(newcomer.resume_from)
+        except BrokerError as error:
+            newcomer.error = error
+
+    def _expected(self) -> _Newcomer:
+        if self._newcomer is None:
+            raise InvariantBroken("the engine speaks of an arrival that nobody waits for")
+        return self._newcomer
+
+    def _tell(self, effect: TellQueued | TellRequeued) -> None:
+        self._errands[effect.key].stream.tell(effect)
+
+    def _start_attempt(self, effect: StartAttempt) -> None:
+        errand = self._errands[effect.key]
+        call = Call(effect, errand, self._clock, self.feed)
+        work = call.run(self._backends[effect.backend])
+        task = self._supervisor.start(work, f"attempt-{effect.attempt}")
+        self._attempts[effect.attempt] = task
+        task.add_done_callback(partial(self._attempt_over, call))
+
+    def _attempt_over(self, call: Call, task: asyncio.Task[None]) -> None:
+        del self._attempts[call.ended.attempt]
+        self.feed(call.ended)
+
+    def _abort_attempt(self, effect: AbortAttempt) -> None:
+        task = self._attempts.get(effect.attempt)
+        if task is not None:
+            task.cancel()
+
+    def _finish(self, effect: Finish) -> None:
+        errand = self._errands.pop(effect.key)
+        if effect.outcome is Outcome.COMPLETED:
+            if errand.done is None:
+                raise InvariantBroken("a request is complete without a result")
+            errand.stream.finish(errand.done)
+        else:
+            error = effect.error or Internal("ended without a reason")
+            errand.stream.fail(error, effect.outcome)
+
+    def _load(self, effect: Load) -> None:
+        backend = self._backends[effect.backend]
+        work = run_load(effect, backend, self._limits.switches, self._clock, self.feed)
+        self._supervisor.start(work, f"load-{effect.backend}-{effect.model}")
+
+    def _unload(self, effect: Unload) -> None:
+        backend = self._backends[effect.backend]
+        work = run_unload(effect, backend, self._limits.switches, self._clock, self.feed)
+        self._supervisor.start(work, f"unload-{effect.backend}-{effect.model}")
+
+    def _renew(self, effect: Renew) -> None:
+        work = run_renew(effect, self._backends[effect.backend], self._limits.switches)
+        self._supervisor.start(work, f"renew-{effect.backend}-{effect.model}")
+
+    def _set_timer(self, effect: SetTimer) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        delay_ns = max(0, effect.at_ns - self._clock.monotonic_ns())
+        loop = asyncio.get_running_loop()
+        self._alarm = loop.call_later(delay_ns / 1e9, self.feed, TimerFired())
+
+    def _set_drained(self, effect: Drained) -> None:
+        self._drained.set()
+
+    def close(self) -> None:
+        """Stops the alarm. Tasks end with the supervisor."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None

@@ -1,0 +1,273 @@
+"""What a client reads of its request: bounded, merged for slow readers, replayed to a new call.
+
+Tokens go backend -> stream -> client without passing through the engine. The side that feeds never
+waits: a client that reads slowly finds what has gathered merged into fewer messages, and one that
+falls too far behind is told so and ends, instead of holding its slot for everybody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from broker.core.content import Completion, Embeddings, Piece, ToolCall
+from broker.core.effects import TellQueued, TellRequeued
+from broker.core.errors import (
+    BrokerError,
+    ClientTooSlow,
+    FieldProblem,
+    InvalidRequest,
+    TakenOver,
+)
+from broker.core.requests import Outcome, RequestKey
+
+# Pieces that gathered are merged up to this many bytes of text per message, well below what gRPC
+# carries at once and far above a token.
+MESSAGE_TEXT_BYTES_MAX = 64 * 1024
+
+
+class Started(NamedTuple):
+    """A backend has the request."""
+
+    model: str
+    backend: str
+    substituted_for: str
+    changes: tuple[str, ...]
+
+
+class Pieces(NamedTuple):
+    """One or more pieces of the answer, merged. `seq` is the number of the first."""
+
+    seq: int
+    text: str
+    thinking: str
+    tool_calls: tuple[ToolCall, ...]
+    piece_count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timings:
+    """Where the time of a request went, in nanoseconds."""
+
+    queue_wait_ns: int
+    load_wait_ns: int
+    first_token_ns: int
+    per_token_ns: int
+    total_ns: int
+
+
+class Done(NamedTuple):
+    """The request is complete."""
+
+    model: str
+    result: Completion | Embeddings
+    timings: Timings
+
+
+StreamEvent = TellQueued | TellRequeued | Started | Pieces | Done
+
+
+class ResponseStream:
+    """One request's way back to its client. At most one subscription reads it at a time."""
+
+    __slots__ = (
+        "_base",
+        "_bytes_kept",
+        "_bytes_max",
+        "_done",
+        "_error",
+        "_notice",
+        "_pieces",
+        "_started",
+        "_subscription",
+        "key",
+        "outcome",
+    )
+
+    def __init__(self, key: RequestKey, bytes_max: int) -> None:
+        self.key = key
+        self._bytes_max = bytes_max
+        self._pieces: list[Piece] = []
+        self._base = 0  # number of the first piece still kept
+        self._bytes_kept = 0
+        self._notice: TellQueued | TellRequeued | None = None  # the last word while it waited
+        self._started: Started | None = None
+        self._done: Done | None = None
+        self._error: BrokerError | None = None
+        self._subscription: Subscription | None = None
+        self.outcome: Outcome | None = None  # how it ended, unless well
+
+    @property
+    def pieces_count(self) -> int:
+        """Pieces that came so far."""
+        return self._base + len(self._pieces)
+
+    # The side that feeds; never waits
+
+    def tell(self, notice: TellQueued | TellRequeued) -> None:
+        self._notice = notice
+        if isinstance(notice, TellRequeued):
+            self._started = None
+        if self._subscription is not None:
+            self._subscription.put(notice)
+
+    def start(self, started: Started) -> None:
+        self._started = started
+        if self._subscription is not None:
+            self._subscription.put(started)
+
+    def feed(self, pieces: Sequence[Piece]) -> None:
+        """Takes pieces from the backend. Raises ClientTooSlow when too much waits to be read."""
+        self._pieces.extend(pieces)
+        for piece in pieces:
+            self._bytes_kept += len(piece.text) + len(piece.thinking)
+        if self._bytes_kept > self._bytes_max:
+            self._drop_read()
+        if self._subscription is not None:
+            self._subscription.wake()
+
+    def _drop_read(self) -> None:
+        """Forgets pieces that were read: from now on a new call cannot begin before them."""
+        read = self._subscription.position if self._subscription is not None else self._base
+        dropped = self._pieces[: read - self._base]
+        self._bytes_kept -= sum(len(each.text) + len(each.thinking) for each in dropped)
+        del self._pieces[: len(dropped)]
+        self._base = read
+        if self._bytes_kept > self._bytes_max:
+            raise ClientTooSlow(
+                f"more than {self._bytes_max} bytes of the answer wait to be read by its client"
+            )
+
+    def finish(self, done: Done) -> None:
+        self._done = done
+        if self._subscription is not None:
+            self._subscription.wake()
+
+    def fail(self, error: BrokerError, outcome: Outcome) -> None:
+        self._error, self.outcome = error, outcome
+        if self._subscription is not None:
+            self._subscription.wake()
+
+    # The side that reads
+
+    def attach(self, resume_from: int = 0) -> Subscription:
+        """A new reader, from piece `resume_from` on. The reader before it is told and ends."""
+        if not self._base <= resume_from <= self.pieces_count:
+            problem = f"is {resume_from}; pieces {self._base} to {self.pieces_count} can be resumed"
+            raise InvalidRequest((FieldProblem(field="resume_from_seq", problem=problem),))
+        if self._subscription is not None:
+            self._subscription.displace()
+        subscription = Subscription(self, resume_from)
+        if self._started is not None:
+            subscription.put(self._started)
+        elif self._notice is not None:
+            subscription.put(self._notice)
+        self._subscription = subscription
+        return subscription
+
+    def is_read_by(self, subscription: Subscription) -> bool:
+        return self._subscription is subscription
+
+    def take_from(self, position: int) -> Pieces | None:
+        """What has gathered from piece `position` on, merged as far as order and size allow."""
+        pieces = self._pieces
+        first = position - self._base
+        count = len(pieces) - first
+        if count <= 0:
+            return None
+        if count == 1:
+            text, thinking, tool_calls = pieces[first]
+            return Pieces(position, text, thinking, tool_calls, 1)
+        return _merge(pieces, first, position)
+
+    def ending(self) -> Done | BrokerError | None:
+        return self._error or self._done
+
+
+def _merge(pieces: list[Piece], first: int, seq: int) -> Pieces:
+    """In one message thinking comes before text and text before tool calls: where the order of the
+    pieces is another, the message ends."""
+    texts: list[str] = []
+    thoughts: list[str] = []
+    calls: list[ToolCall] = []
+    size = count = 0
+    for text, thinking, tool_calls in pieces[first:]:
+        out_of_order = (thinking and (texts or calls)) or (text and calls)
+        if count and (out_of_order or size >= MESSAGE_TEXT_BYTES_MAX):
+            break
+        if text:
+            texts.append(text)
+        if thinking:
+            thoughts.append(thinking)
+        calls.extend(tool_calls)
+        size += len(text) + len(thinking)
+        count += 1
+    return Pieces(seq, "".join(texts), "".join(thoughts), tuple(calls), count)
+
+
+class Subscription:
+    """One reader of a stream: an asynchronous iterator of events.
+
+    It ends after Done, or by raising the BrokerError that ended the request, or TakenOver.
+    """
+
+    __slots__ = ("_displaced", "_is_over", "_notices", "_stream", "_waiter", "position")
+
+    def __init__(self, stream: ResponseStream, position: int) -> None:
+        self._stream = stream
+        self.position = position  # number of the next piece to read
+        self._notices: deque[TellQueued | TellRequeued | Started] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._displaced = False
+        self._is_over = False
+
+    @property
+    def stream(self) -> ResponseStream:
+        return self._stream
+
+    def put(self, notice: TellQueued | TellRequeued | Started) -> None:
+        """Positions are conflated: only the latest is worth reading, so this stays short."""
+        last = self._notices[-1] if self._notices else None
+        if isinstance(notice, TellQueued) and isinstance(last, TellQueued):
+            self._notices.pop()
+        self._notices.append(notice)
+        self.wake()
+
+    def wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def displace(self) -> None:
+        self._displaced = True
+        self.wake()
+
+    def __aiter__(self) -> Subscription:
+        return self
+
+    async def __anext__(self) -> StreamEvent:
+        while True:
+            if self._displaced:
+                raise TakenOver("a newer call with the same request_id carries on")
+            if self._notices:
+                return self._notices.popleft()
+            pieces = self._stream.take_from(self.position)
+            if pieces is not None:
+                self.position += pieces.piece_count
+                return pieces
+            if self._is_over:
+                raise StopAsyncIteration
+            ending = self._stream.ending()
+            if isinstance(ending, BrokerError):
+                raise ending
+            if ending is not None:
+                self._is_over = True
+                return ending
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None

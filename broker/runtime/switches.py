@@ -1,0 +1,112 @@
+"""Loads and unloads: the slow half of the switch protocol, each ending in one stimulus.
+
+A load belongs to the broker and is tied to no client: Ollama aborts a load whose owner leaves.
+An unload is answered before it is done; only the list of residents proves it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from broker.core.effects import Load, Renew, Unload
+from broker.core.errors import BackendUnreachable, BrokerError, LoadFailed, ModelUnknown
+from broker.core.model_name import comparison_key
+from broker.core.ports import Backend, Resident
+from broker.core.stimuli import LoadEnded, ResidentsSeen, Stimulus, UnloadEnded
+from broker.runtime.clock import Clock
+
+# How often the list of residents is asked for while a model is to leave: Ollama needs 0.1 to 5 s.
+GONE_POLL_NS = 50_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwitchLimits:
+    """How long a load and an unload may take, and how long a model stays without renewal."""
+
+    load_timeout_s: float = 600.0  # twice Ollama's own stall limit, as a load may follow another
+    unload_timeout_s: float = 60.0
+    keep_alive_s: int = 600
+
+
+async def run_load(
+    effect: Load,
+    backend: Backend,
+    limits: SwitchLimits,
+    clock: Clock,
+    feed: Callable[[Stimulus], None],
+) -> None:
+    """Loads, looks at what it became, and says LoadEnded."""
+    error: BrokerError | None = LoadFailed(f"the load of {effect.model} was interrupted")
+    try:
+        async with asyncio.timeout(limits.load_timeout_s):
+            await backend.load(
+                effect.model, num_ctx=effect.num_ctx, keep_alive_s=limits.keep_alive_s
+            )
+            await _look(backend, clock, feed)
+        error = None
+    except TimeoutError:
+        error = LoadFailed(
+            f"{effect.model} was not loaded on {backend.name} within {limits.load_timeout_s:.0f} s"
+        )
+    except BackendUnreachable as failure:
+        error = failure
+    except BrokerError as failure:
+        error = LoadFailed(f"{effect.model} could not be loaded on {backend.name}: {failure}")
+    finally:
+        feed(LoadEnded(effect.backend, effect.runner, error))
+
+
+async def run_unload(
+    effect: Unload,
+    backend: Backend,
+    limits: SwitchLimits,
+    clock: Clock,
+    feed: Callable[[Stimulus], None],
+) -> None:
+    """Unloads, waits until the model is proven gone, and says UnloadEnded."""
+    error: BrokerError | None = LoadFailed(f"the unload of {effect.model} was interrupted")
+    try:
+        async with asyncio.timeout(limits.unload_timeout_s):
+            if not await _is_gone(effect.model, backend, clock, feed):
+                await backend.unload(effect.model)
+            while not await _is_gone(effect.model, backend, clock, feed):
+                await clock.sleep(GONE_POLL_NS)
+        error = None
+    except TimeoutError:
+        error = LoadFailed(
+            f"{effect.model} did not leave {backend.name} within {limits.unload_timeout_s:.0f} s"
+        )
+    except BrokerError as failure:
+        error = failure
+    finally:
+        feed(UnloadEnded(effect.backend, effect.runner, error))
+
+
+async def run_renew(effect: Renew, backend: Backend, limits: SwitchLimits) -> None:
+    """Renews a keep_alive. A failure needs no word: the list of residents will tell."""
+    try:
+        async with asyncio.timeout(limits.unload_timeout_s):
+            await backend.load(
+                effect.model, num_ctx=effect.num_ctx, keep_alive_s=limits.keep_alive_s
+            )
+    except (TimeoutError, BrokerError, ModelUnknown):
+        return
+
+
+async def _look(
+    backend: Backend, clock: Clock, feed: Callable[[Stimulus], None]
+) -> tuple[Resident, ...]:
+    asked_ns = clock.monotonic_ns()
+    residents = await backend.residents()
+    feed(ResidentsSeen(backend.name, residents, asked_ns))
+    return residents
+
+
+async def _is_gone(
+    model: str, backend: Backend, clock: Clock, feed: Callable[[Stimulus], None]
+) -> bool:
+    key = comparison_key(model)
+    residents = await _look(backend, clock, feed)
+    return all(comparison_key(each.name) != key for each in residents)

@@ -1,0 +1,96 @@
+"""Generate, Embed and Cancel: turns a valid call into a request of the engine and reads it back."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+
+from broker.core.content import EmbedContent, GenerateContent
+from broker.core.errors import RequestUnknown
+from broker.core.requests import Criticality, RequestKey, RequestKind, RequestSpec
+from broker.runtime.driver import Driver
+from broker.runtime.streams import Subscription
+from broker.services.agents import AgentTypes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadlinePolicy:
+    """When a request ends that did not say, and how long before its own deadline one ends that did:
+    the broker speaks first, so that the client hears why."""
+
+    default_ns: int = 600_000_000_000
+    max_ns: int = 86_400_000_000_000
+    margin_ns_max: int = 100_000_000
+    margin_share: float = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """A call whose fields are valid. `remaining_s` is what is left of its deadline, if any."""
+
+    request_id: str
+    agent_id: str
+    model: str
+    fallback_models: tuple[str, ...]
+    content: GenerateContent | EmbedContent
+    priority: int
+    criticality: Criticality
+    preemptible: bool
+    fingerprint: bytes
+    size_bytes: int
+    num_ctx_needed: int
+    needs: frozenset[str]
+    remaining_s: float | None
+    resume_from: int = 0
+
+
+class InferenceService:
+    """See the module."""
+
+    def __init__(self, driver: Driver, agents: AgentTypes, deadlines: DeadlinePolicy) -> None:
+        self._driver = driver
+        self._agents = agents
+        self._deadlines = deadlines
+
+    def submit(self, call: Submission) -> Subscription:
+        """Hands the call to the engine. The caller must `leave` the subscription in the end.
+        Raises the BrokerError of the gate that says no."""
+        self._agents.type_of(call.agent_id)
+        is_embed = isinstance(call.content, EmbedContent)
+        spec = RequestSpec(
+            key=(call.agent_id, call.request_id or uuid.uuid4().hex),
+            fingerprint=call.fingerprint,
+            kind=RequestKind.EMBED if is_embed else RequestKind.GENERATE,
+            model=call.model,
+            priority=call.priority,
+            criticality=call.criticality,
+            deadline_ns=self._deadline_ns(call.remaining_s),
+            size_bytes=call.size_bytes,
+            num_ctx_needed=call.num_ctx_needed,
+            needs=call.needs,
+            preemptible=call.preemptible,
+            fallback_models=call.fallback_models,
+        )
+        return self._driver.submit(spec, call.content, resume_from=call.resume_from)
+
+    def leave(self, subscription: Subscription) -> None:
+        """The call is over, whatever the reason."""
+        self._driver.leave(subscription)
+
+    def cancel(self, agent_id: str, request_id: str) -> str:
+        """Ends a request of this agent; says where it was. RequestUnknown where there is none."""
+        key: RequestKey = (agent_id, request_id)
+        state = self._driver.cancel(key)
+        if state is None:
+            raise RequestUnknown(f"agent {agent_id!r} has no request {request_id!r} under way")
+        return state
+
+    def _deadline_ns(self, remaining_s: float | None) -> int:
+        now_ns = self._driver.now_ns()
+        if remaining_s is None:
+            return now_ns + self._deadlines.default_ns
+        remaining_ns = int(min(remaining_s * 1e9, self._deadlines.max_ns))
+        margin_ns = min(
+            self._deadlines.margin_ns_max, int(remaining_ns * self._deadlines.margin_share)
+        )
+        return now_ns + remaining_ns - margin_ns

@@ -1,0 +1,62 @@
+"""Which models there are, where, and in what state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from broker.core.errors import ModelUnknown
+from broker.core.model_name import comparison_key
+from broker.core.snapshot import ResidencyView, Snapshot
+from broker.models.catalog import Catalog, CatalogEntry
+from broker.runtime.driver import Driver
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelPlace:
+    """A model on one backend; `residency` None means that it is on disk only."""
+
+    backend: str
+    residency: ResidencyView | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelView:
+    """A model and all its places."""
+
+    entry: CatalogEntry
+    places: tuple[ModelPlace, ...]
+
+
+class ModelsService:
+    """See the module."""
+
+    def __init__(self, driver: Driver, catalog: Catalog) -> None:
+        self._driver = driver
+        self._catalog = catalog
+
+    def page(self, after: str, size: int) -> tuple[list[ModelView], str]:
+        """Up to `size` models that come after the name `after`, in order of the names, and the name
+        to go on from, or "" where these were the last."""
+        key = comparison_key(after) if after else ""
+        rest = [each for each in self._catalog.entries() if comparison_key(each.facts.name) > key]
+        snapshot = self._driver.snapshot()
+        chosen = [_view(each, snapshot) for each in rest[:size]]
+        return chosen, chosen[-1].entry.facts.name if len(rest) > size else ""
+
+    def get(self, name: str) -> ModelView:
+        """One model. ModelUnknown with the nearest names where there is none."""
+        entry = self._catalog.get(name)
+        if entry is None:
+            raise ModelUnknown(name, self._catalog.nearest(name))
+        return _view(entry, self._driver.snapshot())
+
+
+def _view(entry: CatalogEntry, snapshot: Snapshot) -> ModelView:
+    places = []
+    for backend in snapshot.backends:
+        if backend.name in entry.backends:
+            residency = next(
+                (each for each in backend.residents if each.runner == entry.facts.runner), None
+            )
+            places.append(ModelPlace(backend=backend.name, residency=residency))
+    return ModelView(entry=entry, places=tuple(places))
