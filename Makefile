@@ -1,0 +1,76 @@
+# One command each. `make` creates .venv, installs the pinned dependencies and builds the
+# extensions in place; it does nothing where nothing changed. The stamps lie in .venv, so that they
+# go when it goes.
+
+VENV := .venv
+BIN := $(VENV)/bin
+ENVIRONMENT := $(VENV)/environment.stamp
+BUILT := $(VENV)/built.stamp
+SCHED := $(wildcard _sched/*.pyx _sched/*.pxd)
+DEBUG_DIR := build/debug
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DELETE_ON_ERROR:
+.PHONY: build run test lint lint-ruff lint-format lint-types lint-wire bench proto baseline debug clean
+
+build: $(BUILT)
+
+$(ENVIRONMENT): requirements.txt requirements-dev.txt
+	@python="$$(packaging/preflight.sh)" || exit 1; \
+	if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then "$$python" -m venv $(VENV); fi
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	@touch $@
+
+# The editable install compiles in place and writes the commands into .venv/bin. It uses the pinned
+# Cython and setuptools of .venv rather than whatever an isolated build would fetch today.
+$(BUILT): $(ENVIRONMENT) pyproject.toml setup.py $(SCHED)
+	@packaging/preflight.sh >/dev/null
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# A live view of a small fleet; ARGS=--once ends after the summary.
+run: build
+	@$(BIN)/python -m brokerctl.demo $(ARGS)
+
+# Everything that is checked. The tests come last, so that their summary is what one sees.
+test: lint
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: lint-ruff lint-format lint-types lint-wire
+
+lint-ruff: build
+	$(BIN)/ruff check .
+
+lint-format: build
+	$(BIN)/ruff format --check .
+
+lint-types: build
+	$(BIN)/mypy
+
+# proto/README.md says how to move the baseline when a break is meant.
+lint-wire: build
+	$(BIN)/buf lint proto
+	$(BIN)/buf breaking proto --against proto/baseline.binpb
+
+bench: build
+	$(BIN)/python -m bench all $(ARGS)
+
+# The generated stubs. tests/tidy compares the committed ones with fresh ones.
+proto: build
+	$(BIN)/python proto/generate.py
+
+baseline: build
+	$(BIN)/buf build proto --as-file-descriptor-set -o proto/baseline.binpb
+
+# `_sched` with bounds checks and its O(n) checks after every change, in a folder of its own, and
+# its tests against that build. The first line proves that they do not meet the release build.
+debug: build
+	SCHED_DEBUG=1 $(BIN)/python setup.py --quiet build --build-base $(DEBUG_DIR) --build-lib $(DEBUG_DIR)/lib
+	PYTHONPATH=$(DEBUG_DIR)/lib $(BIN)/python -P -c "import _sched.heap as m; assert '$(DEBUG_DIR)' in m.__file__, m.__file__"
+	$(BIN)/pytest -o pythonpath="$(DEBUG_DIR)/lib" tests/property $(ARGS)
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -f _sched/*.so _sched/*.c _sched/*.html $(BUILT)
+	find $(wildcard broker _sched clients tests bench proto) -name __pycache__ -type d -prune -exec rm -rf {} +
