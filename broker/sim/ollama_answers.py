@@ -1,7 +1,7 @@
 """The bytes of Ollama's answers about text: stream lines, whole documents, embeddings.
 
 Rules: fields in Go's order, a field that is zero is absent, HTML characters escaped, stamps in
-RFC3339Nano. What stays the same from line to line is rendered once. Pure: the moment is an argument.
+RFC3339Nano. What stays the same from line to line is rendered once. Pure: the moment is handed in.
 
 Source: reference/OLLAMA.md §1.1, §1.3-1.5, §6; recordings 10_, 11_, 16_, 20_, 30_.
 """

@@ -40,8 +40,6 @@ def read_catalogue(path: Path) -> Catalogue:
             models.append(_model(table))
         except CatalogueFileError as error:
             problems.append(f"model[{place}]: {error}")
-    if not models and not problems:
-        problems.append("no [[model]] table")
     if problems:
         raise CatalogueFileError("\n".join(f"{path}: {problem}" for problem in problems))
     return Catalogue(models)

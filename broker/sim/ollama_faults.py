@@ -2,8 +2,8 @@
 
 Rules: a fault waits for requests of its model (or of any), meets each with its probability, by the
 seed, and is used up after `count` of them. The kinds that concern the machine rather than one
-request (freeze without `after`, thaw, hang_load, fail_load, slow) act as soon as they are set. The plan
-decides; ollama_http.py does it.
+request (freeze without `after`, thaw, hang_load, fail_load, oom_load, slow) act as soon as they are
+set. The plan decides; ollama_exchange.py and ollama_pump.py do it.
 
 Source: reference/OLLAMA.md §7.10; recordings 66_ to 69_ and 79_.
 """
@@ -61,7 +61,6 @@ AT_TOKENS: Final = frozenset(
         FaultKind.END_WITHOUT_DONE,
     }
 )
-_MODEL_NEEDED: Final = IMMEDIATE - {FaultKind.OOM_LOAD}
 
 
 class FaultError(ValueError):
@@ -92,7 +91,8 @@ class Fault:
             raise FaultError(f"factor {self.factor}: must be above 0")
         if self.status and not 400 <= self.status <= 599:
             raise FaultError(f"status {self.status}: must be 400 to 599")
-        if self.is_immediate and self.kind in _MODEL_NEEDED and self.model is None:
+        needs_model = self.is_immediate and self.kind is not FaultKind.OOM_LOAD
+        if needs_model and self.model is None:
             raise FaultError(f"{self.kind.value}: needs a model")
 
     @property

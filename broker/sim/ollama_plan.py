@@ -38,7 +38,7 @@ NO_IMAGES: Final = "Multimodal data provided, but model does not support multimo
 _SCHEMA_TYPES: Final = frozenset(
     {"object", "array", "string", "number", "integer", "boolean", "null"}
 )
-# llama-server rounds the context it really has up to this (recorded: 12_generate_no_shift_overflow).
+# llama-server rounds the context it really has up to this (12_generate_no_shift_overflow).
 _CONTEXT_GRAIN: Final = 256
 # Rendering and tokenising the rest anew for each dropped message, per character and engine, fitted
 # to recordings 84_history_truncation_cost and 84_chat_401_messages (a character is a token there).

@@ -214,3 +214,7 @@ def main(
         uvloop.run(serve(run))
     except OSError as error:
         raise click.ClickException(str(error)) from None
+
+
+if __name__ == "__main__":
+    main()
