@@ -1,0 +1,127 @@
+"""What an answer of Ollama that is no success means: its text, and the error of ours that it is.
+
+Rules: the text reaches people as the server said it, unpacked from whichever of the five shapes it
+came in; the status decides, except where Ollama's statuses are known to mislead. Sources:
+reference/OLLAMA.md §2 and the recordings named beside each exception.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from broker.core.errors import (
+    BackendBusy,
+    BackendFailed,
+    BackendRefused,
+    BrokerError,
+    ModelUnknown,
+)
+
+GENERATE: Final = "/api/generate"
+CHAT: Final = "/api/chat"
+EMBED: Final = "/api/embed"
+TAGS: Final = "/api/tags"
+SHOW: Final = "/api/show"
+PS: Final = "/api/ps"
+VERSION: Final = "/api/version"
+
+# A load that fails quotes the runner's log, which may be long; its beginning and end tell.
+TEXT_CHARACTERS_MAX: Final = 4000
+
+# `{"error": "{\"error\": {\"message\": ...}}"}` is the deepest that was seen: three steps.
+_NESTING_MAX: Final = 4
+
+_INFERENCE: Final = frozenset({GENERATE, CHAT, EMBED})
+
+# The caller's fault whatever the status says: an option of a wrong type and a format that is none
+# are 500 (12_generate_bad_option_type, 10_generate_format_bad), a chat model asked to embed is 501
+# (30_embed_on_chat_model).
+_CALLERS_FAULT: Final = ("invalid format:", "does not support embeddings")
+_OPTION_TYPE: Final = ('option "', "must be of type")
+
+# /api/embed answers 400 to every failure of its runner, a crash too: Go's words for a call that
+# did not come through (67_killed_mid_embed).
+_CRASHED: Final = (
+    'Post "http',
+    'Get "http',
+    "connection refused",
+    "connection reset",
+    "no longer running",
+    "has terminated",
+    "unexpectedly stopped",
+)
+
+
+def error_of_status(path: str, model: str, status: int, body: bytes) -> BrokerError:
+    """The error that an answer with another status than 200 means. `model` is what was asked for.
+
+    Off the inference paths nothing that a request holds is sent, so there a refusal is the
+    server's failure and never the request's.
+    """
+    text = error_text(body.decode("utf-8", "replace"))
+    shown = text or f"status {status} without a word"
+    if status == 503:
+        return BackendBusy(shown, status=status)
+    if status == 404 and model and "model" in text and "not found" in text:
+        return ModelUnknown(model, ())
+    if path not in _INFERENCE:
+        return BackendFailed(f"{path} answered {status}: {shown}", status=status)
+    if _is_callers_fault(text):
+        return BackendRefused(shown, status=status)
+    if path == EMBED and status == 400 and any(mark in text for mark in _CRASHED):
+        return BackendFailed(shown, status=status)
+    if 400 <= status < 500 and status not in (408, 499):
+        return BackendRefused(shown, status=status)
+    return BackendFailed(shown, status=status)
+
+
+def error_of_line(error: object) -> BackendFailed:
+    """The failure that an `error` inside a stream means; the status had long been sent as 200."""
+    text = error_text(error) if isinstance(error, str) else _message(error)
+    return BackendFailed(_shortened(text or "") or "an error without a word, in the stream")
+
+
+def error_text(text: str) -> str:
+    """The words inside any of the shapes in which Ollama and its runners wrap them."""
+    text = text.strip()
+    for _ in range(_NESTING_MAX):
+        inner = _unwrapped(text)
+        if inner is None:
+            break
+        text = inner.strip()
+    return _shortened(text)
+
+
+def _is_callers_fault(text: str) -> bool:
+    wrong_option = text.startswith(_OPTION_TYPE[0]) and _OPTION_TYPE[1] in text
+    return wrong_option or any(mark in text for mark in _CALLERS_FAULT)
+
+
+def _unwrapped(text: str) -> str | None:
+    if not text.startswith("{"):
+        return None
+    try:
+        document = msgspec.json.decode(text)
+    except msgspec.DecodeError:  # plain text that happens to begin with a brace
+        return None
+    return _message(document)
+
+
+def _message(document: object) -> str | None:
+    """`error` or `message` of a JSON object, at most one object deep; None if there is neither."""
+    if not isinstance(document, Mapping):
+        return None
+    error = document.get("error", document.get("message"))
+    if isinstance(error, Mapping):
+        error = error.get("message")
+    return error if isinstance(error, str) else None
+
+
+def _shortened(text: str) -> str:
+    if len(text) <= TEXT_CHARACTERS_MAX:
+        return text
+    half = TEXT_CHARACTERS_MAX // 2
+    return f"{text[:half]} … {text[-half:]}"

@@ -1,0 +1,181 @@
+"""What an Ollama server says of its models: on disk, in memory, and as the answer of a call.
+
+Rules: pure; an answer that is not what its endpoint promises is BackendFailed. Stubs of remote
+models are left out: they occupy nothing here and their work leaves the machine, which nobody asked
+the broker for. Sources: reference/OLLAMA.md §1.5, §1.6, §5; recorded 03_tags, 03_show, 11_ps_three.
+"""
+
+from __future__ import annotations
+
+from typing import Final, TypeVar
+
+import msgspec
+
+from broker.core.content import Embeddings
+from broker.core.errors import BackendFailed
+from broker.core.ports import ModelFacts, Resident
+
+CAPABILITY_COMPLETION: Final = "completion"
+CAPABILITY_EMBEDDING: Final = "embedding"
+
+_DIGEST_HEX: Final = 64
+_BLOB_MARK: Final = "sha256-"
+
+_Answer = TypeVar("_Answer")
+
+
+class _Details(msgspec.Struct):
+    family: str = ""
+    parameter_size: str = ""
+    quantization_level: str = ""
+    context_length: int = 0
+
+
+class ListedModel(msgspec.Struct):
+    """One entry of /api/tags. Servers before v0.30 tell neither capabilities nor context here."""
+
+    name: str
+    digest: str
+    size: int = 0
+    details: _Details = msgspec.field(default_factory=_Details)
+    capabilities: list[str] | None = None
+    remote_model: str = ""
+
+
+class _Tags(msgspec.Struct):
+    models: list[ListedModel] | None
+
+
+class _Show(msgspec.Struct):
+    modelfile: str = ""
+    capabilities: list[str] | None = None
+    model_info: dict[str, object] | None = None
+
+
+class _Running(msgspec.Struct):
+    name: str
+    digest: str
+    size: int = 0
+    size_vram: int = 0
+    context_length: int = 0  # absent before v0.11
+
+
+class _Ps(msgspec.Struct):
+    models: list[_Running] | None
+
+
+class _Version(msgspec.Struct):
+    version: str
+
+
+class _Loaded(msgspec.Struct):
+    done: bool
+    done_reason: str = ""
+
+
+class _Embedded(msgspec.Struct):
+    embeddings: tuple[tuple[float, ...], ...]
+    prompt_eval_count: int = 0
+    total_duration: int = 0
+    load_duration: int = 0
+
+
+class Shown(msgspec.Struct, frozen=True, kw_only=True):
+    """What /api/show adds for one digest. Empty and 0 where it does not tell."""
+
+    blob: str = ""
+    capabilities: frozenset[str] = frozenset()
+    context_length_train: int = 0
+
+
+def listed_models(body: bytes) -> tuple[ListedModel, ...]:
+    """The local models of /api/tags, in its order."""
+    listed = _decoded(body, _Tags, "/api/tags").models or []
+    return tuple(model for model in listed if not model.remote_model)
+
+
+def shown(body: bytes) -> Shown:
+    """The facts of one answer of /api/show."""
+    answer = _decoded(body, _Show, "/api/show")
+    info = answer.model_info or {}
+    context = info.get(f"{info.get('general.architecture')}.context_length")
+    return Shown(
+        blob=_first_blob(answer.modelfile),
+        capabilities=frozenset(answer.capabilities or ()),
+        context_length_train=context if isinstance(context, int) else 0,
+    )
+
+
+def facts(model: ListedModel, details: Shown | None) -> ModelFacts:
+    """Both answers as one; `details` is None while /api/show has not told."""
+    known = details or Shown()
+    return ModelFacts(
+        name=model.name,
+        runner=known.blob or model.digest,
+        digest=model.digest,
+        size_bytes=model.size,
+        capabilities=known.capabilities or frozenset(model.capabilities or ()),
+        parameter_size=model.details.parameter_size,
+        quantization=model.details.quantization_level,
+        family=model.details.family,
+        context_length_train=known.context_length_train or model.details.context_length,
+    )
+
+
+def residents(body: bytes) -> tuple[Resident, ...]:
+    """The models of /api/ps. A runner that died stays listed until somebody asks for it."""
+    return tuple(
+        Resident(
+            name=model.name,
+            digest=model.digest,
+            memory_bytes=model.size,
+            gpu_memory_bytes=model.size_vram,
+            num_ctx=model.context_length,
+        )
+        for model in _decoded(body, _Ps, "/api/ps").models or ()
+    )
+
+
+def version(body: bytes) -> str:
+    return _decoded(body, _Version, "/api/version").version
+
+
+def check_loaded(body: bytes) -> None:
+    """Raises BackendFailed unless the answer of a load or unload by /api/generate says done."""
+    if not _decoded(body, _Loaded, "/api/generate").done:
+        raise BackendFailed("/api/generate answered a call without a prompt, but not as done")
+
+
+def embeddings(body: bytes, inputs: int) -> Embeddings:
+    """The vectors of /api/embed; BackendFailed unless there is one for each of the inputs."""
+    answer = _decoded(body, _Embedded, "/api/embed")
+    if len(answer.embeddings) != inputs:
+        raise BackendFailed(
+            f"/api/embed answered {len(answer.embeddings)} vectors to {inputs} inputs"
+        )
+    return Embeddings(
+        vectors=answer.embeddings,
+        prompt_tokens=answer.prompt_eval_count,
+        total_duration_ns=answer.total_duration,
+        load_duration_ns=answer.load_duration,
+    )
+
+
+def _first_blob(modelfile: str) -> str:
+    """The digest in the first FROM line: the weights. Later ones are projectors and the like.
+
+    Models of several tensors files have no such line and so no blob.
+    """
+    for line in modelfile.splitlines():
+        if line.startswith("FROM "):
+            _, mark, digest = line.rpartition(_BLOB_MARK)
+            digest = digest.strip()
+            return digest if mark and len(digest) == _DIGEST_HEX else ""
+    return ""
+
+
+def _decoded(body: bytes, kind: type[_Answer], path: str) -> _Answer:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BackendFailed(f"{path} answered what cannot be read: {error}") from error

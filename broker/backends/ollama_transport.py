@@ -1,0 +1,221 @@
+"""How bytes reach an Ollama server and come back: connections, limits, and what breaks on the way.
+
+Rules: the whole body in one go with its exact Content-Length; no time-out on the head or between
+reads of an inference, because the head comes with the first token and a load may take minutes; a
+call that is cancelled or fails leaves by aborting its connection in one step, never by half-closing
+it; a connection whose answer was read to its end serves the next call, errors included. Nothing of
+the environment (proxies, netrc), no cookies, no redirects. Source: reference/OLLAMA.md §1.1, §3.6,
+§8.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass
+from typing import Final
+
+import aiohttp
+from aiohttp.payload import BytesPayload, Payload
+from yarl import URL
+
+from broker.backends.ollama_errors import error_of_status
+from broker.core.errors import BackendFailed, BackendUnreachable, BrokerError
+
+# After `done` the closing chunk follows within a fraction of a millisecond. Waiting for it makes
+# the connection usable again; a server that holds it back longer loses the connection instead.
+_CLOSING_CHUNK_S: Final = 1.0
+
+# The body of an error comes with its head.
+_ERROR_BODY_S: Final = 10.0
+_ERROR_BYTES_MAX: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransportLimits:
+    """Limits of one backend's connections. What exceeds `connections_max` waits for one of them;
+    slots and control calls together stay far below it."""
+
+    connect_timeout_s: float = 5.0
+    connections_max: int = 1024
+    # Ollama never closes an idle connection; what stands between may, so idle ones are not hoarded.
+    idle_connection_s: float = 30.0
+    answer_bytes_max: int = 256 << 20
+
+    def __post_init__(self) -> None:
+        for name in ("connect_timeout_s", "connections_max", "idle_connection_s"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0")
+        if self.answer_bytes_max < _ERROR_BYTES_MAX:
+            raise ValueError(f"answer_bytes_max must be at least {_ERROR_BYTES_MAX}")
+
+
+class _JsonBody(BytesPayload):
+    """A body that is handed to the socket as it is.
+
+    BytesPayload warns above 1 MB that one write may hold up the loop. It is meant here: a body
+    that trickles in leaves the server's slot in doubt (66_cancel_by_body_framing).
+    """
+
+    def __init__(self, value: bytes) -> None:
+        Payload.__init__(self, value, content_type="application/json")
+        self._size = len(value)
+
+
+class _AbortingResponse(aiohttp.ClientResponse):
+    """A response whose `close` drops the connection at once, whatever is still to be sent on it.
+
+    aiohttp's own closes politely: a body that the server has not taken yet would go on being sent.
+    It also calls `close` itself when a call is cancelled before its head came.
+    """
+
+    def close(self) -> None:
+        connection = self.connection
+        if connection is not None and connection.transport is not None:
+            connection.transport.abort()
+        super().close()
+
+
+class OllamaTransport:
+    """The connections to one server. Every error that leaves it is one of `core/errors.py`."""
+
+    def __init__(self, url: str, limits: TransportLimits) -> None:
+        self._url = url
+        self._limits = limits
+        self._urls: dict[str, URL] = {}
+        self._session: aiohttp.ClientSession | None = None
+        self._is_closed = False
+
+    async def stream(self, path: str, body: bytes, model: str) -> aiohttp.ClientResponse:
+        """Asks and returns when the head of a 200 came; who gets it reads or closes it."""
+        try:
+            response = await self._open().post(self._address(path), data=_JsonBody(body))
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._lost(error) from error
+        if response.status == 200:
+            return response
+        raise await self._refusal(response, path, model)
+
+    async def ask(
+        self, path: str, body: bytes | None, *, model: str = "", timeout_s: float | None = None
+    ) -> bytes:
+        """Asks and returns the whole body of a 200. No body means GET; no timeout, any wait."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._ask(path, body, model)
+        except TimeoutError as error:
+            raise BackendFailed(f"{path} gave no answer within {timeout_s:g} s") from error
+
+    async def _ask(self, path: str, body: bytes | None, model: str) -> bytes:
+        if body is not None:
+            response = await self.stream(path, body, model)
+        else:
+            try:
+                response = await self._open().get(self._address(path))
+            except (aiohttp.ClientError, OSError) as error:
+                raise self._lost(error) from error
+            if response.status != 200:
+                raise await self._refusal(response, path, model)
+        try:
+            return await _whole(response, self._limits.answer_bytes_max)
+        except (aiohttp.ClientError, OSError) as error:
+            raise self.broken(error) from error
+
+    async def finish(self, response: aiohttp.ClientResponse) -> None:
+        """The answer has ended: reads the closing chunk, so that the connection serves again.
+
+        Whether it comes is of no consequence to the answer, so no failure leaves this."""
+        try:
+            async with asyncio.timeout(_CLOSING_CHUNK_S):
+                while not response.content.at_eof():
+                    await response.content.readany()
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            response.close()
+        except BaseException:
+            response.close()
+            raise
+
+    def broken(self, error: Exception) -> BackendFailed:
+        """What a connection lost in the middle of an answer means."""
+        return BackendFailed(f"{self._url} broke off in the middle of an answer: {_reason(error)}")
+
+    async def close(self) -> None:
+        """Drops every connection. Calls that still run fail; later ones are refused."""
+        self._is_closed = True
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def _refusal(
+        self, response: aiohttp.ClientResponse, path: str, model: str
+    ) -> BrokerError:
+        try:
+            async with asyncio.timeout(_ERROR_BODY_S):
+                body = await _whole(response, _ERROR_BYTES_MAX)
+        except (aiohttp.ClientError, OSError, TimeoutError, BackendFailed):
+            body = b""  # the status alone must do: it is what decides
+        return error_of_status(path, model, response.status, body)
+
+    def _lost(self, error: Exception) -> BackendFailed:
+        """What no head means. A head that is no HTTP proves that somebody else listens there."""
+        if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+            return BackendUnreachable(f"{self._url} takes no connection: {_reason(error)}")
+        if isinstance(error, aiohttp.ClientConnectionError | OSError):
+            return BackendUnreachable(f"{self._url} closed before it answered: {_reason(error)}")
+        return BackendFailed(f"{self._url} does not answer in HTTP")
+
+    def _address(self, path: str) -> URL:
+        address = self._urls.get(path)
+        if address is None:
+            address = self._urls[path] = URL(self._url + path, encoded=True)
+        return address
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._is_closed:
+            raise BackendUnreachable(f"{self._url} is no longer used: the backend is closed")
+        if self._session is None:
+            # Not in __init__: a session belongs to the loop that runs when it is made.
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(
+                    limit=self._limits.connections_max,
+                    keepalive_timeout=self._limits.idle_connection_s,
+                ),
+                timeout=aiohttp.ClientTimeout(
+                    total=None, sock_connect=self._limits.connect_timeout_s
+                ),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                # Compression would hold tokens back where a proxy offers it.
+                headers={"Accept-Encoding": "identity"},
+                auto_decompress=False,
+                response_class=_AbortingResponse,
+                trust_env=False,
+            )
+        return self._session
+
+
+async def _whole(response: aiohttp.ClientResponse, bytes_max: int) -> bytes:
+    """The body to its end; closes the connection where it is too large or reading it fails."""
+    parts: list[bytes] = []
+    size = 0
+    try:
+        while part := await response.content.readany():
+            parts.append(part)
+            size += len(part)
+            if size > bytes_max:
+                raise BackendFailed(f"the answer is over {bytes_max} bytes")
+    except BaseException:
+        response.close()
+        raise
+    return b"".join(parts)
+
+
+def _reason(error: Exception) -> str:
+    """The system's words for it, without the names and numbers that Python wraps around them."""
+    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    if isinstance(cause, TimeoutError):
+        return "it took too long"
+    if isinstance(cause, OSError) and cause.errno is not None and cause.errno > 0:
+        return os.strerror(cause.errno)
+    if isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror  # a name that does not resolve: numbered apart from the system's
+    return "the connection was closed"
