@@ -44,7 +44,8 @@ class Work:
     `prompts` holds one tuple of token ids per runner call (one for generate and chat, one per
     input for embed). `output_tokens` is how many tokens the runner will produce; the shell knows
     the words that go with them. `keep_alive_ns` None leaves the runner's value as it is; a
-    negative value means forever.
+    negative value means forever. `prepare_ns` is what the server does between the hand-over and
+    asking for a slot: rendering, tokenising, trimming a long history (OLLAMA.md §1.4).
     """
 
     kind: WorkKind
@@ -53,6 +54,7 @@ class Work:
     output_tokens: int = 0
     options: RunnerOptions = field(default_factory=RunnerOptions)
     keep_alive_ns: int | None = None
+    prepare_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +97,11 @@ class Finished(Signal):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed(Signal):
-    """The work ended in an error. `status` is what an answer not yet begun would carry."""
+    """The work ended in an error. `status` is what an answer not yet begun would carry.
+
+    For EMBED it is the status of /api/embed; /api/embeddings says 500 for every runner failure
+    (OLLAMA.md §1.5).
+    """
 
     status: int
     text: str
