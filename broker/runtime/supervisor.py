@@ -49,6 +49,9 @@ class Supervisor:
         task = self._group.create_task(self._guard(work, name), name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        # Work whose task was cancelled before its first step is still unopened: closing it then
+        # says so to Python, and is nothing to work that has run.
+        task.add_done_callback(lambda _: work.close())
         return task
 
     async def _guard(self, work: Coroutine[Any, Any, None], name: str) -> None:

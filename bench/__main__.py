@@ -1,0 +1,51 @@
+"""python -m bench NAME [--quick] [--json FILE]"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import Protocol
+
+import uvloop
+
+from bench import path
+from bench.result import Result
+
+
+class Benchmark(Protocol):
+    """A module of this package that can be run by its name."""
+
+    def __call__(self, *, quick: bool) -> Awaitable[Result]: ...
+
+
+BENCHMARKS: dict[str, Benchmark] = {"path": path.run}
+
+
+async def _run(names: list[str], *, quick: bool, json_file: Path | None) -> None:
+    for name in names:
+        print(f"== {name}{' (quick)' if quick else ''}", flush=True)
+        result = await BENCHMARKS[name](quick=quick)
+        print(result.render(), flush=True)
+        if json_file is not None:
+            several = len(names) > 1
+            result.write(json_file.with_stem(f"{json_file.stem}-{name}") if several else json_file)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Runs a benchmark.")
+    parser.add_argument("name", choices=[*BENCHMARKS, "all"])
+    parser.add_argument("--quick", action="store_true", help="small: shows that it works")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
+    options = parser.parse_args()
+    names = list(BENCHMARKS) if options.name == "all" else [options.name]
+    runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    with runner:
+        runner.run(_run(names, quick=options.quick, json_file=options.json))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""`brokerd`: reads its configuration, serves until it is told to leave, and leaves in order.
+
+The first SIGTERM or SIGINT drains: new work is refused with a reason, what is under way may end
+within the limit. The second one stops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import click
+import structlog
+import uvloop
+
+from broker.config.load import ConfigProblems, load
+from broker.config.schema import Config
+from broker.daemon.signals import Signals
+from broker.daemon.wiring import Parts, broker_version, build, close_backends
+from broker.observability.logs import configure_logs
+from broker.runtime.supervisor import Supervisor
+
+_log = structlog.get_logger(__name__)
+
+# What gRPC may take to end the calls that are left when the broker stops.
+STOP_GRACE_S = 1.0
+
+_LOOPBACK = ("127.", "localhost:", "[::1]:")
+
+EXIT_CONFIG = 2
+EXIT_BROKEN = 70  # EX_SOFTWARE of sysexits.h: a bug of ours
+
+
+class Daemon:
+    """One life of the broker."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._parts: Parts | None = None
+        self._drain_asked = asyncio.Event()
+        self._stop_asked = asyncio.Event()
+        self._drain_timeout_ms = config.server.drain_timeout_s * 1000
+
+    def ask_drain(self, timeout_ms: int | None = None) -> int:
+        """Begins to leave; the milliseconds that work under way may take."""
+        if timeout_ms is not None:
+            self._drain_timeout_ms = timeout_ms
+        if self._parts is not None and not self._drain_asked.is_set():
+            self._parts.driver.drain(self._drain_timeout_ms * 1_000_000)
+        self._drain_asked.set()
+        return self._drain_timeout_ms
+
+    def ask_stop(self) -> None:
+        """Ends at once."""
+        self._stop_asked.set()
+
+    async def run(self) -> int:
+        """Serves. The exit status of the process."""
+        loop = asyncio.get_running_loop()
+        signals = Signals(self.ask_drain, self.ask_stop)
+        signals.install(loop)
+        try:
+            async with Supervisor(self._config.limits.streams_max + 1024) as supervisor:
+                parts = self._parts = build(self._config, supervisor, self.ask_drain)
+                try:
+                    return await self._serve(parts, supervisor)
+                finally:
+                    await parts.grpc.stop(STOP_GRACE_S)
+                    await parts.http.stop()
+                    parts.driver.close()
+                    await close_backends(parts)
+        finally:
+            signals.remove(loop)
+
+    async def _serve(self, parts: Parts, supervisor: Supervisor) -> int:
+        for discovery in parts.discoveries:
+            supervisor.start(discovery.run(), "discovery")
+        grpc_port = await parts.grpc.start()
+        http_port = await parts.http.start()
+        self._say_where(grpc_port, http_port)
+        waits = {
+            "drain": asyncio.ensure_future(self._drain_asked.wait()),
+            "stop": asyncio.ensure_future(self._stop_asked.wait()),
+            "broken": asyncio.ensure_future(parts.driver.wait_broken()),
+        }
+        try:
+            await asyncio.wait(waits.values(), return_when=asyncio.FIRST_COMPLETED)
+            if waits["drain"].done():
+                del waits["drain"]
+                await self._leave(parts, waits)
+        finally:
+            for each in waits.values():
+                each.cancel()
+        if waits["broken"].done() and not waits["broken"].cancelled():
+            _log.error("a turn of the engine failed: this is a bug of the broker; it stops")
+            return EXIT_BROKEN
+        _log.info("broker stopped")
+        return 0
+
+    async def _leave(self, parts: Parts, waits: dict[str, asyncio.Future[None]]) -> None:
+        snapshot = parts.driver.snapshot()
+        _log.info(
+            "broker leaves",
+            running=snapshot.running,
+            queued=snapshot.queued,
+            timeout_ms=self._drain_timeout_ms,
+        )
+        await parts.grpc.leave()
+        drained = asyncio.ensure_future(parts.driver.wait_drained())
+        await asyncio.wait({drained, *waits.values()}, return_when=asyncio.FIRST_COMPLETED)
+        drained.cancel()
+
+    def _say_where(self, grpc_port: int, http_port: int) -> None:
+        grpc_host = self._config.server.grpc_address.rpartition(":")[0]
+        http_host = self._config.server.http_address.rpartition(":")[0]
+        for address in (self._config.server.grpc_address, self._config.server.http_address):
+            if not address.startswith(_LOOPBACK):
+                _log.warning(
+                    "this address is open to other machines, with neither TLS nor identity: "
+                    "everybody who reaches it may use it",
+                    address=address,
+                )
+        _log.info(
+            "broker listening",
+            grpc=f"{grpc_host}:{grpc_port}",
+            http=f"{http_host}:{http_port}",
+            version=broker_version(),
+            pid=os.getpid(),
+        )
+
+
+async def _main(config: Config) -> int:
+    return await Daemon(config).run()
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="TOML configuration; without it every default holds.",
+)
+@click.version_option(broker_version(), prog_name="brokerd")
+def main(config_file: Path | None) -> None:
+    """The broker's daemon: gRPC on 127.0.0.1:50434, health and metrics on 127.0.0.1:9434."""
+    if not __debug__:
+        # The compiled scheduler's and the engine's own checks are assertions.
+        sys.exit("brokerd: refuses to run under python -O, which switches its checks off")
+    try:
+        config = load(config_file, os.environ)
+    except ConfigProblems as problems:
+        click.echo(str(problems), err=True)
+        click.echo("brokerd: the configuration cannot be used; nothing was started", err=True)
+        sys.exit(EXIT_CONFIG)
+    configure_logs(config.server.log_level, config.server.log_format)
+    try:
+        status = uvloop.run(_main(config))
+    except* OSError as errors:
+        first = errors.exceptions[0]
+        sys.exit(f"brokerd: {first}; is another broker running on this address?")
+    except* RuntimeError as errors:
+        sys.exit(f"brokerd: {errors.exceptions[0]}")
+    else:
+        sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""Puts the parts together: from a configuration to a daemon that can run.
+
+Imports every concrete class, and is imported by nobody but `main`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+from broker.api.grpc.admin import AdminServicer
+from broker.api.grpc.inference import InferenceServicer
+from broker.api.grpc.models import ModelsServicer
+from broker.api.grpc.server import GrpcServer, ServerSettings
+from broker.api.grpc.validation import RequestLimits
+from broker.api.http.health import HealthServer, HttpSettings
+from broker.backends.ollama import OllamaBackend
+from broker.backends.ollama_transport import TransportLimits
+from broker.config.schema import BackendConfig, Config
+from broker.core.engine import Engine
+from broker.core.placement import BackendPolicy, PlacementPolicy
+from broker.core.policy import EnginePolicy
+from broker.core.ports import Backend
+from broker.core.queueing import QueuePolicy
+from broker.models.catalog import Catalog, ModelSettings
+from broker.models.discovery import Discovery, DiscoveryPolicy
+from broker.observability.metrics import metrics_registry
+from broker.runtime.clock import Clock, LoopClock
+from broker.runtime.driver import Driver, DriverLimits
+from broker.runtime.supervisor import Supervisor
+from broker.runtime.switches import SwitchLimits
+from broker.services.agents import AgentType, AgentTypes
+from broker.services.inference import DeadlinePolicy, InferenceService
+from broker.services.models import ModelsService
+from broker.services.status import StatusService
+
+_MS = 1_000_000
+_S = 1_000_000_000
+
+# Tasks beside those of requests: one discovery per backend, a load or unload each, renewals.
+TASKS_SPARE = 1024
+
+
+def broker_version() -> str:
+    """The installed version; "0" in a tree that was never installed."""
+    try:
+        return version("ollama-broker")
+    except PackageNotFoundError:
+        return "0"
+
+
+@dataclass(slots=True, kw_only=True)
+class Parts:
+    """What `main` starts and stops."""
+
+    driver: Driver
+    grpc: GrpcServer
+    http: HealthServer
+    discoveries: tuple[Discovery, ...]
+    backends: dict[str, Backend]
+
+
+def engine_policy(config: Config) -> EnginePolicy:
+    """The engine's part of the configuration."""
+    return EnginePolicy(
+        backends=tuple(_backend_policy(each) for each in config.backends),
+        queue=QueuePolicy(
+            handicap_ns_per_priority=config.queue.handicap_ms_per_priority * _MS,
+            queued_max=config.limits.queued_max,
+            live_max=max(config.limits.streams_max, config.limits.queued_max),
+            announce_interval_ns=config.queue.announce_interval_ms * _MS,
+        ),
+        placement=PlacementPolicy(
+            keep_alive_ns=config.placement.keep_alive_s * _S,
+            failed_load_hold_ns=config.placement.failed_load_hold_s * _S,
+            num_ctx_hold_ns=config.placement.num_ctx_hold_s * _S,
+            slot_grace_ns=config.placement.slot_grace_ms * _MS,
+        ),
+    )
+
+
+def _backend_policy(config: BackendConfig) -> BackendPolicy:
+    memory_gb = config.memory_gb
+    return BackendPolicy(
+        name=config.name,
+        resident_max=config.resident_max,
+        memory_bytes=None if memory_gb is None else int(memory_gb * 1e9),
+        exclusive=config.exclusive,
+    )
+
+
+def build(
+    config: Config,
+    supervisor: Supervisor,
+    stop: Callable[[int | None], int],
+    clock: Clock | None = None,
+) -> Parts:
+    """Everything, wired. Nothing runs yet. Must be called within the loop."""
+    clock = clock or LoopClock()
+    backends: dict[str, Backend] = {
+        each.name: OllamaBackend(
+            name=each.name,
+            host=each.url,
+            limits=TransportLimits(connect_timeout_s=each.connect_timeout_ms / 1000),
+        )
+        for each in config.backends
+    }
+    driver = Driver(Engine(engine_policy(config)), backends, clock, supervisor, _limits(config))
+    catalog = Catalog(
+        {
+            name: ModelSettings(num_ctx=each.num_ctx, num_ctx_max=each.num_ctx_max, slots=each.slots)
+            for name, each in config.models.items()
+        }
+    )
+    discoveries = tuple(
+        _discovery(each, backends[each.name], catalog, driver, clock) for each in config.backends
+    )
+    named = dict(zip(backends, discoveries, strict=True))
+    status = StatusService(
+        driver,
+        backends,
+        lambda: {name: each.version for name, each in named.items()},
+        broker_version(),
+        stop,
+    )
+    return Parts(
+        driver=driver,
+        grpc=_grpc_server(config, driver, catalog, status),
+        http=HealthServer(
+            _http_settings(config), driver.snapshot, metrics_registry(driver.snapshot)
+        ),
+        discoveries=discoveries,
+        backends=backends,
+    )
+
+
+def _limits(config: Config) -> DriverLimits:
+    return DriverLimits(
+        stream_buffer_bytes_max=config.limits.stream_buffer_bytes_max,
+        reconnect_grace_ns=config.server.reconnect_grace_ms * _MS,
+        switches=SwitchLimits(
+            load_timeout_s=config.placement.load_timeout_s,
+            unload_timeout_s=config.placement.unload_timeout_s,
+            keep_alive_s=config.placement.keep_alive_s,
+        ),
+    )
+
+
+def _discovery(
+    config: BackendConfig, backend: Backend, catalog: Catalog, driver: Driver, clock: Clock
+) -> Discovery:
+    policy = DiscoveryPolicy(
+        slots=config.slots,
+        poll_interval_ns=config.poll_interval_ms * _MS,
+        catalog_interval_ns=config.catalogue_interval_s * _S,
+        retry_interval_ns=config.retry_interval_ms * _MS,
+    )
+    return Discovery(backend, policy, catalog, driver.feed, clock.monotonic_ns, clock.sleep)
+
+
+def _grpc_server(
+    config: Config, driver: Driver, catalog: Catalog, status: StatusService
+) -> GrpcServer:
+    limits = RequestLimits(
+        request_bytes_max=config.limits.request_bytes_max,
+        prompt_bytes_max=config.limits.prompt_bytes_max,
+        messages_max=config.limits.messages_max,
+        tools_max=config.limits.tools_max,
+        embed_inputs_max=config.limits.embed_inputs_max,
+    )
+    types = [AgentType(name=each.name, match=tuple(each.match)) for each in config.agents.types]
+    agents = AgentTypes(types, config.agents.default_type or None)
+    deadlines = DeadlinePolicy(
+        default_ns=config.limits.deadline_default_s * _S,
+        max_ns=config.limits.deadline_max_s * _S,
+    )
+    return GrpcServer(
+        ServerSettings(
+            address=config.server.grpc_address,
+            message_bytes_max=config.server.message_bytes_max,
+            concurrent_streams_max=config.limits.streams_max,
+        ),
+        InferenceServicer(InferenceService(driver, agents, deadlines), limits),
+        ModelsServicer(ModelsService(driver, catalog)),
+        AdminServicer(status),
+    )
+
+
+def _http_settings(config: Config) -> HttpSettings:
+    host, _, port = config.server.http_address.rpartition(":")
+    return HttpSettings(host=host.strip("[]"), port=int(port))
+
+
+async def close_backends(parts: Parts) -> None:
+    """Closes every connection upstream."""
+    await asyncio.gather(*(each.close() for each in parts.backends.values()))
