@@ -12,7 +12,6 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-import aiohttp
 import structlog
 
 from broker.backends import ollama_bodies, ollama_inventory
@@ -108,24 +107,15 @@ class OllamaBackend:
         """Streams one generation; an empty prompt would load instead, so callers refuse it."""
         path, body = ollama_bodies.generation_body(model, content, num_ctx)
         reader = AnswerReader(chat=path == CHAT)
-        response = await self._transport.stream(path, body, model)
-        try:
+        async with self._transport.stream(path, body, model) as response:
             readany = response.content.readany
             while not reader.is_over:
                 data = await readany()
                 pieces = reader.feed(data) if data else reader.end()
                 if pieces:
                     on_pieces(pieces)
-        except (aiohttp.ClientError, OSError) as error:
-            response.close()
-            raise self._transport.broken(error) from error
-        except BaseException:
-            response.close()
-            raise
-        if reader.is_garbled:
-            response.close()
-        else:
-            await self._transport.finish(response)
+            if reader.failure is not None and reader.is_garbled:
+                raise reader.failure  # within the block: nothing more is to be read here
         if reader.completion is None:
             assert reader.failure is not None, "a reader that is over has one of the two"
             raise reader.failure

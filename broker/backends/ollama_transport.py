@@ -11,7 +11,9 @@ the environment (proxies, netrc), no cookies, no redirects. Source: reference/OL
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,10 +23,6 @@ from yarl import URL
 
 from broker.backends.ollama_errors import error_of_status
 from broker.core.errors import BackendFailed, BackendUnreachable, BrokerError
-
-# After `done` the closing chunk follows within a fraction of a millisecond. Waiting for it makes
-# the connection usable again; a server that holds it back longer loses the connection instead.
-_CLOSING_CHUNK_S: Final = 1.0
 
 # The body of an error comes with its head.
 _ERROR_BODY_S: Final = 10.0
@@ -40,12 +38,17 @@ class TransportLimits:
     connections_max: int = 1024
     # Ollama never closes an idle connection; what stands between may, so idle ones are not hoarded.
     idle_connection_s: float = 30.0
+    # After `done` the closing chunk follows within a fraction of a millisecond. Waiting for it
+    # makes the connection usable again; a server that holds it back loses the connection instead.
+    closing_chunk_s: float = 1.0
     answer_bytes_max: int = 256 << 20
 
     def __post_init__(self) -> None:
         for name in ("connect_timeout_s", "connections_max", "idle_connection_s"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0")
+        if self.closing_chunk_s < 0:
+            raise ValueError("closing_chunk_s must not be negative")
         if self.answer_bytes_max < _ERROR_BYTES_MAX:
             raise ValueError(f"answer_bytes_max must be at least {_ERROR_BYTES_MAX}")
 
@@ -84,67 +87,77 @@ class OllamaTransport:
         self._limits = limits
         self._urls: dict[str, URL] = {}
         self._session: aiohttp.ClientSession | None = None
+        self._running: set[aiohttp.ClientResponse] = set()
         self._is_closed = False
 
-    async def stream(self, path: str, body: bytes, model: str) -> aiohttp.ClientResponse:
-        """Asks and returns when the head of a 200 came; who gets it reads or closes it."""
+    @contextlib.asynccontextmanager
+    async def stream(
+        self, path: str, body: bytes | None, model: str
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Asks, waits for the head of a 200, and lends the answer to the block. No body means GET.
+
+        A block that ends has read the answer to its last byte but for the closing chunk; one that
+        raises has not, and the connection is dropped before the error goes on.
+        """
         try:
-            response = await self._open().post(self._address(path), data=_JsonBody(body))
+            response = await self._open().request(
+                "GET" if body is None else "POST",
+                self._address(path),
+                data=None if body is None else _JsonBody(body),
+                allow_redirects=False,
+            )
         except (aiohttp.ClientError, OSError) as error:
             raise self._lost(error) from error
-        if response.status == 200:
-            return response
-        raise await self._refusal(response, path, model)
+        self._running.add(response)
+        try:
+            if response.status != 200:
+                raise await self._refusal(response, path, model)
+            yield response
+            await self._finish(response)
+        except (aiohttp.ClientError, OSError) as error:
+            response.close()
+            reason = _reason(error)
+            text = f"{self._url} broke off in the middle of an answer: {reason}"
+            raise BackendFailed(text) from error
+        except BaseException:
+            # An answer that was read to its end has given its connection back by itself already,
+            # and closing it does nothing: that of a refusal is such a one.
+            response.close()
+            raise
+        finally:
+            self._running.discard(response)
 
     async def ask(
         self, path: str, body: bytes | None, *, model: str = "", timeout_s: float | None = None
     ) -> bytes:
         """Asks and returns the whole body of a 200. No body means GET; no timeout, any wait."""
         try:
-            async with asyncio.timeout(timeout_s):
-                return await self._ask(path, body, model)
+            async with asyncio.timeout(timeout_s), self.stream(path, body, model) as response:
+                return await _whole(response, self._limits.answer_bytes_max)
         except TimeoutError as error:
             raise BackendFailed(f"{path} gave no answer within {timeout_s:g} s") from error
-
-    async def _ask(self, path: str, body: bytes | None, model: str) -> bytes:
-        if body is not None:
-            response = await self.stream(path, body, model)
-        else:
-            try:
-                response = await self._open().get(self._address(path))
-            except (aiohttp.ClientError, OSError) as error:
-                raise self._lost(error) from error
-            if response.status != 200:
-                raise await self._refusal(response, path, model)
-        try:
-            return await _whole(response, self._limits.answer_bytes_max)
-        except (aiohttp.ClientError, OSError) as error:
-            raise self.broken(error) from error
-
-    async def finish(self, response: aiohttp.ClientResponse) -> None:
-        """The answer has ended: reads the closing chunk, so that the connection serves again.
-
-        Whether it comes is of no consequence to the answer, so no failure leaves this."""
-        try:
-            async with asyncio.timeout(_CLOSING_CHUNK_S):
-                while not response.content.at_eof():
-                    await response.content.readany()
-        except (aiohttp.ClientError, OSError, TimeoutError):
-            response.close()
-        except BaseException:
-            response.close()
-            raise
-
-    def broken(self, error: Exception) -> BackendFailed:
-        """What a connection lost in the middle of an answer means."""
-        return BackendFailed(f"{self._url} broke off in the middle of an answer: {_reason(error)}")
 
     async def close(self) -> None:
         """Drops every connection. Calls that still run fail; later ones are refused."""
         self._is_closed = True
+        # aiohttp leaves whoever waits for more of an answer waiting when it closes a connection.
+        for response in tuple(self._running):
+            response.close()
         session, self._session = self._session, None
         if session is not None:
             await session.close()
+
+    async def _finish(self, response: aiohttp.ClientResponse) -> None:
+        """Reads the closing chunk, so that the connection serves again.
+
+        Whether it comes is of no consequence to the answer: if not, the connection is dropped.
+        """
+        try:
+            async with asyncio.timeout(self._limits.closing_chunk_s):
+                while not response.content.at_eof():
+                    await response.content.readany()
+        except (aiohttp.ClientError, OSError):  # a TimeoutError is an OSError too
+            response.close()
 
     async def _refusal(
         self, response: aiohttp.ClientResponse, path: str, model: str
@@ -152,7 +165,8 @@ class OllamaTransport:
         try:
             async with asyncio.timeout(_ERROR_BODY_S):
                 body = await _whole(response, _ERROR_BYTES_MAX)
-        except (aiohttp.ClientError, OSError, TimeoutError, BackendFailed):
+        except (aiohttp.ClientError, OSError, BackendFailed):  # TimeoutError is an OSError
+            response.close()
             body = b""  # the status alone must do: it is what decides
         return error_of_status(path, model, response.status, body)
 
@@ -194,18 +208,14 @@ class OllamaTransport:
 
 
 async def _whole(response: aiohttp.ClientResponse, bytes_max: int) -> bytes:
-    """The body to its end; closes the connection where it is too large or reading it fails."""
+    """The body to its end; raises BackendFailed where it is larger than that."""
     parts: list[bytes] = []
     size = 0
-    try:
-        while part := await response.content.readany():
-            parts.append(part)
-            size += len(part)
-            if size > bytes_max:
-                raise BackendFailed(f"the answer is over {bytes_max} bytes")
-    except BaseException:
-        response.close()
-        raise
+    while part := await response.content.readany():
+        parts.append(part)
+        size += len(part)
+        if size > bytes_max:
+            raise BackendFailed(f"the answer is over {bytes_max} bytes")
     return b"".join(parts)
 
 
