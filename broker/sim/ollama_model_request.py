@@ -7,14 +7,12 @@ and raises. Sources: reference/OLLAMA.md §3.2, §3.6, §3.7.
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING
 
 from broker.sim.ollama_machine import Sizing
 from broker.sim.ollama_model_card import SimModel
+from broker.sim.ollama_resident import Resident
+from broker.sim.ollama_runner import Sequence
 from broker.sim.ollama_work import ExchangeId, Work
-
-if TYPE_CHECKING:
-    from broker.sim.ollama_resident import Resident
 
 
 class Stage(Enum):
@@ -47,16 +45,17 @@ class Request:
 
     __slots__ = (
         "asked",
-        "first_token_ns",
         "handed_over_ns",
         "id",
         "model",
         "opened_ns",
         "read_ns",
         "resident",
+        "sequences",
         "sequences_left",
         "stage",
         "tokens_read",
+        "tokens_said",
         "work",
     )
 
@@ -71,10 +70,11 @@ class Request:
         self.stage = Stage.ARRIVING
         self.resident: Resident | None = None
         self.handed_over_ns = opened_ns
-        self.first_token_ns: int | None = None
+        self.sequences: tuple[Sequence, ...] = ()
+        self.sequences_left = 0
         self.read_ns = 0  # time spent on prompts so far
         self.tokens_read = 0  # prompt tokens so far, cached ones included
-        self.sequences_left = 0
+        self.tokens_said = 0
 
     @property
     def ended(self) -> bool:
