@@ -16,7 +16,7 @@ from broker.sim.ollama_log import Ledger, LogKind
 from broker.sim.ollama_machine import ServerSettings, Sizing, sizing
 from broker.sim.ollama_model_request import Request, Stage
 from broker.sim.ollama_model_scheduler import Scheduler
-from broker.sim.ollama_resident import PsHangs, PsRow, Resident
+from broker.sim.ollama_resident import PsRow, Resident
 from broker.sim.ollama_work import (
     CutOff,
     ExchangeId,
@@ -162,12 +162,13 @@ class OllamaModel:
         signals = self._scheduler.signals
         return signals[0].at_ns if signals else self._scheduler.reminders.next_ns()
 
-    def ps(self, now_ns: int) -> tuple[PsRow, ...] | PsHangs:
-        """What /api/ps lists, or until when at least it says nothing (OLLAMA.md §3.7)."""
+    def ps(self, now_ns: int) -> tuple[PsRow, ...] | int:
+        """What /api/ps lists, latest expiry first; or the moment until which it hangs, behind a
+        health check, and at which to ask again (OLLAMA.md §3.7)."""
         self._run(now_ns)
         until_ns = self._scheduler.residents.check_end_ns()
         if until_ns is not None and self.settings.quirks.ps_hangs_on_frozen_runner:
-            return PsHangs(until_ns=until_ns)
+            return until_ns
         return self._scheduler.residents.rows(now_ns)
 
     # -- faults --------------------------------------------------------------------------------

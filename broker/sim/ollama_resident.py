@@ -54,21 +54,15 @@ class Resident:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PsRow:
-    """One entry of /api/ps. `expires_ns` is of the server's clock and may lie in the past."""
+    """One entry of /api/ps. `expires_at_ns` is of the server's clock and may lie in the past."""
 
-    name: str
+    name: str  # the name that loaded it
     model: SimModel
-    size_bytes: int
-    vram_bytes: int
-    expires_ns: int
-    num_ctx: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PsHangs:
-    """No answer to /api/ps yet: ask again at this moment, or after any other event."""
-
-    until_ns: int
+    digest: str
+    size: int
+    size_vram: int
+    expires_at_ns: int
+    context_length: int
 
 
 class Residents:
@@ -109,16 +103,17 @@ class Residents:
             PsRow(
                 name=resident.model.name,
                 model=resident.model,
-                size_bytes=resident.size_bytes,
-                vram_bytes=resident.vram_bytes,
-                expires_ns=now_ns + resident.keep_alive_ns
+                digest=resident.model.digest,
+                size=resident.size_bytes,
+                size_vram=resident.vram_bytes,
+                expires_at_ns=now_ns + resident.keep_alive_ns
                 if resident.expires_ns is None
                 else resident.expires_ns,
-                num_ctx=resident.size.num_ctx,
+                context_length=resident.size.num_ctx,
             )
             for resident in self._by_blob.values()
         ]
-        return tuple(sorted(rows, key=lambda row: -row.expires_ns))
+        return tuple(sorted(rows, key=lambda row: -row.expires_at_ns))
 
     def check_end_ns(self) -> int | None:
         """When the health checks that hold locks now are over at the latest, if there are any."""
