@@ -241,6 +241,7 @@ async def test_cancelling_closes_in_one_step(sent: bytes) -> None:
         assert await seen == (b"", True)
 
 
+@pytest.mark.slow  # a body larger than all the buffers of the kernel
 async def test_cancelling_drops_a_body_that_is_still_on_its_way() -> None:
     size = 64 << 20
     reached, leave = asyncio.Event(), asyncio.Event()
@@ -407,6 +408,19 @@ async def test_a_closing_chunk_that_is_held_back_does_not_hold_the_answer_back()
 
     async with serving(handler, TransportLimits(closing_chunk_s=0.01)) as (one, _):
         assert (await generate(one, Heard())).output_tokens == 1
+
+
+async def test_a_closing_chunk_that_comes_by_itself_keeps_the_connection() -> None:
+    """As Ollama sends it: the last line is flushed before the handler ends."""
+
+    async def handler(peer: Peer) -> None:
+        while await peer.read_request():
+            await peer.send_parts([STREAM_HEAD, TOKEN, DONE, LAST_CHUNK])
+
+    async with serving(handler) as (one, server):
+        for _ in range(3):
+            await generate(one, Heard())
+        assert server.connections == 1
 
 
 async def test_nobody_listens() -> None:
