@@ -1,0 +1,43 @@
+"""The life of a request: what the engine relies on beyond the walk in test_state_machines.py."""
+
+from __future__ import annotations
+
+import pytest
+
+from broker.core.lifecycle import HOLDS_SLOT, LIFECYCLE, OUTCOME_OF, State, Trigger
+from broker.core.requests import Outcome
+
+
+def test_each_outcome_is_the_end_of_one_state() -> None:
+    assert sorted(OUTCOME_OF.values(), key=lambda each: each.value) == sorted(
+        Outcome, key=lambda each: each.value
+    )
+
+
+def test_a_slot_is_taken_by_dispatch_alone_and_left_by_an_end_or_a_requeue() -> None:
+    entries = {
+        trigger
+        for (before, trigger), after in LIFECYCLE.table.items()
+        if after in HOLDS_SLOT and before not in HOLDS_SLOT
+    }
+    exits = {
+        after
+        for (before, _), after in LIFECYCLE.table.items()
+        if before in HOLDS_SLOT and after not in HOLDS_SLOT
+    }
+    assert entries == {Trigger.DISPATCH}
+    assert exits <= set(OUTCOME_OF) | {State.REQUEUED}
+
+
+@pytest.mark.parametrize("state", [State.DISPATCHED, State.STREAMING])
+@pytest.mark.parametrize("trigger", [Trigger.CANCEL, Trigger.EXPIRE, Trigger.SHED])
+def test_what_holds_a_slot_is_aborted_before_it_has_ended(state: State, trigger: Trigger) -> None:
+    assert (state, trigger) not in LIFECYCLE.table
+    cancelling = LIFECYCLE.step(state, Trigger.ABORT)
+    assert cancelling is State.CANCELLING
+    assert LIFECYCLE.step(cancelling, trigger) in OUTCOME_OF
+
+
+def test_nothing_is_requeued_after_its_first_token() -> None:
+    requeued = {before for (before, trigger) in LIFECYCLE.table if trigger is Trigger.REQUEUE}
+    assert requeued == {State.DISPATCHED}
