@@ -51,6 +51,19 @@ def comparison_key(name: str) -> str:
 
 def nearest(name: str, names: Iterable[str]) -> tuple[str, ...]:
     """Up to three of `names` that look most like `name`, the most alike first."""
-    by_key = {each.lower(): each for each in names}
-    close = difflib.get_close_matches(comparison_key(name), sorted(by_key), NEAREST_MAX, cutoff=0)
-    return tuple(by_key[each] for each in close)
+    wanted = comparison_key(name)
+    by_key = {comparison_key(each): each for each in names}
+
+    def unlikeness(key: str) -> tuple[float, float, str]:
+        # The tag counts less than the name: `mistral:latest` is not what `llama:latest` meant.
+        return -_likeness(_untagged(wanted), _untagged(key)), -_likeness(wanted, key), key
+
+    return tuple(by_key[key] for key in sorted(by_key, key=unlikeness)[:NEAREST_MAX])
+
+
+def _untagged(key: str) -> str:
+    return key.rsplit(":", 1)[0]
+
+
+def _likeness(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()
