@@ -90,6 +90,11 @@ class Exchange:
     def is_over(self) -> bool:
         return self.end is not None
 
+    @property
+    def is_armed(self) -> bool:
+        """Whether a fault waits for one of the signals to come."""
+        return self._fault is not None
+
     def cut(self) -> None:
         """The connection is to break without another byte."""
         self.end = self.end or End.CUT

@@ -63,6 +63,14 @@ AT_TOKENS: Final = frozenset(
 )
 
 
+_ONLY_OF: Final[Mapping[str, frozenset[FaultKind]]] = {
+    "after": AT_TOKENS - {FaultKind.DIE_BEFORE_FIRST},
+    "factor": frozenset({FaultKind.SLOW}),
+    "status": frozenset({FaultKind.REFUSE}),
+    "text": frozenset({FaultKind.REFUSE, FaultKind.FAIL_LOAD}),
+}
+
+
 class FaultError(ValueError):
     """A fault that cannot be set; the text says which part and why."""
 
@@ -91,9 +99,11 @@ class Fault:
             raise FaultError(f"factor {self.factor}: must be above 0")
         if self.status and not 400 <= self.status <= 599:
             raise FaultError(f"status {self.status}: must be 400 to 599")
-        needs_model = self.is_immediate and self.kind is not FaultKind.OOM_LOAD
-        if needs_model and self.model is None:
-            raise FaultError(f"{self.kind.value}: needs a model")
+        for part, kinds in _ONLY_OF.items():
+            given = {"factor": self.factor != 1.0, "status": bool(self.status)}
+            given |= {"text": bool(self.text), "after": self.after is not None}
+            if given[part] and self.kind not in kinds:
+                raise FaultError(f"{part}: {self.kind.value} has none")
 
     @property
     def is_immediate(self) -> bool:

@@ -11,15 +11,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from operator import itemgetter
 from typing import Final
 
 from aiohttp import hdrs, web
+from aiohttp.abc import AbstractStreamWriter
 from multidict import CIMultiDict
 
+from broker.sim.ollama_answers import local_stamp
 from broker.sim.ollama_asked import Asked, Endpoint, Refusal
 from broker.sim.ollama_exchange import JSON_UTF8, End, Exchange, Head
 from broker.sim.ollama_faults import AT_ARRIVAL, AT_TOKENS, FaultKind
-from broker.sim.ollama_inventory import STATUS, VERSION, show_document, tags_document
+from broker.sim.ollama_inventory import (
+    STATUS,
+    VERSION,
+    ps_document,
+    ps_entry,
+    show_document,
+    tags_document,
+)
 from broker.sim.ollama_origin import cross_origin_headers, is_host_allowed, is_origin_allowed
 from broker.sim.ollama_plan import plan
 from broker.sim.ollama_pump import Pump
@@ -30,9 +40,12 @@ from broker.sim.ollama_requests import (
     read_generate,
     read_show,
 )
+from broker.sim.ollama_work import ExchangeId
 
 LENGTH_SAID_MAX: Final = 2048  # Go says the length of a body up to here, above it sends chunks
-WRITE_BUFFER_BYTES_MAX: Final = 16 * 2**20  # a client further behind than this is cut off
+# A client this far behind keeps its slot but gets no more tokens until it has read; asyncio calls
+# a transport full at 64 KiB.
+BEHIND_BYTES: Final = 2**17
 TEXT_PLAIN: Final = "text/plain"
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 _READERS: Final = {
@@ -65,7 +78,8 @@ async def order_headers(request: web.Request, response: web.StreamResponse) -> N
     headers.popall(hdrs.SERVER, None)
     headers.extend(request.get("cross_origin", ()))
     last = {name.lower() for name in _WRITTEN_LAST}
-    ordered = sorted(item for item in headers.items() if item[0].lower() not in last)
+    own = [item for item in headers.items() if item[0].lower() not in last]
+    ordered = sorted(own, key=itemgetter(0))
     for name in _WRITTEN_LAST:
         ordered += [(name, value) for value in headers.getall(name, ())]
     headers.clear()
@@ -91,7 +105,8 @@ class Delivery:
     def __init__(self, exchange: Exchange, loop: asyncio.AbstractEventLoop) -> None:
         self.exchange = exchange
         self.begun: asyncio.Future[None] = loop.create_future()
-        self.ended: asyncio.Future[None] = loop.create_future()
+        self.news = asyncio.Event()  # all bytes were written, or the client is behind
+        self.is_behind = False
         self.is_complete = False  # all bytes were taken
         self._transport: asyncio.WriteTransport | None = None
         self._chunked = True
@@ -118,14 +133,13 @@ class Delivery:
         return data + _LAST_CHUNK if chunked and exchange.end is End.PROPER else data
 
     def _write(self, transport: asyncio.WriteTransport) -> None:
-        if self.ended.done() or transport.is_closing():
+        if self.is_complete or transport.is_closing():
             return
         if self.exchange.out or self.exchange.is_over:
             transport.write(self.take(chunked=self._chunked))
-        if transport.get_write_buffer_size() > WRITE_BUFFER_BYTES_MAX:
-            transport.abort()
-        if self.is_complete:
-            self.ended.set_result(None)
+        self.is_behind = transport.get_write_buffer_size() > BEHIND_BYTES
+        if self.is_complete or self.is_behind:
+            self.news.set()
 
 
 class SimulatedOllama:
@@ -217,7 +231,19 @@ class SimulatedOllama:
         return await send_document(request, 200, show_document(asked))
 
     async def _ps(self, request: web.Request) -> web.StreamResponse:
-        return await send_document(request, 200, await self._pump.ps_document())
+        wall_ns = self._pump.clock.wall_ns
+        rows = [
+            ps_entry(
+                row.model,
+                row.name,
+                size_bytes=row.size,
+                vram_bytes=row.size_vram,
+                expires_at=local_stamp(wall_ns(row.expires_at_ns)),
+                num_ctx=row.context_length,
+            )
+            for row in await self._pump.residents()
+        ]
+        return await send_document(request, 200, ps_document(rows))
 
     def _spoken(self, endpoint: Endpoint) -> Handler:
         read = _READERS[endpoint]
@@ -257,13 +283,25 @@ class SimulatedOllama:
             if head is None or exchange.end is End.CUT:
                 return close_at_once(request)
             if head.is_chunked:
-                return await self._stream(request, head, delivery)
+                return await self._stream(request, identity, head, delivery)
             return await send_document(request, head.status, b"".join(exchange.out))
         finally:
             pump.close(identity)
 
+    async def _attend(
+        self, identity: ExchangeId, delivery: Delivery, writer: AbstractStreamWriter
+    ) -> None:
+        """Waits until all is written; a client that falls behind stalls its own request."""
+        while not delivery.is_complete:
+            await delivery.news.wait()
+            delivery.news.clear()
+            if delivery.is_behind and not delivery.is_complete:
+                self._pump.stall(identity, stalled=True)
+                await writer.drain()
+                self._pump.stall(identity, stalled=False)
+
     async def _stream(
-        self, request: web.Request, head: Head, delivery: Delivery
+        self, request: web.Request, identity: ExchangeId, head: Head, delivery: Delivery
     ) -> web.StreamResponse:
         chunked = request.version >= (1, 1)
         response = framed(request, head.status, head.content_type)
@@ -272,7 +310,7 @@ class SimulatedOllama:
         transport = request.transport
         if transport is not None and not delivery.is_complete:
             delivery.follow(transport, chunked=chunked)
-            await delivery.ended
+            await self._attend(identity, delivery, request.writer)
         if delivery.exchange.end is End.CUT:
             return close_at_once(request)
         await response.write_eof()

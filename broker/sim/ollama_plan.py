@@ -103,8 +103,10 @@ def _plan_embedding(asked: Asked, num_ctx: int) -> Plan:
     prompts = [tokenize(asked.model, text) for text in asked.inputs]
     if not asked.truncate and any(len(prompt) > limit for prompt in prompts):
         return _refused(asked, 500 if legacy else 400, INPUT_TOO_LONG)
-    cut = tuple(prompt[: limit - 1] + prompt[-1:] for prompt in prompts)
-    return Plan(work=replace(_work(asked, WorkKind.EMBED), prompts=cut))
+    fitting = tuple(
+        prompt if len(prompt) <= limit else prompt[: limit - 1] + prompt[-1:] for prompt in prompts
+    )
+    return Plan(work=replace(_work(asked, WorkKind.EMBED), prompts=fitting))
 
 
 def _plan_answer(asked: Asked, num_ctx: int, server_seed: int) -> Plan:

