@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+from typing import cast
 
 import uvloop
 
@@ -95,8 +96,8 @@ class Upstream(asyncio.Protocol):
     interval_s = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports do not inherit from asyncio's, though they are such.
+        self._transport = cast(asyncio.Transport, transport)
         self._buffer = b""
         self._left = 0
         self._timer: asyncio.TimerHandle | None = None

@@ -8,14 +8,13 @@ REQUEUED (its attempt came to nothing before a token; it waits again at its old 
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import Final
 
 from broker.core.requests import Outcome
-from broker.core.state_machine import Machine
+from broker.core.state_machine import Machine, Symbol
 
 
-class State(Enum):
+class State(Symbol):
     RECEIVED = "received"  # known to nobody but the gates
     ADMITTED = "admitted"  # every gate said yes
     QUEUED = "queued"  # in its model's line
@@ -32,7 +31,7 @@ class State(Enum):
     DISPLACED = "displaced"
 
 
-class Trigger(Enum):
+class Trigger(Symbol):
     ADMIT = "admit"
     REFUSE = "refuse"
     ENQUEUE = "enqueue"

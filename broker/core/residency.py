@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 from typing import Final
 
-from broker.core.state_machine import Machine
+from broker.core.state_machine import Machine, Symbol
 
 
-class ResidencyState(Enum):
+class ResidencyState(Symbol):
     ABSENT = "absent"  # on disk only; no record is kept of such a one
     LOADING = "loading"  # the broker's own load call is under way
     RESIDENT = "resident"  # ready; gets work
@@ -17,7 +16,7 @@ class ResidencyState(Enum):
     UNLOADING = "unloading"  # told to leave; not yet proven gone
 
 
-class ResidencyTrigger(Enum):
+class ResidencyTrigger(Symbol):
     LOAD = "load"
     LOADED = "loaded"
     LOAD_FAILED = "load_failed"

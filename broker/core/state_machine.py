@@ -12,6 +12,14 @@ from typing import Generic, TypeVar
 
 from broker.core.errors import InvariantBroken
 
+
+class Symbol(Enum):
+    """A state or a trigger. Hashed by identity: members are single, and Enum's own hash is a call
+    into Python, paid twice per step."""
+
+    __hash__ = object.__hash__
+
+
 S = TypeVar("S", bound=Enum)
 T = TypeVar("T", bound=Enum)
 

@@ -110,7 +110,9 @@ def build(
     driver = Driver(Engine(engine_policy(config)), backends, clock, supervisor, _limits(config))
     catalog = Catalog(
         {
-            name: ModelSettings(num_ctx=each.num_ctx, num_ctx_max=each.num_ctx_max, slots=each.slots)
+            name: ModelSettings(
+                num_ctx=each.num_ctx, num_ctx_max=each.num_ctx_max, slots=each.slots
+            )
             for name, each in config.models.items()
         }
     )
@@ -180,6 +182,8 @@ def _grpc_server(
         ServerSettings(
             address=config.server.grpc_address,
             message_bytes_max=config.server.message_bytes_max,
+            keepalive_time_ms=config.server.keepalive_time_ms,
+            keepalive_timeout_ms=config.server.keepalive_timeout_ms,
             concurrent_streams_max=config.limits.streams_max,
         ),
         InferenceServicer(InferenceService(driver, agents, deadlines), limits),

@@ -122,8 +122,8 @@ class ResponseStream:
     def feed(self, pieces: Sequence[Piece]) -> None:
         """Takes pieces from the backend. Raises ClientTooSlow when too much waits to be read."""
         self._pieces.extend(pieces)
-        for piece in pieces:
-            self._bytes_kept += len(piece.text) + len(piece.thinking)
+        for text, thinking, _ in pieces:
+            self._bytes_kept += len(text) + len(thinking)
         if self._bytes_kept > self._bytes_max:
             self._drop_read()
         if self._subscription is not None:
@@ -214,7 +214,7 @@ class Subscription:
     It ends after Done, or by raising the BrokerError that ended the request, or TakenOver.
     """
 
-    __slots__ = ("_displaced", "_is_over", "_notices", "_stream", "_waiter", "position")
+    __slots__ = ("_displaced", "_notices", "_stream", "_waiter", "is_over", "position")
 
     def __init__(self, stream: ResponseStream, position: int) -> None:
         self._stream = stream
@@ -222,7 +222,7 @@ class Subscription:
         self._notices: deque[TellQueued | TellRequeued | Started] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._displaced = False
-        self._is_over = False
+        self.is_over = False  # Done was read
 
     @property
     def stream(self) -> ResponseStream:
@@ -250,24 +250,33 @@ class Subscription:
 
     async def __anext__(self) -> StreamEvent:
         while True:
-            if self._displaced:
-                raise TakenOver("a newer call with the same request_id carries on")
-            if self._notices:
-                return self._notices.popleft()
-            pieces = self._stream.take_from(self.position)
-            if pieces is not None:
-                self.position += pieces.piece_count
-                return pieces
-            if self._is_over:
+            event = self.poll()
+            if event is not None:
+                return event
+            if self.is_over:
                 raise StopAsyncIteration
-            ending = self._stream.ending()
-            if isinstance(ending, BrokerError):
-                raise ending
-            if ending is not None:
-                self._is_over = True
-                return ending
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
+            await self.wait()
+
+    def poll(self) -> StreamEvent | None:
+        """The next event if there is one now. Raises what ended the request."""
+        if self._displaced:
+            raise TakenOver("a newer call with the same request_id carries on")
+        if self._notices:
+            return self._notices.popleft()
+        pieces = self._stream.take_from(self.position)
+        if pieces is not None:
+            self.position += pieces.piece_count
+            return pieces
+        if self.is_over:
+            return None
+        ending = self._stream.ending()
+        if isinstance(ending, BrokerError):
+            raise ending
+        self.is_over = ending is not None
+        return ending
+
+    def wait(self) -> asyncio.Future[None]:
+        """To be awaited when `poll` had nothing: done as soon as it may have. A bare future, since
+        this is awaited once per token."""
+        self._waiter = asyncio.get_running_loop().create_future()
+        return self._waiter

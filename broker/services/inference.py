@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import uuid
+import itertools
+import secrets
 from dataclasses import dataclass
 
 from broker.core.content import EmbedContent, GenerateContent
@@ -51,6 +52,9 @@ class InferenceService:
         self._driver = driver
         self._agents = agents
         self._deadlines = deadlines
+        # Ids for requests that bring none: unlike those of any other broker or life of this one.
+        self._drawn_prefix = secrets.token_hex(8)
+        self._drawn = itertools.count(1)
 
     def submit(self, call: Submission) -> Subscription:
         """Hands the call to the engine. The caller must `leave` the subscription in the end.
@@ -58,7 +62,7 @@ class InferenceService:
         self._agents.type_of(call.agent_id)
         is_embed = isinstance(call.content, EmbedContent)
         spec = RequestSpec(
-            key=(call.agent_id, call.request_id or uuid.uuid4().hex),
+            key=(call.agent_id, call.request_id or f"{self._drawn_prefix}-{next(self._drawn)}"),
             fingerprint=call.fingerprint,
             kind=RequestKind.EMBED if is_embed else RequestKind.GENERATE,
             model=call.model,

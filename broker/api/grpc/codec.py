@@ -195,38 +195,60 @@ def _needs(request: pb.GenerateRequest) -> frozenset[str]:
     return frozenset(needs)
 
 
-def encode_event(event: StreamEvent, request_id: str) -> pb.GenerateEvent:
-    """One event of a stream as its message."""
-    return _ENCODERS[type(event)](event, request_id)
+class EventEncoder:
+    """The events of one stream as messages.
+
+    The message of a chunk is used again for the next one: gRPC serializes a message before it asks
+    for another, and making two objects per token would cost more than filling one.
+    """
+
+    __slots__ = ("_chunk", "_encoders", "_request_id", "_token")
+
+    def __init__(self, request_id: str) -> None:
+        self._request_id = request_id
+        self._token = pb.GenerateEvent()
+        self._chunk = self._token.chunk
+        self._encoders: dict[type[StreamEvent], Callable[[Any], pb.GenerateEvent]] = {
+            TellQueued: self._queued,
+            TellRequeued: _encode_requeued,
+            Started: _encode_started,
+            Done: _encode_done,
+        }
+
+    def encode(self, event: StreamEvent) -> pb.GenerateEvent:
+        """Valid until the next call."""
+        if type(event) is Pieces:
+            return self._pieces(event)
+        return self._encoders[type(event)](event)
+
+    def _pieces(self, event: Pieces) -> pb.GenerateEvent:
+        chunk = self._chunk
+        chunk.seq, chunk.text, thinking, tool_calls, chunk.tokens = event
+        if thinking or chunk.thinking:
+            chunk.thinking = thinking
+        if chunk.tool_calls:
+            del chunk.tool_calls[:]
+        for call in tool_calls:
+            chunk.tool_calls.add(id=call.id, name=call.name, arguments_json=call.arguments_json)
+        return self._token
+
+    def _queued(self, event: TellQueued) -> pb.GenerateEvent:
+        queued = pb.Queued(
+            position=event.position,
+            reason=WAIT_REASON[event.reason],
+            detail=event.detail,
+            request_id=self._request_id,
+        )
+        if event.eta_ns is not None:
+            queued.eta_ms = event.eta_ns // 1_000_000
+        return pb.GenerateEvent(queued=queued)
 
 
-def _encode_pieces(event: Pieces, request_id: str) -> pb.GenerateEvent:
-    seq, text, thinking, tool_calls, count = event
-    chunk = pb.Chunk(seq=seq, text=text, tokens=count)
-    if thinking:
-        chunk.thinking = thinking
-    for call in tool_calls:
-        chunk.tool_calls.add(id=call.id, name=call.name, arguments_json=call.arguments_json)
-    return pb.GenerateEvent(chunk=chunk)
-
-
-def _encode_queued(event: TellQueued, request_id: str) -> pb.GenerateEvent:
-    queued = pb.Queued(
-        position=event.position,
-        reason=WAIT_REASON[event.reason],
-        detail=event.detail,
-        request_id=request_id,
-    )
-    if event.eta_ns is not None:
-        queued.eta_ms = event.eta_ns // 1_000_000
-    return pb.GenerateEvent(queued=queued)
-
-
-def _encode_requeued(event: TellRequeued, request_id: str) -> pb.GenerateEvent:
+def _encode_requeued(event: TellRequeued) -> pb.GenerateEvent:
     return pb.GenerateEvent(requeued=pb.Requeued(reason=event.reason, discard_before_seq=0))
 
 
-def _encode_started(event: Started, request_id: str) -> pb.GenerateEvent:
+def _encode_started(event: Started) -> pb.GenerateEvent:
     started = pb.Started(
         model=event.model,
         backend=event.backend,
@@ -237,7 +259,7 @@ def _encode_started(event: Started, request_id: str) -> pb.GenerateEvent:
     return pb.GenerateEvent(started=started)
 
 
-def _encode_done(event: Done, request_id: str) -> pb.GenerateEvent:
+def _encode_done(event: Done) -> pb.GenerateEvent:
     result = event.result
     reason = pb.FINISH_REASON_UNSPECIFIED
     if isinstance(result, Completion):
@@ -250,15 +272,6 @@ def _encode_done(event: Done, request_id: str) -> pb.GenerateEvent:
             finish_reason=reason,
         )
     )
-
-
-_ENCODERS: Final[dict[type[StreamEvent], Callable[[Any, str], pb.GenerateEvent]]] = {
-    Pieces: _encode_pieces,
-    TellQueued: _encode_queued,
-    TellRequeued: _encode_requeued,
-    Started: _encode_started,
-    Done: _encode_done,
-}
 
 
 def encode_usage(result: Completion | Embeddings) -> common_pb2.Usage:

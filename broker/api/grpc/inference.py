@@ -8,9 +8,9 @@ from typing import Any, NoReturn
 import grpc
 
 from broker.api.grpc.codec import (
+    EventEncoder,
     decode_embed,
     decode_generate,
-    encode_event,
     encode_timings,
     encode_usage,
     fingerprint,
@@ -53,9 +53,13 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
         subscription: Subscription | None = None
         try:
             subscription = self._service.submit(self._read_generate(request, context))
-            request_id = subscription.stream.key[1]
-            async for event in subscription:
-                yield encode_event(event, request_id)
+            encode = EventEncoder(subscription.stream.key[1]).encode
+            while not subscription.is_over:
+                event = subscription.poll()
+                if event is None:
+                    await subscription.wait()
+                else:
+                    yield encode(event)
         except BrokerError as error:
             await _abort(context, error, subscription)
         finally:

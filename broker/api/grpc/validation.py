@@ -43,6 +43,8 @@ _RANGES: Final = {
     "repeat_last_n": (-1, 131_072),
     "num_ctx": (256, 2**31 - 1),
 }
+_CRITICALITIES: Final = frozenset(Criticality.values())
+_CACHE_POLICIES: Final = frozenset(pb.CachePolicy.values())
 _object_decoder: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 CLIENT_METADATA_KEY: Final = "broker-client"
@@ -110,9 +112,9 @@ def check_priority(priority: int, problems: Problems) -> None:
         problems.add("priority", rule)
 
 
-def check_enum(value: int, names: Iterable[int], field: str, problems: Problems) -> None:
+def check_enum(value: int, known: frozenset[int], field: str, problems: Problems) -> None:
     """An enum's number that this version does not know."""
-    if value not in names:
+    if value not in known:
         problems.add(field, f"is {value}, which is none of its values")
 
 
@@ -213,8 +215,8 @@ def check_generate(
     check_request_id(request.request_id, problems)
     check_model(request.model, "model", problems)
     check_priority(request.priority, problems)
-    check_enum(request.criticality, Criticality.values(), "criticality", problems)
-    check_enum(request.cache_policy, pb.CachePolicy.values(), "cache_policy", problems)
+    check_enum(request.criticality, _CRITICALITIES, "criticality", problems)
+    check_enum(request.cache_policy, _CACHE_POLICIES, "cache_policy", problems)
     if len(request.fallback_models) > _FALLBACKS_MAX:
         count = len(request.fallback_models)
         problems.add("fallback_models", f"has {count}; at most {_FALLBACKS_MAX}")
@@ -248,7 +250,7 @@ def check_embed(
     check_request_id(request.request_id, problems)
     check_model(request.model, "model", problems)
     check_priority(request.priority, problems)
-    check_enum(request.criticality, Criticality.values(), "criticality", problems)
+    check_enum(request.criticality, _CRITICALITIES, "criticality", problems)
     count = len(request.inputs)
     if not 1 <= count <= limits.embed_inputs_max:
         problems.add("inputs", f"has {count} texts; 1 to {limits.embed_inputs_max}")
