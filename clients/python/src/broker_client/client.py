@@ -1,0 +1,227 @@
+"""The client on asyncio: a thin transport around `Generation`, which decides.
+
+Rules. A call's deadline travels as the gRPC deadline and spans all tries. Leaving an iterator early
+cancels the call, and with it the request at the broker. Every error that leaves here is a
+`BrokerError`. One client holds one channel and may carry any number of calls at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from types import TracebackType
+from typing import Self, TypeVar, Unpack
+
+from grpc import aio
+
+from broker_client.catalogue import PAGE_SIZE, PAGES_MAX, Model, model_of
+from broker_client.channel import CHANNEL_OPTIONS, METADATA, broker_address
+from broker_client.errors import BrokerError, error_of_status
+from broker_client.events import Chunk, Done, Event, Requeued
+from broker_client.generation import Generation
+from broker_client.pb.broker.v1 import (
+    admin_pb2,
+    admin_pb2_grpc,
+    inference_pb2,
+    inference_pb2_grpc,
+    models_pb2,
+    models_pb2_grpc,
+)
+from broker_client.requests import Ask, EmbedAsk, embed_request, generate_request
+from broker_client.results import Answer, EmbedResult, GenerateResult, embed_result_of
+from broker_client.retry import NS_PER_S, Attempts, RetryPolicy, deadline_after
+from broker_client.status import Drain, Status, drain_of, status_of
+from broker_client.text import TextReader
+
+MESSAGE = TypeVar("MESSAGE")
+
+
+class AsyncGeneration:
+    """One running generation: iterate over it for its events; `aclose` ends it early."""
+
+    def __init__(self, request_id: str, events: AsyncGenerator[Event, None]) -> None:
+        self.request_id = request_id
+        self._events = events
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        return await self._events.__anext__()
+
+    async def aclose(self) -> None:
+        """Cancels the call if it still runs."""
+        await self._events.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+
+class AsyncClient:
+    """A broker, for one agent. `address` is host:port; without it BROKER_ADDRESS, else the default.
+
+    `agent_id` is who asks; calls that only look (models, status) do without. `call_timeout_s`
+    bounds the short calls: all but generations and embeddings.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        agent_id: str = "",
+        retry: RetryPolicy | None = None,
+        call_timeout_s: float = 10.0,
+    ) -> None:
+        self.address = broker_address(address)
+        self.agent_id = agent_id
+        self._retry = retry if retry is not None else RetryPolicy()
+        self._call_timeout_s = call_timeout_s
+        self._random = random.Random()
+        self._channel = aio.insecure_channel(self.address, options=CHANNEL_OPTIONS)
+        self._inference = inference_pb2_grpc.InferenceStub(self._channel)
+        self._models = models_pb2_grpc.ModelsStub(self._channel)
+        self._admin = admin_pb2_grpc.AdminStub(self._channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Ends all calls and the connection."""
+        await self._channel.close(None)
+
+    def stream(self, **ask: Unpack[Ask]) -> AsyncGeneration:
+        """One generation as a stream of events, `Done` the last. The call begins when iterated."""
+        request = generate_request(ask, agent_id=self.agent_id)
+        generation = Generation(
+            request,
+            policy=self._retry,
+            deadline_ns=deadline_after(ask.get("deadline_s"), now_ns=time.monotonic_ns()),
+        )
+        return AsyncGeneration(request.request_id, self._events(generation))
+
+    async def generate(self, **ask: Unpack[Ask]) -> GenerateResult:
+        """One generation, put together."""
+        async with self.stream(**ask) as events:
+            answer = Answer(events.request_id)
+            async for event in events:
+                answer.add(event)
+        return answer.result()
+
+    async def text(self, **ask: Unpack[Ask]) -> AsyncIterator[str]:
+        """Only the text of a generation, as it comes; StreamBroken where given text turns void."""
+        reader = TextReader()
+        async with self.stream(**ask) as events:
+            async for event in events:
+                if isinstance(event, Chunk | Requeued) and (text := reader.read(event)):
+                    yield text
+
+    async def embed(self, **ask: Unpack[EmbedAsk]) -> EmbedResult:
+        """Vectors for texts."""
+        request = embed_request(ask, agent_id=self.agent_id)
+        attempts = Attempts(
+            self._retry,
+            deadline_ns=deadline_after(ask.get("deadline_s"), now_ns=time.monotonic_ns()),
+        )
+        while True:  # Bounded by the retry policy: each turn after the first spends one try of it.
+            timeout_s = attempts.timeout_s(time.monotonic_ns())
+            try:
+                return embed_result_of(
+                    await self._call(
+                        self._inference.Embed(request, timeout=timeout_s, metadata=METADATA)
+                    )
+                )
+            except BrokerError as error:
+                delay_ns = attempts.delay_ns(
+                    error, received=0, now_ns=time.monotonic_ns(), chance=self._random.random()
+                )
+            await asyncio.sleep(delay_ns / NS_PER_S)
+
+    async def cancel(self, request_id: str) -> str:
+        """Ends a request of this agent; the state it was in. RequestUnknown where there is none."""
+        request = inference_pb2.CancelRequest(agent_id=self.agent_id, request_id=request_id)
+        return (await self._short(self._inference.Cancel, request)).state
+
+    async def models(self) -> list[Model]:
+        """All models of all backends, by name."""
+        found: list[Model] = []
+        token = ""
+        for _ in range(PAGES_MAX):
+            request = models_pb2.ListRequest(page_size=PAGE_SIZE, page_token=token)
+            page = await self._short(self._models.List, request)
+            found.extend(model_of(each) for each in page.models)
+            token = page.next_page_token
+            if not token:
+                break
+        return found
+
+    async def model(self, name: str) -> Model:
+        """One model; ModelUnknown with the nearest names where there is none."""
+        found = await self._short(self._models.Get, models_pb2.GetRequest(name=name))
+        return model_of(found.model)
+
+    async def status(self, *, requests_max: int = 0) -> Status:
+        """The broker's present state, with at most so many requests listed."""
+        request = admin_pb2.GetStatusRequest(requests_max=requests_max)
+        return status_of(await self._short(self._admin.GetStatus, request))
+
+    async def drain(self, *, timeout_s: float | None = None) -> Drain:
+        """Tells the broker to leave, giving its work so long; None: the broker's own limit."""
+        request = admin_pb2.DrainRequest()
+        if timeout_s is not None:
+            request.timeout_ms = round(timeout_s * 1000)
+        return drain_of(await self._short(self._admin.Drain, request))
+
+    async def _events(self, generation: Generation) -> AsyncGenerator[Event, None]:
+        while True:  # Bounded by the retry policy: each turn after the first spends one try of it.
+            timeout_s = generation.timeout_s(time.monotonic_ns())
+            step: Event
+            call = self._inference.Generate(
+                generation.request(), timeout=timeout_s, metadata=METADATA
+            )
+            try:
+                async for message in call:
+                    if (event := generation.take(message)) is not None:
+                        yield event
+                step = generation.finish()
+            except aio.AioRpcError as error:
+                step = generation.fail(
+                    self._typed(error), now_ns=time.monotonic_ns(), chance=self._random.random()
+                )
+            finally:
+                call.cancel()  # Does nothing to a call that has ended.
+            yield step
+            if isinstance(step, Done):
+                return
+            await asyncio.sleep(step.delay_s)
+
+    async def _short(self, method: Callable[..., Awaitable[MESSAGE]], request: object) -> MESSAGE:
+        return await self._call(method(request, timeout=self._call_timeout_s, metadata=METADATA))
+
+    async def _call(self, call: Awaitable[MESSAGE]) -> MESSAGE:
+        try:
+            return await call
+        except aio.AioRpcError as error:
+            raise self._typed(error) from error
+
+    def _typed(self, error: aio.AioRpcError) -> BrokerError:
+        return error_of_status(
+            error.code(), error.details(), error.trailing_metadata(), address=self.address
+        )

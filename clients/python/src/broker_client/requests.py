@@ -1,0 +1,268 @@
+"""Builds the messages of the wire from what a caller writes. Pure.
+
+Rules. Limits are the broker's to judge, so that there is one judge; only what the wire cannot
+express at all is an error here (TypeError, ValueError). Conversations, tools, format and think are
+taken as Ollama's HTTP interface writes them, or as the typed classes below.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Required, TypedDict
+
+from broker_client.events import ToolCall
+from broker_client.pb.broker.v1 import common_pb2, inference_pb2
+
+Criticality = Literal["critical", "normal", "batch"]
+CachePolicy = Literal["allow", "bypass"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One message of a conversation: role "system", "user", "assistant" or "tool"."""
+
+    role: str
+    content: str = ""
+    thinking: str = ""
+    images: tuple[bytes, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_name: str = ""
+    tool_call_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tool:
+    """A tool that the model may call; `parameters` is the JSON Schema of its arguments."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+
+
+class Options(TypedDict, total=False):
+    """Sampling and length; ranges in inference.proto. What is absent is the model's default."""
+
+    max_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    seed: int
+    stop: Sequence[str]
+    repeat_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    repeat_last_n: int
+    num_ctx: int
+
+
+class Ask(Options, total=False):
+    """All that a generation may be asked with: `prompt` or `messages`, and the rest at will.
+
+    `system`, `suffix`, `images` and `raw` belong to `prompt`. `deadline_s` is in seconds from now;
+    without it the broker's own default applies. `request_id` is drawn where it is absent.
+    """
+
+    model: Required[str]
+    prompt: str
+    system: str
+    suffix: str
+    images: Sequence[bytes]
+    raw: bool
+    messages: Sequence[Message | Mapping[str, Any]]
+    tools: Sequence[Tool | Mapping[str, Any]]
+    format: Literal["json"] | Mapping[str, Any]
+    think: bool | str
+    fallback_models: Sequence[str]
+    priority: int
+    criticality: Criticality
+    session_id: str
+    cache_policy: CachePolicy
+    preemptible: bool
+    request_id: str
+    deadline_s: float | None
+
+
+class EmbedAsk(TypedDict, total=False):
+    """All that an embedding may be asked with. `dimensions` 0 means whole vectors."""
+
+    model: Required[str]
+    inputs: Required[Sequence[str]]
+    dimensions: int
+    refuse_too_long: bool
+    priority: int
+    criticality: Criticality
+    request_id: str
+    deadline_s: float | None
+
+
+PROMPT_ONLY: Final = ("system", "suffix", "images", "raw")
+MESSAGE_KEYS: Final = frozenset(
+    ("role", "content", "thinking", "images", "tool_calls", "tool_name", "tool_call_id")
+)
+
+
+def new_request_id() -> str:
+    """A name that no other request has."""
+    return uuid.uuid4().hex
+
+
+def generate_request(ask: Ask, *, agent_id: str) -> inference_pb2.GenerateRequest:
+    """The message for one generation."""
+    unknown = ask.keys() - Ask.__annotations__.keys()
+    if unknown:
+        raise TypeError(f"unknown arguments: {', '.join(sorted(unknown))}")
+    request = inference_pb2.GenerateRequest(
+        request_id=ask.get("request_id") or new_request_id(),
+        agent_id=agent_id,
+        model=ask["model"],
+        fallback_models=ask.get("fallback_models", ()),
+        options=options_message(ask),
+        priority=ask.get("priority", 0),
+        criticality=criticality_number(ask.get("criticality")),
+        session_id=ask.get("session_id", ""),
+        cache_policy=cache_policy_number(ask.get("cache_policy")),
+        tools=[tool_message(each) for each in ask.get("tools", ())],
+    )
+    set_input(request, ask)
+    if "format" in ask:
+        request.format.CopyFrom(format_message(ask["format"]))
+    if "think" in ask:
+        request.think.CopyFrom(think_message(ask["think"]))
+    if "preemptible" in ask:
+        request.preemptible = ask["preemptible"]
+    return request
+
+
+def set_input(request: inference_pb2.GenerateRequest, ask: Ask) -> None:
+    """Sets the prompt or the conversation; neither is the broker's to refuse."""
+    if "messages" in ask:
+        misplaced = [key for key in ("prompt", *PROMPT_ONLY) if key in ask]
+        if misplaced:
+            raise ValueError(f"{', '.join(misplaced)} cannot go with messages")
+        request.chat.CopyFrom(
+            inference_pb2.Chat(messages=[chat_message(each) for each in ask["messages"]])
+        )
+    elif "prompt" in ask:
+        request.prompt.CopyFrom(
+            inference_pb2.Prompt(
+                text=ask["prompt"],
+                system=ask.get("system", ""),
+                suffix=ask.get("suffix", ""),
+                images=ask.get("images", ()),
+                raw=ask.get("raw", False),
+            )
+        )
+
+
+def embed_request(ask: EmbedAsk, *, agent_id: str) -> inference_pb2.EmbedRequest:
+    """The message for one embedding call."""
+    unknown = ask.keys() - EmbedAsk.__annotations__.keys()
+    if unknown:
+        raise TypeError(f"unknown arguments: {', '.join(sorted(unknown))}")
+    if isinstance(ask["inputs"], str):
+        raise TypeError("inputs is a sequence of texts, not one text")
+    return inference_pb2.EmbedRequest(
+        request_id=ask.get("request_id") or new_request_id(),
+        agent_id=agent_id,
+        model=ask["model"],
+        inputs=ask["inputs"],
+        dimensions=ask.get("dimensions", 0),
+        refuse_too_long=ask.get("refuse_too_long", False),
+        priority=ask.get("priority", 0),
+        criticality=criticality_number(ask.get("criticality")),
+    )
+
+
+def options_message(ask: Ask) -> inference_pb2.Options:
+    """The options among the arguments; absent ones stay unset, which is not zero."""
+    given: dict[str, Any] = {
+        key: value for key, value in ask.items() if key in Options.__annotations__
+    }
+    if isinstance(given.get("stop"), str):
+        raise TypeError("stop is a sequence of texts, not one text")
+    return inference_pb2.Options(**given)
+
+
+def criticality_number(word: str | None) -> common_pb2.Criticality.ValueType:
+    """The wire's number for a word; unspecified for None."""
+    if word is None:
+        return common_pb2.CRITICALITY_UNSPECIFIED
+    return common_pb2.Criticality.Value(f"CRITICALITY_{word.upper()}")
+
+
+def cache_policy_number(word: str | None) -> inference_pb2.CachePolicy.ValueType:
+    """The wire's number for a word; unspecified for None."""
+    if word is None:
+        return inference_pb2.CACHE_POLICY_UNSPECIFIED
+    return inference_pb2.CachePolicy.Value(f"CACHE_POLICY_{word.upper()}")
+
+
+def chat_message(message: Message | Mapping[str, Any]) -> inference_pb2.Message:
+    """One message of a conversation, typed or as Ollama writes it."""
+    if isinstance(message, Message):
+        return inference_pb2.Message(
+            role=message.role,
+            content=message.content,
+            thinking=message.thinking,
+            images=message.images,
+            tool_calls=[tool_call_message(each) for each in message.tool_calls],
+            tool_name=message.tool_name,
+            tool_call_id=message.tool_call_id,
+        )
+    unknown = message.keys() - MESSAGE_KEYS
+    if unknown:
+        raise ValueError(f"a message has no {', '.join(sorted(unknown))}")
+    return inference_pb2.Message(
+        **{key: value for key, value in message.items() if key != "tool_calls"},
+        tool_calls=[tool_call_message(each) for each in message.get("tool_calls", ())],
+    )
+
+
+def tool_call_message(call: ToolCall | Mapping[str, Any]) -> inference_pb2.ToolCall:
+    """A tool call handed back, typed or as Ollama writes it."""
+    if isinstance(call, ToolCall):
+        return inference_pb2.ToolCall(
+            id=call.id, name=call.name, arguments_json=call.arguments_json
+        )
+    function = call["function"]
+    return inference_pb2.ToolCall(
+        id=call.get("id", ""),
+        name=function["name"],
+        arguments_json=json.dumps(function.get("arguments", {}), ensure_ascii=False),
+    )
+
+
+def tool_message(tool: Tool | Mapping[str, Any]) -> inference_pb2.Tool:
+    """A tool, typed or as Ollama writes it: {"type": "function", "function": {...}}."""
+    if not isinstance(tool, Tool):
+        function = tool["function"]
+        tool = Tool(
+            name=function["name"],
+            description=function.get("description", ""),
+            parameters=function.get("parameters", {}),
+        )
+    return inference_pb2.Tool(
+        name=tool.name,
+        description=tool.description,
+        parameters_json=json.dumps(tool.parameters, ensure_ascii=False),
+    )
+
+
+def format_message(shape: Literal["json"] | Mapping[str, Any]) -> inference_pb2.Format:
+    """The shape of the answer: "json" or a JSON Schema."""
+    if isinstance(shape, str):
+        if shape != "json":
+            raise ValueError('format is "json" or a JSON Schema')
+        return inference_pb2.Format(json=True)
+    return inference_pb2.Format(json_schema=json.dumps(shape, ensure_ascii=False))
+
+
+def think_message(mode: bool | str) -> inference_pb2.Think:
+    """Thinking: on, off, or a level."""
+    if isinstance(mode, bool):
+        return inference_pb2.Think(enabled=mode)
+    return inference_pb2.Think(level=mode)

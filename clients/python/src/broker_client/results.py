@@ -1,0 +1,121 @@
+"""What a call gives in the end: one generation put together, or vectors.
+
+`Answer` gathers the pieces of a generation and takes back those that the broker declares void; it
+never guesses: what cannot be taken apart is an error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import grpc
+
+from broker_client.errors import StreamBroken, local_details
+from broker_client.events import (
+    Chunk,
+    Done,
+    Event,
+    Requeued,
+    Started,
+    Timings,
+    ToolCall,
+    Usage,
+    timings_of,
+    usage_of,
+)
+from broker_client.pb.broker.v1 import inference_pb2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateResult:
+    """A whole answer. `model` is the one that answered; `changes` what the broker altered."""
+
+    request_id: str
+    model: str
+    text: str
+    thinking: str
+    tool_calls: tuple[ToolCall, ...]
+    finish_reason: str
+    cached: bool
+    substituted_for: str
+    changes: tuple[str, ...]
+    usage: Usage
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedResult:
+    """Vectors of length 1 (L2), in the order of the inputs."""
+
+    model: str
+    vectors: tuple[tuple[float, ...], ...]
+    usage: Usage
+    timings: Timings
+
+
+class Answer:
+    """Gathers the events of one generation."""
+
+    def __init__(self, request_id: str) -> None:
+        self._request_id = request_id
+        self._chunks: list[Chunk] = []
+        self._started: Started | None = None
+        self._done: Done | None = None
+
+    def add(self, event: Event) -> None:
+        """Takes the next event."""
+        match event:
+            case Chunk():
+                self._chunks.append(event)
+            case Requeued():
+                self._chunks = kept_before(self._chunks, event.discard_before_seq)
+            case Started():
+                self._started = event
+            case Done():
+                self._done = event
+            case _:
+                pass
+
+    def result(self) -> GenerateResult:
+        """The whole answer; StreamBroken before `Done` has come."""
+        if self._done is None:
+            raise StreamBroken(
+                local_details(grpc.StatusCode.UNKNOWN, "the stream gave no done event")
+            )
+        started = self._started
+        return GenerateResult(
+            request_id=self._request_id,
+            model=self._done.model,
+            text="".join(each.text for each in self._chunks),
+            thinking="".join(each.thinking for each in self._chunks),
+            tool_calls=tuple(call for each in self._chunks for call in each.tool_calls),
+            finish_reason=self._done.finish_reason,
+            cached=self._done.cached,
+            substituted_for=started.substituted_for if started else "",
+            changes=started.changes if started else (),
+            usage=self._done.usage,
+            timings=self._done.timings,
+        )
+
+
+def kept_before(chunks: list[Chunk], seq: int) -> list[Chunk]:
+    """The chunks whose pieces all lie before `seq`; StreamBroken where it falls inside one."""
+    kept = [each for each in chunks if each.seq < seq]
+    if kept and kept[-1].seq + kept[-1].tokens > seq:
+        raise StreamBroken(
+            local_details(
+                grpc.StatusCode.UNKNOWN,
+                f"pieces from {seq} on are void, but came in one message with earlier ones",
+            )
+        )
+    return kept
+
+
+def embed_result_of(message: inference_pb2.EmbedResponse) -> EmbedResult:
+    """The wire's answer, typed."""
+    return EmbedResult(
+        model=message.model,
+        vectors=tuple(tuple(each.values) for each in message.embeddings),
+        usage=usage_of(message.usage),
+        timings=timings_of(message.timings),
+    )

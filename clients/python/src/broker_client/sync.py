@@ -1,0 +1,221 @@
+"""The client for plain threads: a thin transport around `Generation`, which decides.
+
+The same methods and rules as `AsyncClient`, with plain iterators. One client may be used by many
+threads at once; one iterator by one thread.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Generator, Iterator
+from types import TracebackType
+from typing import Self, TypeVar, Unpack
+
+import grpc
+
+from broker_client.catalogue import PAGE_SIZE, PAGES_MAX, Model, model_of
+from broker_client.channel import CHANNEL_OPTIONS, METADATA, broker_address
+from broker_client.errors import BrokerError, error_of_status
+from broker_client.events import Chunk, Done, Event, Requeued
+from broker_client.generation import Generation
+from broker_client.pb.broker.v1 import (
+    admin_pb2,
+    admin_pb2_grpc,
+    inference_pb2,
+    inference_pb2_grpc,
+    models_pb2,
+    models_pb2_grpc,
+)
+from broker_client.requests import Ask, EmbedAsk, embed_request, generate_request
+from broker_client.results import Answer, EmbedResult, GenerateResult, embed_result_of
+from broker_client.retry import NS_PER_S, Attempts, RetryPolicy, deadline_after
+from broker_client.status import Drain, Status, drain_of, status_of
+from broker_client.text import TextReader
+
+MESSAGE = TypeVar("MESSAGE")
+
+
+class SyncGeneration:
+    """One running generation: iterate over it for its events; `close` ends it early."""
+
+    def __init__(self, request_id: str, events: Generator[Event, None, None]) -> None:
+        self.request_id = request_id
+        self._events = events
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Event:
+        return next(self._events)
+
+    def close(self) -> None:
+        """Cancels the call if it still runs."""
+        self._events.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Client:
+    """A broker, for one agent; see `AsyncClient` for the arguments and the methods' meaning."""
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        agent_id: str = "",
+        retry: RetryPolicy | None = None,
+        call_timeout_s: float = 10.0,
+    ) -> None:
+        self.address = broker_address(address)
+        self.agent_id = agent_id
+        self._retry = retry if retry is not None else RetryPolicy()
+        self._call_timeout_s = call_timeout_s
+        self._random = random.Random()
+        self._channel = grpc.insecure_channel(self.address, options=CHANNEL_OPTIONS)
+        self._inference = inference_pb2_grpc.InferenceStub(self._channel)
+        self._models = models_pb2_grpc.ModelsStub(self._channel)
+        self._admin = admin_pb2_grpc.AdminStub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends all calls and the connection."""
+        self._channel.close()
+
+    def stream(self, **ask: Unpack[Ask]) -> SyncGeneration:
+        """One generation as a stream of events, `Done` the last. The call begins when iterated."""
+        request = generate_request(ask, agent_id=self.agent_id)
+        generation = Generation(
+            request,
+            policy=self._retry,
+            deadline_ns=deadline_after(ask.get("deadline_s"), now_ns=time.monotonic_ns()),
+        )
+        return SyncGeneration(request.request_id, self._events(generation))
+
+    def generate(self, **ask: Unpack[Ask]) -> GenerateResult:
+        """One generation, put together."""
+        with self.stream(**ask) as events:
+            answer = Answer(events.request_id)
+            for event in events:
+                answer.add(event)
+        return answer.result()
+
+    def text(self, **ask: Unpack[Ask]) -> Iterator[str]:
+        """Only the text of a generation, as it comes; StreamBroken where given text turns void."""
+        reader = TextReader()
+        with self.stream(**ask) as events:
+            for event in events:
+                if isinstance(event, Chunk | Requeued) and (text := reader.read(event)):
+                    yield text
+
+    def embed(self, **ask: Unpack[EmbedAsk]) -> EmbedResult:
+        """Vectors for texts."""
+        request = embed_request(ask, agent_id=self.agent_id)
+        attempts = Attempts(
+            self._retry,
+            deadline_ns=deadline_after(ask.get("deadline_s"), now_ns=time.monotonic_ns()),
+        )
+        while True:  # Bounded by the retry policy: each turn after the first spends one try of it.
+            timeout_s = attempts.timeout_s(time.monotonic_ns())
+            try:
+                return embed_result_of(self._call(self._inference.Embed, request, timeout_s))
+            except BrokerError as error:
+                delay_ns = attempts.delay_ns(
+                    error, received=0, now_ns=time.monotonic_ns(), chance=self._random.random()
+                )
+            time.sleep(delay_ns / NS_PER_S)
+
+    def cancel(self, request_id: str) -> str:
+        """Ends a request of this agent; the state it was in. RequestUnknown where there is none."""
+        request = inference_pb2.CancelRequest(agent_id=self.agent_id, request_id=request_id)
+        return self._short(self._inference.Cancel, request).state
+
+    def models(self) -> list[Model]:
+        """All models of all backends, by name."""
+        found: list[Model] = []
+        token = ""
+        for _ in range(PAGES_MAX):
+            request = models_pb2.ListRequest(page_size=PAGE_SIZE, page_token=token)
+            page = self._short(self._models.List, request)
+            found.extend(model_of(each) for each in page.models)
+            token = page.next_page_token
+            if not token:
+                break
+        return found
+
+    def model(self, name: str) -> Model:
+        """One model; ModelUnknown with the nearest names where there is none."""
+        return model_of(self._short(self._models.Get, models_pb2.GetRequest(name=name)).model)
+
+    def status(self, *, requests_max: int = 0) -> Status:
+        """The broker's present state, with at most so many requests listed."""
+        request = admin_pb2.GetStatusRequest(requests_max=requests_max)
+        return status_of(self._short(self._admin.GetStatus, request))
+
+    def drain(self, *, timeout_s: float | None = None) -> Drain:
+        """Tells the broker to leave, giving its work so long; None: the broker's own limit."""
+        request = admin_pb2.DrainRequest()
+        if timeout_s is not None:
+            request.timeout_ms = round(timeout_s * 1000)
+        return drain_of(self._short(self._admin.Drain, request))
+
+    def _events(self, generation: Generation) -> Generator[Event, None, None]:
+        while True:  # Bounded by the retry policy: each turn after the first spends one try of it.
+            timeout_s = generation.timeout_s(time.monotonic_ns())
+            step: Event
+            call = self._inference.Generate(
+                generation.request(), timeout=timeout_s, metadata=METADATA
+            )
+            try:
+                for message in call:
+                    if (event := generation.take(message)) is not None:
+                        yield event
+                step = generation.finish()
+            except grpc.RpcError as error:
+                step = generation.fail(
+                    self._typed(error), now_ns=time.monotonic_ns(), chance=self._random.random()
+                )
+            finally:
+                # Does nothing to a call that has ended. The stub package leaves it untyped.
+                call.cancel()  # type: ignore[no-untyped-call]
+            yield step
+            if isinstance(step, Done):
+                return
+            time.sleep(step.delay_s)
+
+    def _short(self, method: Callable[..., MESSAGE], request: object) -> MESSAGE:
+        return self._call(method, request, self._call_timeout_s)
+
+    def _call(
+        self, method: Callable[..., MESSAGE], request: object, timeout_s: float | None
+    ) -> MESSAGE:
+        try:
+            return method(request, timeout=timeout_s, metadata=METADATA)
+        except grpc.RpcError as error:
+            raise self._typed(error) from error
+
+    def _typed(self, error: grpc.RpcError) -> BrokerError:
+        if not isinstance(error, grpc.Call):
+            raise error  # Only a fault of gRPC itself comes without a status.
+        return error_of_status(
+            error.code(), error.details(), error.trailing_metadata(), address=self.address
+        )

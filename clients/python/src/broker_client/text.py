@@ -1,0 +1,31 @@
+"""Reads a stream as text alone. What was given out cannot be taken back, so a void piece that
+already went out as text is an error; `stream` or `generate` are for callers who may meet that."""
+
+from __future__ import annotations
+
+import grpc
+
+from broker_client.errors import StreamBroken, local_details
+from broker_client.events import Chunk, Requeued
+
+
+class TextReader:
+    """Turns chunks into text, in order."""
+
+    def __init__(self) -> None:
+        self._text_end_seq = 0
+
+    def read(self, event: Chunk | Requeued) -> str:
+        """The text of this event; may be empty. StreamBroken where text given before is void."""
+        if isinstance(event, Requeued):
+            if event.discard_before_seq < self._text_end_seq:
+                raise StreamBroken(
+                    local_details(
+                        grpc.StatusCode.ABORTED,
+                        f"text that was already given is void: {event.reason}",
+                    )
+                )
+            return ""
+        if event.text:
+            self._text_end_seq = event.seq + event.tokens
+        return event.text
