@@ -1,0 +1,161 @@
+"""What only several settings together can get wrong.
+
+Each rule yields every place where it is broken: the path to the setting that is blamed, the paths
+that take part, and a sentence. A rule that leans on a setting which is itself wrong says nothing:
+its complaint would be about a value that nobody wrote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from broker.config.explanation import KeyPath, show_path, show_value
+from broker.config.schema import Config
+from broker.core.model_name import canonical, comparison_key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contradiction:
+    """One setting that does not go with others. `involved` are all of them, itself included."""
+
+    path: KeyPath
+    involved: tuple[KeyPath, ...]
+    problem: str
+
+
+def contradictions(config: Config) -> Iterator[Contradiction]:
+    """All of them, in the order of the sections."""
+    for rule in _RULES:
+        yield from rule(config)
+
+
+def _at_most(config: Config, low: KeyPath, high: KeyPath, reason: str) -> Iterator[Contradiction]:
+    """`low` must not exceed `high`: both are paths of two names to whole numbers."""
+    small = getattr(getattr(config, str(low[0])), str(low[1]))
+    large = getattr(getattr(config, str(high[0])), str(high[1]))
+    if small > large:
+        yield Contradiction(
+            path=low,
+            involved=(low, high),
+            problem=f"is {small}; at most {'.'.join(map(str, high))} ({large}), as {reason}",
+        )
+
+
+def _sizes(config: Config) -> Iterator[Contradiction]:
+    request: KeyPath = ("limits", "request_bytes_max")
+    message: KeyPath = ("server", "message_bytes_max")
+    if config.server.message_bytes_max <= config.limits.request_bytes_max:
+        yield Contradiction(
+            path=message,
+            involved=(message, request),
+            problem=f"is {config.server.message_bytes_max}; more than limits.request_bytes_max "
+            f"({config.limits.request_bytes_max}), as else the transport and not the broker "
+            "answers what is too large",
+        )
+    if config.limits.prompt_bytes_max >= config.limits.request_bytes_max:
+        prompt: KeyPath = ("limits", "prompt_bytes_max")
+        yield Contradiction(
+            path=prompt,
+            involved=(prompt, request),
+            problem=f"is {config.limits.prompt_bytes_max}; less than limits.request_bytes_max "
+            f"({config.limits.request_bytes_max}), as a request holds more than its text",
+        )
+
+
+def _counts_and_times(config: Config) -> Iterator[Contradiction]:
+    yield from _at_most(
+        config,
+        ("limits", "queued_max"),
+        ("limits", "streams_max"),
+        "each request that waits has a stream",
+    )
+    yield from _at_most(
+        config,
+        ("limits", "deadline_default_s"),
+        ("limits", "deadline_max_s"),
+        "the default must itself be allowed",
+    )
+
+
+def _addresses(config: Config) -> Iterator[Contradiction]:
+    http, grpc = config.server.http_address, config.server.grpc_address
+    if http == grpc and not http.endswith(":0"):
+        involved: tuple[KeyPath, ...] = (("server", "http_address"), ("server", "grpc_address"))
+        yield Contradiction(
+            path=involved[0],
+            involved=involved,
+            problem=f"is {http}, as server.grpc_address is: each needs a port of its own",
+        )
+
+
+def _twice(
+    values: Iterable[tuple[KeyPath, str, str]], is_what: Callable[[str, str], str]
+) -> Iterator[Contradiction]:
+    """`values` are (path, as written, as compared); those that were seen before are at fault."""
+    seen: dict[str, tuple[KeyPath, str]] = {}
+    for path, written, compared in values:
+        first = seen.setdefault(compared, (path, written))
+        if first[0] != path:
+            yield Contradiction(
+                path=path, involved=(path, first[0]), problem=is_what(written, first[1])
+            )
+
+
+def _agent_types(config: Config) -> Iterator[Contradiction]:
+    types = config.agents.types
+    yield from _twice(
+        ((("agents", "types", i, "name"), each.name, each.name) for i, each in enumerate(types)),
+        lambda name, _: f"is {show_value(name)} a second time; names of types must differ",
+    )
+    names = [each.name for each in types]
+    default: KeyPath = ("agents", "default_type")
+    if config.agents.default_type and config.agents.default_type not in names:
+        yield Contradiction(
+            path=default,
+            involved=(default, ("agents", "types")),
+            problem=f"is {show_value(config.agents.default_type)}; "
+            f"""one of {", ".join(names) or "no types"}, or "" to refuse ids that no type matches""",
+        )
+
+
+def _backends(config: Config) -> Iterator[Contradiction]:
+    backends = config.backends
+    yield from _twice(
+        ((("backends", i, "name"), each.name, each.name) for i, each in enumerate(backends)),
+        lambda name, _: f"is {show_value(name)} a second time; names of backends must differ",
+    )
+    yield from _twice(
+        (
+            (("backends", i, "url"), each.url, each.url.strip().strip("\"'").rstrip("/").lower())
+            for i, each in enumerate(backends)
+        ),
+        lambda url, _: (
+            f"is {url} a second time; two queues before one server would not know "
+            "of each other's work"
+        ),
+    )
+
+
+def _models(config: Config) -> Iterator[Contradiction]:
+    yield from _twice(
+        ((("models", name), name, comparison_key(name)) for name in config.models),
+        lambda name, first: f"is the model that [{show_path(('models', first))}] names already",
+    )
+    for name, model in config.models.items():
+        here: KeyPath = ("models", name)
+        if canonical(name) is None:
+            yield Contradiction(
+                path=here, involved=(here,), problem="is no name that a model can have"
+            )
+        if model.num_ctx and model.num_ctx_max and model.num_ctx > model.num_ctx_max:
+            involved: tuple[KeyPath, ...] = ((*here, "num_ctx"), (*here, "num_ctx_max"))
+            yield Contradiction(
+                path=involved[0],
+                involved=involved,
+                problem=f"is {model.num_ctx}; at most num_ctx_max ({model.num_ctx_max})",
+            )
+
+
+_RULES: Final = (_sizes, _counts_and_times, _addresses, _agent_types, _backends, _models)

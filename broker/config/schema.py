@@ -1,0 +1,222 @@
+"""The configuration: every setting, its unit, its limits and its default with the reason for it.
+
+Rules: a section is frozen and knows no key that it does not list; types are taken as TOML gives
+them ("5" is no number); what only several settings together can get wrong stands in
+`contradictions.py`. Sources of the numbers: the issue's seeds, Ollama's own defaults, gRPC's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict
+
+from broker.config.address import check_backend_url, check_listen_address
+
+# TOML has arrays and no tuples; everything inside one is checked as strictly as elsewhere.
+_Array = Strict(False)
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
+Glob = Annotated[str, Field(min_length=1, max_length=256)]
+ListenAddress = Annotated[str, AfterValidator(check_listen_address)]
+BackendUrl = Annotated[str, AfterValidator(check_backend_url)]
+
+MIB = 1024 * 1024
+DAY_S = 86_400
+# gRPC counts a message's length in a signed 32-bit integer.
+MESSAGE_BYTES_MAX = 2**31 - 1
+# More slots on one model than any server in use offers; a larger number is a slip of the hand.
+SLOTS_MAX = 256
+RESIDENT_MAX = 64
+# The largest context of a model in Ollama's library is 10 million tokens.
+NUM_CTX_MAX = 16_777_216
+
+
+class Section(BaseModel):
+    """What all sections share: frozen, strict, no key but those listed, defaults checked too."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
+
+
+class ServerConfig(Section):
+    """[server]: where the broker listens and how it leaves."""
+
+    # Loopback only: there is neither TLS nor identity yet. The ports are the design's.
+    grpc_address: ListenAddress = "127.0.0.1:50434"
+    http_address: ListenAddress = "127.0.0.1:9434"
+    # gRPC's own limit lies above limits.request_bytes_max, so that the broker answers a request
+    # that is too large, with a reason, instead of the transport.
+    message_bytes_max: int = Field(default=12 * MIB, ge=64 * 1024, le=MESSAGE_BYTES_MAX)
+    # What a long answer usually takes; systemd's own stop limit is 90 s.
+    drain_timeout_s: int = Field(default=30, ge=0, le=3_600)
+    # How long a request whose client went away waits for it to come back with the same request_id.
+    # 0: the backend's work is aborted at once, which is what an agent that cancels wants.
+    reconnect_grace_ms: int = Field(default=0, ge=0, le=60_000)
+    # A client that vanished without a word is noticed after their sum; gRPC clients refuse pings
+    # more often than every 10 s unless both sides are told otherwise.
+    keepalive_time_ms: int = Field(default=30_000, ge=10_000, le=3_600_000)
+    keepalive_timeout_ms: int = Field(default=10_000, ge=1_000, le=600_000)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    # auto: lines for people on a terminal, JSON elsewhere.
+    log_format: Literal["auto", "console", "json"] = "auto"
+
+
+class LimitsConfig(Section):
+    """[limits]: how large a request may be, how many there may be, how long one may take."""
+
+    # The seeds' queue.
+    queued_max: int = Field(default=1_000, ge=1, le=1_000_000)
+    # A chat with a few images; the text alone is bounded below.
+    request_bytes_max: int = Field(default=8 * MIB, ge=4_096, le=1_024 * MIB)
+    # About a million tokens of English, more than any context that is served here.
+    prompt_bytes_max: int = Field(default=4 * MIB, ge=1_024, le=512 * MIB)
+    # Text kept for one slow reader before its backend is made to wait: an answer of 250,000 tokens,
+    # so that an ordinary answer never is.
+    stream_buffer_bytes_max: int = Field(default=1 * MIB, ge=4_096, le=256 * MIB)
+    # Ten times the queue: waiting and running calls, and many clients of each.
+    streams_max: int = Field(default=10_000, ge=1, le=1_000_000)
+    # An agent's long day; each turn is a message.
+    messages_max: int = Field(default=4_096, ge=1, le=1_000_000)
+    # What the larger hosted services allow.
+    tools_max: int = Field(default=128, ge=0, le=10_000)
+    # Longer than any interactive wait; a request that gives no deadline must still end.
+    deadline_default_s: int = Field(default=600, ge=1, le=7 * DAY_S)
+    deadline_max_s: int = Field(default=DAY_S, ge=1, le=7 * DAY_S)
+    # A backend embeds one text after the other, and holds its slot for all of them.
+    embed_inputs_max: int = Field(default=256, ge=1, le=100_000)
+
+
+class QueueConfig(Section):
+    """[queue]: who is next."""
+
+    # Each step of priority stands back 5 s, so that priority 10 is at most 45 s behind priority 1.
+    handicap_ms_per_priority: int = Field(default=5_000, ge=0, le=3_600_000)
+    # Often enough to see a queue move, seldom enough to cost nothing.
+    announce_interval_ms: int = Field(default=1_000, ge=50, le=600_000)
+
+
+class AgentTypeConfig(Section):
+    """[[agents.types]]: a kind of agent, and the ids that belong to it as globs."""
+
+    name: Name
+    match: Annotated[tuple[Glob, ...], _Array, Field(min_length=1, max_length=1_000)]
+
+
+def _seed_types() -> tuple[AgentTypeConfig, ...]:
+    """The three kinds of agents of the seeds."""
+    return tuple(
+        AgentTypeConfig(name=name, match=(f"{name}-*",)) for name in ("opus", "sonnet", "system")
+    )
+
+
+class AgentsConfig(Section):
+    """[agents]: who asks. The first type with a glob that fits is the agent's."""
+
+    # The type of an id that no glob fits; "" refuses such ids.
+    default_type: str = "system"
+    types: Annotated[tuple[AgentTypeConfig, ...], _Array, Field(max_length=1_000)] = Field(
+        default_factory=_seed_types
+    )
+
+
+class BackendConfig(Section):
+    """[[backends]]: one server that runs models."""
+
+    name: Name = "ollama"
+    kind: Literal["ollama"] = "ollama"
+    # As OLLAMA_HOST may be written, and that is the default where it is set.
+    url: BackendUrl = "127.0.0.1:11434"
+    # How many requests one model runs at once. Ollama does not tell; 1 is its own default
+    # (OLLAMA_NUM_PARALLEL is read where it is set for the broker too).
+    slots: int = Field(default=1, ge=1, le=SLOTS_MAX)
+    # How many models fit together. 1 is never wrong, only slow (OLLAMA_MAX_LOADED_MODELS likewise).
+    resident_max: int = Field(default=1, ge=1, le=RESIDENT_MAX)
+    # Memory for models in 10^9 bytes, where the operator wants to say it.
+    memory_gb: float | None = Field(default=None, gt=0, le=100_000)
+    # True: the whole server is the broker's, which may then unload what others loaded.
+    exclusive: bool = False
+    # /api/ps costs a server little; a change made behind the broker's back is seen this late.
+    poll_interval_ms: int = Field(default=5_000, ge=100, le=600_000)
+    # /api/tags and /api/show; what is on disk changes seldom.
+    catalogue_interval_s: int = Field(default=60, ge=1, le=DAY_S)
+    # A connection to a server that lives takes milliseconds, three lost SYN packets 7 s.
+    connect_timeout_ms: int = Field(default=5_000, ge=10, le=120_000)
+    # How often a server that does not answer is tried again.
+    retry_interval_ms: int = Field(default=2_000, ge=100, le=600_000)
+
+
+class ModelConfig(Section):
+    """[models."NAME"]: what the operator says of one model; the backend decides the rest."""
+
+    num_ctx: int | None = Field(default=None, ge=1, le=NUM_CTX_MAX)
+    # A request may ask for a context up to this, which restarts the runner once.
+    num_ctx_max: int | None = Field(default=None, ge=1, le=NUM_CTX_MAX)
+    slots: int | None = Field(default=None, ge=1, le=SLOTS_MAX)
+
+
+class PlacementConfig(Section):
+    """[placement]: times of the switch from one model to another."""
+
+    # Renewed at half of it, so that a dead broker pins nothing for longer.
+    keep_alive_s: int = Field(default=600, ge=10, le=DAY_S)
+    # Twice Ollama's own stall limit, as a load may follow another.
+    load_timeout_s: int = Field(default=600, ge=1, le=DAY_S)
+    unload_timeout_s: int = Field(default=60, ge=1, le=3_600)
+    # A load that failed for lack of memory fails again at once.
+    failed_load_hold_s: int = Field(default=60, ge=1, le=DAY_S)
+    # A context made larger on request is let down again after this.
+    num_ctx_hold_s: int = Field(default=600, ge=1, le=DAY_S)
+    # Cancelled work may still run for one more token; its slot is returned after this.
+    slot_grace_ms: int = Field(default=300, ge=0, le=60_000)
+
+
+class Config(Section):
+    """Everything the daemon is told. `Config()` is the configuration of an empty file."""
+
+    server: ServerConfig = Field(default_factory=ServerConfig)
+    limits: LimitsConfig = Field(default_factory=LimitsConfig)
+    queue: QueueConfig = Field(default_factory=QueueConfig)
+    agents: AgentsConfig = Field(default_factory=AgentsConfig)
+    backends: Annotated[tuple[BackendConfig, ...], _Array, Field(min_length=1, max_length=64)] = (
+        Field(default_factory=lambda: (BackendConfig(),))
+    )
+    models: dict[Annotated[str, Field(min_length=1, max_length=512)], ModelConfig] = Field(
+        default_factory=dict, max_length=10_000
+    )
+    placement: PlacementConfig = Field(default_factory=PlacementConfig)
+
+    def digest(self) -> str:
+        """SHA-256 of the effective settings in hex: equal where two brokers decide alike."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def describe(self) -> str:
+        """The effective settings as `path = value` lines, those that are not the default marked."""
+        defaults = dict(_settings(Config().model_dump(mode="json"), ""))
+        lines = []
+        for path, value in _settings(self.model_dump(mode="json"), ""):
+            is_default = path in defaults and defaults[path] == value
+            shown = json.dumps(value, ensure_ascii=False)
+            lines.append(f"{path} = {shown}" + ("" if is_default else "  # set"))
+        return "\n".join(lines)
+
+
+def key(name: str) -> str:
+    """A key as TOML writes it: bare where it may be, else quoted."""
+    is_bare = bool(name) and all(c.isascii() and (c.isalnum() or c in "_-") for c in name)
+    return name if is_bare else json.dumps(name, ensure_ascii=False)
+
+
+def _settings(value: object, path: str) -> Iterator[tuple[str, object]]:
+    """Every single setting below `value` with its path; empty and unset ones are left out."""
+    if isinstance(value, dict):
+        for name, each in value.items():
+            yield from _settings(each, f"{path}.{key(name)}" if path else key(name))
+    elif isinstance(value, list) and any(isinstance(each, dict) for each in value):
+        for index, each in enumerate(value):
+            yield from _settings(each, f"{path}[{index}]")
+    elif value is not None:
+        yield path, value
