@@ -210,8 +210,15 @@ _AGAIN: Final = Says(kind=SaysKind.LOOP, pieces=(b" again",))
 _EURO: Final = (b"\xe2", b"\x82", b"\xac")
 _SMILE: Final = (b"\xf0", b"\x9f", b"\x98", b"\x80")
 
+# Made apart from nthink: its pieces are cut elsewhere (20_chat_thinking_stream).
+_THOUGHT_GO: Final = Says(
+    kind=SaysKind.SCRIPT,
+    thinking=(b"Let me", b" see."),
+    pieces=(b" It", b" is", b" four", b"."),
+)
+
 _THINK: Final = replace(
-    _scripted("think", _THOUGHT, native=False),
+    _scripted("think", _THOUGHT_GO, native=False),
     digest="ded0a1a3d336031f2241966ae3d08b5b86db6126e6a75a1b8c0f3132321eb274",
     size_bytes=2_758_490,
     modified_unix_ns=_CREATED_NS + 469_495_675,
