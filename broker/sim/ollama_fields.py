@@ -32,42 +32,36 @@ _UNITS_NS: Final = {
     "m": 60_000_000_000,
     "h": 3_600_000_000_000,
 }
-_DURATION_PART: Final = re.compile(r"([0-9]*)(?:\.([0-9]*))?")
-_DURATION_UNIT: Final = re.compile(r"[^0-9.]*")
+# A number with at most one point, then a unit up to the next digit or point; either may be missing.
+_DURATION_PART: Final = re.compile(r"([0-9]*)(?:\.([0-9]*))?([^0-9.]*)")
 _THINK_LEVELS: Final = ("high", "medium", "low", "max")
 
 
 def parse_duration_ns(text: str) -> int:
     """A duration as time.ParseDuration reads it; raises GoJsonError with its words."""
-    rest = text
-    negative = rest.startswith("-")
-    if rest[:1] in ("-", "+"):
-        rest = rest[1:]
+    rest = text[1:] if text[:1] in ("-", "+") else text
     if rest == "0":
         return 0
-    if not rest:
-        raise GoJsonError(f"time: invalid duration {go_quote(text)}")
     total_ns = 0
-    while rest:
-        part = _DURATION_PART.match(rest)
-        digits, fraction = ("", None) if part is None else part.groups()
-        if part is None or not (digits or fraction):
-            raise GoJsonError(f"time: invalid duration {go_quote(text)}")
-        rest = rest[part.end() :]
-        unit_match = _DURATION_UNIT.match(rest)
-        unit = "" if unit_match is None else unit_match.group()
-        if not unit:
-            raise GoJsonError(f"time: missing unit in duration {go_quote(text)}")
-        if unit not in _UNITS_NS:
-            raise GoJsonError(f"time: unknown unit {go_quote(unit)} in duration {go_quote(text)}")
-        rest = rest[len(unit) :]
-        scale_ns = _UNITS_NS[unit]
-        total_ns += int(digits or 0) * scale_ns
-        if fraction:
-            total_ns += int(fraction) * scale_ns // 10 ** len(fraction)
-        if total_ns > _INT64_MAX:
-            raise GoJsonError(f"time: invalid duration {go_quote(text)}")
-    return -total_ns if negative else total_ns
+    for part in _DURATION_PART.finditer(rest):
+        if part.group() or not rest:
+            total_ns += _part_ns(text, *part.groups())
+    if total_ns > _INT64_MAX:
+        raise GoJsonError(f"time: invalid duration {go_quote(text)}")
+    return -total_ns if text.startswith("-") else total_ns
+
+
+def _part_ns(text: str, digits: str, fraction: str | None, unit: str) -> int:
+    """One number and unit of the duration `text`, in nanoseconds."""
+    if not (digits or fraction):
+        raise GoJsonError(f"time: invalid duration {go_quote(text)}")
+    if not unit:
+        raise GoJsonError(f"time: missing unit in duration {go_quote(text)}")
+    scale_ns = _UNITS_NS.get(unit)
+    if scale_ns is None:
+        raise GoJsonError(f"time: unknown unit {go_quote(unit)} in duration {go_quote(text)}")
+    part_ns = int(digits or 0) * scale_ns
+    return part_ns + int(fraction) * scale_ns // 10 ** len(fraction) if fraction else part_ns
 
 
 def parse_keep_alive_ns(value: Json) -> int | None:

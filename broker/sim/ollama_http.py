@@ -280,7 +280,7 @@ class SimulatedOllama:
         try:
             await delivery.begun
             head = exchange.head
-            if head is None or exchange.end is End.CUT:
+            if head is None:
                 return close_at_once(request)
             if head.is_chunked:
                 return await self._stream(request, identity, head, delivery)

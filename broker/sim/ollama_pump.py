@@ -81,6 +81,7 @@ class Pump:
         self._model = OllamaModel(catalogue, settings, seed)
         self._live: dict[ExchangeId, Live] = {}
         self._armed: set[ExchangeId] = set()  # exchanges that a fault waits in
+        self._stalled: set[ExchangeId] = set()  # exchanges whose client does not read
         self._moment_ns: int | None = None  # the model's time while signals are handed out
         self._timer: asyncio.TimerHandle | None = None
         self._turn_is_due = False
@@ -100,6 +101,7 @@ class Pump:
             "now_ns": now_ns,
             "speed": self.clock.speed,
             "active": self.active,
+            "stalled": len(self._stalled),
             "queue": model.queued,
             "resident": names,
             "runner_starts": model.runner_starts,
@@ -127,6 +129,7 @@ class Pump:
     def close(self, identity: ExchangeId) -> None:
         """The client left, or has its whole answer. Closing twice does nothing."""
         self._armed.discard(identity)
+        self._stalled.discard(identity)
         if self._live.pop(identity, None) is not None:
             self._model.close(identity, self.clock.now_ns())
             self.wake()
@@ -136,6 +139,7 @@ class Pump:
         if identity in self._live:
             act = self._model.stall if stalled else self._model.resume
             act(identity, self.clock.now_ns())
+            (self._stalled.add if stalled else self._stalled.discard)(identity)
             self.wake()
 
     def strike(self, fault: Fault) -> None:
@@ -176,6 +180,7 @@ class Pump:
         broken = list(self._live.values())
         self._live.clear()
         self._armed.clear()
+        self._stalled.clear()
         for card in self._cards:
             self.catalogue.put(card)
         self.clock = Clock(self.clock.speed)
@@ -192,7 +197,13 @@ class Pump:
             self._turn_is_due = True
             self._loop.call_soon(self._turn)
 
-    def stop(self) -> None:
+    def terminate(self) -> None:
+        """The server is told to end: every open answer breaks off (80_server_terminated)."""
+        self._model.terminate(self.clock.now_ns())
+        self._turn()
+        self._stop_timer()
+
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -229,7 +240,7 @@ class Pump:
         return due_ns is not None and due_ns <= self.clock.now_ns()
 
     def _set_timer(self) -> None:
-        self.stop()
+        self._stop_timer()
         next_ns = self._model.next_event_ns()
         if next_ns is not None:
             grains = math.ceil(self.clock.real_seconds(next_ns - self.clock.now_ns()) / GRAIN_S)

@@ -34,6 +34,8 @@ from broker.sim.ollama_machine import ServerSettings
 from broker.sim.ollama_pump import Clock, Pump
 
 GIB: Final = 2**30
+# For what is still being read or written once every answer was cut; 0 would mean without end.
+SHUTDOWN_S: Final = 0.1
 KEEP_ALIVE_DEFAULT_NS: Final = 300_000_000_000
 _NAMED_CATALOGUES: Final = {"default": default_catalogue, "recorded": recorded_catalogue}
 
@@ -77,7 +79,7 @@ async def serve(run: Run) -> None:
         access_log=None,
         handler_cancellation=True,
         keepalive_timeout=24 * 3600,
-        shutdown_timeout=0,
+        shutdown_timeout=SHUTDOWN_S,
     )
     await runner.setup()
     try:
@@ -90,7 +92,7 @@ async def serve(run: Run) -> None:
             "(simulated Ollama: no real model answers here)"
         )
         await stopped.wait()
-        pump.stop()
+        pump.terminate()
     finally:
         await runner.cleanup()
 

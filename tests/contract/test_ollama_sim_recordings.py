@@ -295,9 +295,9 @@ async def play(name: str, simulator: Simulator, wanted: Mapping[str, Any]) -> An
 
 async def silence(simulator: Simulator, length_ns: int) -> None:
     """Waits until so much of the server's own time has passed."""
-    begun = int(str((await simulator.state())["now_ns"]))
+    begun = (await simulator.state())["now_ns"]
     for _ in range(100_000):
-        if int(str((await simulator.state())["now_ns"])) - begun >= length_ns:
+        if (await simulator.state())["now_ns"] - begun >= length_ns:
             return
     raise AssertionError("the server's clock does not move")
 

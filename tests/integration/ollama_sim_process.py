@@ -8,11 +8,13 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 30.0  # after which a wait is a failure; nothing is expected to come near it
@@ -126,8 +128,14 @@ class Simulator:
         self.port = port
 
     @contextlib.asynccontextmanager
-    async def connected(self) -> AsyncIterator[Connection]:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=2**26)
+    async def connected(self, *, receives_bytes: int = 2**26) -> AsyncIterator[Connection]:
+        """A connection; with a small `receives_bytes` what is not read soon blocks the sender."""
+        sock = socket.socket()
+        if receives_bytes < 2**16:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receives_bytes)
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self.port))
+        reader, writer = await asyncio.open_connection(sock=sock, limit=receives_bytes)
         connection = Connection(reader, writer)
         try:
             yield connection
@@ -147,7 +155,7 @@ class Simulator:
             await connection.send(method, path, raw, headers)
             return await connection.read_all()
 
-    async def state(self) -> dict[str, object]:
+    async def state(self) -> dict[str, Any]:
         return (await self.ask("GET", "/sim/state")).document
 
     async def set_fault(self, **fault: object) -> None:
@@ -157,7 +165,7 @@ class Simulator:
     async def reset(self) -> None:
         assert (await self.ask("POST", "/sim/reset")).status == 200
 
-    async def wait_until(self, key: str, value: object) -> dict[str, object]:
+    async def wait_until(self, key: str, value: object) -> dict[str, Any]:
         """The state once `key` has that value; asks again without pause, bounded."""
         for _ in range(20_000):
             state = await self.state()
@@ -169,6 +177,10 @@ class Simulator:
         """Ends the process with SIGTERM and gives its exit status."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
+        return self.wait_for_end()
+
+    def wait_for_end(self) -> int:
+        """The exit status of a process that was told to end."""
         try:
             return self.process.wait(PATIENCE_S)
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -65,8 +66,8 @@ async def test_a_frozen_runner_says_nothing_until_it_thaws(simulator: Simulator)
         for _ in range(3):
             await connection.read_chunk()
         more = asyncio.create_task(connection.read_chunk())
-        begun = int(str((await simulator.state())["now_ns"]))
-        while int(str((await simulator.state())["now_ns"])) < begun + 5_000_000_000:
+        begun = (await simulator.state())["now_ns"]
+        while (await simulator.state())["now_ns"] < begun + 5_000_000_000:
             assert not more.done()
         assert (await simulator.ask("GET", "/api/tags")).status == 200
         await simulator.set_fault(kind="thaw", model="tiny-s")
@@ -144,7 +145,7 @@ async def test_a_fault_that_cannot_be_set_is_refused_and_nothing_is_set(
     assert answer.status == 400
     assert (await simulator.ask("GET", "/sim/faults")).document == {"faults": []}
     await simulator.set_fault(kind="cut", count=0)
-    assert len((await simulator.state())["faults"]) == 1  # type: ignore[arg-type]
+    assert len((await simulator.state())["faults"]) == 1
     assert (await simulator.ask("DELETE", "/sim/faults")).document == {"faults": []}
 
 
@@ -159,6 +160,35 @@ async def test_a_client_that_leaves_gives_its_slot_back(simulator: Simulator, st
             await connection.read_head()
     await simulator.wait_until("active", 0)
     assert (await generate(simulator)).lines[-1]["done"] is True
+
+
+async def test_a_client_that_does_not_read_keeps_its_slot_and_loses_nothing(
+    simulator: Simulator,
+) -> None:
+    async with simulator.connected(receives_bytes=8192) as connection:
+        options = {"num_predict": 4_000, "seed": 1}
+        body = {**SHORT, "options": options, "raw": True, "logprobs": True, "top_logprobs": 20}
+        await connection.send("POST", "/api/generate", json.dumps(body).encode())
+        await connection.read_head()
+        await simulator.wait_until("stalled", 1)
+        while await connection.read_chunk() is not None:
+            pass
+        assert counted(connection.answer) == 4_000
+        assert connection.answer.terminated
+
+
+async def test_an_http_1_0_client_gets_lines_without_chunks(simulator: Simulator) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", simulator.port)
+    body = json.dumps(SHORT).encode()
+    head = f"POST /api/generate HTTP/1.0\r\nContent-Length: {len(body)}\r\n\r\n"
+    writer.write(head.encode() + body)
+    answer = (await reader.read()).decode()
+    writer.close()
+    await writer.wait_closed()
+    first, _, lines = answer.partition("\r\n\r\n")
+    assert "Transfer-Encoding" not in first
+    assert len(lines.splitlines()) == 9
+    assert json.loads(lines.splitlines()[-1])["done"] is True
 
 
 async def test_reset_breaks_what_runs_and_empties_the_machine(simulator: Simulator) -> None:
@@ -179,7 +209,7 @@ async def test_state_counts_loads_and_shows_who_is_resident(simulator: Simulator
     state = await simulator.state()
     assert state["runner_starts"] == 2
     assert state["loads"] == {"plain:latest": 1, "tiny-s:latest": 1}
-    assert sorted(state["resident"]) == ["plain:latest", "tiny-s:latest"]  # type: ignore[call-overload]
+    assert sorted(state["resident"]) == ["plain:latest", "tiny-s:latest"]
 
 
 async def test_the_same_seed_says_the_same_in_another_process(simulator: Simulator) -> None:
@@ -192,9 +222,9 @@ async def test_the_same_seed_says_the_same_in_another_process(simulator: Simulat
 
 
 async def test_durations_are_those_of_the_servers_own_clock(simulator: Simulator) -> None:
-    begun = int(str((await simulator.state())["now_ns"]))
+    begun = (await simulator.state())["now_ns"]
     last = (await generate(simulator)).lines[-1]
-    passed = int(str((await simulator.state())["now_ns"])) - begun
+    passed = (await simulator.state())["now_ns"] - begun
     assert 0 < int(str(last["load_duration"])) < int(str(last["total_duration"])) <= passed
 
 
@@ -263,8 +293,9 @@ async def test_sigterm_breaks_every_stream_without_a_last_chunk() -> None:
                 pass
             assert (streaming.answer.closed, streaming.answer.terminated) == (True, False)
             assert (await waiting.read_head()).status is None
+        assert simulator.wait_for_end() == 0
     finally:
-        assert simulator.stop() == 0
+        simulator.stop()
 
 
 async def test_faults_and_models_from_the_command_line(tmp_path: Path) -> None:
