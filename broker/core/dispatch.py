@@ -46,7 +46,8 @@ def _next_for(residency: Residency, lines: Mapping[LineKey, Line]) -> RequestKey
     for (runner, num_ctx), line in lines.items():
         if runner == residency.runner and residency.fits(num_ctx):
             candidate = line.best()
-            if candidate is not None and (best is None or candidate < best):
+            # Equal keys go by the order of the lines, as the positions that clients are told do.
+            if candidate is not None and (best is None or candidate[:2] < best[:2]):
                 best = candidate
     return None if best is None else best[2]
 

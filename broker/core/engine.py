@@ -198,12 +198,13 @@ class Engine:
         if record.state is State.QUEUED:
             self._announcer.tell_first(record)
 
-    def _enqueue(self, record: Record, now_ns: int, *, front: bool = False) -> None:
+    def _enqueue(self, record: Record, now_ns: int, *, head_since_ns: int | None = None) -> None:
         record.move(Trigger.ENQUEUE)
         line = self.lines.get(record.line)
         if line is None:
             line = self.lines[record.line] = Line(self.policy.queue)
-        line.push(record.spec.key, record.spec.priority, record.arrived_ns, now_ns, front=front)
+        key, priority = record.spec.key, record.spec.priority
+        line.push(key, priority, record.arrived_ns, now_ns, head_since_ns=head_since_ns)
         self.tally.queue(record.spec.priority, 1)
         self._announcer.note(record.line[0])
 
@@ -213,7 +214,7 @@ class Engine:
         line = self.lines[record.line]
         key, priority = record.spec.key, record.spec.priority
         if served:
-            line.take(key, priority, now_ns)
+            record.head_since_ns = line.take(key, priority, now_ns)
         else:
             line.remove(key, priority, now_ns)
         if line.size == 0:
@@ -314,7 +315,7 @@ class Engine:
         record.attempt = None
         record.told_reason = None
         self._emit(TellRequeued(record.spec.key, error.message))
-        self._enqueue(record, now_ns, front=True)
+        self._enqueue(record, now_ns, head_since_ns=record.head_since_ns)
 
     def _release(self, attempt: Attempt, now_ns: int) -> None:
         """The attempt's work is over: its slot is free again."""

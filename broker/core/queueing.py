@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import merge
+from itertools import takewhile
 
 from broker.core.errors import InvariantBroken
 from broker.core.requests import PRIORITY_HIGHEST, PRIORITY_LOWEST, RequestKey
@@ -54,6 +55,15 @@ class _AgentQueue:
     def head(self) -> RequestKey:
         return next(iter(self.entries))
 
+    def come_back(self, key: RequestKey, head_since_ns: int) -> None:
+        """Moves the last entry to its old place. All but those that came back are younger."""
+        queued_ns = self.entries[key]
+        elders = list(takewhile(lambda each: self.entries[each] < queued_ns, self.entries))
+        for each in (key, *reversed(elders)):
+            self.entries.move_to_end(each, last=False)
+        if not elders:
+            self.head_since_ns = head_since_ns
+
 
 # The agents of one priority, whose turn it is first.
 _Turns = OrderedDict[str, _AgentQueue]
@@ -71,19 +81,25 @@ class Line:
         self.size = 0
 
     def push(
-        self, key: RequestKey, priority: int, queued_ns: int, now_ns: int, *, front: bool = False
+        self,
+        key: RequestKey,
+        priority: int,
+        queued_ns: int,
+        now_ns: int,
+        *,
+        head_since_ns: int | None = None,
     ) -> None:
-        """Adds a request. `front`: it was here before and comes back to its old place."""
+        """Adds a request. `head_since_ns`, as `take` returned it: it was here before and comes back
+        to its old place, behind those of its agent that are older and came back as well."""
         if not PRIORITY_HIGHEST <= priority <= PRIORITY_LOWEST:
             raise InvariantBroken(f"priority {priority} reached the queue")
         turns = self._by_priority.setdefault(priority, OrderedDict())
         agent = turns.get(key[0])
         if agent is None:
-            agent = turns[key[0]] = _AgentQueue(head_since_ns=queued_ns if front else now_ns)
+            agent = turns[key[0]] = _AgentQueue(head_since_ns=now_ns)
         agent.entries[key] = queued_ns
-        if front:
-            agent.entries.move_to_end(key, last=False)
-            agent.head_since_ns = queued_ns
+        if head_since_ns is not None:
+            agent.come_back(key, head_since_ns)
             turns.move_to_end(key[0], last=False)
         self._queued_ns_sum += queued_ns
         self.size += 1
@@ -112,11 +128,14 @@ class Line:
                 found = (key_ns, priority, agent.head())
         return found
 
-    def take(self, key: RequestKey, priority: int, now_ns: int) -> None:
-        """Takes the next request out: its agent goes to the end of the turns."""
+    def take(self, key: RequestKey, priority: int, now_ns: int) -> int:
+        """Takes the next request out: its agent goes to the end of the turns. Returns since when
+        it was its agent's head, which is its place should it come back."""
         turns = self._by_priority[priority]
+        head_since_ns = turns[key[0]].head_since_ns
         turns.move_to_end(key[0])
         self.remove(key, priority, now_ns)
+        return head_since_ns
 
     def waited_ns(self, now_ns: int) -> int:
         """The waits of all requests in the line, added up."""

@@ -13,7 +13,7 @@ from broker.core.residency import Residency
 
 @dataclass(slots=True, kw_only=True)
 class Record:
-    """One request. `line` says where it waits; `arrived_ns` is its place for ever."""
+    """One request. `line` says where it waits or waited."""
 
     spec: RequestSpec
     model: str  # comparison key of the model that will answer
@@ -24,6 +24,7 @@ class Record:
     deadline_timer: int = 0
     attempt: Attempt | None = None
     tries: int = 0
+    head_since_ns: int = 0  # its place in its line when it was last taken
     told_position: int = 0
     told_reason: WaitReason | None = None
 
