@@ -35,7 +35,7 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resident:
-    """A model that occupies memory now. `num_ctx` is per slot, 0 where the backend does not tell."""
+    """A model that occupies memory now. `num_ctx` is per slot, 0 where it is not told."""
 
     name: str
     digest: str
@@ -89,7 +89,7 @@ class Backend(Protocol):
     ) -> Embeddings: ...
 
     async def load(self, model: str, *, num_ctx: int | None, keep_alive_s: int) -> None:
-        """Makes the model resident, or renews its keep_alive where it is; returns when it is ready."""
+        """Makes the model resident, or renews its keep_alive; returns when it is ready."""
         ...
 
     async def unload(self, model: str) -> None:

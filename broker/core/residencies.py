@@ -38,7 +38,7 @@ _State, _Trigger = ResidencyState, ResidencyTrigger
 
 
 class Residencies:
-    """All backends. `emit` takes effects; `on_load_failed` hears of runners that cannot be loaded."""
+    """All backends. `emit` takes effects; `on_load_failed` hears of loads that failed."""
 
     def __init__(
         self,
@@ -139,7 +139,7 @@ class Residencies:
         if isinstance(ended.error, BackendUnreachable):
             backend.up, backend.problem = False, ended.error.message
             return
-        # Each new try would evict a good model first (OLLAMA.md §2), so it is not tried for a while.
+        # Each new try would evict a good model first (OLLAMA.md §2): it is not tried for a while.
         until_ns = now_ns + self._policy.failed_load_hold_ns
         backend.held_until_ns[ended.runner] = until_ns
         self._timers.set(until_ns, partial(self._hold_over, backend, ended.runner))
