@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from broker.core.admission import admit
 from broker.core.announcements import Announcer, wait_reason
+from broker.core.backlog import Backlog
 from broker.core.dispatch import changes_made, load_wait_ns, next_dispatch
 from broker.core.effects import (
     AbortAttempt,
@@ -39,11 +40,10 @@ from broker.core.errors import (
     RequestIdInUse,
 )
 from broker.core.estimates import Estimates
-from broker.core.lifecycle import OUTCOME_OF, State, Trigger
+from broker.core.lifecycle import LIFECYCLE, OUTCOME_OF, State, Trigger
 from broker.core.model_name import nearest
-from broker.core.placement import BackendState, LineKey
+from broker.core.placement import BackendState
 from broker.core.policy import EnginePolicy
-from broker.core.queueing import Line
 from broker.core.record import Attempt, Record
 from broker.core.requests import AttemptId, Outcome, RequestKey, RequestSpec
 from broker.core.residencies import Residencies
@@ -79,9 +79,10 @@ class Engine:
         self.policy = policy
         self.records: dict[RequestKey, Record] = {}
         self.attempts: dict[AttemptId, Attempt] = {}
-        self.lines: dict[LineKey, Line] = {}
         self.estimates = Estimates()
         self.tally = Tally()
+        self.backlog = Backlog(policy.queue, self.tally, self.estimates, self._note)
+        self.lines = self.backlog.lines
         self.draining = False
         # Each live request has a deadline, each attempt at most a grace; the rest is per backend.
         self.timers = Timers(policy.queue.live_max * 2 + 1024)
@@ -146,6 +147,9 @@ class Engine:
     def _emit(self, effect: Effect) -> None:
         self._effects.append(effect)
 
+    def _note(self, runner: str) -> None:
+        self._announcer.note(runner)
+
     # Arrival
 
     def _arrived(self, arrived: Arrived, now_ns: int) -> None:
@@ -185,7 +189,8 @@ class Engine:
             spec.deadline_ns, partial(self._deadline_passed, record)
         )
         self._emit(Admit(spec.key))
-        self._enqueue(record, now_ns)
+        record.move(Trigger.ENQUEUE)
+        self.backlog.enter(record, now_ns)
         self._announcer.tell_first(record)
 
     def _take_over(self, record: Record, spec: RequestSpec, now_ns: int) -> None:
@@ -198,30 +203,7 @@ class Engine:
         if record.state is State.QUEUED:
             self._announcer.tell_first(record)
 
-    def _enqueue(self, record: Record, now_ns: int, *, head_since_ns: int | None = None) -> None:
-        record.move(Trigger.ENQUEUE)
-        line = self.lines.get(record.line)
-        if line is None:
-            line = self.lines[record.line] = Line(self.policy.queue)
-        key, priority = record.spec.key, record.spec.priority
-        line.push(key, priority, record.arrived_ns, now_ns, head_since_ns=head_since_ns)
-        self.tally.queue(record.spec.priority, 1)
-        self._announcer.note(record.line[0])
-
-    # Leaving the queue
-
-    def _leave_line(self, record: Record, now_ns: int, *, served: bool = False) -> None:
-        line = self.lines[record.line]
-        key, priority = record.spec.key, record.spec.priority
-        if served:
-            record.head_since_ns = line.take(key, priority, now_ns)
-        else:
-            line.remove(key, priority, now_ns)
-        if line.size == 0:
-            del self.lines[record.line]
-        self.tally.queue(priority, -1)
-        self.estimates.departed(now_ns)
-        self._announcer.note(record.line[0])
+    # The slots
 
     def _dispatch(self, now_ns: int) -> None:
         """Gives every free slot to the request that is next for it."""
@@ -232,7 +214,7 @@ class Engine:
     def _start(
         self, record: Record, backend: BackendState, residency: Residency, now_ns: int
     ) -> None:
-        self._leave_line(record, now_ns, served=True)
+        self.backlog.take(record, now_ns)
         record.move(Trigger.DISPATCH)
         record.tries += 1
         self._attempts_made += 1
@@ -315,7 +297,8 @@ class Engine:
         record.attempt = None
         record.told_reason = None
         self._emit(TellRequeued(record.spec.key, error.message))
-        self._enqueue(record, now_ns, head_since_ns=record.head_since_ns)
+        record.move(Trigger.ENQUEUE)
+        self.backlog.come_back(record, now_ns)
 
     def _release(self, attempt: Attempt, now_ns: int) -> None:
         """The attempt's work is over: its slot is free again."""
@@ -338,10 +321,10 @@ class Engine:
             record.move(Trigger.ABORT)
             record.attempt.ending = trigger
             self._emit(AbortAttempt(record.attempt.id))
-            outcome = _OUTCOME_BY_TRIGGER[trigger]
+            outcome = OUTCOME_OF[LIFECYCLE.step(record.state, trigger)]
         else:
             if record.state is State.QUEUED:
-                self._leave_line(record, now_ns)
+                self.backlog.withdraw(record, now_ns)
             record.move(trigger)
             outcome = OUTCOME_OF[record.state]
         del self.records[record.spec.key]
@@ -373,9 +356,8 @@ class Engine:
             is_held = backend.holds_off(runner, now_ns) and runner not in backend.residents
             if backend.up and runner in backend.by_runner and not is_held:
                 return
-        for line in [each for each in self.lines if each[0] == runner]:
-            for key in list(self.lines[line].keys()):
-                self._end(self.records[key], Trigger.FAIL, error, now_ns)
+        for key in self.backlog.waiting(lambda each: each == runner):
+            self._end(self.records[key], Trigger.FAIL, error, now_ns)
 
     # Backends
 
@@ -389,11 +371,10 @@ class Engine:
         self.residencies.models_listed(listed, now_ns)
         known = {runner for each in self.backends.values() for runner in each.by_runner}
         names = [spec.name for each in self.backends.values() for spec in each.models.values()]
-        for line in [each for each in self.lines if each[0] not in known]:
-            for key in list(self.lines[line].keys()):
-                record = self.records[key]
-                error = ModelUnknown(record.spec.model, nearest(record.spec.model, names))
-                self._end(record, Trigger.FAIL, error, now_ns)
+        for key in self.backlog.waiting(lambda each: each not in known):
+            record = self.records[key]
+            error = ModelUnknown(record.spec.model, nearest(record.spec.model, names))
+            self._end(record, Trigger.FAIL, error, now_ns)
 
     def _load_ended(self, ended: LoadEnded, now_ns: int) -> None:
         self._announcer.note(ended.runner)
@@ -412,10 +393,3 @@ class Engine:
     def _drain_over(self, now_ns: int) -> None:
         for key in list(self.records):
             self._cancel_asked(CancelAsked(key, CancelCause.BROKER_STOPS), now_ns)
-
-
-_OUTCOME_BY_TRIGGER: Final = {
-    Trigger.CANCEL: Outcome.CANCELLED,
-    Trigger.EXPIRE: Outcome.EXPIRED,
-    Trigger.SHED: Outcome.SHED,
-}

@@ -141,7 +141,7 @@ class Line:
         """The waits of all requests in the line, added up."""
         return self.size * now_ns - self._queued_ns_sum
 
-    def keys(self) -> Iterator[RequestKey]:
+    def requests(self) -> Iterator[RequestKey]:
         for turns in self._by_priority.values():
             for agent in turns.values():
                 yield from agent.entries

@@ -174,7 +174,7 @@ class LineMachine(RuleBasedStateMachine):
     def agrees(self) -> None:
         self.line.check()
         assert self.line.size == len(self.prose.waiting)
-        assert sorted(self.line.keys()) == sorted(w[1] for w in self.prose.waiting)
+        assert sorted(self.line.requests()) == sorted(w[1] for w in self.prose.waiting)
         waits = sum(self.now_ns - w[0] for w in self.prose.waiting)
         assert self.line.waited_ns(self.now_ns) == waits
         best = self.line.best()

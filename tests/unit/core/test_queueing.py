@@ -194,11 +194,11 @@ def test_the_waits_of_all_are_added_up() -> None:
     assert waiting.line.waited_ns(100) == 70
 
 
-def test_keys_names_everybody_once() -> None:
+def test_every_request_that_waits_is_named_once() -> None:
     waiting = Waiting()
     waiting.push("a1 a2 b1", at_ns=0)
     waiting.push("a3", at_ns=0, priority=1)
-    everybody = list(waiting.line.keys())
+    everybody = list(waiting.line.requests())
     assert sorted(key[1] for key in everybody) == ["a1", "a2", "a3", "b1"]
 
 
