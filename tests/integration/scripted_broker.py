@@ -1,0 +1,259 @@
+"""A broker that follows a script, behind a wire that can be cut: what the client's tests talk to.
+
+Each call of Generate or Embed takes the next turn of the script. A turn is an asynchronous
+generator over the request and the call's context. The wire is a TCP relay in this process, so that
+a cut is a real one: the sockets are aborted, no gRPC status is sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, NoReturn
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+
+from broker_client.pb.broker.v1 import (
+    admin_pb2,
+    admin_pb2_grpc,
+    inference_pb2,
+    inference_pb2_grpc,
+    models_pb2,
+    models_pb2_grpc,
+)
+
+Request = inference_pb2.GenerateRequest | inference_pb2.EmbedRequest
+Context = Any  # The generated base class and grpc.aio type it differently.
+Turn = Callable[[Any, Context], AsyncIterator[Any]]
+
+WORDS = ("The ", "sky ", "is ", "blue", ".")
+
+
+def queued(position: int = 1) -> inference_pb2.GenerateEvent:
+    return inference_pb2.GenerateEvent(queued=inference_pb2.Queued(position=position))
+
+
+def chunk(seq: int, text: str) -> inference_pb2.GenerateEvent:
+    return inference_pb2.GenerateEvent(chunk=inference_pb2.Chunk(seq=seq, text=text, tokens=1))
+
+
+def done() -> inference_pb2.GenerateEvent:
+    return inference_pb2.GenerateEvent(
+        done=inference_pb2.Done(model="tiny:latest", finish_reason=inference_pb2.FINISH_REASON_STOP)
+    )
+
+
+async def answer(
+    request: inference_pb2.GenerateRequest, context: Context
+) -> AsyncIterator[inference_pb2.GenerateEvent]:
+    """The turn of a broker where all is well; resumes where it is asked to."""
+    yield queued()
+    yield inference_pb2.GenerateEvent(started=inference_pb2.Started(model="tiny:latest"))
+    for seq in range(request.resume_from_seq, len(WORDS)):
+        yield chunk(seq, WORDS[seq])
+    yield done()
+
+
+async def refuse(
+    context: Context,
+    code: grpc.StatusCode,
+    reason: str,
+    *,
+    retry_after_ms: int | None = None,
+    outcome: str = "refused",
+) -> NoReturn:
+    """Ends the call as the broker does."""
+    details: list[Message] = [
+        error_details_pb2.ErrorInfo(
+            reason=reason, domain="broker.v1", metadata={"outcome": outcome, "sent_pieces": "0"}
+        )
+    ]
+    if retry_after_ms is not None:
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(retry_after_ms)
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    boxes = [any_pb2.Any() for _ in details]
+    for box, detail in zip(boxes, details, strict=True):
+        box.Pack(detail)
+    status = status_pb2.Status(code=code.value[0], message=reason, details=boxes)
+    trailers = (("grpc-status-details-bin", status.SerializeToString()),)
+    await context.abort(code, reason, trailing_metadata=trailers)
+    raise AssertionError("abort returned")
+
+
+class Wire:
+    """A TCP relay on a port of its own that can be cut and mended."""
+
+    def __init__(self, target_port: int) -> None:
+        self._target_port = target_port
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+        self.port = 0
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    def cut(self) -> None:
+        """Aborts every connection; new ones are still taken."""
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def close(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        self.cut()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        await self._server.wait_closed()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+        for end in (writer, far_writer):
+            self._writers.add(end)
+        for source, sink in ((reader, far_writer), (far_reader, writer)):
+            task = asyncio.create_task(self._carry(source, sink))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _carry(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        try:
+            while data := await source.read(65536):
+                sink.write(data)
+                await sink.drain()
+        except ConnectionError:
+            pass  # Cutting is what this wire is for.
+        finally:
+            self._writers.discard(sink)
+            sink.transport.abort()
+
+
+class ScriptedBroker(
+    inference_pb2_grpc.InferenceServicer,
+    models_pb2_grpc.ModelsServicer,
+    admin_pb2_grpc.AdminServicer,
+):
+    """Follows its script and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.script: deque[Turn] = deque()
+        self.requests: list[Any] = []
+        self.metadata: list[dict[str, str | bytes]] = []
+        self.gone = asyncio.Event()  # a caller went away during `hang`
+        self.wire = Wire(0)
+
+    @property
+    def address(self) -> str:
+        """Where the client connects: the wire's near end."""
+        return f"127.0.0.1:{self.wire.port}"
+
+    async def hang(
+        self, request: inference_pb2.GenerateRequest, context: Context
+    ) -> AsyncIterator[inference_pb2.GenerateEvent]:
+        """The turn of a broker that answers with one piece and then nothing more."""
+        try:
+            yield queued()
+            yield chunk(0, WORDS[0])
+            await asyncio.Event().wait()
+        finally:
+            self.gone.set()
+
+    def cut_after(self, pieces: int) -> Turn:
+        """The turn of a broker whose connection is cut once so many pieces were sent."""
+
+        async def turn(
+            request: inference_pb2.GenerateRequest, context: Context
+        ) -> AsyncIterator[inference_pb2.GenerateEvent]:
+            yield queued()
+            for seq in range(request.resume_from_seq, request.resume_from_seq + pieces):
+                yield chunk(seq, WORDS[seq])
+            self.wire.cut()
+            await asyncio.Event().wait()
+
+        return turn
+
+    async def Generate(
+        self, request: inference_pb2.GenerateRequest, context: Context
+    ) -> AsyncIterator[inference_pb2.GenerateEvent]:
+        turn = self._next(request, context)
+        async for event in turn(request, context):
+            yield event
+
+    async def Embed(
+        self, request: inference_pb2.EmbedRequest, context: Context
+    ) -> inference_pb2.EmbedResponse:
+        turn = self._next(request, context)
+        async for response in turn(request, context):
+            assert isinstance(response, inference_pb2.EmbedResponse)
+            return response
+        raise AssertionError("a turn of Embed gives one response")
+
+    async def Cancel(
+        self, request: inference_pb2.CancelRequest, context: Context
+    ) -> inference_pb2.CancelResponse:
+        if request.request_id != "known":
+            await refuse(context, grpc.StatusCode.NOT_FOUND, "REQUEST_UNKNOWN", outcome="")
+        return inference_pb2.CancelResponse(state="queued")
+
+    async def List(
+        self, request: models_pb2.ListRequest, context: Context
+    ) -> models_pb2.ListResponse:
+        """Two pages."""
+        if not request.page_token:
+            first = models_pb2.Model(name="a:latest", capabilities=["completion"])
+            return models_pb2.ListResponse(models=[first], next_page_token="2")
+        return models_pb2.ListResponse(models=[models_pb2.Model(name="b:latest")])
+
+    async def Get(self, request: models_pb2.GetRequest, context: Context) -> models_pb2.GetResponse:
+        if request.name != "a":
+            await refuse(context, grpc.StatusCode.NOT_FOUND, "MODEL_UNKNOWN")
+        place = models_pb2.ModelPlace(backend="gpu0", state=models_pb2.MODEL_STATE_RESIDENT)
+        return models_pb2.GetResponse(model=models_pb2.Model(name="a:latest", places=[place]))
+
+    async def GetStatus(
+        self, request: admin_pb2.GetStatusRequest, context: Context
+    ) -> admin_pb2.GetStatusResponse:
+        return admin_pb2.GetStatusResponse(
+            version="1.2.3",
+            queued=2,
+            outcomes=[admin_pb2.OutcomeCount(outcome="completed", count=7)],
+            backends=[admin_pb2.BackendStatus(name="gpu0", up=True)],
+            requests=[admin_pb2.RequestStatus(request_id="r")] * request.requests_max,
+        )
+
+    async def Drain(
+        self, request: admin_pb2.DrainRequest, context: Context
+    ) -> admin_pb2.DrainResponse:
+        said = request.timeout_ms if request.HasField("timeout_ms") else 30_000
+        return admin_pb2.DrainResponse(queued=1, running=2, timeout_ms=said)
+
+    def _next(self, request: Request, context: Context) -> Turn:
+        copy = type(request)()
+        copy.CopyFrom(request)  # type: ignore[arg-type]  # The same type by construction.
+        self.requests.append(copy)
+        self.metadata.append(dict(context.invocation_metadata()))
+        return self.script.popleft()
+
+
+@asynccontextmanager
+async def serving() -> AsyncIterator[ScriptedBroker]:
+    """A scripted broker and its wire, up."""
+    broker = ScriptedBroker()
+    server = grpc.aio.server()
+    inference_pb2_grpc.add_InferenceServicer_to_server(broker, server)
+    models_pb2_grpc.add_ModelsServicer_to_server(broker, server)
+    admin_pb2_grpc.add_AdminServicer_to_server(broker, server)
+    broker.wire = Wire(server.add_insecure_port("127.0.0.1:0"))
+    await server.start()
+    await broker.wire.start()
+    try:
+        yield broker
+    finally:
+        await broker.wire.close()
+        await server.stop(None)
