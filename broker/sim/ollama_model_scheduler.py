@@ -306,6 +306,7 @@ class Scheduler:
             size,
             settings,
             share=speed_share(share, settings),
+            rank=-self.ledger.runner_starts,
             coarse=self._coarse,
             reminders=self.reminders,
             host=self,

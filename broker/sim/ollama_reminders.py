@@ -1,7 +1,7 @@
 """What a simulated server means to do later, in order of time.
 
-Rules: two reminders for the same moment come in the order in which they were made; a cancelled
-one never comes. Nothing here reads a clock.
+Rules: of two reminders for the same moment the one of lower rank comes first, of two of one rank
+the one that was made first; a cancelled one never comes. Nothing here reads a clock.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ class Reminder:
 
 class Reminders:
     def __init__(self) -> None:
-        self._heap: list[tuple[int, int, Reminder]] = []
+        self._heap: list[tuple[int, int, int, Reminder]] = []
         self._made = 0
         self._cancelled = 0
 
-    def at(self, at_ns: int, action: Callable[[int], None]) -> Reminder:
+    def at(self, at_ns: int, action: Callable[[int], None], *, rank: int = 0) -> Reminder:
         reminder = Reminder(at_ns, action)
         self._made += 1
-        heapq.heappush(self._heap, (at_ns, self._made, reminder))
+        heapq.heappush(self._heap, (at_ns, rank, self._made, reminder))
         return reminder
 
     def cancel(self, reminder: Reminder | None) -> None:
@@ -42,13 +42,13 @@ class Reminders:
         reminder.action = None
         self._cancelled += 1
         if self._cancelled > _SWEEP_ABOVE and self._cancelled * 2 > len(self._heap):
-            self._heap = [entry for entry in self._heap if entry[2].action is not None]
+            self._heap = [entry for entry in self._heap if entry[3].action is not None]
             heapq.heapify(self._heap)
             self._cancelled = 0
 
     def next_ns(self) -> int | None:
         heap = self._heap
-        while heap and heap[0][2].action is None:
+        while heap and heap[0][3].action is None:
             heapq.heappop(heap)
             self._cancelled -= 1
         return heap[0][0] if heap else None
@@ -58,7 +58,7 @@ class Reminders:
         at_ns = self.next_ns()
         if at_ns is None or at_ns > until_ns:
             return False
-        reminder = heapq.heappop(self._heap)[2]
+        reminder = heapq.heappop(self._heap)[3]
         action, reminder.action = reminder.action, None
         if action is not None:
             action(at_ns)

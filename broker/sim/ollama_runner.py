@@ -4,7 +4,8 @@ Rules: the queue is first come, first served. Work goes in steps: each step make
 every request that decodes and reads up to `num_batch` prompt tokens of those that begin, so a long
 prompt lets the others have one token per batch. Who comes or leaves counts from the next step on.
 A step is never cut, a frozen process stops in the middle of one. With coarse tokens several equal
-steps are taken as one: the moments are the same, the events fewer.
+steps are taken as one: the moments are the same, the events fewer. What else falls on the end of a
+step comes after it, whenever it was planned; `rank` says so, and is below 0.
 Sources: reference/OLLAMA.md §3.6, §7.6; recordings 61_, 62_, 83_prefill_stalls_decode.
 """
 
@@ -77,6 +78,7 @@ class Runner:
         settings: ServerSettings,
         *,
         share: float,
+        rank: int,
         coarse: bool,
         reminders: Reminders,
         host: RunnerHost,
@@ -85,6 +87,7 @@ class Runner:
         self.dead = False
         self._speed = model.speed
         self._share = share
+        self._rank = rank
         self._coarse = coarse
         self._reminders = reminders
         self._host = host
@@ -264,7 +267,7 @@ class Runner:
         return max(self._token_ns, read_ns + decode_ns)
 
     def _remind(self, run: _Run) -> None:
-        run.reminder = self._reminders.at(run.end_ns, self._on_run_end)
+        run.reminder = self._reminders.at(run.end_ns, self._on_run_end, rank=self._rank)
 
     def _shorten(self, now_ns: int) -> None:
         """Ends a run of several steps with the step that is being computed now."""
