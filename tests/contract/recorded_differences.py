@@ -17,6 +17,8 @@ from tests.contract.recorded_play import Listing, Outcome, Player
 
 # Events this close to one another in the recording came in either order by chance.
 APART_MS = 60.0
+# What reading a long prompt takes at least; one that is known takes a tenth of it.
+LONG_NS = SECOND_NS
 # Expiry dates are compared to the second that ps was asked in.
 EXPIRY_TOLERANCE_S = 1.6
 
@@ -55,6 +57,9 @@ def compare_outcome(wanted: dict[str, Any], outcome: Outcome) -> list[str]:
     for key in ("done", "done_reason", "prompt_eval_count", "eval_count") if ours else ():
         if done.get(key) != actual.get(key):
             differences.append(f"{label}: {key} {done.get(key)} became {actual.get(key)}")
+    read_ns, actual_ns = (d.get("prompt_eval_duration", 0) for d in (done, actual))
+    if (read_ns > LONG_NS) != (actual_ns > LONG_NS):
+        differences.append(f"{label}: a prompt read in {read_ns} ns became {actual_ns} ns")
     return differences
 
 

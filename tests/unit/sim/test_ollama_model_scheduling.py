@@ -115,8 +115,9 @@ def test_without_a_limit_three_may_be_resident() -> None:
 
 
 def test_a_third_model_evicts_where_the_memory_is_eighty_percent_full() -> None:
+    """There is room for a third one, but no more than 80 % of the room may be taken."""
     models = [model(name, size_bytes=4 * GIB) for name in "abc"]
-    stage = Stage(*models, gpu=True, memory_bytes=11 * GIB)
+    stage = Stage(*models, gpu=True, memory_bytes=13 * GIB + GIB // 4)
     stage.load("a", keep_alive_ns=600 * SECOND_NS)
     stage.load("b", keep_alive_ns=60 * SECOND_NS)
     assert stage.resident() == ["a", "b"]
