@@ -21,6 +21,7 @@ from google.rpc import error_details_pb2, status_pb2
 from broker_client.pb.broker.v1 import (
     admin_pb2,
     admin_pb2_grpc,
+    common_pb2,
     inference_pb2,
     inference_pb2_grpc,
     models_pb2,
@@ -221,7 +222,9 @@ class ScriptedBroker(
     ) -> admin_pb2.GetStatusResponse:
         return admin_pb2.GetStatusResponse(
             version="1.2.3",
+            level=common_pb2.DEGRADATION_LEVEL_NORMAL,
             queued=2,
+            queued_max=1000,
             outcomes=[admin_pb2.OutcomeCount(outcome="completed", count=7)],
             backends=[admin_pb2.BackendStatus(name="gpu0", up=True)],
             requests=[admin_pb2.RequestStatus(request_id="r")] * request.requests_max,

@@ -1,0 +1,1 @@
+"""`brokerctl`: what people type to use, watch and look after a broker."""

@@ -1,0 +1,74 @@
+"""What all commands share: where the broker is, how to print, and how errors end.
+
+A command receives a `Call` and raises; `asking` turns what it raises into words and an exit status.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import click
+from rich.console import Console
+
+from broker_client import BrokerError, Client
+from broker_client.channel import broker_address
+from brokerctl.explanation import (
+    EXIT_INTERRUPTED,
+    error_document,
+    exit_status_of,
+    sentence_of,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One invocation of a command."""
+
+    address: str
+    as_json: bool
+
+    def client(self, agent_id: str = "brokerctl") -> Client:
+        """A client of the broker; to be closed."""
+        return Client(self.address, agent_id=agent_id)
+
+    def console(self) -> Console:
+        """Where tables go. Without a terminal the width does not cut what a program reads."""
+        return Console() if sys.stdout.isatty() else Console(width=200)
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on one line."""
+    click.echo(json.dumps(document, ensure_ascii=False, default=dataclasses.asdict))
+
+
+def asking(command: Callable[..., None]) -> Callable[..., None]:
+    """Makes a function a command that asks a broker: --address, --json, and errors in words."""
+
+    @click.option(
+        "--address",
+        metavar="HOST:PORT",
+        help="Where the broker is.  [default: BROKER_ADDRESS, else 127.0.0.1:50434]",
+    )
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+    @functools.wraps(command)
+    def wrapped(*args: Any, address: str | None, as_json: bool, **kwargs: Any) -> None:
+        call = Call(address=broker_address(address), as_json=as_json)
+        try:
+            command(call, *args, **kwargs)
+        except BrokerError as error:
+            if as_json:
+                print_json(error_document(error, call.address))
+            else:
+                click.echo(f"brokerctl: {sentence_of(error, call.address)}", err=True)
+            sys.exit(exit_status_of(error))
+        except KeyboardInterrupt:
+            click.echo("", err=True)
+            sys.exit(EXIT_INTERRUPTED)
+
+    return wrapped

@@ -1,0 +1,75 @@
+"""Puts errors into plain words with a next step. Pure.
+
+Every error of the client ends up here, so that no traceback reaches a terminal. The words of the
+broker come first, since it knows best; what follows is what one can do about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from broker_client import BrokerError, Unreachable
+from broker_client.errors import (
+    AgentUnknown,
+    BackendFailed,
+    CapabilityMissing,
+    ConnectionLost,
+    DeadlineExpired,
+    Draining,
+    InvalidRequest,
+    LoadFailed,
+    ModelUnknown,
+    NoBackend,
+    QueueFull,
+)
+
+# Exit statuses, also in `brokerctl --help`. 2 is click's, for wrong use.
+EXIT_SAID_NO: Final = 1
+EXIT_NO_BROKER: Final = 3
+EXIT_INTERRUPTED: Final = 130
+
+# Subclasses stand before their bases: the first that fits is taken.
+NEXT_STEPS: Final[tuple[tuple[type[BrokerError], str], ...]] = (
+    (AgentUnknown, "give another --agent, or add a type for it under [agents] of the broker"),
+    (InvalidRequest, "correct what is named and try again"),
+    (ModelUnknown, "`brokerctl models` lists the models there are"),
+    (CapabilityMissing, "`brokerctl models NAME` shows what a model can do"),
+    (QueueFull, "try again later, or with a better --priority"),
+    (NoBackend, "`brokerctl doctor` says which backend does not answer, and why"),
+    (LoadFailed, "`brokerctl doctor` shows the state of the backends"),
+    (BackendFailed, "`brokerctl doctor` shows the state of the backends"),
+    (Draining, "start the broker again once it has stopped"),
+    (DeadlineExpired, "give it more time, or a better --priority"),
+    (ConnectionLost, "`brokerctl doctor` says whether the broker still answers"),
+)
+
+
+def sentence_of(error: BrokerError, address: str) -> str:
+    """What happened and what to do, in one line."""
+    if isinstance(error, Unreachable):
+        return f"no broker answers at {address}; start one with `brokerd`"
+    words = error.message or f"the broker answered {error.code.name}"
+    for kind, step in NEXT_STEPS:
+        if isinstance(error, kind):
+            return f"{words}; {step}"
+    return words
+
+
+def exit_status_of(error: BrokerError) -> int:
+    """The exit status that stands for an error."""
+    return EXIT_NO_BROKER if isinstance(error, Unreachable) else EXIT_SAID_NO
+
+
+def error_document(error: BrokerError, address: str) -> Mapping[str, Any]:
+    """The same for programs."""
+    return {
+        "error": {
+            "code": error.code.name,
+            "reason": error.reason,
+            "message": sentence_of(error, address),
+            "retry_after_s": error.retry_after_s,
+            "outcome": error.outcome,
+            "fields": [{"field": each.field, "problem": each.problem} for each in error.fields],
+        }
+    }

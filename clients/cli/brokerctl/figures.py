@@ -1,0 +1,32 @@
+"""Quantities as people read them. Pure."""
+
+from __future__ import annotations
+
+
+def duration_text(milliseconds: float) -> str:
+    """1234 -> "1.2 s"."""
+    if milliseconds < 1000:
+        return f"{milliseconds:.0f} ms"
+    seconds = milliseconds / 1000
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min"
+
+
+def bytes_text(count: int) -> str:
+    """Bytes in the decimal units that Ollama prints: 2019393189 -> "2.0 GB"."""
+    size = float(count)
+    for unit in ("B", "KB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def counted(count: int, noun: str) -> str:
+    """ "1 request", "2 requests"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

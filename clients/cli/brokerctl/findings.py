@@ -1,0 +1,170 @@
+"""What `brokerctl doctor` finds in a broker's state: each finding with its next step. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from broker_client import BackendStatus, Model, Status, __version__
+from brokerctl.figures import counted
+from brokerctl.model_choice import completion_models
+
+
+class Severity(Enum):
+    """GOOD is as it should be, ODD works but deserves a look, BAD keeps work from being done."""
+
+    GOOD = "good"
+    ODD = "odd"
+    BAD = "bad"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing found. `next_step` is empty where there is nothing to do."""
+
+    severity: Severity
+    text: str
+    next_step: str = ""
+
+
+def good(text: str) -> Finding:
+    """A finding that asks for nothing."""
+    return Finding(severity=Severity.GOOD, text=text)
+
+
+def odd(text: str, next_step: str) -> Finding:
+    """A finding that deserves a look."""
+    return Finding(severity=Severity.ODD, text=text, next_step=next_step)
+
+
+def bad(text: str, next_step: str) -> Finding:
+    """A finding that keeps work from being done."""
+    return Finding(severity=Severity.BAD, text=text, next_step=next_step)
+
+
+def unreachable_finding(address: str, why: str) -> Finding:
+    """No broker."""
+    return bad(
+        f"no broker answers at {address} ({why})",
+        "start one with `brokerd`, or say where it is with --address or BROKER_ADDRESS",
+    )
+
+
+def examine(status: Status, models: Sequence[Model], address: str) -> list[Finding]:
+    """All findings, in the order in which one would look."""
+    findings = broker_findings(status, address)
+    for backend in status.backends:
+        findings.extend(backend_findings(backend))
+    if any(each.up for each in status.backends):
+        findings.extend(model_findings(models))
+    findings.extend(queue_findings(status))
+    return findings
+
+
+def broker_findings(status: Status, address: str) -> list[Finding]:
+    """The broker itself."""
+    findings = [good(f"a broker answers at {address}, version {status.version}")]
+    if status.version != __version__:
+        findings.append(
+            odd(
+                f"this brokerctl is of version {__version__}, the broker of {status.version}",
+                "install the same version of both",
+            )
+        )
+    if status.draining:
+        findings.append(
+            bad("the broker is leaving and refuses new work", "start it again once it has stopped")
+        )
+    if status.level != "normal":
+        findings.append(
+            odd(
+                f"the broker works at level {status.level}",
+                "`brokerctl status` shows what is short",
+            )
+        )
+    if not status.backends:
+        findings.append(
+            bad("the broker has no backend", "add [[backends]] to its configuration, restart it")
+        )
+    return findings
+
+
+def backend_findings(backend: BackendStatus) -> list[Finding]:
+    """One server, its loads, and what occupies it."""
+    if not backend.up:
+        return [
+            bad(
+                f"backend {backend.name} at {backend.url} does not answer"
+                + (f": {backend.problem}" if backend.problem else ""),
+                "start Ollama there (`ollama serve`), or correct the url under [[backends]]; the "
+                "broker takes it up by itself as soon as it answers",
+            )
+        ]
+    findings = [good(f"backend {backend.name} at {backend.url} is up, version {backend.version}")]
+    if backend.loads_failed:
+        findings.append(
+            odd(
+                f"{counted(backend.loads_failed, 'load')} of {backend.loads} failed on "
+                f"{backend.name}",
+                "the broker's log says which model and why; a model that does not fit needs a "
+                "smaller num_ctx or another host",
+            )
+        )
+    for each in backend.models:
+        if each.place.state == "resident" and not each.place.managed:
+            findings.append(
+                odd(
+                    f"{each.name} on {backend.name} was loaded by others, so the broker does not "
+                    "unload it",
+                    f"let its users come through the broker, or free its memory with "
+                    f"`ollama stop {each.name}`; exclusive = true under [[backends]] says that the "
+                    "whole server is the broker's",
+                )
+            )
+    return findings
+
+
+def model_findings(models: Sequence[Model]) -> list[Finding]:
+    """The catalogue over all backends that answer."""
+    if not models:
+        return [bad("no backend lists any model", "get one with `ollama pull NAME` on its host")]
+    able = completion_models(models)
+    if not able:
+        return [
+            odd(
+                f"{counted(len(models), 'model')}, but none that generates text",
+                "get one with `ollama pull NAME` on a backend's host",
+            )
+        ]
+    return [good(f"{counted(len(models), 'model')}, {len(able)} of them for generating text")]
+
+
+def queue_findings(status: Status) -> list[Finding]:
+    """Who waits, and for what."""
+    findings = [
+        good(f"{counted(status.queued, 'request')} waiting, {status.running} running")
+        if status.queued < status.queued_max
+        else bad(
+            f"the queue is full: {status.queued} requests wait",
+            "let agents send less, or raise limits.queued_max and the backends' slots",
+        )
+    ]
+    waits = Counter(each.wait_reason for each in status.requests if each.state == "queued")
+    if waits["no_room"]:
+        findings.append(
+            odd(
+                f"{counted(waits['no_room'], 'request')} wait for room that models loaded by "
+                "others hold",
+                "see those models above; or set memory_gb under [[backends]]",
+            )
+        )
+    if waits["backend_down"]:
+        findings.append(
+            odd(
+                f"{counted(waits['backend_down'], 'request')} wait for a backend that is down",
+                "see the backends above",
+            )
+        )
+    return findings

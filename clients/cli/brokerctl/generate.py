@@ -1,0 +1,145 @@
+"""`brokerctl generate`: one prompt, its answer streamed to the terminal."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+import click
+
+from broker_client import Chunk, Client, Done, Event, Requeued, Retrying
+from broker_client.requests import Ask
+from brokerctl.call import Call, asking, print_json
+from brokerctl.explanation import EXIT_SAID_NO, error_document
+from brokerctl.figures import counted, duration_text
+from brokerctl.model_choice import choose_model
+from brokerctl.waiting_line import WaitingLine
+
+# How events of two words are called on the wire.
+WIRE_NAMES: Final = {"SlowDown": "slow_down"}
+
+
+@click.command()
+@click.argument("prompt", required=False)
+@click.option("--model", help="Which model.  [default: a resident one, else the smallest]")
+@click.option("--system", help="A system text of your own.")
+@click.option("--priority", type=int, default=5, show_default=True, help="1 (highest) to 10.")
+@click.option("--agent", default="brokerctl", show_default=True, help="As whom to ask.")
+@click.option("--max-tokens", type=int, help="Tokens to generate at most.")
+@click.option("--temperature", type=float, help="Of sampling.")
+@click.option("--seed", type=int, help="Makes sampling repeatable.")
+@click.option("--think/--no-think", default=None, help="Thinking, for models that can.")
+@click.option("--deadline", "deadline_s", type=float, help="Give up after so many seconds.")
+@asking
+def generate(call: Call, prompt: str | None, **given: Any) -> None:
+    """Ask for an answer to PROMPT; without PROMPT, or with -, it is read from standard input."""
+    if prompt is None or prompt == "-":
+        if prompt is None and sys.stdin.isatty():
+            raise click.UsageError("no PROMPT; give one, or pipe it in")
+        prompt = read_prompt()
+    with call.client(given.pop("agent")) as client:
+        model = given.pop("model") or default_model(client)
+        ask: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+        show: Callable[[Event], None] = Answer().show
+        if call.as_json:
+            show = show_json
+        request: Ask = {"model": model, "prompt": prompt, **ask}  # type: ignore[typeddict-item]  # The options above are a part of its keys.
+        with client.stream(**request) as events:
+            for event in events:
+                show(event)
+
+
+def read_prompt() -> str:
+    """All of standard input."""
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"the prompt on standard input is not text: {error}") from error
+
+
+def default_model(client: Client) -> str:
+    """The model for those who name none; says which."""
+    chosen = choose_model(client.models())
+    if chosen is None:
+        click.echo(
+            "brokerctl: no backend lists a model that generates text; "
+            "get one with `ollama pull NAME` on its host",
+            err=True,
+        )
+        sys.exit(EXIT_SAID_NO)
+    return chosen.name
+
+
+class Answer:
+    """Prints an answer: text to standard output, everything about it to standard error."""
+
+    def __init__(self) -> None:
+        self._waiting = WaitingLine()
+        self._is_line_open = False
+        self._is_thinking = False
+
+    def show(self, event: Event) -> None:
+        """Prints one event."""
+        if isinstance(event, Chunk):
+            self._waiting.clear()
+            self._show_chunk(event)
+            return
+        if isinstance(event, Done | Requeued):
+            self._end_line()
+        self._waiting.show(event)
+        if isinstance(event, Done):
+            click.secho(done_text(event), err=True, dim=True)
+
+    def _show_chunk(self, chunk: Chunk) -> None:
+        if chunk.thinking:
+            click.secho(chunk.thinking, err=True, dim=True, nl=False)
+            self._is_thinking = True
+        if chunk.text:
+            if self._is_thinking:
+                click.echo("\n", err=True)
+                self._is_thinking = False
+            click.echo(chunk.text, nl=False)
+            sys.stdout.flush()
+            self._is_line_open = not chunk.text.endswith("\n")
+        for each in chunk.tool_calls:
+            self._end_line()
+            click.echo(f"{each.name}({each.arguments_json})")
+
+    def _end_line(self) -> None:
+        if self._is_line_open:
+            click.echo()
+            self._is_line_open = False
+
+
+def done_text(done: Done) -> str:
+    """What it took, in one line."""
+    timings = done.timings
+    parts = [
+        f"{counted(done.usage.output_tokens, 'token')} from {done.model}",
+        f"waited {duration_text(timings.queue_wait_ms)}",
+        f"first token after {duration_text(timings.first_token_ms)}",
+    ]
+    if timings.per_token_ms:
+        parts.append(f"{1000 / timings.per_token_ms:.0f} tokens/s")
+    if done.finish_reason == "length":
+        parts.append("cut at the token limit")
+    return ", ".join(parts)
+
+
+def show_json(event: Event) -> None:
+    """Prints one event as a line of JSON."""
+    print_json(event_document(event))
+
+
+def event_document(event: Event) -> dict[str, Any]:
+    """An event for programs: its kind under "event", its fields beside it."""
+    if isinstance(event, Retrying):
+        return {
+            "event": "retrying",
+            "delay_s": event.delay_s,
+            **error_document(event.error, ""),
+        }
+    name = type(event).__name__
+    return {"event": WIRE_NAMES.get(name, name.lower()), **dataclasses.asdict(event)}

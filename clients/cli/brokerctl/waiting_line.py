@@ -1,0 +1,71 @@
+"""Says on standard error what a request waits for, so that standard output holds the answer alone.
+
+On a terminal one line is rewritten; without one each change is a line.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from broker_client import Event, Queued, Requeued, Retrying, SlowDown, Started
+from brokerctl.figures import duration_text
+
+ERASE_LINE = "\r\x1b[K"
+
+
+class WaitingLine:
+    """Follows the events of one generation."""
+
+    def __init__(self, *, is_terminal: bool | None = None) -> None:
+        self._is_terminal = sys.stderr.isatty() if is_terminal is None else is_terminal
+        self._is_shown = False
+        self._last = ""
+
+    def show(self, event: Event) -> None:
+        """Shows an event that is about waiting; clears the line on any other."""
+        text = waiting_text(event)
+        if not text:
+            self.clear()
+        elif self._is_terminal and not is_lasting(event):
+            click.echo(f"{ERASE_LINE}{text}", err=True, nl=False, color=True)
+            self._is_shown = True
+        elif text != self._last:
+            self.clear()
+            click.echo(text, err=True)
+            self._last = text
+
+    def clear(self) -> None:
+        """Takes the line away."""
+        if self._is_shown:
+            click.echo(ERASE_LINE, err=True, nl=False, color=True)
+            self._is_shown = False
+
+
+def is_lasting(event: Event) -> bool:
+    """Is it worth keeping on the screen after the next event?"""
+    return isinstance(event, Started | Requeued | Retrying)
+
+
+def waiting_text(event: Event) -> str:
+    """The words for an event; empty where there is nothing to say."""
+    match event:
+        case Queued():
+            eta = "" if event.eta_ms is None else f", about {duration_text(event.eta_ms)}"
+            detail = f": {event.detail}" if event.detail else ""
+            return f"waiting, position {event.position}{eta}{detail}"
+        case Started():
+            model = event.model
+            if event.substituted_for:
+                model = f"{model} instead of {event.substituted_for}"
+            notes = "".join(f"; {each}" for each in event.changes)
+            return f"{model} on {event.backend}{notes}"
+        case Requeued():
+            return f"back in the queue: {event.reason}"
+        case Retrying():
+            return f"{event.error}; trying again in {duration_text(event.delay_s * 1000)}"
+        case SlowDown():
+            return f"the broker asks for less for {duration_text(event.retry_after_ms)}"
+        case _:
+            return ""

@@ -1,0 +1,168 @@
+"""brokerctl against a scripted broker over a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest_asyncio
+from click.testing import CliRunner, Result
+
+from broker_client.pb.broker.v1 import common_pb2, inference_pb2
+from brokerctl.main import main
+from tests.integration.scripted_broker import (
+    WORDS,
+    Context,
+    ScriptedBroker,
+    answer,
+    done,
+    refuse,
+    serving,
+)
+
+
+@pytest_asyncio.fixture
+async def broker() -> AsyncIterator[ScriptedBroker]:
+    async with serving() as scripted:
+        yield scripted
+
+
+async def brokerctl(broker: ScriptedBroker, *arguments: str, text: str | None = None) -> Result:
+    """Runs the command in a thread, so that the broker's loop goes on."""
+    return await asyncio.to_thread(
+        CliRunner().invoke, main, [*arguments, "--address", broker.address], input=text
+    )
+
+
+async def test_an_answer_goes_to_standard_output_and_all_else_to_standard_error(
+    broker: ScriptedBroker,
+) -> None:
+    broker.script.append(answer)
+    arguments = ("--model", "tiny", "--priority", "2", "--agent", "opus-9", "--seed", "7")
+    result = await brokerctl(broker, "generate", "why?", "--system", "be brief", *arguments)
+    assert result.exit_code == 0, result.output
+    assert result.stdout == "".join(WORDS) + "\n"
+    assert "waiting, position 1" in result.stderr
+    assert "0 tokens from tiny:latest" in result.stderr
+    asked = broker.requests[0]
+    assert (asked.prompt.text, asked.prompt.system) == ("why?", "be brief")
+    assert (asked.agent_id, asked.priority, asked.options.seed) == ("opus-9", 2, 7)
+
+
+async def test_a_prompt_from_standard_input_to_the_default_model(broker: ScriptedBroker) -> None:
+    broker.script.append(answer)
+    result = await brokerctl(broker, "generate", text="why is it so?")
+    assert result.exit_code == 0, result.output
+    assert broker.requests[0].prompt.text == "why is it so?"
+    assert broker.requests[0].model == "a:latest"
+
+
+async def test_thinking_and_tool_calls_are_shown_apart(broker: ScriptedBroker) -> None:
+    async def turn(request: Any, context: Context) -> AsyncIterator[Any]:
+        call = inference_pb2.ToolCall(name="w", arguments_json='{"a": 1}')
+        parts = (
+            inference_pb2.Chunk(thinking="hm", tokens=1),
+            inference_pb2.Chunk(seq=1, text="so", tokens=1),
+            inference_pb2.Chunk(seq=2, tool_calls=[call], tokens=1),
+        )
+        for part in parts:
+            yield inference_pb2.GenerateEvent(chunk=part)
+        yield done()
+
+    broker.script.append(turn)
+    result = await brokerctl(broker, "generate", "x", "--model", "m", "--think")
+    assert result.stdout == 'so\nw({"a": 1})\n'
+    assert result.stderr.startswith("hm\n")
+    assert broker.requests[0].think.enabled
+
+
+async def test_events_as_lines_of_json(broker: ScriptedBroker) -> None:
+    async def full(request: Any, context: Context) -> AsyncIterator[Any]:
+        await refuse(context, grpc.StatusCode.UNAVAILABLE, "QUEUE_FULL", retry_after_ms=1)
+        yield  # Never reached; makes this a generator, which a turn is.
+
+    broker.script.extend([full, answer])
+    result = await brokerctl(broker, "generate", "why?", "--model", "m", "--json")
+    events = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [each["event"] for each in events[:3]] == ["retrying", "queued", "started"]
+    assert events[0]["error"]["reason"] == "QUEUE_FULL"
+    assert [each["text"] for each in events[3:-1]] == list(WORDS)
+    assert events[-1]["finish_reason"] == "stop"
+
+
+async def test_an_error_is_words_and_a_status_without_a_traceback(broker: ScriptedBroker) -> None:
+    result = await brokerctl(broker, "models", "zzz")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    said = "brokerctl: MODEL_UNKNOWN; `brokerctl models` lists the models there are\n"
+    assert result.stderr == said
+    as_json = await brokerctl(broker, "models", "zzz", "--json")
+    assert as_json.exit_code == 1
+    assert json.loads(as_json.stdout)["error"]["reason"] == "MODEL_UNKNOWN"
+
+
+async def test_models_and_one_of_them(broker: ScriptedBroker) -> None:
+    table = await brokerctl(broker, "models")
+    assert table.exit_code == 0
+    assert "a:latest" in table.stdout
+    assert "b:latest" in table.stdout
+    one = await brokerctl(broker, "models", "a")
+    assert "on gpu0" in one.stdout
+    assert "resident; 0 of 0 slots in use" in one.stdout
+    document = json.loads((await brokerctl(broker, "models", "--json")).stdout)
+    assert [each["name"] for each in document] == ["a:latest", "b:latest"]
+
+
+async def test_status_as_tables_and_as_json(broker: ScriptedBroker) -> None:
+    table = await brokerctl(broker, "status", "--requests", "1")
+    assert table.exit_code == 0
+    assert f"broker 1.2.3 at {broker.address}" in table.stdout
+    assert "gpu0" in table.stdout
+    assert "ended since start: 7 completed" in table.stdout
+    document = json.loads((await brokerctl(broker, "status", "--json")).stdout)
+    assert document["outcomes"] == {"completed": 7}
+
+
+async def test_the_doctor_says_what_it_found(broker: ScriptedBroker) -> None:
+    result = await brokerctl(broker, "doctor")
+    assert result.exit_code == 0, result.output
+    assert "backend gpu0" in result.stdout
+    document = json.loads((await brokerctl(broker, "doctor", "--json")).stdout)
+    # The scripted broker's version is not this brokerctl's.
+    assert document["healthy"]
+    assert [each["severity"] for each in document["findings"]].count("odd") == 1
+
+
+async def test_drain_says_what_is_left(broker: ScriptedBroker) -> None:
+    result = await brokerctl(broker, "drain", "--timeout", "2")
+    assert result.stdout == (
+        f"the broker at {broker.address} leaves: 2 requests running and 1 waiting have 2.0 s; "
+        "new work is refused\n"
+    )
+
+
+async def test_without_a_broker_everything_says_how_to_start_one() -> None:
+    nobody = ["--address", "127.0.0.1:1"]
+    for command in (["status"], ["models"], ["drain"], ["generate", "x", "--model", "m"]):
+        result = await asyncio.to_thread(CliRunner().invoke, main, [*command, *nobody])
+        said = "brokerctl: no broker answers at 127.0.0.1:1; start one with `brokerd`\n"
+        assert (result.exit_code, result.stderr) == (3, said)
+    result = await asyncio.to_thread(CliRunner().invoke, main, ["doctor", *nobody])
+    assert result.exit_code == 1
+    assert "start one with `brokerd`" in result.stdout
+
+
+async def test_a_level_that_is_named_is_shown(broker: ScriptedBroker) -> None:
+    async def lowered(request: Any, context: Context) -> AsyncIterator[Any]:
+        started = inference_pb2.Started(
+            model="small", backend="gpu0", level=common_pb2.DEGRADATION_LEVEL_2, changes=["smaller"]
+        )
+        yield inference_pb2.GenerateEvent(started=started)
+        yield done()
+
+    broker.script.append(lowered)
+    result = await brokerctl(broker, "generate", "x", "--model", "m")
+    assert "small on gpu0; smaller" in result.stderr

@@ -1,0 +1,163 @@
+"""What the doctor finds: every finding that is not good has a next step."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from broker_client import (
+    BackendModel,
+    BackendStatus,
+    Model,
+    ModelPlace,
+    RequestStatus,
+    Status,
+    __version__,
+)
+from brokerctl.findings import Finding, Severity, examine, unreachable_finding
+
+ADDRESS = "127.0.0.1:50434"
+PLACE = ModelPlace(
+    backend="gpu0",
+    state="resident",
+    slots=1,
+    running=0,
+    num_ctx=4096,
+    memory_bytes=10,
+    gpu_memory_bytes=10,
+    managed=True,
+)
+BACKEND = BackendStatus(
+    name="gpu0",
+    kind="ollama",
+    url="http://127.0.0.1:11434",
+    up=True,
+    problem="",
+    version="0.31.1",
+    models=(BackendModel(name="tiny:latest", place=PLACE, queued=0),),
+    loads=2,
+    loads_failed=0,
+)
+HEALTHY = Status(
+    version=__version__,
+    uptime_s=5.0,
+    draining=False,
+    level="normal",
+    queued=0,
+    queued_max=1000,
+    running=1,
+    outcomes={},
+    priorities=(),
+    backends=(BACKEND,),
+    requests=(),
+)
+MODEL = Model(
+    name="tiny:latest",
+    capabilities=("completion",),
+    size_bytes=1,
+    parameter_size="",
+    quantization="",
+    family="",
+    context_length_train=0,
+    places=(PLACE,),
+)
+EMBEDDER = replace(MODEL, name="e:latest", capabilities=("embedding",))
+
+
+def found(status: Status, models: tuple[Model, ...] = (MODEL,)) -> list[Finding]:
+    """All that is not good, each checked for a next step."""
+    findings = [each for each in examine(status, models, ADDRESS) if each.severity.value != "good"]
+    assert all(each.next_step for each in findings)
+    return findings
+
+
+def only(status: Status, models: tuple[Model, ...] = (MODEL,)) -> Finding:
+    [finding] = found(status, models)
+    return finding
+
+
+def test_a_healthy_broker_has_no_findings_that_ask_for_anything() -> None:
+    assert found(HEALTHY) == []
+    texts = [each.text for each in examine(HEALTHY, (MODEL,), ADDRESS)]
+    assert texts == [
+        f"a broker answers at {ADDRESS}, version {__version__}",
+        "backend gpu0 at http://127.0.0.1:11434 is up, version 0.31.1",
+        "1 model, 1 of them for generating text",
+        "0 requests waiting, 1 running",
+    ]
+
+
+def test_no_broker() -> None:
+    finding = unreachable_finding(ADDRESS, "UNAVAILABLE")
+    assert finding.severity is Severity.BAD
+    assert "`brokerd`" in finding.next_step
+
+
+def test_a_backend_that_is_down_and_why() -> None:
+    down = replace(BACKEND, up=False, problem="connection refused")
+    finding = only(replace(HEALTHY, backends=(down,)), models=())
+    assert finding.severity is Severity.BAD
+    assert finding.text.endswith("does not answer: connection refused")
+    assert "ollama serve" in finding.next_step
+
+
+def test_one_backend_down_beside_one_that_is_up() -> None:
+    down = replace(BACKEND, name="gpu1", up=False)
+    finding = only(replace(HEALTHY, backends=(BACKEND, down)))
+    assert finding.text == "backend gpu1 at http://127.0.0.1:11434 does not answer"
+
+
+def test_no_backend_at_all() -> None:
+    assert only(replace(HEALTHY, backends=())).severity is Severity.BAD
+
+
+def test_a_resident_that_others_loaded() -> None:
+    place = replace(PLACE, managed=False)
+    held = replace(BACKEND, models=(BackendModel(name="big:70b", place=place, queued=0),))
+    finding = only(replace(HEALTHY, backends=(held,)))
+    assert finding.severity is Severity.ODD
+    assert finding.text.startswith("big:70b on gpu0 was loaded by others")
+    assert "ollama stop big:70b" in finding.next_step
+
+
+def test_loads_that_failed() -> None:
+    finding = only(replace(HEALTHY, backends=(replace(BACKEND, loads_failed=1),)))
+    assert finding.text == "1 load of 2 failed on gpu0"
+
+
+def test_no_models_and_none_that_generate_text() -> None:
+    assert only(HEALTHY, ()).severity is Severity.BAD
+    assert only(HEALTHY, (EMBEDDER,)).severity is Severity.ODD
+
+
+def test_a_broker_that_leaves_is_of_another_version_and_at_a_level() -> None:
+    leaving = replace(HEALTHY, draining=True, version="9.9.9", level="1")
+    assert [each.severity for each in found(leaving)] == [
+        Severity.ODD,
+        Severity.BAD,
+        Severity.ODD,
+    ]
+
+
+def test_a_full_queue_and_what_its_requests_wait_for() -> None:
+    waiting = RequestStatus(
+        request_id="r",
+        agent_id="a",
+        model="m",
+        priority=5,
+        state="queued",
+        age_ms=1.0,
+        tokens=0,
+        backend="",
+        wait_reason="no_room",
+        wait_detail="",
+    )
+    down = replace(waiting, wait_reason="backend_down")
+    texts = [
+        each.text
+        for each in found(replace(HEALTHY, queued=1000, requests=(waiting, waiting, down)))
+    ]
+    assert texts == [
+        "the queue is full: 1000 requests wait",
+        "2 requests wait for room that models loaded by others hold",
+        "1 request wait for a backend that is down",
+    ]

@@ -1,0 +1,69 @@
+"""The words on standard error while a request waits."""
+
+from __future__ import annotations
+
+import grpc
+import pytest
+
+from broker_client import (
+    Chunk,
+    Event,
+    Queued,
+    QueueFull,
+    Requeued,
+    Retrying,
+    SlowDown,
+    Started,
+)
+from broker_client.errors import ErrorDetails
+from brokerctl.waiting_line import ERASE_LINE, WaitingLine, waiting_text
+
+QUEUED = Queued(position=3, eta_ms=4000, reason="loading", detail="tiny is loaded", request_id="r")
+STARTED = Started(model="b", backend="gpu0", level="normal", substituted_for="", changes=())
+CHUNK = Chunk(seq=0, text="x", thinking="", tool_calls=(), tokens=1)
+FULL = QueueFull(ErrorDetails(code=grpc.StatusCode.UNAVAILABLE, message="full"))
+
+
+@pytest.mark.parametrize(
+    ("event", "text"),
+    [
+        (QUEUED, "waiting, position 3, about 4.0 s: tiny is loaded"),
+        (
+            Queued(position=1, eta_ms=None, reason="slot", detail="", request_id="r"),
+            "waiting, position 1",
+        ),
+        (STARTED, "b on gpu0"),
+        (
+            Started(
+                model="b", backend="g", level="2", substituted_for="a", changes=("num_ctx raised",)
+            ),
+            "b instead of a on g; num_ctx raised",
+        ),
+        (
+            Requeued(reason="a better one came", discard_before_seq=0),
+            "back in the queue: a better one came",
+        ),
+        (Retrying(error=FULL, delay_s=2.5), "full; trying again in 2.5 s"),
+        (SlowDown(retry_after_ms=500), "the broker asks for less for 500 ms"),
+        (CHUNK, ""),
+    ],
+)
+def test_words(event: Event, text: str) -> None:
+    assert waiting_text(event) == text
+
+
+def test_on_a_terminal_one_line_is_rewritten(capsys: pytest.CaptureFixture[str]) -> None:
+    line = WaitingLine(is_terminal=True)
+    for event in (QUEUED, QUEUED, STARTED, CHUNK, CHUNK):
+        line.show(event)
+    words = waiting_text(QUEUED)
+    out = capsys.readouterr()
+    assert out.out == ""
+    assert out.err == f"{ERASE_LINE}{words}{ERASE_LINE}{words}{ERASE_LINE}b on gpu0\n"
+
+
+def test_without_a_terminal_each_change_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    line = WaitingLine(is_terminal=False)
+    for event in (QUEUED, QUEUED, STARTED, CHUNK):
+        line.show(event)
+    assert capsys.readouterr().err == f"{waiting_text(QUEUED)}\nb on gpu0\n"
