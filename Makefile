@@ -56,12 +56,14 @@ lint-wire: build
 bench: build
 	$(BIN)/python -m bench all $(ARGS)
 
-# The generated stubs. tests/tidy compares the committed ones with fresh ones.
+# The generated stubs. tests/tidy compares the committed ones with fresh ones. protoc looks for its
+# type plugin on the PATH.
 proto: build
-	$(BIN)/python proto/generate.py
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python proto/generate.py
 
+# Only on purpose, with a reason: proto/README.md.
 baseline: build
-	$(BIN)/buf build proto --as-file-descriptor-set -o proto/baseline.binpb
+	$(BIN)/buf build proto --as-file-descriptor-set --exclude-source-info -o proto/baseline.binpb
 
 # `_sched` with bounds checks and its O(n) checks after every change, in a folder of its own, and
 # its tests against that build. The first line proves that they do not meet the release build.

@@ -110,13 +110,14 @@ def _agent_types(config: Config) -> Iterator[Contradiction]:
         lambda name, _: f"is {show_value(name)} a second time; names of types must differ",
     )
     names = [each.name for each in types]
+    known = f"one of {', '.join(names)}" if names else "there are no types"
     default: KeyPath = ("agents", "default_type")
     if config.agents.default_type and config.agents.default_type not in names:
         yield Contradiction(
             path=default,
             involved=(default, ("agents", "types")),
             problem=f"is {show_value(config.agents.default_type)}; "
-            f"""one of {", ".join(names) or "no types"}, or "" to refuse ids that no type matches""",
+            f"{known}, or empty to refuse ids that no type matches",
         )
 
 
