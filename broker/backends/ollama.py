@@ -17,11 +17,11 @@ import structlog
 from broker.backends import ollama_bodies, ollama_inventory
 from broker.backends.ollama_errors import CHAT, EMBED, GENERATE, PS, SHOW, TAGS, VERSION
 from broker.backends.ollama_host import parse_host
-from broker.backends.ollama_names import InvalidModelName, comparison_key
 from broker.backends.ollama_transport import OllamaTransport, TransportLimits
 from broker.backends.ollama_wire import AnswerReader
 from broker.core.content import Completion, EmbedContent, Embeddings, GenerateContent, Piece
 from broker.core.errors import BackendRefused, BrokerError
+from broker.core.model_name import comparison_key
 from broker.core.ports import ModelFacts, Resident
 
 VERSION_TIMEOUT_S: Final = 5.0
@@ -88,7 +88,7 @@ class OllamaBackend:
         )
         self._shown = dict(list(shown.items())[:SHOWN_MAX])
         facts = tuple(ollama_inventory.facts(model, shown.get(model.digest)) for model in listed)
-        self._capabilities = {_key(model.name): model.capabilities for model in facts}
+        self._capabilities = {comparison_key(model.name): model.capabilities for model in facts}
         return facts
 
     async def residents(self) -> tuple[Resident, ...]:
@@ -207,15 +207,8 @@ class OllamaBackend:
 
     def _only_embeds(self, model: str) -> bool:
         """Whether the last listing proves it; False when nothing is known."""
-        known: Iterable[str] = self._capabilities.get(_key(model), ())
+        known: Iterable[str] = self._capabilities.get(comparison_key(model), ())
         return (
             ollama_inventory.CAPABILITY_EMBEDDING in known
             and ollama_inventory.CAPABILITY_COMPLETION not in known
         )
-
-
-def _key(model: str) -> str:
-    try:
-        return comparison_key(model)
-    except InvalidModelName:  # the server will say so in its own words
-        return model

@@ -62,7 +62,7 @@ class ModelUnknown(BrokerError):
     reason = "MODEL_UNKNOWN"
 
     def __init__(self, model: str, nearest: tuple[str, ...]) -> None:
-        hint = f"; nearest: {', '.join(nearest)}" if nearest else "; no backend lists any model"
+        hint = f"; nearest: {', '.join(nearest)}" if nearest else ""
         super().__init__(f"model {model!r} is on no backend{hint}")
         self.model = model
         self.nearest = nearest

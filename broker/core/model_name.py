@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
 NAME_LENGTH_MAX: Final = 512
@@ -44,8 +45,10 @@ def canonical(name: str) -> str | None:
     return f"{prefix}{parts['model']}:{parts['tag'] or _DEFAULT_TAG}"
 
 
+@lru_cache(maxsize=4096)
 def comparison_key(name: str) -> str:
-    """Two names mean the same model exactly if their keys are equal."""
+    """Two names mean the same model exactly if their keys are equal. Remembered: a fleet asks for
+    the same few names again and again."""
     return (canonical(name) or name).lower()
 
 
