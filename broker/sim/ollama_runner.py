@@ -104,14 +104,6 @@ class Runner:
         self._run: _Run | None = None
         self._token_ns = max(1, int(SECOND_NS / (self._speed.decode_tokens_per_s * share)))
 
-    @property
-    def waiting(self) -> int:
-        return sum(not sequence.gone for sequence in self._queue)
-
-    @property
-    def computing(self) -> int:
-        return len(self._held)
-
     def ask(self, sequence: Sequence, now_ns: int) -> None:
         """Asks for a slot: at once if one is free, else in the queue, which has no end."""
         self._queue.append(sequence)
