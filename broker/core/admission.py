@@ -64,8 +64,7 @@ def find_model(
             f"no backend that has {spec.model!r} answers ({why})",
             retry_after_ns=NO_BACKEND_RETRY_NS,
         )
-    names = {model.name for backend in backends.values() for model in backend.models.values()}
-    raise ModelUnknown(spec.model, nearest(spec.model, sorted(names)))
+    raise ModelUnknown(spec.model, nearest(spec.model, all_names(backends)))
 
 
 def context_line(spec: RequestSpec, model: ModelSpec) -> LineKey:
@@ -79,6 +78,20 @@ def context_line(spec: RequestSpec, model: ModelSpec) -> LineKey:
         problem = f"is {spec.num_ctx_needed}; {model.name} may have at most {ceiling}"
         raise InvalidRequest((FieldProblem(field="options.num_ctx", problem=problem),))
     return model.runner, min(1 << (spec.num_ctx_needed - 1).bit_length(), ceiling)
+
+
+def find_line(spec: RequestSpec, model: str, backends: Mapping[str, BackendState]) -> LineKey:
+    """The line of a request that was admitted for this model (comparison key), as things are now.
+    ModelUnknown where no backend has it any more."""
+    for backend in backends.values():
+        if model in backend.models:
+            return context_line(spec, backend.models[model])
+    raise ModelUnknown(spec.model, nearest(spec.model, all_names(backends)))
+
+
+def all_names(backends: Mapping[str, BackendState]) -> list[str]:
+    """The names of all models on all backends, each once, in order."""
+    return sorted({model.name for each in backends.values() for model in each.models.values()})
 
 
 def check_capabilities(spec: RequestSpec, model: ModelSpec) -> None:

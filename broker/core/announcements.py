@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 from broker.core.effects import Effect, TellQueued, WaitReason
 from broker.core.estimates import Estimates
-from broker.core.placement import BackendState, LineKey, has_room, serves
+from broker.core.placement import BackendState, LineKey, has_room, may_get_room, serves
 from broker.core.queueing import Line, positions
 from broker.core.record import Record
 from broker.core.requests import RequestKey
@@ -47,14 +47,15 @@ def wait_reason(
         if residency is not None and residency.state is ResidencyState.LOADING:
             return WaitReason.LOADING, f"{model} is being loaded on {backend.name}"
     for backend in up:
-        if any(each.managed for each in backend.residents.values()):
+        if has_room(backend, line[0]) and not backend.is_switching:
+            return WaitReason.LOADING, f"{model} is about to be loaded on {backend.name}"
+    for backend in up:
+        if may_get_room(backend, line[0]):
             held = ", ".join(each.model for each in backend.residents.values())
             return WaitReason.SWAP, f"{backend.name} to make room for {model} (it holds {held})"
     backend = up[0]
-    if backend.residents and not has_room(backend, line[0]):
-        held = ", ".join(each.model for each in backend.residents.values())
-        return WaitReason.NO_ROOM, f"{backend.name} holds {held}, which the broker does not manage"
-    return WaitReason.LOADING, f"{model} is about to be loaded on {backend.name}"
+    held = ", ".join(each.model for each in backend.residents.values() if not each.managed)
+    return WaitReason.NO_ROOM, f"{backend.name} holds {held}, which the broker does not manage"
 
 
 def estimate_ns(
@@ -114,6 +115,11 @@ class Announcer:
         position = self._lines[record.line].size
         reason, detail = wait_reason(record.line, record.model, self._backends)
         self._tell(record, position, reason, detail)
+
+    def tell_again(self, record: Record) -> None:
+        """The same to a newer call for this request: as it was last told, with today's reason."""
+        reason, detail = wait_reason(record.line, record.model, self._backends)
+        self._tell(record, record.told_position, reason, detail)
 
     def plan(self, now_ns: int) -> None:
         """At the end of a turn: arranges for the next round, if it will have anything to tell."""

@@ -1,13 +1,15 @@
-"""Which free slot gets which request: the next of the line, on the backend with most room."""
+"""Which free slot gets which request, and what the backend is told: the next of the line, on the
+backend with most room."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from broker.core.effects import StartAttempt
 from broker.core.placement import BackendState, LineKey
 from broker.core.queueing import Line
-from broker.core.record import Record
+from broker.core.record import Attempt, Record
 from broker.core.requests import RequestKey
 from broker.core.residency import Residency
 
@@ -52,12 +54,29 @@ def _next_for(residency: Residency, lines: Mapping[LineKey, Line]) -> RequestKey
     return None if best is None else best[2]
 
 
-def load_wait_ns(record: Record, residency: Residency) -> int:
+def order_of(attempt: Attempt, backend: BackendState, queue_wait_ns: int) -> StartAttempt:
+    """The word to the shell that starts this attempt."""
+    record, residency = attempt.record, attempt.residency
+    model = backend.models.get(record.model)
+    return StartAttempt(
+        attempt=attempt.id,
+        key=record.spec.key,
+        backend=backend.name,
+        model=model.name if model else residency.model,
+        num_ctx=residency.num_ctx_sent,
+        substituted_for=record.substituted_for,
+        changes=_changes_made(record, residency),
+        queue_wait_ns=queue_wait_ns,
+        load_wait_ns=_load_wait_ns(record, residency),
+    )
+
+
+def _load_wait_ns(record: Record, residency: Residency) -> int:
     """How long of its wait this request's model was being loaded."""
     return max(0, residency.loaded_ns - max(record.arrived_ns, residency.load_started_ns))
 
 
-def changes_made(record: Record, residency: Residency) -> tuple[str, ...]:
+def _changes_made(record: Record, residency: Residency) -> tuple[str, ...]:
     """What the backend gets otherwise than asked, in words."""
     asked, sent = record.spec.num_ctx_needed, residency.num_ctx_sent
     if asked and sent is not None and sent != asked:

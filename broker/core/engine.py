@@ -13,10 +13,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-from broker.core.admission import admit
+from broker.core.admission import admit, find_line
 from broker.core.announcements import Announcer, wait_reason
 from broker.core.backlog import Backlog
-from broker.core.dispatch import changes_made, load_wait_ns, next_dispatch
+from broker.core.dispatch import next_dispatch, order_of
 from broker.core.effects import (
     AbortAttempt,
     Admit,
@@ -25,7 +25,6 @@ from broker.core.effects import (
     Finish,
     Refuse,
     SetTimer,
-    StartAttempt,
     TakeOver,
     TellRequeued,
 )
@@ -36,12 +35,10 @@ from broker.core.errors import (
     DeadlineExpired,
     Draining,
     InvariantBroken,
-    ModelUnknown,
     RequestIdInUse,
 )
 from broker.core.estimates import Estimates
 from broker.core.lifecycle import LIFECYCLE, OUTCOME_OF, State, Trigger
-from broker.core.model_name import nearest
 from broker.core.placement import BackendState
 from broker.core.policy import EnginePolicy
 from broker.core.record import Attempt, Record
@@ -94,11 +91,13 @@ class Engine:
             self.timers,
             self.estimates,
             self._emit,
+            self._note,
             self._load_failed,
         )
         self._attempts_made = 0
         self._timer_set_ns: int | None = None
         self._told_drained = False
+        self._drain_timer = 0
         self._announcer = Announcer(
             policy.queue.announce_interval_ns,
             self.lines,
@@ -114,10 +113,10 @@ class Engine:
             CancelAsked: self._cancel_asked,
             FirstToken: self._first_token,
             AttemptEnded: self._attempt_ended,
-            BackendSeen: self._backend_seen,
+            BackendSeen: known.backend_seen,
             ModelsListed: self._models_listed,
             ResidentsSeen: known.residents_seen,
-            LoadEnded: self._load_ended,
+            LoadEnded: known.load_ended,
             UnloadEnded: known.unload_ended,
             DrainAsked: self._drain_asked,
             TimerFired: self._timer_fired,
@@ -133,7 +132,8 @@ class Engine:
         self._handlers[type(stimulus)](stimulus, now_ns)
         if self.lines:
             self._dispatch(now_ns)
-        self.residencies.settle(now_ns)
+        if self.residencies.settle(now_ns):
+            self._dispatch(now_ns)
         self._announcer.plan(now_ns)
         if self.draining and not self._told_drained and not self.records and not self.attempts:
             self._told_drained = True
@@ -156,7 +156,7 @@ class Engine:
         spec = arrived.spec
         live = self.records.get(spec.key)
         if live is not None and live.spec.fingerprint == spec.fingerprint:
-            self._take_over(live, spec, now_ns)
+            self._take_over(live, spec)
             return
         try:
             if live is not None:
@@ -185,23 +185,22 @@ class Engine:
         )
         record.move(Trigger.ADMIT)
         self.records[spec.key] = record
-        record.deadline_timer = self.timers.set(
-            spec.deadline_ns, partial(self._deadline_passed, record)
-        )
+        self._set_deadline(record, spec.deadline_ns)
         self._emit(Admit(spec.key))
         record.move(Trigger.ENQUEUE)
         self.backlog.enter(record, now_ns)
         self._announcer.tell_first(record)
 
-    def _take_over(self, record: Record, spec: RequestSpec, now_ns: int) -> None:
-        """The same request came again: the newer call has its stream, and its deadline counts."""
+    def _set_deadline(self, record: Record, at_ns: int) -> None:
         self.timers.cancel(record.deadline_timer)
-        record.deadline_timer = self.timers.set(
-            spec.deadline_ns, partial(self._deadline_passed, record)
-        )
+        record.deadline_timer = self.timers.set(at_ns, partial(self._deadline_passed, record))
+
+    def _take_over(self, record: Record, spec: RequestSpec) -> None:
+        """The same request came again: the newer call has its stream, and its deadline counts."""
+        self._set_deadline(record, spec.deadline_ns)
         self._emit(TakeOver(spec.key))
         if record.state is State.QUEUED:
-            self._announcer.tell_first(record)
+            self._announcer.tell_again(record)
 
     # The slots
 
@@ -228,26 +227,11 @@ class Engine:
         record.attempt = attempt
         self.attempts[attempt.id] = attempt
         residency.running += 1
-        residency.used_ns = now_ns
-        if record.line[1]:
-            residency.large_used_ns = now_ns
+        residency.use(now_ns, is_large=record.line[1] > 0)
         queue_wait_ns = now_ns - record.arrived_ns
         self.tally.run(record.spec.priority, 1)
         self.tally.start(record.spec.priority, queue_wait_ns)
-        model = backend.models.get(record.model)
-        self._emit(
-            StartAttempt(
-                attempt=attempt.id,
-                key=record.spec.key,
-                backend=backend.name,
-                model=model.name if model else residency.model,
-                num_ctx=residency.num_ctx_sent,
-                substituted_for=record.substituted_for,
-                changes=changes_made(record, residency),
-                queue_wait_ns=queue_wait_ns,
-                load_wait_ns=load_wait_ns(record, residency),
-            )
-        )
+        self._emit(order_of(attempt, backend, queue_wait_ns))
 
     # The life of an attempt
 
@@ -262,16 +246,12 @@ class Engine:
         attempt = self.attempts.get(ended.attempt)
         if attempt is None:
             raise InvariantBroken(f"attempt {ended.attempt} ended twice or never began")
-        if attempt.ending is not None:
-            # The connection is closed, but the backend may compute a moment longer: the slot is
-            # not free before a time of grace (OLLAMA.md §3.6: 0.26 s at worst in 680 cancels).
-            grace_ns = self.policy.placement.slot_grace_ns
-            self.timers.set(now_ns + grace_ns, partial(self._release, attempt))
-            return
         error = ended.error
+        if attempt.ending is not None:
+            self._aborted(attempt, error, now_ns)
+            return
         if isinstance(error, BackendUnreachable):
-            backend = self.backends[attempt.backend]
-            backend.up, backend.problem = False, error.message
+            self.residencies.lost(attempt.backend, error)
         if error is not None and self._may_requeue(attempt, error):
             self._requeue(attempt, error, now_ns)
             return
@@ -280,6 +260,18 @@ class Engine:
         if error is None:
             self.estimates.served(record.line[0], now_ns - attempt.started_ns)
         self._end(record, Trigger.COMPLETE if error is None else Trigger.FAIL, error, now_ns)
+
+    def _aborted(self, attempt: Attempt, error: BrokerError | None, now_ns: int) -> None:
+        """An attempt that was told to end has ended. Its terminator proves that the work has too.
+        Else the connection is closed, but the backend may compute a moment longer: the slot is not
+        free before a time of grace (OLLAMA.md §3.6: 0.26 s at worst in 680 cancels)."""
+        if attempt.grace_timer:
+            raise InvariantBroken(f"attempt {attempt.id} ended twice")
+        if error is None:
+            self._release(attempt, now_ns)
+        else:
+            at_ns = now_ns + self.policy.placement.slot_grace_ns
+            attempt.grace_timer = self.timers.set(at_ns, partial(self._release, attempt))
 
     def _may_requeue(self, attempt: Attempt, error: BrokerError) -> bool:
         """Only what surely was not begun: no connection, and not a token."""
@@ -304,7 +296,7 @@ class Engine:
         """The attempt's work is over: its slot is free again."""
         del self.attempts[attempt.id]
         attempt.residency.running -= 1
-        attempt.residency.used_ns = now_ns
+        attempt.residency.use(now_ns, is_large=attempt.record.line[1] > 0)
         self.tally.run(attempt.record.spec.priority, -1)
         if attempt.ending is not None:
             attempt.record.move(attempt.ending)
@@ -361,24 +353,23 @@ class Engine:
 
     # Backends
 
-    def _backend_seen(self, seen: BackendSeen, now_ns: int) -> None:
-        if self.backends[seen.backend].up is not seen.up:
-            for runner, _ in self.lines:
-                self._announcer.note(runner)
-        self.residencies.backend_seen(seen, now_ns)
-
     def _models_listed(self, listed: ModelsListed, now_ns: int) -> None:
         self.residencies.models_listed(listed, now_ns)
         known = {runner for each in self.backends.values() for runner in each.by_runner}
-        names = [spec.name for each in self.backends.values() for spec in each.models.values()]
         for key in self.backlog.waiting(lambda each: each not in known):
-            record = self.records[key]
-            error = ModelUnknown(record.spec.model, nearest(record.spec.model, names))
-            self._end(record, Trigger.FAIL, error, now_ns)
+            self._place_anew(self.records[key], now_ns)
 
-    def _load_ended(self, ended: LoadEnded, now_ns: int) -> None:
-        self._announcer.note(ended.runner)
-        self.residencies.load_ended(ended, now_ns)
+    def _place_anew(self, record: Record, now_ns: int) -> None:
+        """What a waiting request was to run on is gone. Where its model was pulled anew it waits
+        for that, else this is its end."""
+        try:
+            line = find_line(record.spec, record.model, self.backends)
+        except BrokerError as error:
+            self._end(record, Trigger.FAIL, error, now_ns)
+            return
+        self.backlog.withdraw(record, now_ns)
+        record.line = line
+        self.backlog.enter(record, now_ns)
 
     # Time
 
@@ -387,8 +378,10 @@ class Engine:
         self.timers.fire(now_ns)
 
     def _drain_asked(self, asked: DrainAsked, now_ns: int) -> None:
+        """The last word on how long it may take counts."""
         self.draining = True
-        self.timers.set(asked.until_ns, self._drain_over)
+        self.timers.cancel(self._drain_timer)
+        self._drain_timer = self.timers.set(asked.until_ns, self._drain_over)
 
     def _drain_over(self, now_ns: int) -> None:
         for key in list(self.records):

@@ -31,7 +31,10 @@ def _check_queue(engine: Engine) -> None:
     waiting = sum(each.state is State.QUEUED for each in engine.records.values())
     if not in_lines == waiting == engine.tally.queued:
         raise InvariantBroken("requests in lines, records that wait and the tally differ")
-    if engine.tally.queued > engine.policy.queue.queued_max:
+    newcomers = sum(
+        each.state is State.QUEUED and each.tries == 0 for each in engine.records.values()
+    )  # what comes back from a lost backend had been let in before
+    if newcomers > engine.policy.queue.queued_max:
         raise InvariantBroken("more requests wait than may")
     for key, record in engine.records.items():
         if key != record.spec.key:

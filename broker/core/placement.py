@@ -1,15 +1,16 @@
 """Which models a backend holds: when to change, and what has to leave.
 
 The rule: exhaust the resident model's queue before leaving it; then load the model whose requests
-have waited longest, all together; one load at a time; the victim is gated and drained first; never
-touch what the broker does not manage. Measured on a real Ollama, every rule that leaves a backlog
+have waited longest, all together; one load at a time; the victim is gated and drained first, and
+another model has its turn even if the victim's own requests gather meanwhile; never touch what the
+broker does not manage. Measured on a real Ollama, every rule that leaves a backlog
 because somebody has waited a fixed time was slower than no broker at all (reference/SWAPS.md).
 A bound on waiting that breathes with the load, urgent work and sizes come with a later rule.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -53,8 +54,11 @@ class PlacementPolicy:
     slot_grace_ns: int = 300_000_000
 
     def __post_init__(self) -> None:
-        if min(self.keep_alive_ns, self.failed_load_hold_ns, self.num_ctx_hold_ns) <= 0:
+        # A keep_alive is renewed at half of it, which must be a time as well.
+        if min(self.keep_alive_ns // 2, self.failed_load_hold_ns, self.num_ctx_hold_ns) <= 0:
             raise ValueError("placement times must be positive")
+        if self.slot_grace_ns < 0:
+            raise ValueError("the grace of a slot must not be negative")
 
 
 @dataclass(slots=True)
@@ -69,6 +73,9 @@ class BackendState:
     residents: dict[str, Residency] = field(default_factory=dict)  # by runner
     memory_seen: dict[str, int] = field(default_factory=dict)  # bytes by runner, last measured
     held_until_ns: dict[str, int] = field(default_factory=dict)  # runners whose load failed
+    left_ns: int = -1  # when a runner last left: older lists of residents still show it
+    gated: str = ""  # the runner that was told to leave for another since the last load
+    promised: str = ""  # the runner for which something leaves
     loads: int = 0
     loads_failed: int = 0
 
@@ -110,37 +117,49 @@ def serves(backend: BackendState, key: LineKey) -> bool:
     )
 
 
-def serving_slots(backends: Iterable[BackendState], key: LineKey) -> int:
-    """Slots on all backends that serve this line, or will when a load under way ends."""
-    slots = 0
-    for backend in backends:
-        residency = backend.residents.get(key[0])
-        if residency is None or not backend.up or not residency.fits(key[1]):
-            continue
-        if residency.state in (ResidencyState.RESIDENT, ResidencyState.LOADING):
-            slots += residency.slots
-    return slots
+def slots_for(backend: BackendState, key: LineKey) -> int:
+    """Slots of this backend that serve this line, or will when a load under way ends."""
+    residency = backend.residents.get(key[0])
+    if residency is None or not backend.up or not residency.fits(key[1]):
+        return 0
+    is_open = residency.state in (ResidencyState.RESIDENT, ResidencyState.LOADING)
+    return residency.slots if is_open else 0
 
 
-def choose_target(
+def slots_promised(backend: BackendState, key: LineKey) -> int:
+    """Slots that this line will have here when what was gated for it has left."""
+    if not backend.up or backend.promised != key[0] or key[0] not in backend.by_runner:
+        return 0
+    return backend.by_runner[key[0]].slots
+
+
+def rank_targets(
     backend: BackendState,
-    others: Iterable[BackendState],
+    others: Sequence[BackendState],
     lines: Mapping[LineKey, Line],
     now_ns: int,
-) -> Demand | None:
-    """The runner to load next here: the longest total wait, among those that nobody serves first.
+    *,
+    with_promises: bool,
+) -> list[Demand]:
+    """The runners to load here, the one to load next first: those that nobody serves, by the
+    longest total wait. What was gated for others is last, whatever has gathered since: else it
+    would be loaded again at once, and they would wait for ever.
 
     A runner that another backend serves is wanted here too only while its backlog exceeds the slots
-    it has there: one model on two servers costs two loads.
+    it has there: one model on two servers costs two loads. `with_promises`: so is one that another
+    backend makes room for; where there is room already, waiting for that would be a waste. What can
+    never have room beside strangers is no target: others could use what it would wait for.
     """
     demands: dict[str, Demand] = {}
     for key, line in lines.items():
         runner, num_ctx = key
         if runner not in backend.by_runner or backend.holds_off(runner, now_ns):
             continue
-        if serves(backend, key):
+        if slots_for(backend, key) or not may_get_room(backend, runner):
             continue
-        elsewhere = serving_slots(others, key)
+        elsewhere = sum(slots_for(each, key) for each in others)
+        if with_promises:
+            elsewhere += sum(slots_promised(each, key) for each in others)
         if elsewhere and line.size <= elsewhere:
             continue
         demand = demands.setdefault(runner, Demand(runner))
@@ -148,19 +167,25 @@ def choose_target(
         demand.size += line.size
         demand.waited_ns += line.waited_ns(now_ns)
         demand.is_placed_elsewhere = demand.is_placed_elsewhere or elsewhere > 0
-    return min(
+    return sorted(
         demands.values(),
-        key=lambda each: (each.is_placed_elsewhere, -each.waited_ns, each.runner),
-        default=None,
+        key=lambda each: (
+            each.runner == backend.gated,
+            each.is_placed_elsewhere,
+            -each.waited_ns,
+            each.runner,
+        ),
     )
 
 
-def memory_needed(backend: BackendState, runner: str) -> int:
-    """Bytes that a runner takes: as measured, else estimated from its file."""
+def memory_needed(backend: BackendState, runner: str) -> int | None:
+    """Bytes that a runner takes: as measured, else estimated from its file; None where neither is
+    known."""
     seen = backend.memory_seen.get(runner)
     if seen:
         return seen
-    return int(backend.by_runner[runner].size_bytes * MEMORY_PER_FILE_BYTE)
+    spec = backend.by_runner.get(runner)
+    return int(spec.size_bytes * MEMORY_PER_FILE_BYTE) or None if spec else None
 
 
 def has_room(backend: BackendState, runner: str) -> bool:
@@ -169,34 +194,59 @@ def has_room(backend: BackendState, runner: str) -> bool:
     An empty server always takes one. Otherwise the configuration must say so: by count among models
     of ours, and by bytes as well where it gives them; beside a stranger only by bytes.
     """
-    others = [each for each in backend.residents.values() if each.runner != runner]
     if runner in backend.residents:
         return False
+    return _fits_beside(backend, runner, backend.residents.values())
+
+
+def may_get_room(backend: BackendState, runner: str) -> bool:
+    """Would there be room if everything left that the broker may tell to leave?"""
+    own = backend.residents.get(runner)
+    if own is not None and not own.managed:
+        return False
+    strangers = [each for each in backend.residents.values() if not each.managed]
+    return _fits_beside(backend, runner, strangers)
+
+
+def _fits_beside(backend: BackendState, runner: str, others: Collection[Residency]) -> bool:
     if not others:
         return True
     if len(others) >= backend.policy.resident_max:
         return False
     if backend.policy.memory_bytes is None:
         return all(each.managed for each in others)
-    taken = sum(each.memory_bytes or memory_needed(backend, each.runner) for each in others)
-    return taken + memory_needed(backend, runner) <= backend.policy.memory_bytes
+    taken = 0
+    for needed in (
+        memory_needed(backend, runner),
+        *(each.memory_bytes or memory_needed(backend, each.runner) for each in others),
+    ):
+        if needed is None:
+            return False
+        taken += needed
+    return taken <= backend.policy.memory_bytes
 
 
 def choose_victim(
     backend: BackendState, target: Demand, lines: Mapping[LineKey, Line]
 ) -> Residency | None:
-    """What leaves for `target`: a managed model whose queue is exhausted, idle longest.
+    """What leaves for `target`: a managed model whose queue is exhausted, idle longest. None where
+    the target would not fit even if all of those left.
 
     The target's own runner leaves first where it is there with too small a context.
     """
     own = backend.residents.get(target.runner)
     if own is not None:
-        return own if _may_leave(own, lines) else None
-    candidates = [each for each in backend.residents.values() if _may_leave(each, lines)]
-    return min(candidates, key=lambda each: (each.running, each.used_ns, each.runner), default=None)
+        return own if may_leave(own, lines) else None
+    leaving, staying = list[Residency](), list[Residency]()
+    for each in backend.residents.values():
+        (leaving if may_leave(each, lines) else staying).append(each)
+    if not _fits_beside(backend, target.runner, staying):
+        return None
+    return min(leaving, key=lambda each: (each.running, each.used_ns, each.runner), default=None)
 
 
-def _may_leave(residency: Residency, lines: Mapping[LineKey, Line]) -> bool:
+def may_leave(residency: Residency, lines: Mapping[LineKey, Line]) -> bool:
+    """Is it ours, open, and its queue exhausted?"""
     if not residency.managed or residency.state is not ResidencyState.RESIDENT:
         return False
     return not any(

@@ -46,3 +46,4 @@ class Attempt:
     started_ns: int
     first_token_ns: int = 0
     ending: Trigger | None = None
+    grace_timer: int = 0  # set once its call has ended without proof that the work has

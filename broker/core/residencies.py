@@ -16,11 +16,13 @@ from broker.core.model_name import comparison_key
 from broker.core.placement import (
     BackendPolicy,
     BackendState,
+    Demand,
     LineKey,
     PlacementPolicy,
-    choose_target,
     choose_victim,
     has_room,
+    may_leave,
+    rank_targets,
 )
 from broker.core.ports import Resident
 from broker.core.queueing import Line
@@ -38,7 +40,8 @@ _State, _Trigger = ResidencyState, ResidencyTrigger
 
 
 class Residencies:
-    """All backends. `emit` takes effects; `on_load_failed` hears of loads that failed."""
+    """All backends. `emit` takes effects; `note` hears of runners for which what waits may stand
+    elsewhere now; `on_load_failed` hears of loads that failed."""
 
     def __init__(
         self,
@@ -48,6 +51,7 @@ class Residencies:
         timers: Timers,
         estimates: Estimates,
         emit: Callable[[Effect], None],
+        note: Callable[[str], None],
         on_load_failed: Callable[[str, BrokerError, int], None],
     ) -> None:
         self.backends = {each.name: BackendState(each) for each in backends}
@@ -56,13 +60,26 @@ class Residencies:
         self._timers = timers
         self._estimates = estimates
         self._emit = emit
+        self._note = note
         self._on_load_failed = on_load_failed
 
     # What is known
 
     def backend_seen(self, seen: BackendSeen, now_ns: int) -> None:
         backend = self.backends[seen.backend]
+        if backend.up is not seen.up:
+            self._note_all()
         backend.up, backend.problem = seen.up, seen.problem
+
+    def lost(self, name: str, error: BackendUnreachable) -> None:
+        """A call found that the backend does not answer."""
+        backend = self.backends[name]
+        backend.up, backend.problem = False, error.message
+        self._note_all()
+
+    def _note_all(self) -> None:
+        for runner, _ in self._lines:
+            self._note(runner)
 
     def models_listed(self, listed: ModelsListed, now_ns: int) -> None:
         backend = self.backends[listed.backend]
@@ -78,15 +95,21 @@ class Residencies:
         """
         backend = self.backends[seen.backend]
         listed = {self._runner_of(backend, each): each for each in seen.residents}
+        may_show_what_left = seen.asked_ns <= backend.left_ns
         for runner, residency in list(backend.residents.items()):
             row = listed.get(runner)
             if row is not None:
-                self._measured(backend, residency, row)
+                if residency.changed_ns < seen.asked_ns:
+                    self._measured(backend, residency, row)
             elif residency.may_have_vanished(seen.asked_ns):
                 self._leave(backend, residency, _Trigger.VANISHED, now_ns)
+                self._note_all()
+        if may_show_what_left:
+            return
         for runner, row in listed.items():
             if runner not in backend.residents:
                 self._appeared(backend, runner, row, now_ns)
+                self._note_all()
 
     def _runner_of(self, backend: BackendState, row: Resident) -> str:
         spec = backend.models.get(comparison_key(row.name))
@@ -122,12 +145,14 @@ class Residencies:
         residency.move(trigger, now_ns)
         self._timers.cancel(residency.renew_timer)
         del backend.residents[residency.runner]
+        backend.left_ns = now_ns
 
     # The switch protocol
 
     def load_ended(self, ended: LoadEnded, now_ns: int) -> None:
         backend = self.backends[ended.backend]
         residency = backend.residents[ended.runner]
+        self._note(ended.runner)
         if ended.error is None:
             residency.move(_Trigger.LOADED, now_ns)
             residency.loaded_ns = residency.used_ns = now_ns
@@ -137,7 +162,7 @@ class Residencies:
         backend.loads_failed += 1
         self._leave(backend, residency, _Trigger.LOAD_FAILED, now_ns)
         if isinstance(ended.error, BackendUnreachable):
-            backend.up, backend.problem = False, ended.error.message
+            self.lost(backend.name, ended.error)
             return
         # Each new try would evict a good model first (OLLAMA.md §2): it is not tried for a while.
         until_ns = now_ns + self._policy.failed_load_hold_ns
@@ -154,11 +179,16 @@ class Residencies:
         residency = backend.residents[ended.runner]
         if ended.error is None:
             self._leave(backend, residency, _Trigger.GONE, now_ns)
-        else:
-            # What does not leave when told to is not ours to plan with: its name may be deleted, or
-            # somebody else may use it. It is forgotten as soon as the backend no longer lists it.
-            residency.move(_Trigger.STAYED, now_ns)
-            residency.managed = False
+            return
+        residency.move(_Trigger.STAYED, now_ns)
+        if isinstance(ended.error, BackendUnreachable):
+            self.lost(backend.name, ended.error)
+            return
+        # What does not leave when told to is not ours to plan with: its name may be deleted, or
+        # somebody else may use it. It is forgotten as soon as the backend no longer lists it, and
+        # its keep_alive is not renewed: that would hold it there.
+        residency.managed = False
+        self._timers.cancel(residency.renew_timer)
 
     def _keep(self, backend: BackendState, residency: Residency, now_ns: int) -> None:
         at_ns = now_ns + self._policy.keep_alive_ns // 2
@@ -170,30 +200,80 @@ class Residencies:
             self._emit(Renew(backend.name, residency.model, residency.num_ctx_sent))
         self._keep(backend, residency, now_ns)
 
-    def settle(self, now_ns: int) -> None:
-        """Takes each backend one step towards what its queue wants."""
-        for backend in self.backends.values():
-            if backend.up and not backend.is_switching:
-                self._settle_one(backend, now_ns)
+    def settle(self, now_ns: int) -> bool:
+        """Takes each backend one step towards what its queue wants. True where a gate was opened:
+        what waits for it may start now.
 
-    def _settle_one(self, backend: BackendState, now_ns: int) -> None:
+        Room that is there is used first, on any backend, before anything is told to leave.
+        """
+        ready = [each for each in self.backends.values() if each.up and not each.is_switching]
+        wanting: set[str] = set()
+        for backend in ready:
+            targets = self._targets(backend, now_ns, with_promises=False)
+            if targets:
+                wanting.add(backend.name)
+                self._use_room(backend, targets, now_ns)
+        has_opened = False
+        for backend in ready:
+            targets = []  # promises and new loads only ever take targets away
+            if backend.name in wanting:
+                targets = self._targets(backend, now_ns, with_promises=True)
+            has_opened |= self._gate_or_open(backend, targets, now_ns)
+        return has_opened
+
+    def _targets(self, backend: BackendState, now_ns: int, *, with_promises: bool) -> list[Demand]:
         others = [each for each in self.backends.values() if each is not backend]
-        target = choose_target(backend, others, self._lines, now_ns) if self._lines else None
+        targets = (
+            rank_targets(backend, others, self._lines, now_ns, with_promises=with_promises)
+            if self._lines
+            else []
+        )
+        if all(each.runner != backend.promised for each in targets):
+            backend.promised = ""  # nobody waits for it any more, or another backend took it on
+        if not targets:
+            backend.gated = ""
+        return targets
+
+    def _use_room(self, backend: BackendState, targets: list[Demand], now_ns: int) -> None:
+        """Loads the first that there is room for. While something is to leave, only what it leaves
+        for: anything else might take the place."""
+        for target in targets[:1] if backend.draining() else targets:
+            if has_room(backend, target.runner):
+                self._load(backend, target.runner, target.num_ctx, now_ns)
+                return
+
+    def _gate_or_open(self, backend: BackendState, targets: list[Demand], now_ns: int) -> bool:
         draining = backend.draining()
-        if target is None:
+        if draining and (not targets or self._is_served_by(draining, targets[0])):
             for residency in draining:
                 residency.move(_Trigger.UNGATE, now_ns)
-            self._let_down(backend, now_ns)
-            return
+            backend.gated = backend.promised = ""
+            return True
+        if backend.is_switching:
+            return False
         if draining:
+            backend.promised = targets[0].runner
             self._unload_drained(backend, draining, now_ns)
-        elif has_room(backend, target.runner):
-            self._load(backend, target.runner, target.num_ctx, now_ns)
+        elif targets:
+            self._gate_for_first(backend, targets, now_ns)
         else:
+            self._let_down(backend, now_ns)
+        return False
+
+    def _is_served_by(self, draining: list[Residency], target: Demand) -> bool:
+        """Is what waits longest now the very runner that was to leave?"""
+        return any(r.runner == target.runner and r.fits(target.num_ctx) for r in draining)
+
+    def _gate_for_first(self, backend: BackendState, targets: list[Demand], now_ns: int) -> None:
+        """Gates what has to leave for the first target that room can be made for now."""
+        for target in targets:
             victim = choose_victim(backend, target, self._lines)
             if victim is not None:
                 victim.move(_Trigger.GATE, now_ns)
+                backend.gated = victim.runner if victim.runner != target.runner else ""
+                backend.promised = target.runner
                 self._unload_drained(backend, [victim], now_ns)
+                return
 
     def _unload_drained(
         self, backend: BackendState, draining: list[Residency], now_ns: int
@@ -221,6 +301,8 @@ class Residencies:
         )
         residency.move(_Trigger.LOAD, now_ns)
         backend.residents[runner] = residency
+        backend.gated = backend.promised = ""
+        self._note(runner)
         backend.loads += 1
         self._emit(Load(backend.name, runner, spec.name, sent))
 
@@ -236,8 +318,7 @@ class Residencies:
     def _is_needlessly_large(self, residency: Residency, now_ns: int) -> bool:
         return (
             residency.is_large
-            and residency.managed
-            and residency.state is _State.RESIDENT
             and residency.running == 0
+            and may_leave(residency, self._lines)
             and now_ns - residency.large_used_ns >= self._policy.num_ctx_hold_ns
         )

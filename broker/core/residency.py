@@ -73,20 +73,30 @@ class Residency:
     load_started_ns: int = 0
     loaded_ns: int = 0
     is_large: bool = False  # loaded with more than the usual context, for work that needed it
-    large_used_ns: int = 0  # when such work last ran
+    large_used_ns: int = 0  # when such work last started or ended
     renew_timer: int = 0
 
     def move(self, trigger: ResidencyTrigger, now_ns: int) -> None:
         self.state = RESIDENCY.step(self.state, trigger)
         self.changed_ns = now_ns
 
+    def use(self, now_ns: int, *, is_large: bool) -> None:
+        """Work starts or ends on it; `is_large`: work that needs more than the usual context."""
+        self.used_ns = now_ns
+        if is_large:
+            self.large_used_ns = now_ns
+
     @property
     def has_free_slot(self) -> bool:
         return self.state is ResidencyState.RESIDENT and self.running < self.slots
 
     def fits(self, num_ctx: int) -> bool:
-        """May work of this context size run on it? Sizes of 0 mean the usual one."""
-        return num_ctx == 0 or self.num_ctx >= num_ctx
+        """May work of this context size run on it? Sizes of 0 mean the usual one.
+
+        What was asked for counts even where the backend says it gave less: asking once more would
+        give no more, and be one more load.
+        """
+        return num_ctx == 0 or max(self.num_ctx, self.num_ctx_sent or 0) >= num_ctx
 
     def may_have_vanished(self, asked_ns: int) -> bool:
         """Does its absence from an answer asked for at `asked_ns` mean that it is gone? Not while

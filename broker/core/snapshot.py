@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from broker.core.announcements import wait_reason
@@ -82,7 +82,9 @@ def take_snapshot(engine: Engine, now_ns: int, *, requests_max: int = 0) -> Snap
         queued_max=engine.policy.queue.queued_max,
         running=engine.tally.running,
         outcomes=dict(engine.tally.outcomes),
-        priorities=dict(sorted(engine.tally.priorities.items())),
+        priorities={
+            priority: replace(row) for priority, row in sorted(engine.tally.priorities.items())
+        },
         backends=tuple(_backend_views(engine)),
         requests=tuple(_request_views(engine, requests_max)),
     )
