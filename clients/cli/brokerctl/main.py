@@ -10,6 +10,7 @@ import click
 
 from broker_client import __version__
 from brokerctl.config import config
+from brokerctl.demo.command import demo
 from brokerctl.doctor import doctor
 from brokerctl.drain import drain
 from brokerctl.generate import generate
@@ -28,7 +29,7 @@ def main() -> None:
     """
 
 
-for each in (config, doctor, drain, generate, models, status):
+for each in (config, demo, doctor, drain, generate, models, status):
     main.add_command(each)
 
 
