@@ -35,6 +35,8 @@ from broker.core.stimuli import (
     Arrived,
     AttemptEnded,
     BackendSeen,
+    CancelAsked,
+    CancelCause,
     LoadEnded,
     ModelsListed,
     ModelSpec,
@@ -282,3 +284,27 @@ def told(effects: list[Effect]) -> list[tuple[str, int, str]]:
 
 def aborted(effects: list[Effect]) -> list[AttemptId]:
     return [each.attempt for each in of(effects, AbortAttempt)]
+
+
+def busy() -> Scene:
+    """A scene whose only slot is held by the request "running"."""
+    scene = serving(model("m"))
+    scene.turn(arrived("running"))
+    return scene
+
+
+def cancel(request_id: str, cause: CancelCause = CancelCause.BY_AGENT) -> CancelAsked:
+    return CancelAsked(("a", request_id), cause)
+
+
+def nothing_remains(scene: Scene) -> bool:
+    """Neither records nor lines nor attempts, and no alarm but renewals."""
+    scene.wait(SECOND_NS)  # a last round of announcements may be due, for nobody
+    engine = scene.engine
+    resident_count = sum(len(each.residents) for each in engine.backends.values())
+    return (
+        not engine.records
+        and not engine.lines
+        and not engine.attempts
+        and len(engine.timers) <= resident_count
+    )
