@@ -30,6 +30,7 @@ from brokerctl.demo.view import LiveView, PlainView, View, keep_showing
 from brokerctl.explanation import EXIT_INTERRUPTED, EXIT_SAID_NO, sentence_of
 from brokerctl.status_tables import status_view
 
+PORT_DEFAULT: Final = int(ADDRESS_DEFAULT.rpartition(":")[2])
 STOP_GRACE_S: Final = 5.0
 ENDING_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -43,6 +44,13 @@ ENDING_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     show_default=True,
     help="Requests of each of the twelve agents.",
 )
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=PORT_DEFAULT,
+    show_default=True,
+    help="The broker's port; 0, or where it is taken: a free one.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Draws what they ask.")
 @click.option(
     "--speed",
@@ -51,25 +59,25 @@ ENDING_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     show_default=True,
     help="How many times faster than real time a simulated Ollama runs.",
 )
-def demo(once: bool, requests: int, seed: int, speed: float) -> None:
+def demo(once: bool, requests: int, port: int, seed: int, speed: float) -> None:
     """Watch twelve agents stream through a broker of their own.
 
     It runs before the Ollama of this host, with a resident model or else the smallest, or before
     a simulated one where none answers. The exit status is 1 where a request failed.
     """
-    performance = Performance(once=once, requests=requests, seed=seed, speed=speed)
+    performance = Performance(once=once, requests=requests, port=port, seed=seed, speed=speed)
     sys.exit(asyncio.run(performance.run()))
 
 
 class Performance:
     """One run of the demonstration."""
 
-    def __init__(self, *, once: bool, requests: int, seed: int, speed: float) -> None:
+    def __init__(self, *, once: bool, requests: int, port: int, seed: int, speed: float) -> None:
         self._once = once
         self._requests = requests
         self._seed = seed
         self._console = Console() if sys.stdout.isatty() else Console(width=160)
-        self._builder = StageBuilder(speed=speed, say=self._say, shout=self._shout)
+        self._builder = StageBuilder(port=port, speed=speed, say=self._say, shout=self._shout)
         self._is_over = False  # the summary was shown: ending now is the normal end
         self._failed = 0
 

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from broker_client import AsyncClient, BackendStatus, BrokerError, Model, Status
-from broker_client.channel import ADDRESS_DEFAULT
 from brokerctl.demo.processes import ChildProcess
 from brokerctl.model_choice import choose_model, completion_models
 
@@ -55,7 +54,8 @@ class Stage:
 class StageBuilder:
     """Starts the processes. They belong to `processes` as soon as they run; `close` ends them."""
 
-    def __init__(self, *, speed: float, say: Say, shout: Say) -> None:
+    def __init__(self, *, port: int, speed: float, say: Say, shout: Say) -> None:
+        self._port = port
         self._speed = speed
         self._say = say
         self._shout = shout
@@ -89,17 +89,17 @@ class StageBuilder:
         self.processes.clear()
 
     async def _choose_addresses(self) -> tuple[str, str]:
-        """The broker's own addresses where they are free, else any."""
-        grpc_port = int(ADDRESS_DEFAULT.rpartition(":")[2])
-        http_address = f"127.0.0.1:{HTTP_PORT_DEFAULT}"
-        if not is_free(HTTP_PORT_DEFAULT):
-            http_address = FREE_PORT
-        if is_free(grpc_port):
-            return ADDRESS_DEFAULT, http_address
-        who = "something else holds its port"
-        if await answers(ADDRESS_DEFAULT):
+        """The addresses asked for where they are free, else any."""
+        if self._port == 0:
+            return FREE_PORT, FREE_PORT
+        address = f"127.0.0.1:{self._port}"
+        if is_free(self._port):
+            http_address = f"127.0.0.1:{HTTP_PORT_DEFAULT}"
+            return address, http_address if is_free(HTTP_PORT_DEFAULT) else FREE_PORT
+        who = "something else holds this port"
+        if await answers(address):
             who = "a broker already answers there and is left alone"
-        self._say(f"{ADDRESS_DEFAULT}: {who}; this demonstration takes a free port")
+        self._say(f"{address}: {who}; this demonstration takes a free port")
         return FREE_PORT, FREE_PORT
 
     async def _start_broker(self, config: str) -> str:

@@ -1,0 +1,150 @@
+"""`make run`, for real: simulator, broker and fleet as processes, with and without a terminal."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import uuid
+
+import psutil
+import pytest
+
+from tests.e2e.demonstration import (
+    PATIENCE_S,
+    QUICK,
+    demonstration,
+    environment,
+    marked,
+)
+
+pytestmark = pytest.mark.slow
+
+STAYS_UP = "Ctrl-C ends it"
+
+
+def test_once_without_a_terminal_ends_well_and_leaves_nothing() -> None:
+    with demonstration("--once") as demo:
+        said = demo.read_rest()
+        assert demo.process.returncode == 0, said
+        assert "NO OLLAMA ANSWERS HERE" in said
+        assert "36 requests of 12 agents answered, 0 failed" in said
+        assert "$ brokerctl status" in said
+        assert "ended since start: 36 completed" in said
+        assert len(re.findall(r"got \d+ tokens? after waiting", said)) == 36
+        assert re.search(r"model \S+: loading", said)
+        assert "\x1b" not in said
+        assert demo.left_behind() == []
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_it_stays_up_until_a_signal_and_then_leaves_nothing(ending: signal.Signals) -> None:
+    with demonstration("--requests", "1") as demo:
+        address = demo.read_until(r"brokerctl\S* status --watch --address (\S+)").group(1)
+        demo.read_until(STAYS_UP)
+        assert len(marked(demo.mark)) == 3
+        status = subprocess.run(
+            [sys.executable, "-m", "brokerctl.main", "status", "--address", address],
+            env=environment(demo.mark),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+        assert status.returncode == 0, status.stderr
+        assert "12 completed" in status.stdout
+        demo.signal(ending)
+        said = demo.read_rest()
+        assert demo.process.returncode == 0, said
+        assert demo.left_behind() == []
+
+
+def test_a_crash_leaves_nothing() -> None:
+    with demonstration("--requests", "1") as demo:
+        demo.read_until(STAYS_UP)
+        demo.signal(signal.SIGKILL)
+        demo.process.wait(PATIENCE_S)
+        assert demo.left_behind() == []
+
+
+def test_it_ends_when_the_broker_does() -> None:
+    with demonstration("--requests", "1") as demo:
+        demo.read_until(STAYS_UP)
+        [broker] = [each for each in marked(demo.mark) if "broker.daemon.main" in each.cmdline()]
+        broker.send_signal(signal.SIGKILL)
+        said = demo.read_rest()
+        assert demo.process.returncode == 1
+        assert "ended by itself" in said
+        assert demo.left_behind() == []
+
+
+def test_it_is_interrupted_while_it_plays() -> None:
+    with demonstration("--requests", "100") as demo:
+        demo.read_until("got ")
+        demo.signal(signal.SIGINT)
+        said = demo.read_rest()
+        assert demo.process.returncode == 130, said
+        assert "Traceback" not in said
+        assert demo.left_behind() == []
+
+
+def test_a_broker_that_is_there_is_left_alone() -> None:
+    with demonstration("--requests", "1") as first:
+        port = first.read_until(r"status --watch --address 127\.0\.0\.1:(\d+)").group(1)
+        first.read_until(STAYS_UP)
+        with demonstration("--once", "--requests", "1", "--port", port) as second:
+            said = second.read_rest()
+            assert second.process.returncode == 0, said
+            assert f"127.0.0.1:{port}: a broker already answers there and is left alone" in said
+        assert len(marked(first.mark)) == 3
+
+
+def test_on_a_terminal_there_is_a_picture() -> None:
+    mark = uuid.uuid4().hex
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 140, 0, 0))
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "brokerctl.demo", *QUICK, "--once"],
+            env={**environment(mark), "TERM": "xterm-256color"},
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+        )
+    finally:
+        os.close(theirs)
+    try:
+        said = read_terminal(ours)
+        assert process.wait(PATIENCE_S) == 0, said
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+    assert "36 requests of 12 agents answered, 0 failed" in said
+    assert "streams" in said
+    assert re.search(r"waits, position \d+", said)
+    assert "opus-1" in said
+    # The cursor that the picture hides is shown again.
+    assert said.rindex("\x1b[?25h") > said.rindex("\x1b[?25l")
+    assert psutil.wait_procs(marked(mark), timeout=PATIENCE_S)[1] == []
+
+
+def read_terminal(ours: int) -> str:
+    """All that is written to the terminal until its last user is gone."""
+    parts = []
+    while True:
+        try:
+            data = os.read(ours, 65536)
+        except OSError:  # EIO: nobody has the other end open any more
+            break
+        if not data:
+            break
+        parts.append(data)
+    return b"".join(parts).decode(errors="replace")
