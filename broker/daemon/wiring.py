@@ -6,7 +6,7 @@ Imports every concrete class, and is imported by nobody but `main`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
@@ -59,7 +59,7 @@ class Parts:
     grpc: GrpcServer
     http: HealthServer
     discoveries: tuple[Discovery, ...]
-    backends: dict[str, Backend]
+    backends: Mapping[str, Backend]
 
 
 def engine_policy(config: Config) -> EnginePolicy:
@@ -96,17 +96,15 @@ def build(
     supervisor: Supervisor,
     stop: Callable[[int | None], int],
     clock: Clock | None = None,
+    backends: Mapping[str, Backend] | None = None,
 ) -> Parts:
-    """Everything, wired. Nothing runs yet. Must be called within the loop."""
+    """Everything, wired. Nothing runs yet. Must be called within the loop.
+
+    `backends` stand in for those that the configuration describes, by their names.
+    """
     clock = clock or LoopClock()
-    backends: dict[str, Backend] = {
-        each.name: OllamaBackend(
-            name=each.name,
-            host=each.url,
-            limits=TransportLimits(connect_timeout_s=each.connect_timeout_ms / 1000),
-        )
-        for each in config.backends
-    }
+    if backends is None:
+        backends = {each.name: _backend(each) for each in config.backends}
     driver = Driver(Engine(engine_policy(config)), backends, clock, supervisor, _limits(config))
     catalog = Catalog(
         {
@@ -136,6 +134,11 @@ def build(
         discoveries=discoveries,
         backends=backends,
     )
+
+
+def _backend(config: BackendConfig) -> Backend:
+    limits = TransportLimits(connect_timeout_s=config.connect_timeout_ms / 1000)
+    return OllamaBackend(name=config.name, host=config.url, limits=limits)
 
 
 def _limits(config: Config) -> DriverLimits:
