@@ -152,6 +152,8 @@ class OllamaTransport:
 
         Whether it comes is of no consequence to the answer: if not, the connection is dropped.
         """
+        if response.content.at_eof():
+            return  # a short answer comes in one read with its end
         try:
             async with asyncio.timeout(self._limits.closing_chunk_s):
                 while not response.content.at_eof():

@@ -37,9 +37,11 @@ class LineSplitter:
 
     def feed(self, data: bytes) -> list[bytes]:
         """The lines that `data` completes, without their ends; raises LineTooLong."""
+        held = self._held
+        if not held and len(data) <= self._bytes_max and data.find(b"\n") == len(data) - 1:
+            return [data[:-1]] if len(data) > 1 else []  # one whole line, as nearly every read is
         lines = data.split(b"\n")
         rest = lines.pop()
-        held = self._held
         if held:
             # The buffer grows in place, so that a long line in short parts is not copied each time.
             if not lines:

@@ -86,8 +86,15 @@ class BackendState:
     @property
     def is_switching(self) -> bool:
         """Is a load or an unload under way? Then nothing else is asked of this backend."""
-        busy = (ResidencyState.LOADING, ResidencyState.UNLOADING)
-        return any(each.state in busy for each in self.residents.values())
+        for each in self.residents.values():  # a loop: asked for in every turn
+            if each.state is ResidencyState.LOADING or each.state is ResidencyState.UNLOADING:
+                return True
+        return False
+
+    def resident(self, runner: str) -> Residency | None:
+        """The residency of a runner that requests can name here: what was deleted from the disk is
+        refused by name though it may still be loaded."""
+        return self.residents.get(runner) if runner in self.by_runner else None
 
     def draining(self) -> list[Residency]:
         return [r for r in self.residents.values() if r.state is ResidencyState.DRAINING]
@@ -109,7 +116,7 @@ class Demand:
 
 def serves(backend: BackendState, key: LineKey) -> bool:
     """Does this backend take work from this line now?"""
-    residency = backend.residents.get(key[0])
+    residency = backend.resident(key[0])
     return (
         residency is not None
         and residency.state is ResidencyState.RESIDENT
@@ -119,7 +126,7 @@ def serves(backend: BackendState, key: LineKey) -> bool:
 
 def slots_for(backend: BackendState, key: LineKey) -> int:
     """Slots of this backend that serve this line, or will when a load under way ends."""
-    residency = backend.residents.get(key[0])
+    residency = backend.resident(key[0])
     if residency is None or not backend.up or not residency.fits(key[1]):
         return 0
     is_open = residency.state in (ResidencyState.RESIDENT, ResidencyState.LOADING)

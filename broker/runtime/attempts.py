@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from broker.core.content import Completion, EmbedContent, Embeddings, GenerateContent, Piece
+from broker.core.content import Completion, EmbedContent, Embeddings, GenerateContent
 from broker.core.effects import StartAttempt
 from broker.core.errors import BrokerError, Cancelled, Internal
 from broker.core.ports import Backend
@@ -37,8 +37,6 @@ class Call:
         "_errand",
         "_feed",
         "_first_ns",
-        "_last_ns",
-        "_pieces",
         "_start",
         "ended",
     )
@@ -55,16 +53,13 @@ class Call:
         self._clock = clock
         self._feed = feed
         self._first_ns = 0
-        self._last_ns = 0
-        self._pieces = 0
         self.ended = AttemptEnded(start.attempt, Cancelled("aborted"))
 
     async def run(self, backend: Backend) -> None:
         """Calls the backend. When the task is over no byte of the answer is read any more."""
         start, errand = self._start, self._errand
-        errand.stream.start(
-            Started(start.model, start.backend, start.substituted_for, start.changes)
-        )
+        started = Started(start.model, start.backend, start.substituted_for, start.changes)
+        errand.stream.start(started, self._first_came)
         try:
             result = await self._call(backend)
         except BrokerError as failure:
@@ -84,26 +79,25 @@ class Call:
         if isinstance(content, EmbedContent):
             return await backend.embed(start.model, content, num_ctx=start.num_ctx)
         return await backend.generate(
-            start.model, content, num_ctx=start.num_ctx, on_pieces=self._on_pieces
+            start.model, content, num_ctx=start.num_ctx, on_pieces=self._errand.stream.feed
         )
 
-    def _on_pieces(self, pieces: Sequence[Piece]) -> None:
-        self._last_ns = self._clock.monotonic_ns()
-        if not self._pieces:
-            self._first_ns = self._last_ns
-            self._feed(FirstToken(self._start.attempt))
-        self._pieces += len(pieces)
-        self._errand.stream.feed(pieces)
+    def _first_came(self) -> None:
+        self._first_ns = self._clock.monotonic_ns()
+        self._feed(FirstToken(self._start.attempt))
 
     def _done(self, result: Completion | Embeddings) -> Done:
         now_ns = self._clock.monotonic_ns()
         arrived_ns = self._errand.arrived_ns
-        gaps = max(0, self._pieces - 1)
+        gaps = max(0, self._errand.stream.pieces_count - 1)
+        first_ns = self._first_ns or now_ns
         timings = Timings(
             queue_wait_ns=self._start.queue_wait_ns,
             load_wait_ns=self._start.load_wait_ns,
-            first_token_ns=(self._first_ns or now_ns) - arrived_ns,
-            per_token_ns=(self._last_ns - self._first_ns) // gaps if gaps else 0,
+            first_token_ns=first_ns - arrived_ns,
+            # The last piece came with the terminator or just before it: a clock is not read for
+            # each of them.
+            per_token_ns=(now_ns - first_ns) // gaps if gaps else 0,
             total_ns=now_ns - arrived_ns,
         )
         return Done(self._start.model, result, timings)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -80,6 +80,7 @@ class ResponseStream:
         "_done",
         "_error",
         "_notice",
+        "_on_first",
         "_pieces",
         "_started",
         "_subscription",
@@ -95,6 +96,7 @@ class ResponseStream:
         self._bytes_kept = 0
         self._notice: TellQueued | TellRequeued | None = None  # the last word while it waited
         self._started: Started | None = None
+        self._on_first: Callable[[], None] | None = None
         self._done: Done | None = None
         self._error: BrokerError | None = None
         self._subscription: Subscription | None = None
@@ -114,13 +116,17 @@ class ResponseStream:
         if self._subscription is not None:
             self._subscription.put(notice)
 
-    def start(self, started: Started) -> None:
-        self._started = started
+    def start(self, started: Started, on_first: Callable[[], None]) -> None:
+        """A backend has it now; `on_first` is called with its first pieces, before they go on."""
+        self._started, self._on_first = started, on_first
         if self._subscription is not None:
             self._subscription.put(started)
 
     def feed(self, pieces: Sequence[Piece]) -> None:
         """Takes pieces from the backend. Raises ClientTooSlow when too much waits to be read."""
+        if self._on_first is not None:
+            on_first, self._on_first = self._on_first, None
+            on_first()
         self._pieces.extend(pieces)
         for text, thinking, _ in pieces:
             self._bytes_kept += len(text) + len(thinking)

@@ -15,19 +15,18 @@ _log = structlog.get_logger(__name__)
 
 
 class Supervisor:
-    """A task group whose tasks fail alone: one that crashes is logged and the others go on.
+    """Starts tasks, hears of their ends, and ends with none of them left.
 
-    A broken invariant is different: it is a bug of the core, after which nothing it says can be
-    trusted, so it ends the group and with it the daemon.
+    Not a TaskGroup, which ends all of its tasks when one of them fails: here one that crashes is
+    logged and the others go on. What must not go on after a bug of the core is the daemon, and the
+    driver tells it so.
     """
 
     def __init__(self, tasks_max: int) -> None:
         self._tasks_max = tasks_max
-        self._group = asyncio.TaskGroup()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        await self._group.__aenter__()
         return self
 
     async def __aexit__(
@@ -36,9 +35,10 @@ class Supervisor:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await self._group.__aexit__(kind, error, trace)
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks)
 
     def start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Runs `work` as a task. InvariantBroken where there would be too many: the limits of what
@@ -46,21 +46,16 @@ class Supervisor:
         if len(self._tasks) >= self._tasks_max:
             work.close()
             raise InvariantBroken(f"more than {self._tasks_max} tasks")
-        task = self._group.create_task(self._guard(work, name), name=name)
+        task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        # Work whose task was cancelled before its first step is still unopened: closing it then
-        # says so to Python, and is nothing to work that has run.
-        task.add_done_callback(lambda _: work.close())
+        task.add_done_callback(self._over)
         return task
 
-    async def _guard(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        try:
-            await work
-        except InvariantBroken:
-            raise
-        except Exception:  # noqa: BLE001 the one place where a crash must not spread
-            _log.exception("task crashed", task=name)
+    def _over(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            _log.error("task crashed", task=task.get_name(), exc_info=error)
 
     def __len__(self) -> int:
         return len(self._tasks)

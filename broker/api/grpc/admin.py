@@ -8,8 +8,8 @@ import grpc
 
 from broker.api.grpc.codec import WAIT_REASON
 from broker.api.grpc.models import encode_place
+from broker.api.grpc.reading import open_call
 from broker.api.grpc.status import abort
-from broker.api.grpc.validation import Problems
 from broker.core.errors import BrokerError
 from broker.core.requests import RequestKey
 from broker.core.snapshot import BackendView, RequestView
@@ -37,7 +37,7 @@ class AdminServicer(admin_pb2_grpc.AdminServicer):
     ) -> pb.GetStatusResponse:
         """The present state of everything."""
         try:
-            problems = Problems()
+            problems = open_call(request, context)
             good = 0 <= request.requests_max <= REQUESTS_MAX
             problems.require(
                 good, "requests_max", f"is {request.requests_max}; 0 to {REQUESTS_MAX}"
@@ -52,7 +52,7 @@ class AdminServicer(admin_pb2_grpc.AdminServicer):
     ) -> pb.DrainResponse:
         """Begins to leave and says what is still under way."""
         try:
-            problems = Problems()
+            problems = open_call(request, context)
             good = 0 <= request.timeout_ms <= DRAIN_MS_MAX
             problems.require(good, "timeout_ms", f"is {request.timeout_ms}; 0 to {DRAIN_MS_MAX}")
             problems.raise_any()

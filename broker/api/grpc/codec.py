@@ -24,19 +24,18 @@ from broker.services.inference import Submission
 from broker_client.pb.broker.v1 import common_pb2
 from broker_client.pb.broker.v1 import inference_pb2 as pb
 
-# Options that keep their name on the way to Ollama; max_tokens is its num_predict, and num_ctx goes
-# another way: it belongs to the model, not to the request.
-_SAME_NAME: Final = (
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "seed",
-    "repeat_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-    "repeat_last_n",
-)
+# The options under Ollama's names. num_ctx goes another way: it belongs to the model, not to the
+# request.
+_OPTION_NAMES: Final = {
+    "max_tokens": "num_predict",
+    **{
+        name: name
+        for name in (
+            *("temperature", "top_p", "top_k", "min_p", "seed", "stop"),
+            *("repeat_penalty", "presence_penalty", "frequency_penalty", "repeat_last_n"),
+        )
+    },
+}
 _CRITICALITY: Final = {
     common_pb2.CRITICALITY_UNSPECIFIED: Criticality.NORMAL,
     common_pb2.CRITICALITY_CRITICAL: Criticality.CRITICAL,
@@ -158,13 +157,11 @@ def _decode_input(request: pb.GenerateRequest) -> Prompt | tuple[Message, ...]:
 
 
 def _decode_options(options: pb.Options) -> dict[str, object]:
-    found: dict[str, object] = {
-        name: getattr(options, name) for name in _SAME_NAME if options.HasField(name)
-    }
-    if options.HasField("max_tokens"):
-        found["num_predict"] = options.max_tokens
-    if options.stop:
-        found["stop"] = list(options.stop)
+    found: dict[str, object] = {}
+    for descriptor, value in options.ListFields():
+        name = _OPTION_NAMES.get(descriptor.name)
+        if name is not None:
+            found[name] = list(value) if name == "stop" else value
     return found
 
 
@@ -264,30 +261,30 @@ def _encode_done(event: Done) -> pb.GenerateEvent:
     reason = pb.FINISH_REASON_UNSPECIFIED
     if isinstance(result, Completion):
         reason = _FINISH_REASON[result.finish_reason]
-    return pb.GenerateEvent(
-        done=pb.Done(
-            model=event.model,
-            usage=encode_usage(result),
-            timings=encode_timings(event.timings, result),
-            finish_reason=reason,
-        )
-    )
+    encoded = pb.GenerateEvent()
+    done = encoded.done
+    done.model, done.finish_reason = event.model, reason
+    fill_usage(done.usage, result)
+    fill_timings(done.timings, event.timings, result)
+    return encoded
 
 
-def encode_usage(result: Completion | Embeddings) -> common_pb2.Usage:
-    output_tokens = result.output_tokens if isinstance(result, Completion) else 0
-    return common_pb2.Usage(prompt_tokens=result.prompt_tokens, output_tokens=output_tokens)
+def fill_usage(usage: common_pb2.Usage, result: Completion | Embeddings) -> None:
+    """Writes what it cost into a message: filling one costs less than copying one."""
+    usage.prompt_tokens = result.prompt_tokens
+    if isinstance(result, Completion):
+        usage.output_tokens = result.output_tokens
 
 
-def encode_timings(timings: Timings, result: Completion | Embeddings) -> common_pb2.Timings:
-    encoded = common_pb2.Timings(
-        queue_wait_ms=timings.queue_wait_ns / 1e6,
-        load_ms=timings.load_wait_ns / 1e6,
-        first_token_ms=timings.first_token_ns / 1e6,
-        per_token_ms=timings.per_token_ns / 1e6,
-        total_ms=timings.total_ns / 1e6,
-    )
+def fill_timings(
+    encoded: common_pb2.Timings, timings: Timings, result: Completion | Embeddings
+) -> None:
+    """Writes where the time went into a message."""
+    encoded.queue_wait_ms = timings.queue_wait_ns / 1e6
+    encoded.load_ms = timings.load_wait_ns / 1e6
+    encoded.first_token_ms = timings.first_token_ns / 1e6
+    encoded.per_token_ms = timings.per_token_ns / 1e6
+    encoded.total_ms = timings.total_ns / 1e6
     if isinstance(result, Completion):
         encoded.backend_prompt_ms = result.prompt_duration_ns / 1e6
         encoded.backend_output_ms = result.output_duration_ns / 1e6
-    return encoded

@@ -11,18 +11,17 @@ from broker.api.grpc.codec import (
     EventEncoder,
     decode_embed,
     decode_generate,
-    encode_timings,
-    encode_usage,
+    fill_timings,
+    fill_usage,
     fingerprint,
 )
+from broker.api.grpc.reading import open_call
 from broker.api.grpc.status import abort
 from broker.api.grpc.validation import (
-    Problems,
     RequestLimits,
     check_agent_id,
     check_embed,
     check_generate,
-    check_metadata,
     check_request_id,
 )
 from broker.core.content import Embeddings
@@ -88,8 +87,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
     ) -> pb.CancelResponse:
         """Ends a request of the same agent."""
         try:
-            problems = Problems()
-            check_metadata(context.invocation_metadata(), problems)
+            problems = open_call(request, context)
             check_agent_id(request.agent_id, problems)
             check_request_id(request.request_id, problems, required=True)
             problems.raise_any()
@@ -103,9 +101,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
         request: pb.GenerateRequest,
         context: _Context[pb.GenerateRequest, pb.GenerateEvent],
     ) -> Submission:
+        problems = open_call(request, context)
         digest, size_bytes = fingerprint(request)
-        problems = Problems()
-        check_metadata(context.invocation_metadata(), problems)
         check_generate(request, size_bytes, self._limits, problems)
         problems.raise_any()
         return decode_generate(request, digest, size_bytes, context.time_remaining())
@@ -113,9 +110,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
     def _read_embed(
         self, request: pb.EmbedRequest, context: _Context[pb.EmbedRequest, pb.EmbedResponse]
     ) -> Submission:
+        problems = open_call(request, context)
         digest, size_bytes = fingerprint(request)
-        problems = Problems()
-        check_metadata(context.invocation_metadata(), problems)
         check_embed(request, size_bytes, self._limits, problems)
         problems.raise_any()
         return decode_embed(request, digest, size_bytes, context.time_remaining())
@@ -134,9 +130,9 @@ async def _abort(
 
 
 def _encode_embeddings(done: Done, result: Embeddings) -> pb.EmbedResponse:
-    return pb.EmbedResponse(
-        model=done.model,
-        embeddings=[pb.Embedding(values=each) for each in result.vectors],
-        usage=encode_usage(result),
-        timings=encode_timings(done.timings, result),
+    encoded = pb.EmbedResponse(
+        model=done.model, embeddings=[pb.Embedding(values=each) for each in result.vectors]
     )
+    fill_usage(encoded.usage, result)
+    fill_timings(encoded.timings, done.timings, result)
+    return encoded

@@ -6,8 +6,9 @@ from typing import Final
 
 import grpc
 
+from broker.api.grpc.reading import open_call
 from broker.api.grpc.status import abort
-from broker.api.grpc.validation import Problems, check_model
+from broker.api.grpc.validation import check_model
 from broker.core.errors import BrokerError
 from broker.core.residency import ResidencyState
 from broker.core.snapshot import ResidencyView
@@ -34,7 +35,7 @@ class ModelsServicer(models_pb2_grpc.ModelsServicer):
     ) -> pb.ListResponse:
         """One page, in order of the names. The token of a page is the last name before it."""
         try:
-            problems = Problems()
+            problems = open_call(request, context)
             good = 0 <= request.page_size <= PAGE_SIZE_MAX
             rule = f"is {request.page_size}; 0 (meaning {PAGE_SIZE_DEFAULT}) to {PAGE_SIZE_MAX}"
             problems.require(good, "page_size", rule)
@@ -52,7 +53,7 @@ class ModelsServicer(models_pb2_grpc.ModelsServicer):
     ) -> pb.GetResponse:
         """One model by its name."""
         try:
-            problems = Problems()
+            problems = open_call(request, context)
             check_model(request.name, "name", problems)
             problems.raise_any()
             return pb.GetResponse(model=encode_model(self._service.get(request.name)))

@@ -45,6 +45,11 @@ CODES: Final[Mapping[type[errors.BrokerError], grpc.StatusCode]] = MappingProxyT
 # UNAVAILABLE always says when to come back; where nothing was measured, this soon.
 RETRY_AFTER_NS_DEFAULT: Final = 1_000_000_000
 
+# A status travels in HTTP/2 trailers, of which clients take 8 KiB in all: the message twice (there
+# percent-encoded, threefold at worst, and in the details), the violations once, as base64.
+MESSAGE_BYTES_MAX: Final = 768
+DESCRIPTION_BYTES_MAX: Final = 200
+
 
 def code_of(error: errors.BrokerError) -> grpc.StatusCode:
     """The code of the nearest class in the table."""
@@ -75,7 +80,9 @@ def rich_status(
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     if isinstance(error, errors.InvalidRequest):
         violations = [
-            error_details_pb2.BadRequest.FieldViolation(field=each.field, description=each.problem)
+            error_details_pb2.BadRequest.FieldViolation(
+                field=each.field, description=shortened(each.problem, DESCRIPTION_BYTES_MAX)
+            )
             for each in error.problems
         ]
         details.append(error_details_pb2.BadRequest(field_violations=violations))
@@ -83,7 +90,21 @@ def rich_status(
     for box, detail in zip(packed, details, strict=True):
         box.Pack(detail)
     number: int = code.value[0]
-    return status_pb2.Status(code=number, message=error.message, details=packed)
+    words = shortened(error.message, MESSAGE_BYTES_MAX)
+    return status_pb2.Status(code=number, message=words, details=packed)
+
+
+def shortened(text: str, bytes_max: int) -> str:
+    """The text in at most so many bytes of UTF-8. Where it is longer its middle is left out: what
+    is said lies at the beginning, what is advised at the end."""
+    data = text.encode()
+    if len(data) <= bytes_max:
+        return text
+    gap = " ... "
+    end_bytes = bytes_max // 3
+    begin_bytes = bytes_max - end_bytes - len(gap)
+    parts = data[:begin_bytes], data[-end_bytes:]
+    return gap.join(each.decode(errors="ignore") for each in parts)
 
 
 async def abort(
@@ -97,7 +118,7 @@ async def abort(
     status = rich_status(error, outcome, sent_pieces)
     await context.abort(
         code_of(error),
-        error.message,
+        status.message,
         trailing_metadata=((DETAILS_KEY, status.SerializeToString()),),
     )
     raise AssertionError("abort returned")

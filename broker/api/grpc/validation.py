@@ -26,6 +26,10 @@ _ROLES: Final = frozenset({"system", "user", "assistant", "tool"})
 _LEVELS: Final = frozenset({"low", "medium", "high", "max"})
 _JSON_BYTES_MAX: Final = 64 * 1024
 _TOOL_NAME_MAX: Final = 128
+_TOOL_CALL_ID_MAX: Final = 128
+_TOOL_CALLS_MAX: Final = 128
+_DESCRIPTION_BYTES_MAX: Final = 64 * 1024
+_IMAGES_MAX: Final = 256
 _SESSION_MAX: Final = 128
 _FALLBACKS_MAX: Final = 8
 _STOPS_MAX: Final = 16
@@ -64,11 +68,17 @@ class RequestLimits:
 class Problems:
     """Gathers what is wrong with one request."""
 
+    NAMED_MAX: Final = 12  # more would not fit into the trailers of an answer
+
     def __init__(self) -> None:
         self._found: list[FieldProblem] = []
+        self._more = 0
 
     def add(self, field: str, problem: str) -> None:
-        self._found.append(FieldProblem(field=field, problem=problem))
+        if len(self._found) < self.NAMED_MAX:
+            self._found.append(FieldProblem(field=field, problem=problem))
+        else:
+            self._more += 1
 
     def require(self, holds: bool, field: str, problem: str) -> None:
         if not holds:
@@ -76,6 +86,9 @@ class Problems:
 
     def raise_any(self) -> None:
         """InvalidRequest with everything that was found, if anything was."""
+        if self._more:
+            more = FieldProblem(field="request", problem=f"has {self._more} more such problems")
+            raise InvalidRequest((*self._found, more))
         if self._found:
             raise InvalidRequest(tuple(self._found))
 

@@ -117,7 +117,7 @@ async def test_what_was_read_is_forgotten_first_and_costs_nothing_then() -> None
 async def test_a_newer_reader_goes_on_where_it_says_and_the_older_one_is_told() -> None:
     mine = stream()
     old = mine.attach()
-    mine.start(STARTED)
+    mine.start(STARTED, _nothing)
     mine.feed([Piece("a"), Piece("b"), Piece("c")])
     waiting = asyncio.ensure_future(read_all(old))
     new = mine.attach(resume_from=2)
@@ -142,7 +142,7 @@ async def test_positions_are_conflated_to_the_latest() -> None:
     reader = mine.attach()
     for position in (9, 5, 2):
         mine.tell(queued(position))
-    mine.start(STARTED)
+    mine.start(STARTED, _nothing)
     mine.finish(DONE)
     assert await read_all(reader) == [queued(2), STARTED, DONE]
 
@@ -150,7 +150,7 @@ async def test_positions_are_conflated_to_the_latest() -> None:
 async def test_a_requeued_request_waits_again_for_a_newer_reader_too() -> None:
     mine = stream()
     mine.attach()
-    mine.start(STARTED)
+    mine.start(STARTED, _nothing)
     mine.tell(TellRequeued(KEY, "gone"))
     mine.tell(queued(1))
     reader = mine.attach()
@@ -208,3 +208,7 @@ def test_however_it_is_read_every_piece_comes_once_and_in_order(
 async def _collect(reader: Subscription, events: list[StreamEvent]) -> None:
     async for event in reader:
         events.append(event)
+
+
+def _nothing() -> None:
+    """The first piece interests nobody here."""
