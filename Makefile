@@ -70,7 +70,7 @@ baseline: build
 debug: build
 	SCHED_DEBUG=1 $(BIN)/python setup.py --quiet build --build-base $(DEBUG_DIR) --build-lib $(DEBUG_DIR)/lib
 	PYTHONPATH=$(DEBUG_DIR)/lib $(BIN)/python -P -c "import _sched.heap as m; assert '$(DEBUG_DIR)' in m.__file__, m.__file__"
-	$(BIN)/pytest -o pythonpath="$(DEBUG_DIR)/lib" tests/property $(ARGS)
+	$(BIN)/pytest -o pythonpath="$(DEBUG_DIR)/lib ." tests/property $(ARGS)
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
