@@ -24,31 +24,35 @@ class Unreadable:
     why: str
 
 
-class ReadingServer:
-    """What generated code registers its handlers with: passes them on to the real server, so
-    that each reads its requests as this module says."""
+class _Registrar:
+    """Stands in for the server while generated code registers with it."""
 
-    def __init__(self, server: grpc.aio.Server) -> None:
-        self._server = server
+    def __init__(self) -> None:
+        self.registered: list[tuple[str, Mapping[str, Any]]] = []
 
     def add_generic_rpc_handlers(self, handlers: object) -> None:
-        """Generated code registers every handler twice; the other way takes precedence."""
+        """Generated code registers each handler twice; the other way takes precedence."""
 
-    def add_registered_method_handlers(
-        self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
-    ) -> None:
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        self.registered.append((service, handlers))
+
+
+def register(add: Callable[[Any, Any], None], servicer: object, server: grpc.aio.Server) -> None:
+    """Adds a servicer by its generated `add` function, so that it reads as this module says. Its
+    handlers must begin with `open_call`."""
+    registrar = _Registrar()
+    add(servicer, registrar)
+    untyped: Any = server  # its stub package does not know registered handlers
+    for service, handlers in registrar.registered:
         read = {name: _reading(each) for name, each in handlers.items()}
-        self._server.add_registered_method_handlers(service, read)
+        untyped.add_registered_method_handlers(service, read)
 
 
-def _reading(handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
-    parse = handler.request_deserializer
-    serialize = handler.response_serializer
-    if handler.unary_stream is not None:
-        return grpc.unary_stream_rpc_method_handler(
-            handler.unary_stream, _reader(parse), serialize
-        )
-    return grpc.unary_unary_rpc_method_handler(handler.unary_unary, _reader(parse), serialize)
+def _reading(handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
+    read, serialize = _reader(handler.request_deserializer), handler.response_serializer
+    if handler.response_streaming:
+        return grpc.unary_stream_rpc_method_handler(handler.unary_stream, read, serialize)
+    return grpc.unary_unary_rpc_method_handler(handler.unary_unary, read, serialize)
 
 
 def _reader(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
@@ -61,7 +65,9 @@ def _reader(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     return read
 
 
-def open_call(request: Message | Unreadable, context: grpc.aio.ServicerContext[Any, Any]) -> Problems:
+def open_call(
+    request: Message | Unreadable, context: grpc.aio.ServicerContext[Any, Any]
+) -> Problems:
     """The first look at every call: what is wrong with its metadata, to add to. Raises
     InvalidRequest where there is no request to look at."""
     if isinstance(request, Unreadable):

@@ -11,7 +11,7 @@ from grpc_reflection.v1alpha import reflection
 from broker.api.grpc.admin import AdminServicer
 from broker.api.grpc.inference import InferenceServicer
 from broker.api.grpc.models import ModelsServicer
-from broker.api.grpc.reading import ReadingServer
+from broker.api.grpc.reading import register
 from broker_client.pb.broker.v1 import (
     admin_pb2,
     admin_pb2_grpc,
@@ -53,10 +53,9 @@ class GrpcServer:
         # The stub package knows only the synchronous half of this module.
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
         self._server = grpc.aio.server(options=_options(settings))
-        reading = ReadingServer(self._server)
-        inference_pb2_grpc.add_InferenceServicer_to_server(inference, reading)
-        models_pb2_grpc.add_ModelsServicer_to_server(models, reading)
-        admin_pb2_grpc.add_AdminServicer_to_server(admin, reading)
+        register(inference_pb2_grpc.add_InferenceServicer_to_server, inference, self._server)
+        register(models_pb2_grpc.add_ModelsServicer_to_server, models, self._server)
+        register(admin_pb2_grpc.add_AdminServicer_to_server, admin, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (*SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
