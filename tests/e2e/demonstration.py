@@ -96,12 +96,15 @@ class Demonstration:
 
 
 @contextmanager
-def demonstration(*arguments: str) -> Iterator[Demonstration]:
+def demonstration(*arguments: str, ollama_host: str = "") -> Iterator[Demonstration]:
     """A demonstration that has been started; nothing of it is left afterwards in any case."""
     mark = uuid.uuid4().hex
+    environ = environment(mark)
+    if ollama_host:
+        environ["OLLAMA_HOST"] = ollama_host
     process = subprocess.Popen(
         [sys.executable, "-m", "brokerctl.demo", *QUICK, *arguments],
-        env=environment(mark),
+        env=environ,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

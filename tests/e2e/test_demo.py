@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import pty
 import re
@@ -11,7 +12,9 @@ import struct
 import subprocess
 import sys
 import termios
+import urllib.request
 import uuid
+from typing import Any
 
 import psutil
 import pytest
@@ -103,6 +106,47 @@ def test_a_broker_that_is_there_is_left_alone() -> None:
             assert second.process.returncode == 0, said
             assert f"127.0.0.1:{port}: a broker already answers there and is left alone" in said
         assert len(marked(first.mark)) == 3
+
+
+def asked(url: str, path: str, body: dict[str, object] | None = None) -> dict[str, Any]:
+    """An answer of Ollama's HTTP interface."""
+    data = None if body is None else json.dumps(body).encode()
+    # Not through a proxy, even where the environment names one.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(url + path, data=data, timeout=PATIENCE_S) as response:
+        answer: dict[str, Any] = json.load(response)
+    return answer
+
+
+def test_before_an_ollama_it_uses_a_resident_model_and_evicts_nothing() -> None:
+    mark = uuid.uuid4().hex
+    command = ["-m", "broker.sim.ollama_sim", "--host", "127.0.0.1", "--port", "0", "--speed", "60"]
+    environ = environment(mark)
+    del environ["OLLAMA_HOST"]
+    with subprocess.Popen(
+        [sys.executable, *command], env=environ, stdout=subprocess.PIPE, text=True
+    ) as ollama:
+        try:
+            assert ollama.stdout is not None
+            found = re.search(r"listening on (http://\S+)", ollama.stdout.readline())
+            assert found is not None
+            url = found.group(1)
+            for model in ("nomic-embed-text", "llama3.2:1b"):
+                path = "/api/embed" if "embed" in model else "/api/generate"
+                # At this speed the default keep_alive is over within seconds.
+                asked(url, path, {"model": model, "keep_alive": -1})
+            before = [each["name"] for each in asked(url, "/api/ps")["models"]]
+            with demonstration("--once", ollama_host=url) as demo:
+                said = demo.read_rest()
+                assert demo.process.returncode == 0, said
+            assert f"answers at {url}" in said
+            assert "SIMULATED" not in said
+            assert "twelve agents ask llama3.2:1b" in said
+            assert "36 requests of 12 agents answered, 0 failed" in said
+            after = [each["name"] for each in asked(url, "/api/ps")["models"]]
+            assert sorted(after) == sorted(before) == ["llama3.2:1b", "nomic-embed-text:latest"]
+        finally:
+            ollama.kill()
 
 
 def test_on_a_terminal_there_is_a_picture() -> None:

@@ -39,7 +39,8 @@ class Call:
 
     def console(self) -> Console:
         """Where tables go. Without a terminal the width does not cut what a program reads."""
-        return Console() if sys.stdout.isatty() else Console(width=200)
+        width = None if sys.stdout.isatty() else 200
+        return Console(width=width, highlight=False)
 
 
 def print_json(document: Any) -> None:

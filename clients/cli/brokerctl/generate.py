@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import click
 
@@ -45,7 +45,8 @@ def generate(call: Call, prompt: str | None, **given: Any) -> None:
         show: Callable[[Event], None] = Answer().show
         if call.as_json:
             show = show_json
-        request: Ask = {"model": model, "prompt": prompt, **ask}  # type: ignore[typeddict-item]  # The options above are a part of its keys.
+        # The options above are a part of the keys that a call may have.
+        request = cast("Ask", {"model": model, "prompt": prompt, **ask})
         with client.stream(**request) as events:
             for event in events:
                 show(event)

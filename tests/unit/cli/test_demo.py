@@ -23,6 +23,7 @@ from broker_client import (
 )
 from brokerctl.demo.fleet import Agent, Outcome, Plan, draw_plans, follow
 from brokerctl.demo.stage import (
+    backend_verdict,
     is_free,
     listening_address,
     server_section,
@@ -110,19 +111,19 @@ def test_twelve_agents_of_three_types_ask_the_same_for_the_same_seed() -> None:
 
 def test_an_agent_is_followed_through_its_request() -> None:
     agent = Agent(agent_id="opus-1", plans=(PLAN,))
-    assert str(activity(agent)) == ""
+    assert str(activity(agent, width=60)) == ""
     agent.current = PLAN
-    assert str(activity(agent)) == "asks"
+    assert str(activity(agent, width=60)) == "asks"
     follow(agent, QUEUED)
-    assert str(activity(agent)) == "waits, position 2, about 1.5 s  a free slot"
+    assert str(activity(agent, width=60)) == "waits, position 2, about 1.5 s  a free slot"
     events: tuple[Event, ...] = (STARTED, chunk("so it\n"), chunk("is"))
     for event in events:
         follow(agent, event)
-    assert str(activity(agent)) == "streams  so it is"
+    assert str(activity(agent, width=60)) == "streams  so it is"
     follow(agent, Requeued(reason="p1", discard_before_seq=0))
-    assert str(activity(agent)).startswith("waits")
+    assert str(activity(agent, width=60)).startswith("waits")
     agent.current, agent.ended = None, 1
-    assert str(activity(agent)) == "has all its answers"
+    assert str(activity(agent, width=60)) == "has all its answers"
 
 
 def test_the_tail_of_an_answer_is_bounded() -> None:
@@ -131,9 +132,22 @@ def test_the_tail_of_an_answer_is_bounded() -> None:
     assert len(agent.tail) == 200
 
 
+def test_of_an_answer_the_last_words_are_shown() -> None:
+    agent = Agent(agent_id="opus-1", plans=(PLAN,), current=PLAN, started=STARTED)
+    follow(agent, chunk("one two three four five"))
+    assert str(activity(agent, width=19)) == "streams   four five"
+    agents = [agent] * 12
+    drawn = Console(width=80)
+    with drawn.capture() as capture:
+        drawn.print(picture(status(("tiny:latest", "loading", True)), agents, width=80))
+    lines = capture.get().splitlines()
+    assert sum("four five" in each for each in lines) == 12
+    assert len(lines) <= 24
+
+
 def test_plain_lines_say_each_thing_once(capsys: pytest.CaptureFixture[str]) -> None:
     agent = Agent(agent_id="opus-1", plans=(PLAN,), current=PLAN)
-    view = PlainView(Console(width=160))
+    view = PlainView(Console(width=160, highlight=False))
     view.watch(agent, QUEUED)
     view.watch(agent, QUEUED)
     view.watch(agent, Outcome(plan=PLAN, wait_ms=1500, tokens=1))
@@ -154,7 +168,7 @@ def test_plain_lines_say_each_thing_once(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_the_picture_shows_models_and_agents() -> None:
     agent = Agent(agent_id="opus-1", plans=(PLAN,), current=PLAN, queued=QUEUED)
-    drawn = printed(picture(status(("tiny:latest", "loading", True)), [agent]))
+    drawn = printed(picture(status(("tiny:latest", "loading", True)), [agent], width=160))
     assert "3 requests waiting, 1 running" in drawn
     assert "loading" in drawn
     assert "waits, position 2" in drawn
@@ -200,6 +214,8 @@ def test_the_lines_that_say_where_a_program_listens() -> None:
     assert listening_address(said) == "127.0.0.1:5"
     for other in ('{"event": "backend answers"}', "Traceback", "[1]", ""):
         assert listening_address(other) is None
+        assert backend_verdict(other) is (True if "answers" in other else None)
+    assert backend_verdict('{"event": "backend does not answer"}') is False
     assert simulator_url("ollama-sim listening on http://127.0.0.1:7 (sim)") == "http://127.0.0.1:7"
     assert simulator_url("something else") is None
 

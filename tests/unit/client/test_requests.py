@@ -138,18 +138,19 @@ def test_neither_prompt_nor_messages_is_left_to_the_broker() -> None:
 
 
 def test_what_the_wire_cannot_carry_is_an_error_here() -> None:
+    # What the type checker would forbid is called on purpose.
     with pytest.raises(ValueError, match="prompt, system cannot go with messages"):
         build({"model": "m", "prompt": "p", "system": "s", "messages": []})
     with pytest.raises(ValueError, match="a message has no rôle"):
         build({"model": "m", "messages": [{"rôle": "user"}]})
     with pytest.raises(ValueError, match="JSON Schema"):
-        build({"model": "m", "prompt": "p", "format": "xml"})  # type: ignore[typeddict-item]  # That is the point.
+        build({"model": "m", "prompt": "p", "format": "xml"})  # type: ignore[typeddict-item]
     with pytest.raises(TypeError, match="unknown arguments: temprature"):
-        build({"model": "m", "prompt": "p", "temprature": 1})  # type: ignore[typeddict-unknown-key]  # That is the point.
+        build({"model": "m", "prompt": "p", "temprature": 1})  # type: ignore[typeddict-unknown-key]
     with pytest.raises(TypeError, match="stop is a sequence"):
         build({"model": "m", "prompt": "p", "stop": "\n"})
     with pytest.raises(ValueError, match="CRITICALITY_URGENT"):
-        build({"model": "m", "prompt": "p", "criticality": "urgent"})  # type: ignore[typeddict-item]  # That is the point.
+        build({"model": "m", "prompt": "p", "criticality": "urgent"})  # type: ignore[typeddict-item]
 
 
 def test_texts_to_embed() -> None:

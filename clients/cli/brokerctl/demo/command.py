@@ -55,9 +55,9 @@ ENDING_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 @click.option(
     "--speed",
     type=click.FloatRange(0.1, 1000),
-    default=3.0,
+    default=1.0,
     show_default=True,
-    help="How many times faster than real time a simulated Ollama runs.",
+    help="At how many times the real speed a simulated Ollama runs.",
 )
 def demo(once: bool, requests: int, port: int, seed: int, speed: float) -> None:
     """Watch twelve agents stream through a broker of their own.
@@ -76,16 +76,25 @@ class Performance:
         self._once = once
         self._requests = requests
         self._seed = seed
-        self._console = Console() if sys.stdout.isatty() else Console(width=160)
+        width = None if sys.stdout.isatty() else 160
+        self._console = Console(width=width, highlight=False)
         self._builder = StageBuilder(port=port, speed=speed, say=self._say, shout=self._shout)
         self._is_over = False  # the summary was shown: ending now is the normal end
+        self._is_closing = False  # the processes are being ended: nothing may interrupt that
         self._failed = 0
 
     async def run(self) -> int:
         """The exit status."""
         task = asyncio.current_task()
         assert task is not None
-        with ending_by_signal(task.cancel, self._kill):
+
+        def end() -> None:
+            if self._is_closing:
+                self._kill()
+            else:
+                task.cancel()
+
+        with ending_by_signal(end, self._kill):
             try:
                 return await self._play()
             except asyncio.CancelledError:
@@ -99,6 +108,7 @@ class Performance:
                 self._complain(sentence_of(error, "the demonstration's own address"))
                 return EXIT_SAID_NO
             finally:
+                self._is_closing = True
                 await self._builder.close(grace_s=STOP_GRACE_S)
 
     async def _play(self) -> int:
@@ -161,20 +171,20 @@ class Performance:
             each.kill()
 
     def _say(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(line, markup=False, soft_wrap=True)
 
     def _shout(self, line: str) -> None:
         frame = "=" * len(line)
         for each in (frame, line, frame):
-            self._console.print(each, style="bold yellow", markup=False, highlight=False)
+            self._console.print(each, style="bold yellow", markup=False)
 
     def _complain(self, line: str) -> None:
         click.echo(f"brokerctl demo: {line}", err=True)
 
 
 @contextlib.contextmanager
-def ending_by_signal(cancel: Callable[[], object], kill: Callable[[], None]) -> Iterator[None]:
-    """The first signal that asks to end calls `cancel`, each further one `kill`."""
+def ending_by_signal(end: Callable[[], None], kill: Callable[[], None]) -> Iterator[None]:
+    """The first signal that asks to end calls `end`, each further one `kill`."""
     loop = asyncio.get_running_loop()
     count = 0
 
@@ -182,7 +192,7 @@ def ending_by_signal(cancel: Callable[[], object], kill: Callable[[], None]) -> 
         nonlocal count
         count += 1
         if count == 1:
-            cancel()
+            end()
         else:
             kill()
 

@@ -14,12 +14,12 @@ import os
 import re
 import socket
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final
 
-from broker_client import AsyncClient, BackendStatus, BrokerError, Model, Status
+from broker_client import AsyncClient, BrokerError, Model
 from brokerctl.demo.processes import ChildProcess
 from brokerctl.model_choice import choose_model, completion_models
 
@@ -30,10 +30,8 @@ SIMULATED_MODELS_MAX: Final = 3
 SIMULATED_SLOTS: Final = 2
 SIMULATED_RESIDENTS: Final = 2
 LOOK_INTERVAL_S: Final = 0.1
-LOOKS_MAX: Final = 300
 # Where a server holds no model, that is known only from their staying away.
 MODEL_LOOKS_MAX: Final = 50
-VALUE = TypeVar("VALUE")
 
 Say = Callable[[str], None]
 
@@ -68,8 +66,9 @@ class StageBuilder:
         server = server_section(grpc_address, http_address)
         address = await self._start_broker(server)
         async with AsyncClient(address) as client:
-            backend = await self._wait_backend(client)
-            if backend.up:
+            is_up = await self._wait_verdict()
+            [backend] = (await client.status()).backends
+            if is_up:
                 self._say(f"Ollama {backend.version} answers at {backend.url}")
                 return await self._before_ollama(client, address)
         self._shout("NO OLLAMA ANSWERS HERE: A SIMULATED ONE PLAYS ITS PART, NO MODEL IS REAL.")
@@ -79,7 +78,8 @@ class StageBuilder:
         # The address was free a moment ago and was ours since; the broker may have it again.
         address = await self._start_broker(server + simulated_backend(url))
         async with AsyncClient(address) as client:
-            await self._wait_backend(client)
+            if not await self._wait_verdict():
+                raise StageFailed("the broker cannot reach the simulator that was just started")
             return await self._before_simulator(client, address)
 
     async def close(self, *, grace_s: float) -> None:
@@ -134,7 +134,7 @@ class StageBuilder:
         )
         self.processes.insert(0, simulator)
         url = await simulator.wait_line(simulator_url, timeout_s=START_TIMEOUT_S)
-        self._say(f"ollama-sim answers at {url}, {self._speed:g} times faster than real time")
+        self._say(f"ollama-sim answers at {url}, at {self._speed:g} times the real speed")
         return url
 
     async def _before_ollama(self, client: AsyncClient, address: str) -> Stage:
@@ -149,39 +149,18 @@ class StageBuilder:
         models = spread(completion_models(await self._wait_models(client)), SIMULATED_MODELS_MAX)
         return Stage(address=address, is_simulated=True, models=tuple(each.name for each in models))
 
-    async def _wait_backend(self, client: AsyncClient) -> BackendStatus:
-        """The only backend, once it is up or is known not to be."""
-
-        async def known() -> BackendStatus | None:
-            status: Status = await client.status()
-            backend = status.backends[0]
-            return backend if backend.up or backend.problem else None
-
-        silent = "the broker does not say whether its backend answers"
-        return await polled(known, silent, looks_max=LOOKS_MAX)
+    async def _wait_verdict(self) -> bool:
+        """Does the only backend answer? Known once the broker has asked it and said so."""
+        assert self._broker is not None
+        return await self._broker.wait_line(backend_verdict, timeout_s=START_TIMEOUT_S)
 
     async def _wait_models(self, client: AsyncClient) -> list[Model]:
         """All models, once the broker has listed them; none where there stay none."""
-
-        async def listed() -> list[Model] | None:
-            return await client.models() or None
-
-        try:
-            return await polled(listed, "no model is listed", looks_max=MODEL_LOOKS_MAX)
-        except StageFailed:
-            return []
-
-
-async def polled(
-    look: Callable[[], Awaitable[VALUE | None]], otherwise: str, *, looks_max: int
-) -> VALUE:
-    """What `look` finds, looked for again and again; StageFailed(otherwise) in the end."""
-    for _ in range(looks_max):
-        found = await look()
-        if found is not None:
-            return found
-        await asyncio.sleep(LOOK_INTERVAL_S)
-    raise StageFailed(otherwise)
+        for _ in range(MODEL_LOOKS_MAX):
+            if found := await client.models():
+                return found
+            await asyncio.sleep(LOOK_INTERVAL_S)
+        return []
 
 
 def spread(models: Sequence[Model], count: int) -> list[Model]:
@@ -218,13 +197,23 @@ def simulated_backend(url: str) -> str:
 
 def listening_address(line: str) -> str | None:
     """The gRPC address in the daemon's line that says where it listens; None for other lines."""
+    said = logged(line)
+    return str(said["grpc"]) if said.get("event") == "broker listening" else None
+
+
+def backend_verdict(line: str) -> bool | None:
+    """What the daemon's line says of a backend: it answers, or not; None for other lines."""
+    event = logged(line).get("event")
+    return {"backend answers": True, "backend does not answer": False}.get(str(event))
+
+
+def logged(line: str) -> dict[str, Any]:
+    """A line of the daemon's log in its parts; empty where it is none."""
     try:
         said = json.loads(line)
     except ValueError:
-        return None
-    if not isinstance(said, dict) or said.get("event") != "broker listening":
-        return None
-    return str(said["grpc"])
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 def simulator_url(line: str) -> str | None:

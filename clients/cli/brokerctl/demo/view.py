@@ -22,7 +22,10 @@ from brokerctl.demo.fleet import Agent, Outcome, Plan
 from brokerctl.figures import counted, duration_text
 
 REFRESH_INTERVAL_S: Final = 0.15
-WORDS_WIDTH: Final = 48
+# What the columns beside "now" take of a line, and what "now" gets at least.
+OTHER_COLUMNS_WIDTH: Final = 52
+NOW_WIDTH_MIN: Final = 20
+STREAMS: Final = "streams  "
 
 
 class PlainView:
@@ -61,13 +64,14 @@ class PlainView:
         """Nothing to put back."""
 
     def _say(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(line, markup=False, soft_wrap=True)
 
 
 class LiveView:
     """A picture that is drawn anew in place."""
 
     def __init__(self, console: Console) -> None:
+        self._console = console
         self._live = Live(console=console, auto_refresh=False, transient=True)
 
     def watch(self, agent: Agent, event: Event | Outcome) -> None:
@@ -75,7 +79,7 @@ class LiveView:
 
     def show(self, status: Status, agents: Sequence[Agent]) -> None:
         """Draws it."""
-        self._live.update(picture(status, agents), refresh=True)
+        self._live.update(picture(status, agents, width=self._console.width), refresh=True)
 
     def __enter__(self) -> LiveView:
         self._live.start()
@@ -95,8 +99,9 @@ async def keep_showing(view: View, client: AsyncClient, agents: Sequence[Agent])
         await asyncio.sleep(REFRESH_INTERVAL_S)
 
 
-def picture(status: Status, agents: Sequence[Agent]) -> RenderableType:
-    """Models above, agents below."""
+def picture(status: Status, agents: Sequence[Agent], *, width: int) -> RenderableType:
+    """Models above, agents below, in `width` columns."""
+    now_width = max(NOW_WIDTH_MIN, width - OTHER_COLUMNS_WIDTH)
     models = Table("model", "state", "running", "waiting", box=box.SIMPLE_HEAD)
     for each in occupants(status):
         models.add_row(
@@ -112,7 +117,7 @@ def picture(status: Status, agents: Sequence[Agent]) -> RenderableType:
             escape(agent.agent_id),
             str(plan.priority) if plan else "",
             escape(plan.model) if plan else "",
-            activity(agent),
+            activity(agent, width=now_width),
             f"{agent.ended} of {len(agent.plans)}",
         )
     line = f"{counted(status.queued, 'request')} waiting, {status.running} running"
@@ -129,14 +134,14 @@ def model_text(model: BackendModel) -> str:
     return model.place.state if model.place.managed else f"{model.place.state}, loaded by others"
 
 
-def activity(agent: Agent) -> Text:
-    """What an agent does, in one line of bounded width."""
+def activity(agent: Agent, *, width: int) -> Text:
+    """What an agent does, in one line of `width` columns: of an answer, its last words."""
     if agent.current is None:
         has_ended = agent.ended == len(agent.plans)
         return Text("has all its answers" if has_ended else "", style="green")
     if agent.started is not None:
-        words = " ".join(agent.tail.split())[-WORDS_WIDTH:]
-        return Text(f"streams  {words}", style="cyan", no_wrap=True)
+        words = " ".join(agent.tail.split())[-(width - len(STREAMS)) :]
+        return Text(f"{STREAMS}{words}", style="cyan", no_wrap=True)
     if agent.queued is not None:
         detail = f"  {agent.queued.detail}" if agent.queued.detail else ""
         line = f"waits, position {agent.queued.position}{about(agent.queued)}{detail}"

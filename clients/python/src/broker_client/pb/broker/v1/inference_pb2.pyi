@@ -114,11 +114,12 @@ class GenerateRequest(_message.Message):
     """May running work be set aside for a request of priority 1 or 2? Not set: yes from priority 8 on."""
     resume_from_seq: _builtins.int
     """On a call that takes a running request over: the number of pieces already received. Pieces from
-    this one on are sent again. 0: from the beginning. Not part of the content.
+    this one on are sent again; at most the number of those there are. 0: from the beginning. Not
+    part of the content.
     """
     @_builtins.property
     def fallback_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Models that will do as well, in order of preference; at most 8."""
+        """Models that will do as well, in order of preference; at most 8, each named as `model` is."""
 
     @_builtins.property
     def prompt(self) -> Global___Prompt:
@@ -197,10 +198,12 @@ class Prompt(_message.Message):
     suffix: _builtins.str
     """Text after the gap, for models that fill in the middle; counts towards the same limit."""
     raw: _builtins.bool
-    """Send the text as it stands, without the model's template."""
+    """Send the text as it stands, without the model's template, and so without `system`."""
     @_builtins.property
     def images(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """Raw images (or sound), not base64; counted towards the request's size."""
+        """Raw images (or sound), not base64; at most 256, none empty. They count towards the request's size
+        (default limit 8 MiB).
+        """
 
     def __init__(
         self,
@@ -259,20 +262,20 @@ class Message(_message.Message):
     role: _builtins.str
     """"system", "user", "assistant" or "tool"."""
     content: _builtins.str
-    """The text; may be empty where there are tool calls or images."""
+    """The text; may be empty. The texts of a chat together have at most the prompt limit."""
     thinking: _builtins.str
-    """What the assistant thought, when handed back."""
+    """What the assistant thought, when handed back; counts towards the same limit."""
     tool_name: _builtins.str
-    """For role "tool": the name of the tool that answers."""
+    """For role "tool": the name of the tool that answers; at most 128 characters."""
     tool_call_id: _builtins.str
-    """For role "tool": the id of the call it answers."""
+    """For role "tool": the id of the call it answers; at most 128 characters."""
     @_builtins.property
     def images(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """Raw images (or sound), not base64."""
+        """Raw images (or sound), not base64; at most 256, none empty. They count towards the request's size."""
 
     @_builtins.property
     def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolCall]:
-        """Calls that the assistant made."""
+        """Calls that the assistant made; at most 128."""
 
     def __init__(
         self,
@@ -305,7 +308,7 @@ class Tool(_message.Message):
     name: _builtins.str
     """The function's name; 1 to 128 characters."""
     description: _builtins.str
-    """What it does, for the model."""
+    """What it does, for the model; at most 64 KiB."""
     parameters_json: _builtins.str
     """JSON Schema of its arguments: one JSON object; at most 64 KiB."""
     def __init__(
@@ -325,7 +328,7 @@ Global___Tool: _TypeAlias = Tool  # noqa: Y015
 
 @_typing.final
 class ToolCall(_message.Message):
-    """A call that the model made."""
+    """A call that the model made. The limits are those of a call that is handed back in a chat."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -333,11 +336,11 @@ class ToolCall(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     ARGUMENTS_JSON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """The call's id, as the backend gave it."""
+    """The call's id, as the backend gave it; at most 128 characters."""
     name: _builtins.str
-    """The function's name."""
+    """The function's name; 1 to 128 characters."""
     arguments_json: _builtins.str
-    """The arguments: one JSON object, order kept."""
+    """The arguments: one JSON object, order kept. They count towards the prompt limit."""
     def __init__(
         self,
         *,
@@ -913,9 +916,9 @@ class CancelRequest(_message.Message):
     AGENT_ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
-    """The agent that sent it."""
+    """The agent that sent it; as in GenerateRequest."""
     request_id: _builtins.str
-    """Its id."""
+    """Its id; as in GenerateRequest, but never empty."""
     def __init__(
         self,
         *,

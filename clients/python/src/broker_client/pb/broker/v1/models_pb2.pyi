@@ -66,7 +66,7 @@ class ListRequest(_message.Message):
     page_size: _builtins.int
     """Models in one answer at most: 1 to 500; 0 means 100."""
     page_token: _builtins.str
-    """next_page_token of the answer before; empty: the first page."""
+    """next_page_token of the answer before, at most 512 characters; empty: the first page."""
     def __init__(
         self,
         *,
@@ -117,7 +117,7 @@ class GetRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name; "tiny" means "tiny:latest"."""
+    """Its name; "tiny" means "tiny:latest"; at most 512 characters."""
     def __init__(
         self,
         *,
