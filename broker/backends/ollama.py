@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
+import aiohttp
 import structlog
 
 from broker.backends import ollama_bodies, ollama_inventory
@@ -107,7 +108,8 @@ class OllamaBackend:
         """Streams one generation; an empty prompt would load instead, so callers refuse it."""
         path, body = ollama_bodies.generation_body(model, content, num_ctx)
         reader = AnswerReader(chat=path == CHAT)
-        async with self._transport.stream(path, body, model) as response:
+
+        async def read(response: aiohttp.ClientResponse) -> None:
             readany = response.content.readany
             while not reader.is_over:
                 data = await readany()
@@ -115,7 +117,9 @@ class OllamaBackend:
                 if pieces:
                     on_pieces(pieces)
             if reader.failure is not None and reader.is_garbled:
-                raise reader.failure  # within the block: nothing more is to be read here
+                raise reader.failure  # here and not below: nothing more can be read
+
+        await self._transport.converse(path, body, model, read)
         if reader.completion is None:
             assert reader.failure is not None, "a reader that is over has one of the two"
             raise reader.failure

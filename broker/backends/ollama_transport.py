@@ -11,11 +11,10 @@ the environment (proxies, netrc), no cookies, no redirects. Source: reference/OL
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import aiohttp
 from aiohttp.payload import BytesPayload, Payload
@@ -27,6 +26,8 @@ from broker.core.errors import BackendFailed, BackendUnreachable, BrokerError
 # The body of an error comes with its head.
 _ERROR_BODY_S: Final = 10.0
 _ERROR_BYTES_MAX: Final = 1 << 20
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,14 +91,17 @@ class OllamaTransport:
         self._running: set[aiohttp.ClientResponse] = set()
         self._is_closed = False
 
-    @contextlib.asynccontextmanager
-    async def stream(
-        self, path: str, body: bytes | None, model: str
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Asks, waits for the head of a 200, and lends the answer to the block. No body means GET.
+    async def converse(
+        self,
+        path: str,
+        body: bytes | None,
+        model: str,
+        read: Callable[[aiohttp.ClientResponse], Awaitable[_T]],
+    ) -> _T:
+        """Asks, waits for the head of a 200, and has the answer read. No body means GET.
 
-        A block that ends has read the answer to its last byte but for the closing chunk; one that
-        raises has not, and the connection is dropped before the error goes on.
+        A `read` that returns has read the answer to its last byte but for the closing chunk; one
+        that raises has not, and the connection is dropped before the error goes on.
         """
         try:
             response = await self._open().request(
@@ -112,8 +116,10 @@ class OllamaTransport:
         try:
             if response.status != 200:
                 raise await self._refusal(response, path, model)
-            yield response
-            await self._finish(response)
+            answer = await read(response)
+            if not response.content.at_eof():
+                await self._finish(response)
+            return answer
         except (aiohttp.ClientError, OSError) as error:
             response.close()
             reason = _reason(error)
@@ -132,8 +138,8 @@ class OllamaTransport:
     ) -> bytes:
         """Asks and returns the whole body of a 200. No body means GET; no timeout, any wait."""
         try:
-            async with asyncio.timeout(timeout_s), self.stream(path, body, model) as response:
-                return await _whole(response, self._limits.answer_bytes_max)
+            async with asyncio.timeout(timeout_s):
+                return await self.converse(path, body, model, self._whole)
         except TimeoutError as error:
             raise BackendFailed(f"{path} gave no answer within {timeout_s:g} s") from error
 
@@ -147,13 +153,14 @@ class OllamaTransport:
         if session is not None:
             await session.close()
 
+    async def _whole(self, response: aiohttp.ClientResponse) -> bytes:
+        return await _whole(response, self._limits.answer_bytes_max)
+
     async def _finish(self, response: aiohttp.ClientResponse) -> None:
         """Reads the closing chunk, so that the connection serves again.
 
         Whether it comes is of no consequence to the answer: if not, the connection is dropped.
         """
-        if response.content.at_eof():
-            return  # a short answer comes in one read with its end
         try:
             async with asyncio.timeout(self._limits.closing_chunk_s):
                 while not response.content.at_eof():

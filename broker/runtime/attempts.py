@@ -28,18 +28,11 @@ class Errand:
 class Call:
     """One attempt: the moments of a backend call, and the way of its pieces.
 
-    `ended` says at any moment how the attempt has ended if its task is over: a task that was
-    cancelled before its first step has ended too.
+    Ends by calling `on_over` exactly once, with how it ended. `run` does so as its last step;
+    `abandon` is for a task that was cancelled before its first one.
     """
 
-    __slots__ = (
-        "_clock",
-        "_errand",
-        "_feed",
-        "_first_ns",
-        "_start",
-        "ended",
-    )
+    __slots__ = ("_clock", "_errand", "_feed", "_first_ns", "_on_over", "_start")
 
     def __init__(
         self,
@@ -47,32 +40,44 @@ class Call:
         errand: Errand,
         clock: Clock,
         feed: Callable[[Stimulus], None],
+        on_over: Callable[[AttemptEnded], None],
     ) -> None:
         self._start = start
         self._errand = errand
         self._clock = clock
         self._feed = feed
         self._first_ns = 0
-        self.ended = AttemptEnded(start.attempt, Cancelled("aborted"))
+        self._on_over: Callable[[AttemptEnded], None] | None = on_over
 
     async def run(self, backend: Backend) -> None:
-        """Calls the backend. When the task is over no byte of the answer is read any more."""
+        """Calls the backend. When this is over no byte of the answer is read any more."""
         start, errand = self._start, self._errand
         started = Started(start.model, start.backend, start.substituted_for, start.changes)
         errand.stream.start(started, self._first_came)
         try:
             result = await self._call(backend)
         except BrokerError as failure:
-            self.ended = AttemptEnded(start.attempt, failure)
+            self._over(AttemptEnded(start.attempt, failure))
         except asyncio.CancelledError:
+            self.abandon()
             raise
         except BaseException:
-            self.ended = AttemptEnded(start.attempt, Internal("the broker failed this request"))
+            error = Internal("the broker failed this request")
+            self._over(AttemptEnded(start.attempt, error))
             raise
         else:
             errand.done = self._done(result)
             output_tokens = result.output_tokens if isinstance(result, Completion) else 0
-            self.ended = AttemptEnded(start.attempt, None, result.prompt_tokens, output_tokens)
+            self._over(AttemptEnded(start.attempt, None, result.prompt_tokens, output_tokens))
+
+    def abandon(self) -> None:
+        """The task was cancelled. Nothing happens where the attempt is over already."""
+        self._over(AttemptEnded(self._start.attempt, Cancelled("aborted")))
+
+    def _over(self, ended: AttemptEnded) -> None:
+        on_over, self._on_over = self._on_over, None
+        if on_over is not None:
+            on_over(ended)
 
     async def _call(self, backend: Backend) -> Completion | Embeddings:
         start, content = self._start, self._errand.content

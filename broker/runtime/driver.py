@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from broker.core.content import EmbedContent, GenerateContent
@@ -34,7 +33,15 @@ from broker.core.errors import BrokerError, Internal, InvariantBroken, RequestUn
 from broker.core.ports import Backend
 from broker.core.requests import AttemptId, Outcome, RequestKey, RequestSpec
 from broker.core.snapshot import Snapshot, take_snapshot
-from broker.core.stimuli import Arrived, CancelAsked, CancelCause, DrainAsked, Stimulus, TimerFired
+from broker.core.stimuli import (
+    Arrived,
+    AttemptEnded,
+    CancelAsked,
+    CancelCause,
+    DrainAsked,
+    Stimulus,
+    TimerFired,
+)
 from broker.runtime.attempts import Call, Errand
 from broker.runtime.clock import Clock
 from broker.runtime.streams import ResponseStream, Subscription
@@ -82,7 +89,7 @@ class Driver:
         self._supervisor = supervisor
         self._limits = limits
         self._errands: dict[RequestKey, Errand] = {}
-        self._attempts: dict[AttemptId, asyncio.Task[None]] = {}
+        self._attempts: dict[AttemptId, tuple[asyncio.Task[None], Call]] = {}
         self._newcomer: _Newcomer | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._drained = asyncio.Event()
@@ -228,20 +235,22 @@ class Driver:
 
     def _start_attempt(self, effect: StartAttempt) -> None:
         errand = self._errands[effect.key]
-        call = Call(effect, errand, self._clock, self.feed)
+        call = Call(effect, errand, self._clock, self.feed, self._attempt_over)
         work = call.run(self._backends[effect.backend])
         task = self._supervisor.start(work, f"attempt-{effect.attempt}")
-        self._attempts[effect.attempt] = task
-        task.add_done_callback(partial(self._attempt_over, call))
+        self._attempts[effect.attempt] = (task, call)
 
-    def _attempt_over(self, call: Call, task: asyncio.Task[None]) -> None:
-        del self._attempts[call.ended.attempt]
-        self.feed(call.ended)
+    def _attempt_over(self, ended: AttemptEnded) -> None:
+        del self._attempts[ended.attempt]
+        self.feed(ended)
 
     def _abort_attempt(self, effect: AbortAttempt) -> None:
-        task = self._attempts.get(effect.attempt)
-        if task is not None:
+        running = self._attempts.get(effect.attempt)
+        if running is not None:
+            task, call = running
             task.cancel()
+            # A task that never took its first step never will: its callback is the only end.
+            task.add_done_callback(lambda _: call.abandon())
 
     def _finish(self, effect: Finish) -> None:
         errand = self._errands.pop(effect.key)
