@@ -32,7 +32,7 @@ def next_dispatch(
     found: Dispatch | None = None
     free_most = 0
     for backend in backends.values():
-        residency = backend.residents.get(runner)
+        residency = backend.resident(runner)
         if not backend.up or residency is None or not residency.has_free_slot:
             continue
         free = residency.slots - residency.running
@@ -57,12 +57,12 @@ def _next_for(residency: Residency, lines: Mapping[LineKey, Line]) -> RequestKey
 def order_of(attempt: Attempt, backend: BackendState, queue_wait_ns: int) -> StartAttempt:
     """The word to the shell that starts this attempt."""
     record, residency = attempt.record, attempt.residency
-    model = backend.models.get(record.model)
+    model = backend.models.get(record.model) or backend.by_runner[residency.runner]
     return StartAttempt(
         attempt=attempt.id,
         key=record.spec.key,
         backend=backend.name,
-        model=model.name if model else residency.model,
+        model=model.name,
         num_ctx=residency.num_ctx_sent,
         substituted_for=record.substituted_for,
         changes=_changes_made(record, residency),

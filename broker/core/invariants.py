@@ -56,7 +56,8 @@ def _check_slots(engine: Engine) -> None:
                 raise InvariantBroken("slots held and attempts differ")
             if residency.running > residency.slots:
                 raise InvariantBroken("more requests run than there are slots")
-            if backend.up and residency.has_free_slot:
+            is_named = backend.resident(residency.runner) is not None
+            if backend.up and is_named and residency.has_free_slot:
                 for runner, num_ctx in engine.lines:
                     if runner == residency.runner and residency.fits(num_ctx):
                         raise InvariantBroken("a slot is free while a request waits for it")

@@ -87,6 +87,8 @@ class Residencies:
         backend.by_runner = {}
         for spec in sorted(listed.models, key=lambda each: each.name):
             backend.by_runner.setdefault(spec.runner, spec)
+        seen = backend.memory_seen
+        backend.memory_seen = {each: seen[each] for each in backend.by_runner if each in seen}
 
     def residents_seen(self, seen: ResidentsSeen, now_ns: int) -> None:
         """Compares what a backend says it holds with what we think it does.
@@ -120,7 +122,8 @@ class Residencies:
         residency.gpu_memory_bytes = row.gpu_memory_bytes
         if row.num_ctx:
             residency.num_ctx = row.num_ctx
-        backend.memory_seen[residency.runner] = row.memory_bytes
+        if residency.runner in backend.by_runner:
+            backend.memory_seen[residency.runner] = row.memory_bytes
 
     def _appeared(self, backend: BackendState, runner: str, row: Resident, now_ns: int) -> None:
         """Somebody else loaded it. Requests carry the context that it has, lest they reload it."""

@@ -7,7 +7,7 @@ from broker.core.errors import BackendUnreachable, LoadFailed, ModelUnknown
 from broker.core.placement import BackendPolicy, PlacementPolicy
 from broker.core.requests import Outcome
 from broker.core.residency import ResidencyState
-from broker.core.stimuli import ModelsListed
+from broker.core.stimuli import LoadEnded, ModelsListed
 from tests.unit.core.scene import (
     MINUTE_NS,
     SECOND_NS,
@@ -350,3 +350,14 @@ def test_those_who_wait_for_a_model_that_was_pulled_anew_wait_for_the_new_one() 
     [load] = of(scene.unloaded("m"), Load)
     assert load.runner == "blob-n2"
     assert started(scene.loaded("n") + scene.ends("n1")) == ["n1", "n2"]
+
+
+def test_a_model_that_was_deleted_while_loaded_gets_no_more_work_there() -> None:
+    """Its backend would refuse the name; another that still has it serves those who wait."""
+    scene = Scene(BackendPolicy(name="b1"), BackendPolicy(name="b2"))
+    scene.open("b1", model("m"))
+    scene.open("b2", model("m"))
+    scene.turn(arrived("r1"))
+    assert switches(scene.turn(ModelsListed("b1", ()))) == ["load m on b2"]
+    assert started(scene.turn(LoadEnded("b1", "blob-m"))) == []
+    assert started(scene.loaded("m", "b2")) == ["r1"]
