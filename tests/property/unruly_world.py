@@ -1,0 +1,303 @@
+"""The world around a perfect shell: agents, backends, strangers and time, which do what they like.
+
+Whoever drives it (Hypothesis, or a seeded story) makes the choices. Every action may be asked for
+at any time: one that is not possible now does nothing.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Final, Protocol, TypeVar
+
+from broker.core.effects import Load
+from broker.core.engine import Engine
+from broker.core.errors import (
+    BackendFailed,
+    BackendUnreachable,
+    BrokerError,
+    Cancelled,
+    LoadFailed,
+)
+from broker.core.ports import Resident
+from broker.core.requests import AttemptId
+from broker.core.stimuli import (
+    AttemptEnded,
+    BackendSeen,
+    CancelAsked,
+    CancelCause,
+    DrainAsked,
+    FirstToken,
+    LoadEnded,
+    ModelsListed,
+    ResidentsSeen,
+    Stimulus,
+    TimerFired,
+    UnloadEnded,
+)
+from tests.property.perfect_shell import (
+    GRACE_NS,
+    MODELS,
+    POLICY,
+    PerfectShell,
+    spec,
+)
+from tests.unit.core.scene import MINUTE_NS, SECOND_NS, arrived
+
+T = TypeVar("T")
+
+
+class Choose(Protocol):
+    """Picks one of several. Never asked to pick from nothing."""
+
+    def __call__(self, among: Sequence[T]) -> T: ...
+
+
+# What a backend may list: all, one deleted, one pulled anew under its name, one name more.
+LISTS: Final = (
+    MODELS,
+    MODELS[:2],
+    (*MODELS[:2], spec("o", 2, 3000, runner="blob-o2")),
+    (*MODELS, spec("alias", 1, 1000, runner="blob-m")),
+)
+
+
+class UnrulyWorld(PerfectShell):
+    """Actions, and in the end a way to rest."""
+
+    def __init__(self, choose: Choose) -> None:
+        super().__init__()
+        self.choose = choose
+
+    # Actions: agents
+
+    def arrive(self) -> None:
+        number = self.choose(range(12))
+        self.feed(
+            arrived(
+                f"r{number}",
+                agent=self.choose(["ann", "bob", "cyd"]),
+                model=self.choose([*"mmmnnnoo", "alias", "nowhere"]),
+                priority=self.choose([5, 1, 9]),
+                deadline_ns=self.now_ns + self.choose([*[10 * MINUTE_NS] * 6, 30 * SECOND_NS, 0]),
+                content=self.choose([b"content"] * 5 + [b"other"]),
+                num_ctx_needed=self.choose([*[0] * 9, 5000, 8000, 9000]),
+                fallback_models=self.choose([(), ("m",)]),
+            )
+        )
+
+    def cancel(self) -> None:
+        if self.live:
+            self.feed(CancelAsked(self.choose(sorted(self.live)), self.choose(list(CancelCause))))
+
+    def drain(self) -> None:
+        """Seldom: nothing new comes after it."""
+        if self.choose(range(60)) == 59:
+            self.feed(DrainAsked(self.now_ns + self.choose([5 * MINUTE_NS, 0])))
+
+    # Actions: backends
+
+    def give_token(self) -> None:
+        waiting = [id_ for id_, call in self.calls.items() if not call.has_token]
+        if waiting:
+            attempt = self.choose(waiting)
+            self.calls[attempt].has_token = True
+            self.feed(FirstToken(attempt))
+
+    def end_call(self) -> None:
+        if self.calls:
+            attempt = self.choose(list(self.calls))
+            errors = [None] * 3 + [BackendFailed("500"), BackendUnreachable("refused")]
+            self._end(attempt, self.choose(errors))
+
+    def _end(self, attempt: AttemptId, error: BrokerError | None) -> None:
+        call = self.calls.pop(attempt)
+        if call.is_aborted and error is not None:
+            self.graces.append((self.now_ns + GRACE_NS, call))
+        self.ending = AttemptEnded(attempt, error)
+        self.feed(self.ending)
+        self.ending = None
+
+    def end_abort(self) -> None:
+        """What was told to end does so, as it mostly will."""
+        aborted = [id_ for id_, call in self.calls.items() if call.is_aborted]
+        if aborted:
+            self._end(self.choose(aborted), Cancelled("aborted"))
+
+    def end_switch(self) -> None:
+        names = [name for name, each in self.servers.items() if each.switching is not None]
+        if names:
+            errors = [None] * 6 + [LoadFailed("out of memory"), BackendUnreachable("refused")]
+            self._end_switch(self.choose(names), self.choose(errors))
+
+    def _end_switch(self, name: str, error: BrokerError | None) -> None:
+        server = self.servers[name]
+        switch, server.switching = server.switching, None
+        assert switch is not None
+        self.now_ns += 1
+        if isinstance(switch, Load):
+            if error is None:
+                server.loaded[switch.runner] = "us"
+            self.feed(LoadEnded(name, switch.runner, error))
+        else:
+            if error is None:
+                server.loaded.pop(switch.runner, None)
+            elif isinstance(error, LoadFailed) and switch.runner in server.loaded:
+                server.loaded[switch.runner] = "others"  # it would not leave: not ours any more
+            self.feed(UnloadEnded(name, switch.runner, error))
+
+    def fall_or_rise(self) -> None:
+        name = self.choose(list(self.servers))
+        self.feed(BackendSeen(name, self.choose([True] * 5 + [False]), "no answer"))
+
+    def list_models(self) -> None:
+        name = self.choose(list(self.servers))
+        listed = self.choose(LISTS)
+        in_use = {call.runner for call in self.calls.values() if call.backend == name}
+        if in_use <= {each.runner for each in listed}:
+            self.servers[name].listed = listed
+            self.feed(ModelsListed(name, listed))
+
+    def others_load(self) -> None:
+        name = self.choose(list(self.servers))
+        known, server = self.engine.backends[name].residents, self.servers[name]
+        free = [each.runner for each in server.listed if each.runner not in known]
+        if free and server.switching is None:
+            server.loaded.setdefault(self.choose(free), "others")
+
+    def vanish(self) -> None:
+        name = self.choose(list(self.servers))
+        idle = [runner for runner in self.servers[name].loaded if not self._held(name, runner)]
+        if idle:
+            del self.servers[name].loaded[self.choose(idle)]
+
+    def look(self) -> None:
+        """A list of residents that is news."""
+        self.now_ns += 1
+        self.feed(self._list(self.choose(list(self.servers))))
+
+    def ask(self) -> None:
+        """A list of residents that will come late."""
+        name = self.choose(list(self.servers))
+        self.servers[name].old_list = self._list(name)
+
+    def hear(self) -> None:
+        name = self.choose(list(self.servers))
+        late = self.servers[name].old_list
+        if late is not None:
+            self.servers[name].old_list = None
+            self.feed(late)
+
+    def _list(self, name: str) -> ResidentsSeen:
+        server = self.servers[name]
+        by_runner = {each.runner: each for each in server.listed}
+        rows = [
+            Resident(
+                name=by_runner[runner].name if runner in by_runner else f"gone-{runner}:latest",
+                digest=runner,
+                memory_bytes=by_runner[runner].size_bytes if runner in by_runner else 1,
+                gpu_memory_bytes=0,
+                num_ctx=4096,
+            )
+            for runner in server.loaded
+        ]
+        return ResidentsSeen(name, tuple(rows), self.now_ns)
+
+    # Actions: time
+
+    def let_time_pass(self) -> None:
+        durations = [
+            SECOND_NS // 10,
+            1,
+            SECOND_NS,
+            SECOND_NS,
+            SECOND_NS,
+            40 * SECOND_NS,
+            6 * MINUTE_NS,
+        ]
+        self.wait(self.choose(durations))
+
+    def wait(self, duration_ns: int) -> None:
+        until_ns = self.now_ns + duration_ns
+        for _ in range(1000):
+            if self.alarm_ns is None or self.alarm_ns > until_ns:
+                self.now_ns = until_ns
+                return
+            self.now_ns, self.alarm_ns = max(self.now_ns, self.alarm_ns), None
+            self.feed(TimerFired())
+        raise AssertionError("the engine's alarm goes off for ever")
+
+    def fire_early(self) -> None:
+        """Event loops may be early by the resolution of their clocks."""
+        if self.alarm_ns is not None:
+            self.alarm_ns = None
+            self.feed(TimerFired())
+
+    # The end
+
+    def come_to_rest(self) -> None:
+        """Faults stop: everybody answers, others leave, and every call comes to a good end."""
+        for name, server in self.servers.items():
+            server.old_list = None
+            server.listed = MODELS
+            self.feed(ModelsListed(name, MODELS))
+            self.feed(BackendSeen(name, True))
+        self.wait(POLICY.placement.failed_load_hold_ns)
+        for _ in range(200):
+            for name, server in self.servers.items():
+                for runner in [each for each, owner in server.loaded.items() if owner == "others"]:
+                    if not self._held(name, runner):
+                        del server.loaded[runner]
+                if server.switching is not None:
+                    self._end_switch(name, None)
+                self.now_ns += 1
+                self.feed(self._list(name))
+            for attempt in list(self.calls):
+                self._end(attempt, None)
+            self.wait(GRACE_NS)
+            if not self.live and all(each.switching is None for each in self.servers.values()):
+                return
+        raise AssertionError(f"{sorted(self.live)} wait though nothing is in their way")
+
+
+# What may happen, and how often against the rest.
+_WEIGHTS: Final = {
+    "arrive": 8,
+    "cancel": 1,
+    "drain": 1,
+    "give_token": 2,
+    "end_call": 4,
+    "end_abort": 2,
+    "end_switch": 5,
+    "fall_or_rise": 3,
+    "list_models": 1,
+    "others_load": 1,
+    "vanish": 1,
+    "look": 2,
+    "ask": 1,
+    "hear": 1,
+    "let_time_pass": 2,
+    "fire_early": 1,
+}
+ACTIONS: Final = [name for name, weight in _WEIGHTS.items() for _ in range(weight)]
+
+
+def replay(story: Sequence[tuple[Stimulus, int, str]]) -> list[str]:
+    """What a fresh engine answers to the same words at the same times."""
+    engine = Engine(POLICY)
+    return [repr(engine.handle(stimulus, now_ns)) for stimulus, now_ns, _ in story]
+
+
+def digest_of_story(seed: int, steps: int) -> str:
+    """A story told by a seeded random number generator, as a digest of all answers."""
+    chance = random.Random(seed)
+
+    def choose(among: Sequence[T]) -> T:
+        return chance.choice(among)
+
+    shell = UnrulyWorld(choose)
+    for _ in range(steps):
+        getattr(shell, chance.choice(ACTIONS))()
+    shell.come_to_rest()
+    return sha256("\n".join(answer for _, _, answer in shell.story).encode()).hexdigest()
