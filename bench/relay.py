@@ -75,9 +75,7 @@ async def _serve(upstream: str) -> None:
             request_deserializer=pb.GenerateRequest.FromString,
             response_serializer=pb.GenerateEvent.SerializeToString,
         )
-        handlers = grpc.method_handlers_generic_handler(
-            "broker.v1.Inference", {"Generate": method}
-        )
+        handlers = grpc.method_handlers_generic_handler("broker.v1.Inference", {"Generate": method})
         server.add_generic_rpc_handlers((handlers,))
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
