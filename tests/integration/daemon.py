@@ -1,4 +1,4 @@
-"""The daemon's real parts in this process, on ports of their own, before backends that a test leads.
+"""The daemon's real parts in this process, on free ports, before backends that a test leads.
 
 Everything is what `brokerd` runs (`broker.daemon.wiring.build`) but the backends and the signals.
 """
@@ -6,6 +6,7 @@ Everything is what `brokerd` runs (`broker.daemon.wiring.build`) but the backend
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -21,8 +22,12 @@ from broker.core.content import EmbedContent, Embeddings
 from broker.core.ports import Backend
 from broker.daemon.wiring import Parts, build
 from broker.runtime.supervisor import Supervisor
-from broker_client.pb.broker.v1 import admin_pb2_grpc, inference_pb2, inference_pb2_grpc
-from broker_client.pb.broker.v1 import models_pb2_grpc
+from broker_client.pb.broker.v1 import (
+    admin_pb2_grpc,
+    inference_pb2,
+    inference_pb2_grpc,
+    models_pb2_grpc,
+)
 from tests.integration.fake_backend import FakeBackend
 
 PATIENCE_S = 30.0  # after which a wait is a failure; nothing is expected to come near it
@@ -107,9 +112,10 @@ class RunningDaemon:
 
     async def wait_until(self, holds: Callable[[], bool]) -> None:
         """Until the condition holds, looked at after each turn of the loop."""
-        async with asyncio.timeout(PATIENCE_S):
-            while not holds():
-                await asyncio.sleep(0)
+        deadline = asyncio.get_running_loop().time() + PATIENCE_S
+        for _ in itertools.takewhile(lambda _: not holds(), itertools.count()):
+            assert asyncio.get_running_loop().time() < deadline, "it never came to hold"
+            await asyncio.sleep(0)
 
 
 @asynccontextmanager
@@ -146,7 +152,7 @@ async def running_daemon(
                 drains=drains,
             )
         finally:
-            await channel.close()
+            await channel.close(None)
             await parts.grpc.stop(0)
             await parts.http.stop()
             parts.driver.close()
@@ -166,8 +172,8 @@ class Refusal:
 
 def refusal_of(error: grpc.aio.AioRpcError) -> Refusal:
     """Reads the rich status; AssertionError where there is none or it contradicts the call's."""
-    trailers = dict(error.trailing_metadata() or ())
-    packed = trailers.get("grpc-status-details-bin")
+    trailers: Any = error.trailing_metadata() or ()
+    packed = dict(trailers).get("grpc-status-details-bin")
     assert isinstance(packed, bytes), f"no details: {error.code()} {error.details()}"
     status = status_pb2.Status.FromString(packed)
     assert (status.code, status.message) == (error.code().value[0], error.details())
@@ -217,19 +223,26 @@ async def read_until(stream: Any, kind: str) -> Events:
     events: Events = []
     while not events or events[-1].WhichOneof("event") != kind:
         event = await asyncio.wait_for(stream.read(), PATIENCE_S)
-        assert event is not grpc.aio.EOF, f"the stream ended before a {kind}: {kinds(events)}"
+        assert isinstance(event, inference_pb2.GenerateEvent), (
+            f"the stream ended before a {kind}: {kinds(events)}"
+        )
         events.append(event)
     return events
 
 
+async def finish(call: Any) -> None:
+    """Reads a call to its end, a stream's as well as a single answer's."""
+    if isinstance(call, grpc.aio.UnaryStreamCall):
+        async for _ in call:
+            pass
+    else:
+        await call
+
+
 async def refused(call: Any) -> Refusal:
-    """The error that ends this call, a stream's as well as a single answer's."""
+    """The error that ends this call."""
     try:
-        if isinstance(call, grpc.aio.UnaryStreamCall):
-            async for _ in call:
-                pass
-        else:
-            await call
+        await finish(call)
     except grpc.aio.AioRpcError as error:
         return refusal_of(error)
     raise AssertionError("the call succeeded")

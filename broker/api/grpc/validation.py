@@ -7,7 +7,7 @@ change are in `RequestLimits`; the others are those written in the proto files.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,13 +24,14 @@ _ID_RULE: Final = "1 to 128 characters of [A-Za-z0-9._:/@-]"
 _CLIENT: Final = re.compile(r"[A-Za-z0-9._-]{1,64}/[A-Za-z0-9._-]{1,64}")
 _ROLES: Final = frozenset({"system", "user", "assistant", "tool"})
 _LEVELS: Final = frozenset({"low", "medium", "high", "max"})
-_JSON_BYTES_MAX: Final = 64 * 1024
+_SCHEMA_BYTES_MAX: Final = 64 * 1024
 _TOOL_NAME_MAX: Final = 128
 _TOOL_CALL_ID_MAX: Final = 128
 _TOOL_CALLS_MAX: Final = 128
 _DESCRIPTION_BYTES_MAX: Final = 64 * 1024
 _IMAGES_MAX: Final = 256
 _SESSION_MAX: Final = 128
+_SHOWN_MAX: Final = 40
 _FALLBACKS_MAX: Final = 8
 _STOPS_MAX: Final = 16
 _STOP_BYTES_MAX: Final = 256
@@ -93,6 +94,11 @@ class Problems:
             raise InvalidRequest(tuple(self._found))
 
 
+def _shown(value: str) -> str:
+    """What was given, as far as it helps to see it."""
+    return repr(value) if len(value) <= _SHOWN_MAX else f"{value[:_SHOWN_MAX]!r}..."
+
+
 def check_metadata(metadata: Iterable[tuple[str, str | bytes]] | None, problems: Problems) -> None:
     """`broker-client` names the client and its version: "python/0.1.0"."""
     for key, value in metadata or ():
@@ -115,8 +121,7 @@ def check_request_id(request_id: str, problems: Problems, *, required: bool = Fa
 
 def check_model(model: str, field: str, problems: Problems) -> None:
     """Only its length: an empty, malformed or unknown name is NOT_FOUND."""
-    if len(model) > NAME_LENGTH_MAX:
-        problems.add(field, f"has {len(model)} characters; at most {NAME_LENGTH_MAX}")
+    check_length(model, NAME_LENGTH_MAX, field, problems)
 
 
 def check_priority(priority: int, problems: Problems) -> None:
@@ -136,11 +141,35 @@ def check_size(size_bytes: int, limits: RequestLimits, problems: Problems) -> No
         problems.add("request", f"is {size_bytes} bytes; at most {limits.request_bytes_max}")
 
 
-def check_json_object(text: str, field: str, problems: Problems) -> None:
-    size_bytes = len(text.encode())
-    if size_bytes > _JSON_BYTES_MAX:
-        problems.add(field, f"is {size_bytes} bytes; at most {_JSON_BYTES_MAX}")
+def check_length(text: str, length_max: int, field: str, problems: Problems) -> None:
+    if len(text) > length_max:
+        problems.add(field, f"has {len(text)} characters; at most {length_max}")
+
+
+def check_name(name: str, field: str, problems: Problems) -> None:
+    """A tool's, as it is said and as it is called."""
+    good = 1 <= len(name) <= _TOOL_NAME_MAX
+    problems.require(good, field, f"must have 1 to {_TOOL_NAME_MAX} characters")
+
+
+def check_images(images: Sequence[bytes], field: str, problems: Problems) -> None:
+    """Their bytes count towards the request's."""
+    if len(images) > _IMAGES_MAX:
+        problems.add(field, f"has {len(images)}; at most {_IMAGES_MAX}")
         return
+    for index, image in enumerate(images):
+        problems.require(bool(image), f"{field}[{index}]", "must not be empty")
+
+
+def check_schema(text: str, field: str, problems: Problems) -> None:
+    size_bytes = len(text.encode())
+    if size_bytes > _SCHEMA_BYTES_MAX:
+        problems.add(field, f"is {size_bytes} bytes; at most {_SCHEMA_BYTES_MAX}")
+    else:
+        check_json_object(text, field, problems)
+
+
+def check_json_object(text: str, field: str, problems: Problems) -> None:
     try:
         _object_decoder.decode(text)
     except (msgspec.DecodeError, RecursionError) as error:
@@ -164,11 +193,31 @@ def check_options(options: pb.Options, problems: Problems) -> None:
 
 def check_prompt(prompt: pb.Prompt, limits: RequestLimits, problems: Problems) -> None:
     problems.require(bool(prompt.text), "prompt.text", "must not be empty")
+    check_images(prompt.images, "prompt.images", problems)
     if prompt.raw and prompt.system:
         problems.add("prompt.system", "goes through the model's template, which raw leaves out")
     size_bytes = sum(len(each.encode()) for each in (prompt.text, prompt.system, prompt.suffix))
     if size_bytes > limits.prompt_bytes_max:
         problems.add("prompt", f"has {size_bytes} bytes; at most {limits.prompt_bytes_max}")
+
+
+def check_message(message: pb.Message, field: str, problems: Problems) -> None:
+    """All of a message but its text, which the whole chat bounds."""
+    if message.role not in _ROLES:
+        known = ", ".join(sorted(_ROLES))
+        problems.add(f"{field}.role", f"is {_shown(message.role)}; one of {known}")
+    check_images(message.images, f"{field}.images", problems)
+    check_length(message.tool_name, _TOOL_NAME_MAX, f"{field}.tool_name", problems)
+    check_length(message.tool_call_id, _TOOL_CALL_ID_MAX, f"{field}.tool_call_id", problems)
+    count = len(message.tool_calls)
+    if count > _TOOL_CALLS_MAX:
+        problems.add(f"{field}.tool_calls", f"has {count}; at most {_TOOL_CALLS_MAX}")
+        return
+    for number, call in enumerate(message.tool_calls):
+        path = f"{field}.tool_calls[{number}]"
+        check_length(call.id, _TOOL_CALL_ID_MAX, f"{path}.id", problems)
+        check_name(call.name, f"{path}.name", problems)
+        check_json_object(call.arguments_json, f"{path}.arguments_json", problems)
 
 
 def check_chat(chat: pb.Chat, limits: RequestLimits, problems: Problems) -> None:
@@ -179,12 +228,9 @@ def check_chat(chat: pb.Chat, limits: RequestLimits, problems: Problems) -> None
     size_bytes = 0
     for index, each in enumerate(chat.messages):
         size_bytes += len(each.content.encode()) + len(each.thinking.encode())
-        field = f"chat.messages[{index}]"
-        if each.role not in _ROLES:
-            problems.add(f"{field}.role", f"is {each.role!r}; one of {', '.join(sorted(_ROLES))}")
-        for number, call in enumerate(each.tool_calls):
-            path = f"{field}.tool_calls[{number}]"
-            check_json_object(call.arguments_json, f"{path}.arguments_json", problems)
+        # A call may have written a whole file; it is handed back with every later turn.
+        size_bytes += sum(len(call.arguments_json.encode()) for call in each.tool_calls)
+        check_message(each, f"chat.messages[{index}]", problems)
     if size_bytes > limits.prompt_bytes_max:
         problems.add("chat", f"has {size_bytes} bytes of text; at most {limits.prompt_bytes_max}")
 
@@ -196,10 +242,12 @@ def check_tools(request: pb.GenerateRequest, limits: RequestLimits, problems: Pr
     if len(tools) > limits.tools_max:
         problems.add("tools", f"has {len(tools)}; at most {limits.tools_max}")
     for index, tool in enumerate(tools[: limits.tools_max]):
-        good = 1 <= len(tool.name) <= _TOOL_NAME_MAX
-        rule = f"must have 1 to {_TOOL_NAME_MAX} characters"
-        problems.require(good, f"tools[{index}].name", rule)
-        check_json_object(tool.parameters_json, f"tools[{index}].parameters_json", problems)
+        check_name(tool.name, f"tools[{index}].name", problems)
+        size_bytes = len(tool.description.encode())
+        if size_bytes > _DESCRIPTION_BYTES_MAX:
+            rule = f"is {size_bytes} bytes; at most {_DESCRIPTION_BYTES_MAX}"
+            problems.add(f"tools[{index}].description", rule)
+        check_schema(tool.parameters_json, f"tools[{index}].parameters_json", problems)
 
 
 def check_shape(request: pb.GenerateRequest, problems: Problems) -> None:
@@ -207,7 +255,7 @@ def check_shape(request: pb.GenerateRequest, problems: Problems) -> None:
     if request.HasField("format"):
         shape = request.format.WhichOneof("shape")
         if shape == "json_schema":
-            check_json_object(request.format.json_schema, "format.json_schema", problems)
+            check_schema(request.format.json_schema, "format.json_schema", problems)
         elif shape is None:
             problems.add("format", "must say json or json_schema")
     if request.HasField("think"):
@@ -216,7 +264,7 @@ def check_shape(request: pb.GenerateRequest, problems: Problems) -> None:
             problems.add("think", "must say enabled or level")
         elif mode == "level" and request.think.level not in _LEVELS:
             known = ", ".join(sorted(_LEVELS))
-            problems.add("think.level", f"is {request.think.level!r}; one of {known}")
+            problems.add("think.level", f"is {_shown(request.think.level)}; one of {known}")
 
 
 def check_generate(
@@ -235,9 +283,7 @@ def check_generate(
         problems.add("fallback_models", f"has {count}; at most {_FALLBACKS_MAX}")
     for index, name in enumerate(request.fallback_models[:_FALLBACKS_MAX]):
         check_model(name, f"fallback_models[{index}]", problems)
-    if len(request.session_id) > _SESSION_MAX:
-        count = len(request.session_id)
-        problems.add("session_id", f"has {count} characters; at most {_SESSION_MAX}")
+    check_length(request.session_id, _SESSION_MAX, "session_id", problems)
     if request.resume_from_seq < 0:
         problems.add("resume_from_seq", "must not be negative")
     given = request.WhichOneof("input")
