@@ -71,7 +71,8 @@ class AsyncClient:
     """A broker, for one agent. `address` is host:port; without it BROKER_ADDRESS, else the default.
 
     `agent_id` is who asks; calls that only look (models, status) do without. `call_timeout_s`
-    bounds the short calls: all but generations and embeddings.
+    bounds the short calls: all but generations and embeddings. To be made where its event loop
+    runs, best with `async with`.
     """
 
     def __init__(
