@@ -146,7 +146,7 @@ def test_what_the_wire_cannot_carry_is_an_error_here() -> None:
     with pytest.raises(ValueError, match="JSON Schema"):
         build({"model": "m", "prompt": "p", "format": "xml"})  # type: ignore[typeddict-item]
     with pytest.raises(TypeError, match="unknown arguments: temprature"):
-        build({"model": "m", "prompt": "p", "temprature": 1})  # type: ignore[typeddict-unknown-key]
+        build({"model": "m", "temprature": 1})  # type: ignore[typeddict-unknown-key]
     with pytest.raises(TypeError, match="stop is a sequence"):
         build({"model": "m", "prompt": "p", "stop": "\n"})
     with pytest.raises(ValueError, match="CRITICALITY_URGENT"):
