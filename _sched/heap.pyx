@@ -150,8 +150,9 @@ cdef class IndexedHeap:
             child = 2 * place + 1
             if child >= self._size:
                 break
-            if child + 1 < self._size and self._is_before(self._order[child + 1], self._order[child]):
-                child += 1
+            if child + 1 < self._size:
+                if self._is_before(self._order[child + 1], self._order[child]):
+                    child += 1
             if not self._is_before(self._order[child], slot):
                 break
             self._order[place] = self._order[child]
@@ -183,7 +184,7 @@ cdef class IndexedHeap:
     cdef int _check(self) except -1:
         cdef uint32_t place
         for place in range(self._size):
-            assert self._nodes[self._order[place]].place == place, "an entry does not know its place"
+            assert self._nodes[self._order[place]].place == place, "an entry is misplaced"
             if place > 0:
                 assert not self._is_before(self._order[place], self._order[(place - 1) >> 1]), (
                     "a child is before its parent"

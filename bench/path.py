@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -207,12 +208,12 @@ async def _measure_generate(sizes: Sizes, figures: _Figures) -> None:
             "broker": (broker, inference_pb2_grpc.InferenceStub(broker_channel)),
         }
         for measured, stub in sides.values():
-            await _cpu_us(measured, lambda stub=stub: _at_once(stub, STREAMS * 4, 1))  # type: ignore[misc]
+            await _cpu_us(measured, partial(_at_once, stub, STREAMS * 4, 1))
         for _ in range(sizes.rounds):
             for name, (measured, stub) in sides.items():
                 cost_us, wall_s, _ = await _cpu_us(
                     measured,
-                    lambda stub=stub: _at_once(stub, sizes.generations, 1),  # type: ignore[misc]
+                    partial(_at_once, stub, sizes.generations, 1),
                 )
                 figures.add(f"{name}_generate_cpu_us", cost_us / sizes.generations)
                 figures.add(f"{name}_generations_per_s", sizes.generations / wall_s)
@@ -240,7 +241,7 @@ async def _measure_latency(
 
         ways: dict[str, Callable[[], Awaitable[object]]] = {"direct": direct}
         for name, stub in stubs.items():
-            ways[name] = lambda stub=stub: _generate(stub, 1)  # type: ignore[misc]
+            ways[name] = partial(_generate, stub, 1)
         samples: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(sizes.latencies):
             for name, way in ways.items():
@@ -269,7 +270,7 @@ async def _measure_tokens(sizes: Sizes, figures: _Figures) -> None:
             for name, (measured, stub) in sides.items():
                 cost_us, wall_s, messages = await _cpu_us(
                     measured,
-                    lambda stub=stub: _at_once(stub, STREAMS, tokens),  # type: ignore[misc]
+                    partial(_at_once, stub, STREAMS, tokens),
                 )
                 figures.add(f"{name}_token_cpu_us", cost_us / (STREAMS * tokens))
                 figures.add(f"{name}_tokens_per_s", STREAMS * tokens / wall_s)

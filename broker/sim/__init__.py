@@ -1,1 +1,1 @@
-"""A model of Ollama without I/O, and the two shells around it: `ollama-sim` and the virtual world."""
+"""A model of Ollama without I/O, and its two shells: `ollama-sim` and the virtual world."""

@@ -49,8 +49,8 @@ from broker.core.stimuli import (
     CancelCause,
     FirstToken,
     LoadEnded,
-    ModelSpec,
     ModelsListed,
+    ModelSpec,
     ResidentsSeen,
     Stimulus,
     TimerFired,
@@ -76,7 +76,7 @@ GONE_POLL_NS = 50 * MILLISECOND_NS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One request that an agent will make. `patience_ns`: it leaves when so much time has passed."""
+    """One request that an agent will make. It leaves when `patience_ns` have passed."""
 
     at_ns: int
     agent_id: str

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from _sched.heap import IndexedHeap
-from _sched.reference import IndexedHeap as Oracle
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+
+from _sched.heap import IndexedHeap
+from _sched.reference import IndexedHeap as Oracle
 
 KEYS = st.one_of(st.integers(0, 8), st.integers(-(2**63), 2**63 - 1))
 CAPACITY = 24
