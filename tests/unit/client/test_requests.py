@@ -150,7 +150,7 @@ def test_what_the_wire_cannot_carry_is_an_error_here() -> None:
     with pytest.raises(TypeError, match="stop is a sequence"):
         build({"model": "m", "prompt": "p", "stop": "\n"})
     with pytest.raises(ValueError, match="CRITICALITY_URGENT"):
-        build({"model": "m", "prompt": "p", "criticality": "urgent"})  # type: ignore[typeddict-item]
+        build({"model": "m", "criticality": "urgent"})  # type: ignore[typeddict-item]
 
 
 def test_texts_to_embed() -> None:
