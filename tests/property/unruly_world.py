@@ -21,7 +21,7 @@ from broker.core.errors import (
     LoadFailed,
 )
 from broker.core.ports import Resident
-from broker.core.requests import AttemptId
+from broker.core.requests import AttemptId, Outcome
 from broker.core.stimuli import (
     AttemptEnded,
     BackendSeen,
@@ -260,6 +260,21 @@ class UnrulyWorld(PerfectShell):
                 return
         raise AssertionError(f"{sorted(self.live)} wait though nothing is in their way")
 
+    def check_nothing_remains(self) -> None:
+        """Every request had one end that is counted; no record, no slot, no alarm is left over but
+        the renewals of what is resident."""
+        engine = self.engine
+        assert (engine.records, engine.lines, engine.attempts) == ({}, {}, {})
+        ended = {each: n for each, n in engine.tally.outcomes.items() if each != Outcome.REFUSED}
+        assert ended == {each: self.outcomes.count(each) for each in ended}
+        assert sum(ended.values()) == self.admitted
+        assert (engine.tally.queued, engine.tally.running) == (0, 0)
+        self.feed(DrainAsked(self.now_ns))
+        assert self.drained == 1
+        self.wait(MINUTE_NS)
+        renewals = sum(len(each.residents) for each in engine.backends.values())
+        assert len(engine.timers) <= renewals
+
 
 # What may happen, and how often against the rest.
 _WEIGHTS: Final = {
@@ -296,8 +311,9 @@ def digest_of_story(seed: int, steps: int) -> str:
     def choose(among: Sequence[T]) -> T:
         return chance.choice(among)
 
-    shell = UnrulyWorld(choose)
+    world = UnrulyWorld(choose)
     for _ in range(steps):
-        getattr(shell, chance.choice(ACTIONS))()
-    shell.come_to_rest()
-    return sha256("\n".join(answer for _, _, answer in shell.story).encode()).hexdigest()
+        getattr(world, chance.choice(ACTIONS))()
+    world.come_to_rest()
+    world.check_nothing_remains()
+    return sha256("\n".join(answer for _, _, answer in world.story).encode()).hexdigest()

@@ -12,6 +12,7 @@ from tests.unit.core.scene import (
     SECOND_NS,
     Scene,
     arrived,
+    cancel,
     model,
     of,
     resident,
@@ -142,6 +143,19 @@ def test_what_can_never_fit_beside_a_stranger_stands_in_nobodys_way() -> None:
     effects = scene.turn(arrived("r1", model="big")) + scene.wait(MINUTE_NS)
     assert switches(effects) == []  # nothing is unloaded for it in vain
     assert started(scene.turn(arrived("r2", model="small"))) == ["r2"]
+
+
+def test_what_can_never_fit_does_not_keep_a_gate_shut() -> None:
+    scene = Scene(BackendPolicy(name="b1", resident_max=3, memory_bytes=3000))
+    scene.open("b1", model("s"), model("m"), model("n"), model("big", size_bytes=2000))
+    scene.seen("b1", resident("s", memory_bytes=1000))
+    scene.turn(arrived("m1"))
+    scene.loaded("m")
+    scene.turn(arrived("big1", model="big"))
+    scene.turn(arrived("n1", model="n"))
+    assert scene.state("m") is ResidencyState.DRAINING
+    scene.turn(cancel("n1"))
+    assert scene.state("m") is ResidencyState.RESIDENT
 
 
 def test_count_alone_decides_among_our_own_where_no_bytes_are_known() -> None:
