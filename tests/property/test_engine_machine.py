@@ -43,7 +43,10 @@ class EngineMachine(RuleBasedStateMachine):
 
 
 TestEngine = EngineMachine.TestCase
-TestEngine.settings = settings(max_examples=120, stateful_step_count=60, deadline=None)
+# Derandomized: a failure of the suite is one of the change under test, not of chance.
+TestEngine.settings = settings(
+    derandomize=True, max_examples=120, stateful_step_count=60, deadline=None
+)
 
 
 @pytest.mark.parametrize("seed", range(100))

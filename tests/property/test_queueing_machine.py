@@ -189,4 +189,7 @@ class LineMachine(RuleBasedStateMachine):
 
 
 TestLine = LineMachine.TestCase
-TestLine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+# Derandomized: a failure of the suite is one of the change under test, not of chance.
+TestLine.settings = settings(
+    derandomize=True, max_examples=60, stateful_step_count=40, deadline=None
+)
