@@ -19,14 +19,16 @@ build: $(BUILT)
 $(ENVIRONMENT): requirements.txt requirements-dev.txt
 	@python="$$(packaging/preflight.sh)" || exit 1; \
 	if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then "$$python" -m venv $(VENV); fi
-	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	@echo "installing the pinned dependencies into $(VENV): half a minute or so"
+	@$(BIN)/python -m pip install --quiet -r requirements-dev.txt
 	@touch $@
 
 # The editable install compiles in place and writes the commands into .venv/bin. It uses the pinned
 # Cython and setuptools of .venv rather than whatever an isolated build would fetch today.
 $(BUILT): $(ENVIRONMENT) pyproject.toml setup.py $(SCHED)
 	@packaging/preflight.sh >/dev/null
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@echo "building the extensions"
+	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 # A live view of a small fleet; ARGS=--once ends after the summary.

@@ -73,8 +73,8 @@ class LimitsConfig(Section):
     request_bytes_max: int = Field(default=8 * MIB, ge=4_096, le=1_024 * MIB)
     # About a million tokens of English, more than any context that is served here.
     prompt_bytes_max: int = Field(default=4 * MIB, ge=1_024, le=512 * MIB)
-    # Text kept for one slow reader before its backend is made to wait: an answer of 250,000 tokens,
-    # so that an ordinary answer never is.
+    # Text kept for one slow reader, who is ended when it falls further behind: an answer of 250,000
+    # tokens, so that the reader of an ordinary answer never is.
     stream_buffer_bytes_max: int = Field(default=1 * MIB, ge=4_096, le=256 * MIB)
     # Ten times the queue: waiting and running calls, and many clients of each.
     streams_max: int = Field(default=10_000, ge=1, le=1_000_000)

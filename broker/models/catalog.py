@@ -40,7 +40,7 @@ class CatalogEntry:
 def model_spec(facts: ModelFacts, settings: ModelSettings, slots_default: int) -> ModelSpec:
     """What the engine plans with for this model."""
     is_embedding = facts.capabilities == frozenset({"embedding"})
-    ceiling = settings.num_ctx_max or NUM_CTX_MAX_DEFAULT
+    ceiling = settings.num_ctx_max or max(NUM_CTX_MAX_DEFAULT, settings.num_ctx or 0)
     if facts.context_length_train:
         ceiling = min(ceiling, facts.context_length_train)
     return ModelSpec(
