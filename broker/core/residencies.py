@@ -153,6 +153,7 @@ class Residencies:
     # The switch protocol
 
     def load_ended(self, ended: LoadEnded, now_ns: int) -> None:
+        """Opens the model; or forgets it, and holds off unless only the connection failed."""
         backend = self.backends[ended.backend]
         residency = backend.residents[ended.runner]
         self._note(ended.runner)
