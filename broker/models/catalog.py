@@ -31,10 +31,11 @@ class ModelSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CatalogEntry:
-    """One model, and the backends that have it."""
+    """One model, and the backends that have it with the runner that answers for it there: one name
+    may mean other weights on another server. `facts` are those of the first backend."""
 
     facts: ModelFacts
-    backends: tuple[str, ...]
+    runners: Mapping[str, str]
 
 
 def model_spec(facts: ModelFacts, settings: ModelSettings, slots_default: int) -> ModelSpec:
@@ -87,8 +88,8 @@ class Catalog:
             for each in facts:
                 key = comparison_key(each.name)
                 before = found.get(key)
-                names = (*before.backends, backend) if before else (backend,)
-                found[key] = CatalogEntry(facts=before.facts if before else each, backends=names)
+                runners = {**(before.runners if before else {}), backend: each.runner}
+                found[key] = CatalogEntry(facts=before.facts if before else each, runners=runners)
         return [found[key] for key in sorted(found)]
 
     def get(self, name: str) -> CatalogEntry | None:

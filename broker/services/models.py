@@ -54,9 +54,8 @@ class ModelsService:
 def _view(entry: CatalogEntry, snapshot: Snapshot) -> ModelView:
     places = []
     for backend in snapshot.backends:
-        if backend.name in entry.backends:
-            residency = next(
-                (each for each in backend.residents if each.runner == entry.facts.runner), None
-            )
+        runner = entry.runners.get(backend.name)
+        if runner is not None:
+            residency = next((each for each in backend.residents if each.runner == runner), None)
             places.append(ModelPlace(backend=backend.name, residency=residency))
     return ModelView(entry=entry, places=tuple(places))

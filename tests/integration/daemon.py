@@ -6,7 +6,6 @@ Everything is what `brokerd` runs (`broker.daemon.wiring.build`) but the backend
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -17,12 +16,13 @@ import grpc
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
-from broker.config.schema import BackendConfig, Config, ServerConfig
+from broker.config.schema import BackendConfig, Config, PlacementConfig, QueueConfig, ServerConfig
 from broker.core.content import EmbedContent, Embeddings
 from broker.core.ports import Backend
 from broker.daemon.wiring import Parts, build
 from broker.runtime.supervisor import Supervisor
 from broker_client.pb.broker.v1 import (
+    admin_pb2,
     admin_pb2_grpc,
     inference_pb2,
     inference_pb2_grpc,
@@ -43,6 +43,10 @@ FREE_PORTS = ServerConfig(grpc_address="127.0.0.1:0", http_address="127.0.0.1:0"
 BACKEND = BackendConfig(
     name="b", slots=4, resident_max=4, poll_interval_ms=100, retry_interval_ms=100
 )
+QUICK: dict[str, Any] = {
+    "queue": QueueConfig(announce_interval_ms=50),
+    "placement": PlacementConfig(slot_grace_ms=10),
+}
 
 
 class LedBackend(FakeBackend):
@@ -110,12 +114,20 @@ class RunningDaemon:
         async with aiohttp.ClientSession() as session, session.get(url) as response:
             return response.status, await response.text()
 
-    async def wait_until(self, holds: Callable[[], bool]) -> None:
-        """Until the condition holds, looked at after each turn of the loop."""
-        deadline = asyncio.get_running_loop().time() + PATIENCE_S
-        for _ in itertools.takewhile(lambda _: not holds(), itertools.count()):
-            assert asyncio.get_running_loop().time() < deadline, "it never came to hold"
-            await asyncio.sleep(0)
+    async def until_status(
+        self, holds: Callable[[admin_pb2.GetStatusResponse], bool]
+    ) -> admin_pb2.GetStatusResponse:
+        """The first status that this holds for."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                status = await self.admin.GetStatus(admin_pb2.GetStatusRequest())
+                if holds(status):
+                    return status
+
+    async def outcomes(self) -> dict[str, int]:
+        """How requests ended so far, once none is under way."""
+        status = await self.until_status(lambda status: not status.queued + status.running)
+        return {each.outcome: each.count for each in status.outcomes if each.count}
 
 
 @asynccontextmanager
@@ -126,7 +138,7 @@ async def running_daemon(
 ) -> AsyncIterator[RunningDaemon]:
     """A daemon that serves and whose backends have been asked once."""
     backend = backend or LedBackend()
-    config = config or Config(server=FREE_PORTS, backends=(BACKEND,))
+    config = config or Config(server=FREE_PORTS, backends=(BACKEND,), **QUICK)
     drains: list[int | None] = []
 
     def drain(timeout_ms: int | None) -> int:
@@ -233,10 +245,10 @@ async def read_until(stream: Any, kind: str) -> Events:
 async def finish(call: Any) -> None:
     """Reads a call to its end, a stream's as well as a single answer's."""
     if isinstance(call, grpc.aio.UnaryStreamCall):
-        async for _ in call:
+        while isinstance(await asyncio.wait_for(call.read(), PATIENCE_S), Message):
             pass
     else:
-        await call
+        await asyncio.wait_for(call, PATIENCE_S)
 
 
 async def refused(call: Any) -> Refusal:

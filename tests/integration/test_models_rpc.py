@@ -1,0 +1,100 @@
+"""Models over the wire: pages, names, and the places of a model on several backends."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
+
+import pytest_asyncio
+
+from broker.config.schema import Config
+from broker.core.errors import BackendUnreachable
+from broker_client.pb.broker.v1 import models_pb2 as pb
+from tests.integration.daemon import (
+    BACKEND,
+    CAPABILITIES,
+    FREE_PORTS,
+    QUICK,
+    LedBackend,
+    RunningDaemon,
+    read_until,
+    running_daemon,
+)
+from tests.integration.wire_requests import generate
+
+NAMES = sorted(CAPABILITIES)
+
+
+@pytest_asyncio.fixture
+async def daemon() -> AsyncIterator[RunningDaemon]:
+    async with running_daemon() as running:
+        yield running
+
+
+async def pages(daemon: RunningDaemon, size: int) -> list[list[str]]:
+    """The names, page by page."""
+    found: list[list[str]] = []
+    token = ""
+    while not found or token:
+        answer = await daemon.models.List(pb.ListRequest(page_size=size, page_token=token))
+        found.append([each.name for each in answer.models])
+        token = answer.next_page_token
+        assert len(found) <= len(NAMES) + 1
+    return found
+
+
+async def test_every_model_is_on_one_page_in_order(daemon: RunningDaemon) -> None:
+    assert await pages(daemon, 0) == [NAMES]
+    assert await pages(daemon, 3) == [NAMES[:3], NAMES[3:]]
+    assert await pages(daemon, 2) == [NAMES[:2], NAMES[2:]]
+    assert await pages(daemon, 1) == [[name] for name in NAMES]
+
+
+async def test_a_token_whose_model_is_gone_still_leads_on(daemon: RunningDaemon) -> None:
+    answer = await daemon.models.List(pb.ListRequest(page_token="LLAMA3:1b"))
+    assert [each.name for each in answer.models] == ["llama3:8b", "qwen3:8b", "talk:latest"]
+    answer = await daemon.models.List(pb.ListRequest(page_token="zzz\0"))
+    assert (list(answer.models), answer.next_page_token) == ([], "")
+
+
+async def test_a_model_tells_what_it_is_and_where(daemon: RunningDaemon) -> None:
+    for name in ("talk", "TALK:latest", "library/talk", "registry.ollama.ai/library/talk:latest"):
+        model = (await daemon.models.Get(pb.GetRequest(name=name))).model
+        assert model.name == "talk:latest"
+    assert list(model.capabilities) == ["completion", "insert", "thinking", "tools", "vision"]
+    assert (model.size_bytes, model.context_length_train) == (1000, 8192)
+    assert list(model.places) == [pb.ModelPlace(backend="b", state=pb.MODEL_STATE_ABSENT)]
+
+
+async def test_a_model_that_works_is_shown_so(daemon: RunningDaemon) -> None:
+    stream = daemon.inference.Generate(generate())
+    await read_until(stream, "started")
+    (place,) = (await daemon.models.Get(pb.GetRequest(name="talk"))).model.places
+    assert (place.state, place.slots, place.running) == (pb.MODEL_STATE_RESIDENT, 4, 1)
+    assert (place.num_ctx, place.memory_bytes, place.gpu_memory_bytes) == (4096, 1200, 1200)
+    assert place.managed
+    (await daemon.backend.calls.get()).complete()
+    await read_until(stream, "done")
+
+
+async def test_a_model_of_a_backend_that_is_away_is_still_known(daemon: RunningDaemon) -> None:
+    daemon.backend.problem = BackendUnreachable("gone")
+    await daemon.until_status(lambda status: not status.backends[0].up)
+    assert await pages(daemon, 0) == [NAMES]
+
+
+async def test_a_model_has_a_place_on_each_backend_whatever_its_weights_there() -> None:
+    """One name may mean other weights on another server: each place shows its own."""
+    other = LedBackend({"talk:latest": CAPABILITIES["talk:latest"]}, name="c")
+    other.facts = tuple(replace(each, runner="other weights") for each in other.facts)
+    other.loaded["talk:latest"] = 2048
+    both: Mapping[str, LedBackend] = {"c": other}
+    second = BACKEND.model_copy(update={"name": "c"})
+    config = Config(server=FREE_PORTS, backends=(BACKEND, second), **QUICK)
+    async with running_daemon(config, others=both) as daemon:
+        model = (await daemon.models.Get(pb.GetRequest(name="talk"))).model
+        assert [(each.backend, each.state, each.num_ctx) for each in model.places] == [
+            ("b", pb.MODEL_STATE_ABSENT, 0),
+            ("c", pb.MODEL_STATE_RESIDENT, 2048),
+        ]
+        assert not model.places[1].managed
