@@ -7,6 +7,7 @@ within the limit. The second one stops.
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import os
 import sys
@@ -48,10 +49,12 @@ class Daemon:
         self._drain_timeout_ms = config.server.drain_timeout_s * 1000
 
     def ask_drain(self, timeout_ms: int | None = None) -> int:
-        """Begins to leave; the milliseconds that work under way may take."""
+        """Begins to leave; the milliseconds that work under way may take. Who asks again and names
+        a limit gives a new one, which counts from then on."""
+        is_first = not self._drain_asked.is_set()
         if timeout_ms is not None:
             self._drain_timeout_ms = timeout_ms
-        if self._parts is not None and not self._drain_asked.is_set():
+        if self._parts is not None and (is_first or timeout_ms is not None):
             self._parts.driver.drain(self._drain_timeout_ms * 1_000_000)
         self._drain_asked.set()
         return self._drain_timeout_ms
@@ -82,10 +85,10 @@ class Daemon:
             signals.remove(loop)
 
     async def _serve(self, parts: Parts, supervisor: Supervisor) -> int:
-        for discovery in parts.discoveries:
-            supervisor.start(discovery.run(), "discovery")
         grpc_port = await parts.grpc.start()
         http_port = await parts.http.start()
+        for discovery in parts.discoveries:
+            supervisor.start(discovery.run(), "discovery")
         self._say_where(grpc_port, http_port)
         waits: dict[str, asyncio.Future[Any]] = {
             "drain": asyncio.ensure_future(self._drain_asked.wait()),
@@ -103,6 +106,7 @@ class Daemon:
         if waits["broken"].done() and not waits["broken"].cancelled():
             _log.error("a turn of the engine failed: this is a bug of the broker; it stops")
             return EXIT_BROKEN
+        parts.driver.drain(0)  # what is left hears why, which a closed connection would not say
         _log.info("broker stopped")
         return 0
 
@@ -150,6 +154,10 @@ async def _main(config: Config) -> int:
     return await Daemon(config).run()
 
 
+def _is_taken(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--config",
@@ -175,7 +183,8 @@ def main(config_file: Path | None) -> None:
         status = uvloop.run(_main(config))
     except* OSError as errors:
         first = errors.exceptions[0]
-        sys.exit(f"brokerd: {first}; is another broker running on this address?")
+        hint = "; is another broker running?" if _is_taken(first) else ""
+        sys.exit(f"brokerd: {getattr(first, 'strerror', None) or first}{hint}")
     except* RuntimeError as errors:
         sys.exit(f"brokerd: {errors.exceptions[0]}")
     else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from dataclasses import dataclass
 
 import grpc
@@ -61,7 +63,8 @@ class GrpcServer:
         reflection.enable_server_reflection(names, self._server)
 
     async def start(self) -> int:
-        """Binds and serves. Returns the port; RuntimeError where the address cannot be had."""
+        """Binds and serves. Returns the port; OSError where the address cannot be had."""
+        await _check_address(self._settings.address)
         port = self._server.add_insecure_port(self._settings.address)
         await self._server.start()
         for name in ("", *SERVICE_NAMES):
@@ -75,6 +78,22 @@ class GrpcServer:
     async def stop(self, grace_s: float) -> None:
         """Ends every call that is left after `grace_s`, and frees the port."""
         await self._server.stop(grace_s)
+
+
+async def _check_address(address: str) -> None:
+    """Raises OSError with a reason where nobody could listen there: gRPC gives none, and writes
+    lines of its own to standard error."""
+    host, _, port = address.rpartition(":")
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(
+            host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        for family, kind, protocol, _, where in found:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(where)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}") from error
 
 
 def _options(settings: ServerSettings) -> list[tuple[str, int]]:

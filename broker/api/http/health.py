@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -46,7 +47,12 @@ class HealthServer:
         """Binds and serves. Returns the port; OSError where the address cannot be had."""
         await self._runner.setup()
         site = web.TCPSite(self._runner, self._settings.host, self._settings.port)
-        await site.start()
+        try:
+            await site.start()
+        except OSError as error:
+            where = f"{self._settings.host}:{self._settings.port}"
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            raise OSError(error.errno, f"cannot listen on {where}: {reason}") from error
         port: int = self._runner.addresses[0][1]
         return port
 
