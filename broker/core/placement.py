@@ -96,6 +96,16 @@ class BackendState:
         refused by name though it may still be loaded."""
         return self.residents.get(runner) if runner in self.by_runner else None
 
+    @property
+    def is_at_rest(self) -> bool:
+        """Does nothing here wait for a next step, whatever the time?"""
+        if self.gated or self.promised:
+            return False
+        for each in self.residents.values():
+            if each.state is not ResidencyState.RESIDENT or each.is_large:
+                return False
+        return True
+
     def draining(self) -> list[Residency]:
         return [r for r in self.residents.values() if r.state is ResidencyState.DRAINING]
 

@@ -210,6 +210,8 @@ class Residencies:
 
         Room that is there is used first, on any backend, before anything is told to leave.
         """
+        if not self._lines and all(each.is_at_rest for each in self.backends.values()):
+            return False  # the usual turn of a broker with slots to spare
         ready = [each for each in self.backends.values() if each.up and not each.is_switching]
         wanting: set[str] = set()
         for backend in ready:

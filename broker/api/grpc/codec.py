@@ -51,6 +51,7 @@ _FINISH_REASON: Final = {
     FinishReason.TOOL_CALLS: pb.FINISH_REASON_TOOL_CALLS,
     FinishReason.UNSAID: pb.FINISH_REASON_UNSPECIFIED,
 }
+_COMPLETION_ALONE: Final = frozenset({"completion"})
 _PREEMPTIBLE_PRIORITY: Final = 8  # from here on running work may be set aside, unless it says no
 
 
@@ -82,14 +83,7 @@ def decode_generate(
         content=GenerateContent(
             input=_decode_input(request),
             options=_decode_options(options) if request.HasField("options") else {},
-            tools=tuple(
-                Tool(
-                    name=each.name,
-                    description=each.description,
-                    parameters_json=each.parameters_json,
-                )
-                for each in request.tools
-            ),
+            tools=_decode_tools(request) if request.tools else (),
             format_json=_decode_format(request),
             think=_decode_think(request),
         ),
@@ -181,13 +175,23 @@ def _decode_think(request: pb.GenerateRequest) -> bool | str | None:
     return think.level if think.WhichOneof("mode") == "level" else think.enabled
 
 
+def _decode_tools(request: pb.GenerateRequest) -> tuple[Tool, ...]:
+    return tuple(
+        Tool(name=each.name, description=each.description, parameters_json=each.parameters_json)
+        for each in request.tools
+    )
+
+
 def _needs(request: pb.GenerateRequest) -> frozenset[str]:
+    has_suffix = request.WhichOneof("input") == "prompt" and bool(request.prompt.suffix)
+    if not (request.tools or has_suffix or request.HasField("think")):
+        return _COMPLETION_ALONE
     needs = {"completion"}
     if request.tools:
         needs.add("tools")
     if request.HasField("think") and (request.think.enabled or request.think.level):
         needs.add("thinking")
-    if request.WhichOneof("input") == "prompt" and request.prompt.suffix:
+    if has_suffix:
         needs.add("insert")
     return frozenset(needs)
 
@@ -230,15 +234,13 @@ class EventEncoder:
         return self._token
 
     def _queued(self, event: TellQueued) -> pb.GenerateEvent:
-        queued = pb.Queued(
-            position=event.position,
-            reason=WAIT_REASON[event.reason],
-            detail=event.detail,
-            request_id=self._request_id,
-        )
+        encoded = pb.GenerateEvent()
+        queued = encoded.queued
+        queued.position, queued.reason = event.position, WAIT_REASON[event.reason]
+        queued.detail, queued.request_id = event.detail, self._request_id
         if event.eta_ns is not None:
             queued.eta_ms = event.eta_ns // 1_000_000
-        return pb.GenerateEvent(queued=queued)
+        return encoded
 
 
 def _encode_requeued(event: TellRequeued) -> pb.GenerateEvent:
@@ -246,14 +248,13 @@ def _encode_requeued(event: TellRequeued) -> pb.GenerateEvent:
 
 
 def _encode_started(event: Started) -> pb.GenerateEvent:
-    started = pb.Started(
-        model=event.model,
-        backend=event.backend,
-        level=common_pb2.DEGRADATION_LEVEL_NORMAL,
-        substituted_for=event.substituted_for,
-        changes=event.changes,
-    )
-    return pb.GenerateEvent(started=started)
+    encoded = pb.GenerateEvent()
+    started = encoded.started
+    started.model, started.backend = event.model, event.backend
+    started.level = common_pb2.DEGRADATION_LEVEL_NORMAL
+    started.substituted_for = event.substituted_for
+    started.changes.extend(event.changes)
+    return encoded
 
 
 def _encode_done(event: Done) -> pb.GenerateEvent:
