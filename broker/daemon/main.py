@@ -11,6 +11,7 @@ import errno
 import gc
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ _log = structlog.get_logger(__name__)
 
 # What gRPC may take to end the calls that are left when the broker stops.
 STOP_GRACE_S = 1.0
+
+# How long the first look at the backends may delay the word that the broker listens.
+FIRST_ASK_S = 1.0
 
 _LOOPBACK = ("127.", "localhost:", "[::1]:")
 
@@ -89,6 +93,7 @@ class Daemon:
         http_port = await parts.http.start()
         for discovery in parts.discoveries:
             supervisor.start(discovery.run(), "discovery")
+        await _first_asked(parts)
         self._say_where(grpc_port, http_port)
         waits: dict[str, asyncio.Future[Any]] = {
             "drain": asyncio.ensure_future(self._drain_asked.wait()),
@@ -152,6 +157,13 @@ def _settle_memory() -> None:
 
 async def _main(config: Config) -> int:
     return await Daemon(config).run()
+
+
+async def _first_asked(parts: Parts) -> None:
+    """So that who starts at the word "listening" is not refused because nobody has looked yet."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(FIRST_ASK_S):
+            await asyncio.gather(*(each.was_asked.wait() for each in parts.discoveries))
 
 
 def _is_taken(error: BaseException) -> bool:

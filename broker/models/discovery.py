@@ -7,6 +7,7 @@ itself as soon as it does.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -55,11 +56,13 @@ class Discovery:
         self._listed_ns: int | None = None
         self._is_up: bool | None = None
         self.version = ""
+        self.was_asked = asyncio.Event()  # once, whatever came of it
 
     async def run(self) -> None:
         """Asks until cancelled."""
         while True:
             is_up = await self.ask()
+            self.was_asked.set()
             policy = self._policy
             await self._sleep(policy.poll_interval_ns if is_up else policy.retry_interval_ns)
 

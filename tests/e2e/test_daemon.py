@@ -39,8 +39,7 @@ async def simulator(process: Simulator) -> AsyncIterator[Simulator]:
 async def broker(simulator: Simulator, tmp_path: Path) -> AsyncIterator[BrokerProcess]:
     config = SERVER + QUICK + backend_table(simulator.port, "slots = 2")
     async with brokerd(config, tmp_path) as running:
-        await running.said("backend answers")
-        await running.until_status(lambda status: status.backends[0].up)
+        assert running.events() == ["backend answers", "broker listening"]
         yield running
 
 
