@@ -56,14 +56,17 @@ _PREEMPTIBLE_PRIORITY: Final = 8  # from here on running work may be set aside, 
 
 
 def fingerprint(request: pb.GenerateRequest | pb.EmbedRequest) -> tuple[bytes, int]:
-    """(digest of the content, size in bytes): equal digests mean the same request."""
-    content = request
-    if isinstance(request, pb.GenerateRequest) and request.resume_from_seq:
-        content = pb.GenerateRequest()
-        content.CopyFrom(request)
-        content.resume_from_seq = 0
+    """(digest of the content, size in bytes): equal digests mean the same request. The bytes of a
+    request include fields that this version does not know, so the kind is part of the digest."""
+    content, kind = request, b"embed"
+    if isinstance(request, pb.GenerateRequest):
+        kind = b"generate"
+        if request.resume_from_seq:
+            content = pb.GenerateRequest()
+            content.CopyFrom(request)
+            content.resume_from_seq = 0
     serialized = content.SerializeToString(deterministic=True)
-    return hashlib.blake2b(serialized, digest_size=16).digest(), len(serialized)
+    return hashlib.blake2b(serialized, digest_size=16, person=kind).digest(), len(serialized)
 
 
 def decode_generate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from dataclasses import dataclass
 
@@ -84,16 +85,25 @@ async def _check_address(address: str) -> None:
     """Raises OSError with a reason where nobody could listen there: gRPC gives none, and writes
     lines of its own to standard error."""
     host, _, port = address.rpartition(":")
+    refusals: list[OSError] = []
     try:
         found = await asyncio.get_running_loop().getaddrinfo(
             host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
-        for family, kind, protocol, _, where in found:
-            with socket.socket(family, kind, protocol) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(where)
     except OSError as error:
-        raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}") from error
+        found, refusals = [], [error]
+    for family, kind, protocol, _, where in found:
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(where)
+            except OSError as error:
+                refusals.append(error)
+    # Of a name's addresses one is enough, as for gRPC, but none may be another broker's.
+    taken = [each for each in refusals if each.errno == errno.EADDRINUSE]
+    if taken or len(refusals) >= max(1, len(found)):
+        first = (taken or refusals)[0]
+        raise OSError(first.errno, f"cannot listen on {address}: {first.strerror}") from first
 
 
 def _options(settings: ServerSettings) -> list[tuple[str, int]]:

@@ -1,0 +1,120 @@
+"""Errors as statuses: a code for each class, details that fit, and texts cut to their ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.api.grpc.status import (
+    CODES,
+    DESCRIPTION_BYTES_MAX,
+    MESSAGE_BYTES_MAX,
+    RETRY_AFTER_NS_DEFAULT,
+    code_of,
+    rich_status,
+    shortened,
+)
+from broker.core import errors
+from broker.core.requests import Outcome
+
+_Code = grpc.StatusCode
+
+
+def classes(
+    error: type[errors.BrokerError] = errors.BrokerError,
+) -> Iterator[type[errors.BrokerError]]:
+    yield error
+    for each in error.__subclasses__():
+        yield from classes(each)
+
+
+def made(kind: type[errors.BrokerError]) -> errors.BrokerError:
+    """An error of this class, whatever it takes to make one."""
+    if issubclass(kind, errors.InvalidRequest):
+        return kind((errors.FieldProblem(field="f", problem="is wrong"),))
+    if kind is errors.ModelUnknown:
+        return errors.ModelUnknown("m", ("a", "b"))
+    if kind is errors.BackendRefused:
+        return errors.BackendRefused("no", status=400)
+    return kind("words")
+
+
+def details(status: status_pb2.Status, kind: type) -> list[object]:
+    found = []
+    for each in status.details:
+        if each.Is(kind.DESCRIPTOR):  # type: ignore[attr-defined]  # every message has one
+            detail = kind()
+            each.Unpack(detail)
+            found.append(detail)
+    return found
+
+
+@pytest.mark.parametrize("kind", sorted(set(classes()), key=lambda each: each.__name__))
+def test_every_error_has_a_code_and_a_reason(kind: type[errors.BrokerError]) -> None:
+    error = made(kind)
+    status = rich_status(error, Outcome.FAILED, 3)
+    assert status.code == code_of(error).value[0]
+    (info,) = details(status, error_details_pb2.ErrorInfo)
+    assert isinstance(info, error_details_pb2.ErrorInfo)
+    assert (info.reason, info.domain) == (error.reason, "broker.v1")
+    assert (info.metadata["outcome"], info.metadata["sent_pieces"]) == ("failed", "3")
+    is_short_for_all = code_of(error) is _Code.UNAVAILABLE
+    assert bool(details(status, error_details_pb2.RetryInfo)) is is_short_for_all
+    is_bad = isinstance(error, errors.InvalidRequest)
+    assert bool(details(status, error_details_pb2.BadRequest)) is is_bad
+
+
+def test_what_may_be_tried_again_and_only_that_is_unavailable() -> None:
+    for kind in set(classes()) - {errors.BackendUnreachable, errors.BackendBusy}:
+        assert (code_of(made(kind)) is _Code.UNAVAILABLE) is kind.retryable
+
+
+def test_the_nearest_class_of_the_table_counts() -> None:
+    assert CODES[errors.BackendFailed] is _Code.INTERNAL
+    assert code_of(errors.BackendUnreachable("gone")) is _Code.UNAVAILABLE
+    assert code_of(errors.AgentUnknown(())) is _Code.INVALID_ARGUMENT
+    assert code_of(errors.Internal("a bug")) is _Code.INTERNAL
+
+
+@pytest.mark.parametrize("after_ns", [None, 1, 2_500_000_000])
+def test_a_measured_time_to_come_back_is_said_else_a_second(after_ns: int | None) -> None:
+    status = rich_status(errors.QueueFull("full", retry_after_ns=after_ns), None, None)
+    (retry,) = details(status, error_details_pb2.RetryInfo)
+    assert isinstance(retry, error_details_pb2.RetryInfo)
+    expected = RETRY_AFTER_NS_DEFAULT if after_ns is None else after_ns
+    assert retry.retry_delay.ToNanoseconds() == expected
+
+
+def test_what_is_not_known_is_not_said() -> None:
+    (info,) = details(rich_status(errors.Internal("x"), None, None), error_details_pb2.ErrorInfo)
+    assert isinstance(info, error_details_pb2.ErrorInfo)
+    assert not info.metadata
+
+
+def test_long_words_are_cut_in_the_message_and_in_the_violations() -> None:
+    problem = errors.FieldProblem(field="f", problem="begins" + "x" * 5000 + "ends")
+    status = rich_status(errors.InvalidRequest((problem,)), None, None)
+    assert len(status.message.encode()) <= MESSAGE_BYTES_MAX
+    (bad,) = details(status, error_details_pb2.BadRequest)
+    assert isinstance(bad, error_details_pb2.BadRequest)
+    (violation,) = bad.field_violations
+    assert len(violation.description.encode()) <= DESCRIPTION_BYTES_MAX
+    assert violation.description.startswith("begins")
+    assert violation.description.endswith("ends")
+
+
+@given(st.text(max_size=400), st.integers(min_value=20, max_value=300))
+def test_a_shortened_text_keeps_to_its_bytes_and_its_ends(text: str, bytes_max: int) -> None:
+    short = shortened(text, bytes_max)
+    assert len(short.encode()) <= bytes_max
+    if len(text.encode()) <= bytes_max:
+        assert short == text
+    else:
+        begin, _, end = short.partition(" ... ")
+        assert text.startswith(begin)
+        assert text.endswith(end.rpartition(" ... ")[2])
