@@ -284,7 +284,7 @@ def _figures(name: str, leg: Leg) -> dict[str, float]:
 def _table(direct: Leg, through: Leg) -> str:
     """For people; Markdown, as docs/ shows it."""
     lines = [
-        "| | in time | gave up | refused | failed | loads begun | loads | loads per request in time |",
+        "| | in time | gave up | refused | failed | loads begun | loads | loads per in time |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for leg in (direct, through):
