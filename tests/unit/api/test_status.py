@@ -25,15 +25,16 @@ from broker.core.requests import Outcome
 _Code = grpc.StatusCode
 
 
-def classes(
-    error: type[errors.BrokerError] = errors.BrokerError,
-) -> Iterator[type[errors.BrokerError]]:
+Kind = type[errors.BrokerError]
+
+
+def classes(error: Kind = errors.BrokerError) -> Iterator[Kind]:
     yield error
     for each in error.__subclasses__():
         yield from classes(each)
 
 
-def made(kind: type[errors.BrokerError]) -> errors.BrokerError:
+def made(kind: Kind) -> errors.BrokerError:
     """An error of this class, whatever it takes to make one."""
     if issubclass(kind, errors.InvalidRequest):
         return kind((errors.FieldProblem(field="f", problem="is wrong"),))
@@ -54,8 +55,8 @@ def details(status: status_pb2.Status, kind: type) -> list[object]:
     return found
 
 
-@pytest.mark.parametrize("kind", sorted(set(classes()), key=lambda each: each.__name__))
-def test_every_error_has_a_code_and_a_reason(kind: type[errors.BrokerError]) -> None:
+@pytest.mark.parametrize("kind", sorted(set(classes()), key=str))
+def test_every_error_has_a_code_and_a_reason(kind: Kind) -> None:
     error = made(kind)
     status = rich_status(error, Outcome.FAILED, 3)
     assert status.code == code_of(error).value[0]

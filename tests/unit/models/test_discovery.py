@@ -1,0 +1,120 @@
+"""Discovery tells the engine what a backend says, and when it does not answer; time is a number."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from broker.core.errors import BackendFailed, BackendUnreachable
+from broker.core.stimuli import BackendSeen, ModelsListed, ResidentsSeen, Stimulus
+from broker.models.catalog import Catalog
+from broker.models.discovery import Discovery, DiscoveryPolicy
+from tests.integration.fake_backend import FakeBackend
+
+POLL_NS, CATALOG_NS, RETRY_NS = 5, 20, 2
+
+
+class Stage:
+    """A discovery whose clock moves only as it sleeps."""
+
+    def __init__(self) -> None:
+        self.backend = FakeBackend("m:latest")
+        self.heard: list[Stimulus] = []
+        self.slept: list[int] = []
+        self.slept_often = asyncio.Event()
+        self.now_ns = 1000
+        policy = DiscoveryPolicy(
+            slots=3,
+            poll_interval_ns=POLL_NS,
+            catalog_interval_ns=CATALOG_NS,
+            retry_interval_ns=RETRY_NS,
+        )
+        self.discovery = Discovery(
+            self.backend, policy, Catalog({}), self.heard.append, lambda: self.now_ns, self.sleep
+        )
+
+    async def sleep(self, duration_ns: int) -> None:
+        self.slept.append(duration_ns)
+        if len(self.slept) == 4:
+            self.slept_often.set()
+        self.now_ns += duration_ns
+        await asyncio.sleep(0)
+
+    def kinds(self) -> list[type]:
+        return [type(each) for each in self.heard]
+
+
+async def test_the_first_look_tells_everything_in_an_order_that_can_be_planned_with() -> None:
+    stage = Stage()
+    assert await stage.discovery.ask()
+    assert stage.kinds() == [ModelsListed, ResidentsSeen, BackendSeen]
+    listed, residents, seen = stage.heard
+    assert isinstance(listed, ModelsListed)
+    assert [(each.name, each.slots) for each in listed.models] == [("m:latest", 3)]
+    assert isinstance(residents, ResidentsSeen)
+    assert (residents.residents, residents.asked_ns) == ((), 1000)
+    assert seen == BackendSeen("b", up=True)
+    assert stage.discovery.version == "1.2.3"
+
+
+async def test_the_catalogue_is_asked_for_seldom() -> None:
+    stage = Stage()
+    for _ in range(9):
+        await stage.discovery.ask()
+        stage.now_ns += POLL_NS
+    assert stage.kinds().count(ResidentsSeen) == 9
+    assert stage.kinds().count(ModelsListed) == 3
+
+
+async def test_residents_are_as_old_as_the_question() -> None:
+    stage = Stage()
+    await stage.discovery.ask()
+
+    async def slow() -> tuple[()]:
+        stage.now_ns += 100
+        return ()
+
+    stage.backend.residents = slow  # type: ignore[method-assign]  # an answer that takes its time
+    await stage.discovery.ask()
+    told = [each for each in stage.heard if isinstance(each, ResidentsSeen)][-1]
+    assert told.asked_ns == 1000
+
+
+@pytest.mark.parametrize("problem", [BackendUnreachable("refused"), BackendFailed("garbage")])
+async def test_a_backend_that_does_not_answer_is_down_with_a_reason(problem: BackendFailed) -> None:
+    stage = Stage()
+    stage.backend.problem = problem
+    assert not await stage.discovery.ask()
+    assert stage.heard == [BackendSeen("b", up=False, problem=problem.message)]
+
+
+async def test_what_it_has_is_asked_for_again_after_it_was_away() -> None:
+    stage = Stage()
+    await stage.discovery.ask()
+    stage.backend.problem = BackendUnreachable("refused")
+    await stage.discovery.ask()
+    stage.backend.problem = None
+    stage.heard.clear()
+    await stage.discovery.ask()
+    assert stage.kinds() == [ModelsListed, ResidentsSeen, BackendSeen]
+
+
+async def test_it_asks_again_sooner_while_there_is_no_answer() -> None:
+    stage = Stage()
+    stage.backend.problem = BackendUnreachable("refused")
+    task = asyncio.ensure_future(stage.discovery.run())
+    await stage.discovery.was_asked.wait()
+    assert stage.heard == [BackendSeen("b", up=False, problem="refused")]
+    stage.backend.problem = None
+    await stage.slept_often.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert stage.slept[:2] == [RETRY_NS, POLL_NS]
+
+
+@pytest.mark.parametrize("field", ["poll_interval_ns", "catalog_interval_ns", "retry_interval_ns"])
+def test_an_interval_of_nothing_would_ask_without_end(field: str) -> None:
+    with pytest.raises(ValueError, match="positive"):
+        DiscoveryPolicy(**{field: 0})
