@@ -21,7 +21,13 @@ PROMPT_BYTES_MAX = 4096  # of the daemon under test
 REQUEST_BYTES_MAX = 200_000
 LONG = "x" * 129
 TEXT = "x" * (PROMPT_BYTES_MAX + 1)
+NAME = "x" * 513
+HI = pb.Message(role="user", content="hi")
+NESTED = '{"a":' + "[" * 1_900 + "]" * 1_900 + "}"  # short, and yet too deep for a parser
 DEEP = '{"a":' * 20_000 + "1" + "}" * 20_000  # far deeper than Python's own stack
+
+
+Table = tuple[tuple[str, Message, str, str], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,256 +128,255 @@ def _numbers() -> Iterator[BadField]:
         )
 
 
-def _generation() -> Iterator[BadField]:
-    name = "x" * 513
-    for covers, request, field, says in (
-        ("GenerateRequest.model", generate(model=name), "model", "at most 512"),
-        (
-            "GenerateRequest.fallback_models",
-            generate(fallback_models=["m"] * 9),
-            "fallback_models",
-            "at most 8",
-        ),
-        (
-            "GenerateRequest.fallback_models",
-            generate(fallback_models=["m", name]),
-            "fallback_models[1]",
-            "at most 512",
-        ),
-        ("GenerateRequest.session_id", generate(session_id=LONG), "session_id", "at most 128"),
-        (
-            "GenerateRequest.resume_from_seq",
-            generate(resume_from_seq=-1),
-            "resume_from_seq",
-            "negative",
-        ),
-        (
-            "GenerateRequest.prompt",
-            pb.GenerateRequest(agent_id="a", model="talk"),
-            "input",
-            "a prompt or a chat",
-        ),
-        ("GenerateRequest.chat", chat(), "chat.messages", "1 to 10"),
-        (
-            "GenerateRequest.tools",
-            generate(tools=[pb.Tool(name="f", parameters_json="{}")]),
-            "tools",
-            "need a chat",
-        ),
-        (
-            "GenerateRequest.tools",
-            chat(pb.Message(role="user"), tools=[pb.Tool(name="f", parameters_json="{}")] * 5),
-            "tools",
-            "at most 4",
-        ),
-        ("GenerateRequest.format", generate(format=pb.Format()), "format", "json or json_schema"),
-        ("GenerateRequest.think", generate(think=pb.Think()), "think", "enabled or level"),
-        (
-            "Prompt.text",
-            pb.GenerateRequest(agent_id="a", model="talk", prompt=pb.Prompt()),
-            "prompt.text",
-            "must not be empty",
-        ),
-        (
-            "Prompt.text",
-            generate(prompt=pb.Prompt(text=TEXT)),
-            "prompt",
-            f"at most {PROMPT_BYTES_MAX}",
-        ),
-        (
-            "Prompt.system",
-            generate(prompt=pb.Prompt(system=TEXT)),
-            "prompt",
-            f"at most {PROMPT_BYTES_MAX}",
-        ),
-        (
-            "Prompt.system",
-            generate(prompt=pb.Prompt(system="s", raw=True)),
-            "prompt.system",
-            "raw leaves out",
-        ),
-        (
-            "Prompt.suffix",
-            generate(prompt=pb.Prompt(suffix=TEXT)),
-            "prompt",
-            f"at most {PROMPT_BYTES_MAX}",
-        ),
-        (
-            "Prompt.images",
-            generate(prompt=pb.Prompt(images=[b"x"] * 257)),
-            "prompt.images",
-            "at most 256",
-        ),
-        (
-            "Prompt.images",
-            generate(prompt=pb.Prompt(images=[b"x", b""])),
-            "prompt.images[1]",
-            "must not be empty",
-        ),
-        (
-            "Prompt.images",
-            generate(prompt=pb.Prompt(images=[b"x" * REQUEST_BYTES_MAX])),
-            "request",
-            f"at most {REQUEST_BYTES_MAX}",
-        ),
-        (
-            "Format.json_schema",
-            generate(format=pb.Format(json_schema="[]")),
-            "format.json_schema",
-            "one JSON object",
-        ),
-        (
-            "Format.json_schema",
-            generate(format=pb.Format(json_schema="{} {}")),
-            "format.json_schema",
-            "one JSON object",
-        ),
-        (
-            "Format.json_schema",
-            generate(format=pb.Format(json_schema="")),
-            "format.json_schema",
-            "one JSON object",
-        ),
-        (
-            "Format.json_schema",
-            generate(format=pb.Format(json_schema=DEEP[-65_536:])),
-            "format.json_schema",
-            "one JSON object",
-        ),
-        (
-            "Format.json_schema",
-            generate(format=pb.Format(json_schema=DEEP)),
-            "format.json_schema",
-            "at most 65536",
-        ),
-        (
-            "Think.level",
-            generate(think=pb.Think(level="hard")),
-            "think.level",
-            "one of high, low, max, medium",
-        ),
-        ("Think.level", generate(think=pb.Think(level="x" * 9999)), "think.level", "one of high"),
-    ):
-        yield BadField(covers=covers, request=request, field=field, says=says)
+GENERATION: Table = (
+    ("GenerateRequest.model", generate(model=NAME), "model", "at most 512"),
+    (
+        "GenerateRequest.fallback_models",
+        generate(fallback_models=["m"] * 9),
+        "fallback_models",
+        "at most 8",
+    ),
+    (
+        "GenerateRequest.fallback_models",
+        generate(fallback_models=["m", NAME]),
+        "fallback_models[1]",
+        "at most 512",
+    ),
+    ("GenerateRequest.session_id", generate(session_id=LONG), "session_id", "at most 128"),
+    (
+        "GenerateRequest.resume_from_seq",
+        generate(resume_from_seq=-1),
+        "resume_from_seq",
+        "negative",
+    ),
+    (
+        "GenerateRequest.prompt",
+        pb.GenerateRequest(agent_id="a", model="talk"),
+        "input",
+        "a prompt or a chat",
+    ),
+    ("GenerateRequest.chat", chat(), "chat.messages", "1 to 10"),
+    (
+        "GenerateRequest.tools",
+        generate(tools=[pb.Tool(name="f", parameters_json="{}")]),
+        "tools",
+        "need a chat",
+    ),
+    (
+        "GenerateRequest.tools",
+        chat(pb.Message(role="user"), tools=[pb.Tool(name="f", parameters_json="{}")] * 5),
+        "tools",
+        "at most 4",
+    ),
+    ("GenerateRequest.format", generate(format=pb.Format()), "format", "json or json_schema"),
+    ("GenerateRequest.think", generate(think=pb.Think()), "think", "enabled or level"),
+    (
+        "Prompt.text",
+        pb.GenerateRequest(agent_id="a", model="talk", prompt=pb.Prompt()),
+        "prompt.text",
+        "must not be empty",
+    ),
+    (
+        "Prompt.text",
+        generate(prompt=pb.Prompt(text=TEXT)),
+        "prompt",
+        f"at most {PROMPT_BYTES_MAX}",
+    ),
+    (
+        "Prompt.system",
+        generate(prompt=pb.Prompt(system=TEXT)),
+        "prompt",
+        f"at most {PROMPT_BYTES_MAX}",
+    ),
+    (
+        "Prompt.system",
+        generate(prompt=pb.Prompt(system="s", raw=True)),
+        "prompt.system",
+        "raw leaves out",
+    ),
+    (
+        "Prompt.suffix",
+        generate(prompt=pb.Prompt(suffix=TEXT)),
+        "prompt",
+        f"at most {PROMPT_BYTES_MAX}",
+    ),
+    (
+        "Prompt.images",
+        generate(prompt=pb.Prompt(images=[b"x"] * 257)),
+        "prompt.images",
+        "at most 256",
+    ),
+    (
+        "Prompt.images",
+        generate(prompt=pb.Prompt(images=[b"x", b""])),
+        "prompt.images[1]",
+        "must not be empty",
+    ),
+    (
+        "Prompt.images",
+        generate(prompt=pb.Prompt(images=[b"x" * REQUEST_BYTES_MAX])),
+        "request",
+        f"at most {REQUEST_BYTES_MAX}",
+    ),
+    (
+        "Format.json_schema",
+        generate(format=pb.Format(json_schema="[]")),
+        "format.json_schema",
+        "one JSON object",
+    ),
+    (
+        "Format.json_schema",
+        generate(format=pb.Format(json_schema="{} {}")),
+        "format.json_schema",
+        "one JSON object",
+    ),
+    (
+        "Format.json_schema",
+        generate(format=pb.Format(json_schema="")),
+        "format.json_schema",
+        "one JSON object",
+    ),
+    (
+        "Format.json_schema",
+        generate(format=pb.Format(json_schema=DEEP[-65_536:])),
+        "format.json_schema",
+        "one JSON object",
+    ),
+    (
+        "Format.json_schema",
+        generate(format=pb.Format(json_schema=DEEP)),
+        "format.json_schema",
+        "at most 65536",
+    ),
+    (
+        "Think.level",
+        generate(think=pb.Think(level="hard")),
+        "think.level",
+        "one of high, low, max, medium",
+    ),
+    ("Think.level", generate(think=pb.Think(level="x" * 9999)), "think.level", "one of high"),
+)
 
 
-def _conversation() -> Iterator[BadField]:
-    shallow = '{"a":' + "[" * 1_900 + "]" * 1_900 + "}"
-    message = pb.Message(role="user", content="hi")
-    for covers, request, field, says in (
-        ("Chat.messages", chat(*[message] * 11), "chat.messages", "has 11 messages; 1 to 10"),
-        ("Message.role", said(role="robot"), "chat.messages[0].role", "'robot'; one of assistant"),
-        ("Message.role", said(role="r" * 99_999), "chat.messages[0].role", "one of assistant"),
-        ("Message.content", said(content=TEXT), "chat", f"at most {PROMPT_BYTES_MAX}"),
-        ("Message.thinking", said(thinking=TEXT), "chat", f"at most {PROMPT_BYTES_MAX}"),
-        ("Message.images", said(images=[b"x"] * 257), "chat.messages[0].images", "at most 256"),
-        ("Message.images", said(images=[b""]), "chat.messages[0].images[0]", "must not be empty"),
-        ("Message.tool_name", said(tool_name=LONG), "chat.messages[0].tool_name", "at most 128"),
-        (
-            "Message.tool_call_id",
-            said(tool_call_id=LONG),
-            "chat.messages[0].tool_call_id",
-            "at most 128",
-        ),
-        (
-            "Message.tool_calls",
-            said(tool_calls=[pb.ToolCall()] * 129),
-            "chat.messages[0].tool_calls",
-            "at most 128",
-        ),
-        ("ToolCall.id", called(id=LONG), "chat.messages[0].tool_calls[0].id", "at most 128"),
-        ("ToolCall.name", called(name=""), "chat.messages[0].tool_calls[0].name", "1 to 128"),
-        ("ToolCall.name", called(name=LONG), "chat.messages[0].tool_calls[0].name", "1 to 128"),
-        (
-            "ToolCall.arguments_json",
-            called(arguments_json="1"),
-            "chat.messages[0].tool_calls[0].arguments_json",
-            "one JSON object",
-        ),
-        (
-            "ToolCall.arguments_json",
-            called(arguments_json=shallow),
-            "chat.messages[0].tool_calls[0].arguments_json",
-            "one JSON object",
-        ),
-        (
-            "ToolCall.arguments_json",
-            called(arguments_json=f'{{"a":"{TEXT}"}}'),
-            "chat",
-            f"at most {PROMPT_BYTES_MAX}",
-        ),
-        ("Tool.name", tool(name=""), "tools[0].name", "1 to 128"),
-        ("Tool.name", tool(name=LONG), "tools[0].name", "1 to 128"),
-        (
-            "Tool.description",
-            tool(description="é" * 32_769),
-            "tools[0].description",
-            "at most 65536",
-        ),
-        (
-            "Tool.parameters_json",
-            tool(parameters_json='"x"'),
-            "tools[0].parameters_json",
-            "one JSON object",
-        ),
-        (
-            "Tool.parameters_json",
-            tool(parameters_json=shallow),
-            "tools[0].parameters_json",
-            "one JSON object",
-        ),
-        (
-            "Tool.parameters_json",
-            tool(parameters_json=" " * 65_537),
-            "tools[0].parameters_json",
-            "at most 65536",
-        ),
-    ):
-        yield BadField(covers=covers, request=request, field=field, says=says)
+CONVERSATION: Table = (
+    ("Chat.messages", chat(*[HI] * 11), "chat.messages", "has 11 messages; 1 to 10"),
+    ("Message.role", said(role="robot"), "chat.messages[0].role", "'robot'; one of assistant"),
+    ("Message.role", said(role="r" * 99_999), "chat.messages[0].role", "one of assistant"),
+    ("Message.content", said(content=TEXT), "chat", f"at most {PROMPT_BYTES_MAX}"),
+    ("Message.thinking", said(thinking=TEXT), "chat", f"at most {PROMPT_BYTES_MAX}"),
+    ("Message.images", said(images=[b"x"] * 257), "chat.messages[0].images", "at most 256"),
+    ("Message.images", said(images=[b""]), "chat.messages[0].images[0]", "must not be empty"),
+    ("Message.tool_name", said(tool_name=LONG), "chat.messages[0].tool_name", "at most 128"),
+    (
+        "Message.tool_call_id",
+        said(tool_call_id=LONG),
+        "chat.messages[0].tool_call_id",
+        "at most 128",
+    ),
+    (
+        "Message.tool_calls",
+        said(tool_calls=[pb.ToolCall()] * 129),
+        "chat.messages[0].tool_calls",
+        "at most 128",
+    ),
+    ("ToolCall.id", called(id=LONG), "chat.messages[0].tool_calls[0].id", "at most 128"),
+    ("ToolCall.name", called(name=""), "chat.messages[0].tool_calls[0].name", "1 to 128"),
+    ("ToolCall.name", called(name=LONG), "chat.messages[0].tool_calls[0].name", "1 to 128"),
+    (
+        "ToolCall.arguments_json",
+        called(arguments_json="1"),
+        "chat.messages[0].tool_calls[0].arguments_json",
+        "one JSON object",
+    ),
+    (
+        "ToolCall.arguments_json",
+        called(arguments_json=NESTED),
+        "chat.messages[0].tool_calls[0].arguments_json",
+        "one JSON object",
+    ),
+    (
+        "ToolCall.arguments_json",
+        called(arguments_json=f'{{"a":"{TEXT}"}}'),
+        "chat",
+        f"at most {PROMPT_BYTES_MAX}",
+    ),
+    ("Tool.name", tool(name=""), "tools[0].name", "1 to 128"),
+    ("Tool.name", tool(name=LONG), "tools[0].name", "1 to 128"),
+    (
+        "Tool.description",
+        tool(description="é" * 32_769),
+        "tools[0].description",
+        "at most 65536",
+    ),
+    (
+        "Tool.parameters_json",
+        tool(parameters_json='"x"'),
+        "tools[0].parameters_json",
+        "one JSON object",
+    ),
+    (
+        "Tool.parameters_json",
+        tool(parameters_json=NESTED),
+        "tools[0].parameters_json",
+        "one JSON object",
+    ),
+    (
+        "Tool.parameters_json",
+        tool(parameters_json=" " * 65_537),
+        "tools[0].parameters_json",
+        "at most 65536",
+    ),
+)
 
 
-def _others() -> Iterator[BadField]:
-    for covers, request, field, says in (
-        ("EmbedRequest.model", embed(model="x" * 513), "model", "at most 512"),
-        ("EmbedRequest.inputs", embed(inputs=[]), "inputs", "has 0 texts; 1 to 8"),
-        ("EmbedRequest.inputs", embed(inputs=["x"] * 9), "inputs", "has 9 texts; 1 to 8"),
-        ("EmbedRequest.inputs", embed(inputs=["x", ""]), "inputs[1]", "must not be empty"),
-        ("EmbedRequest.inputs", embed(inputs=[TEXT]), "inputs", f"at most {PROMPT_BYTES_MAX}"),
-        ("ListRequest.page_size", models_pb2.ListRequest(page_size=501), "page_size", "to 500"),
-        ("ListRequest.page_size", models_pb2.ListRequest(page_size=-1), "page_size", "to 500"),
-        (
-            "ListRequest.page_token",
-            models_pb2.ListRequest(page_token="x" * 513),
-            "page_token",
-            "at most 512",
-        ),
-        ("GetRequest.name", models_pb2.GetRequest(name="x" * 513), "name", "at most 512"),
-        (
-            "GetStatusRequest.requests_max",
-            admin_pb2.GetStatusRequest(requests_max=1001),
-            "requests_max",
-            "0 to 1000",
-        ),
-        (
-            "GetStatusRequest.requests_max",
-            admin_pb2.GetStatusRequest(requests_max=-1),
-            "requests_max",
-            "0 to 1000",
-        ),
-        (
-            "DrainRequest.timeout_ms",
-            admin_pb2.DrainRequest(timeout_ms=3_600_001),
-            "timeout_ms",
-            "0 to 3600000",
-        ),
-        (
-            "DrainRequest.timeout_ms",
-            admin_pb2.DrainRequest(timeout_ms=-1),
-            "timeout_ms",
-            "0 to 3600000",
-        ),
-    ):
-        yield BadField(covers=covers, request=request, field=field, says=says)
+OTHERS: Table = (
+    ("EmbedRequest.model", embed(model="x" * 513), "model", "at most 512"),
+    ("EmbedRequest.inputs", embed(inputs=[]), "inputs", "has 0 texts; 1 to 8"),
+    ("EmbedRequest.inputs", embed(inputs=["x"] * 9), "inputs", "has 9 texts; 1 to 8"),
+    ("EmbedRequest.inputs", embed(inputs=["x", ""]), "inputs[1]", "must not be empty"),
+    ("EmbedRequest.inputs", embed(inputs=[TEXT]), "inputs", f"at most {PROMPT_BYTES_MAX}"),
+    ("ListRequest.page_size", models_pb2.ListRequest(page_size=501), "page_size", "to 500"),
+    ("ListRequest.page_size", models_pb2.ListRequest(page_size=-1), "page_size", "to 500"),
+    (
+        "ListRequest.page_token",
+        models_pb2.ListRequest(page_token="x" * 513),
+        "page_token",
+        "at most 512",
+    ),
+    ("GetRequest.name", models_pb2.GetRequest(name="x" * 513), "name", "at most 512"),
+    (
+        "GetStatusRequest.requests_max",
+        admin_pb2.GetStatusRequest(requests_max=1001),
+        "requests_max",
+        "0 to 1000",
+    ),
+    (
+        "GetStatusRequest.requests_max",
+        admin_pb2.GetStatusRequest(requests_max=-1),
+        "requests_max",
+        "0 to 1000",
+    ),
+    (
+        "DrainRequest.timeout_ms",
+        admin_pb2.DrainRequest(timeout_ms=3_600_001),
+        "timeout_ms",
+        "0 to 3600000",
+    ),
+    (
+        "DrainRequest.timeout_ms",
+        admin_pb2.DrainRequest(timeout_ms=-1),
+        "timeout_ms",
+        "0 to 3600000",
+    ),
+)
 
 
-BAD_FIELDS = (*_options(), *_ids(), *_numbers(), *_generation(), *_conversation(), *_others())
+BAD_FIELDS = (
+    *_options(),
+    *_ids(),
+    *_numbers(),
+    *(
+        BadField(covers=covers, request=request, field=field, says=says)
+        for covers, request, field, says in (*GENERATION, *CONVERSATION, *OTHERS)
+    ),
+)

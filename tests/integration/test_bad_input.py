@@ -158,7 +158,8 @@ async def test_malformed_metadata_is_a_broken_field(
 
 async def test_metadata_of_others_is_not_looked_at(daemon: RunningDaemon) -> None:
     metadata = (("broker-client", "python/0.1.0"), ("x-trace-bin", b"\0\xff"), ("x-else", "a b"))
-    await call(daemon, models_pb2.GetRequest(name="talk"), metadata=metadata)
+    answer = await call(daemon, models_pb2.GetRequest(name="talk"), metadata=metadata)
+    assert answer.model.name == "talk:latest"
 
 
 @pytest.mark.parametrize(
@@ -231,7 +232,7 @@ async def test_the_same_id_of_another_agent_is_another_request(daemon: RunningDa
         stream = call(daemon, request)
         await read_until(stream, "started")
         (await daemon.backend.calls.get()).complete()
-        await read_until(stream, "done")
+        assert kinds(await read_until(stream, "done")) == ["done"]
 
 
 async def test_nothing_can_be_resumed_where_nothing_runs(daemon: RunningDaemon) -> None:

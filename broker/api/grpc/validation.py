@@ -177,6 +177,7 @@ def check_json_object(text: str, field: str, problems: Problems) -> None:
 
 
 def check_options(options: pb.Options, problems: Problems) -> None:
+    """Sampling and length; num_ctx has a ceiling of its own model besides."""
     for descriptor, value in options.ListFields():
         name = descriptor.name
         if name in _RANGES:
@@ -221,6 +222,7 @@ def check_message(message: pb.Message, field: str, problems: Problems) -> None:
 
 
 def check_chat(chat: pb.Chat, limits: RequestLimits, problems: Problems) -> None:
+    """A conversation: each message, and what all of them say together."""
     count = len(chat.messages)
     if not 1 <= count <= limits.messages_max:
         problems.add("chat.messages", f"has {count} messages; 1 to {limits.messages_max}")
@@ -236,6 +238,7 @@ def check_chat(chat: pb.Chat, limits: RequestLimits, problems: Problems) -> None
 
 
 def check_tools(request: pb.GenerateRequest, limits: RequestLimits, problems: Problems) -> None:
+    """What the model may call; a plain prompt has no place for it."""
     tools = request.tools
     if tools and not request.HasField("chat"):
         problems.add("tools", "need a chat")
