@@ -125,6 +125,10 @@ class Scheduler:
     # -- health checks -------------------------------------------------------------------------
 
     def start_check(self, resident: Resident, request: Request, at_ns: int) -> None:
+        """Asks the runner whether it is well. Whoever comes while that goes on waits behind it."""
+        if resident.check is not None:
+            resident.behind_check.append(request.id)
+            return
         resident.checked_by = request.id
         resident.check = self.reminders.at(
             at_ns + self._settings.health_check_ns, partial(self._end_check, resident)
@@ -157,7 +161,11 @@ class Scheduler:
             waiter = self.open.get(resident.behind_check.popleft())
             if waiter is None:
                 continue
-            if waiter.work.kind is WorkKind.UNLOAD:
+            if waiter is self.loader.held and resident.silent:
+                self.start_check(resident, waiter, at_ns)
+            elif waiter is self.loader.held:
+                self.loader.checked(at_ns)
+            elif waiter.work.kind is WorkKind.UNLOAD:
                 self._unload_on_request(waiter, at_ns)
             else:
                 self._fast_path(waiter, at_ns)

@@ -12,7 +12,7 @@ import pytest
 from broker.sim.ollama_log import LogKind
 from broker.sim.ollama_machine import Quirks
 from broker.sim.ollama_work import Work, WorkKind
-from tests.unit.sim.ollama_model_stage import Stage
+from tests.unit.sim.ollama_model_stage import STEADY, Stage, model
 
 EOF = "an error was encountered while running the model: unexpected EOF"
 GONE = "llama-server process no longer running: unknown"
@@ -298,6 +298,21 @@ def test_a_client_that_leaves_ends_the_check_that_it_caused() -> None:
     stage.close(stage.generate("a"), begun_ms + 3000.0)
     stage.run(begun_ms + 3001.0)
     assert stage.resident() == ["a"]
+
+
+def test_the_loader_waits_behind_a_check_that_is_going_on() -> None:
+    """Else who caused that one would never hear of its end."""
+    slow = model("slow", speed=replace(STEADY, load_bytes_per_s=100e6 / 30))
+    stage = Stage(model("a"), slow)
+    stage.load("a")
+    begun_ms = stage.now_ms
+    stage.server.freeze_runner("a", stage.now_ns)
+    first = stage.generate("a", begun_ms + 1.0)
+    stage.open(WorkKind.LOAD, "slow", begun_ms + 2.0)
+    second = stage.generate("a", begun_ms + 25_000.0)  # the loader comes to the first at 30 s
+    stage.run(begun_ms + 100_000.0)
+    assert stage.finished(first)
+    assert stage.finished(second)
 
 
 def test_closing_everything_and_unloading_cures_a_frozen_runner() -> None:
