@@ -140,7 +140,7 @@ def _checked_json(text: str, what: str) -> msgspec.Raw:
     """The text as it stands, order and all, once it is proved to be exactly one JSON value."""
     try:
         return _raw_decoder.decode(text)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise BackendRefused(f"{what} is not JSON: {error}", status=400) from error
 
 

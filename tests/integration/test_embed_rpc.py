@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator
 import pytest_asyncio
 
 from broker.config.schema import Config
-from broker.core.content import (
-    EmbedContent,
-)
+from broker.core.content import EmbedContent, Embeddings
 from broker_client.pb.broker.v1 import inference_pb2 as pb
+from broker_client.pb.broker.v1 import inference_pb2_grpc
 from tests.integration.daemon import (
     BACKEND,
     FREE_PORTS,
+    PATIENCE_S,
     QUICK,
     RunningDaemon,
     refused,
@@ -41,6 +41,20 @@ async def test_embeddings_come_in_the_order_of_their_inputs(daemon: RunningDaemo
     model, content = daemon.backend.embedded.get_nowait()
     assert model == "embed:latest"
     assert content == EmbedContent(inputs=("a", "four", "\0"), dimensions=2, refuse_too_long=True)
+
+
+async def test_an_answer_may_be_larger_than_any_request(daemon: RunningDaemon) -> None:
+    vector = (0.5,) * 20_000
+
+    async def embed_large(model: str, content: EmbedContent, *, num_ctx: int | None) -> Embeddings:
+        return Embeddings(vectors=(vector,) * 200, prompt_tokens=1)
+
+    daemon.backend.embed = embed_large  # type: ignore[method-assign]  # what a large model gives
+    async with daemon.open_channel(("grpc.max_receive_message_length", -1)) as channel:
+        stub = inference_pb2_grpc.InferenceStub(channel)
+        answer = await stub.Embed(embed(), timeout=PATIENCE_S)
+    assert answer.ByteSize() > Config().server.message_bytes_max
+    assert len(answer.embeddings) == 200
 
 
 async def test_an_embedding_whose_client_leaves_is_aborted(daemon: RunningDaemon) -> None:

@@ -77,6 +77,17 @@ async def test_a_model_that_works_is_shown_so(daemon: RunningDaemon) -> None:
     await read_until(stream, "done")
 
 
+async def test_odd_numbers_of_a_backend_do_not_cost_the_answer() -> None:
+    backend = LedBackend()
+    backend.facts = tuple(
+        replace(each, size_bytes=2**70, context_length_train=-1) for each in backend.facts
+    )
+    async with running_daemon(backend=backend) as daemon:
+        assert await pages(daemon, 0) == [NAMES]
+        model = (await daemon.models.Get(pb.GetRequest(name="talk"))).model
+        assert (model.size_bytes, model.context_length_train) == (2**63 - 1, 0)
+
+
 async def test_a_model_of_a_backend_that_is_away_is_still_known(daemon: RunningDaemon) -> None:
     daemon.backend.problem = BackendUnreachable("gone")
     await daemon.until_status(lambda status: not status.backends[0].up)

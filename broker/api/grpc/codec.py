@@ -18,7 +18,7 @@ from broker.core.content import (
     ToolCall,
 )
 from broker.core.effects import TellQueued, TellRequeued, WaitReason
-from broker.core.requests import PRIORITY_DEFAULT, Criticality
+from broker.core.requests import ANY_OF, PRIORITY_DEFAULT, Criticality
 from broker.runtime.streams import Done, Pieces, Started, StreamEvent, Timings
 from broker.services.inference import Submission
 from broker_client.pb.broker.v1 import common_pb2
@@ -186,8 +186,14 @@ def _decode_tools(request: pb.GenerateRequest) -> tuple[Tool, ...]:
 
 
 def _needs(request: pb.GenerateRequest) -> frozenset[str]:
-    has_suffix = request.WhichOneof("input") == "prompt" and bool(request.prompt.suffix)
-    if not (request.tools or has_suffix or request.HasField("think")):
+    is_prompt = request.WhichOneof("input") == "prompt"
+    has_suffix = is_prompt and bool(request.prompt.suffix)
+    has_images = (
+        bool(request.prompt.images)
+        if is_prompt
+        else any(each.images for each in request.chat.messages)
+    )
+    if not (request.tools or has_suffix or has_images or request.HasField("think")):
         return _COMPLETION_ALONE
     needs = {"completion"}
     if request.tools:
@@ -196,6 +202,8 @@ def _needs(request: pb.GenerateRequest) -> frozenset[str]:
         needs.add("thinking")
     if has_suffix:
         needs.add("insert")
+    if has_images:
+        needs.add(f"vision{ANY_OF}audio")  # images carry sound too
     return frozenset(needs)
 
 

@@ -18,6 +18,8 @@ from broker_client.pb.broker.v1 import models_pb2_grpc
 
 PAGE_SIZE_DEFAULT: Final = 100
 PAGE_SIZE_MAX: Final = 500
+INT32_MAX: Final = 2**31 - 1
+INT64_MAX: Final = 2**63 - 1
 
 _STATE: Final = {each: pb.ModelState.Value(f"MODEL_STATE_{each.name}") for each in ResidencyState}
 
@@ -61,17 +63,23 @@ class ModelsServicer(models_pb2_grpc.ModelsServicer):
             await abort(context, error)
 
 
+def _in(number: int, number_max: int) -> int:
+    """What a backend says of itself, as near as the wire can carry it: one odd number must not
+    cost the whole answer."""
+    return max(0, min(number, number_max))
+
+
 def encode_model(view: ModelView) -> pb.Model:
     """A model and its places."""
     facts = view.entry.facts
     return pb.Model(
         name=facts.name,
         capabilities=sorted(facts.capabilities),
-        size_bytes=facts.size_bytes,
+        size_bytes=_in(facts.size_bytes, INT64_MAX),
         parameter_size=facts.parameter_size,
         quantization=facts.quantization,
         family=facts.family,
-        context_length_train=facts.context_length_train,
+        context_length_train=_in(facts.context_length_train, INT32_MAX),
         places=[encode_place(each.backend, each.residency) for each in view.places],
     )
 
@@ -85,8 +93,8 @@ def encode_place(backend: str, residency: ResidencyView | None) -> pb.ModelPlace
         state=_STATE[residency.state],
         slots=residency.slots,
         running=residency.running,
-        num_ctx=residency.num_ctx,
-        memory_bytes=residency.memory_bytes,
-        gpu_memory_bytes=residency.gpu_memory_bytes,
+        num_ctx=_in(residency.num_ctx, INT32_MAX),
+        memory_bytes=_in(residency.memory_bytes, INT64_MAX),
+        gpu_memory_bytes=_in(residency.gpu_memory_bytes, INT64_MAX),
         managed=residency.managed,
     )

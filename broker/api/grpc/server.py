@@ -109,7 +109,9 @@ async def _check_address(address: str) -> None:
 def _options(settings: ServerSettings) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", settings.message_bytes_max),
-        ("grpc.max_send_message_length", settings.message_bytes_max),
+        # What is sent is bounded by what was asked for; the largest answer, vectors of many texts,
+        # is larger than any request.
+        ("grpc.max_send_message_length", -1),
         ("grpc.max_concurrent_streams", settings.concurrent_streams_max),
         ("grpc.keepalive_time_ms", settings.keepalive_time_ms),
         ("grpc.keepalive_timeout_ms", settings.keepalive_timeout_ms),

@@ -119,3 +119,11 @@ def test_no_limit_is_never_asked_for(num_predict: int, kept: bool) -> None:
 def test_json_in_text_cannot_bring_fields_of_its_own(content: GenerateContent) -> None:
     with pytest.raises(BackendRefused):
         generation_body("m", content, None)
+
+
+def test_json_too_deep_for_its_parser_is_refused_and_no_fault_of_ours() -> None:
+    """The edge has checked it, but on a stack with other depths."""
+    schema = '{"a":' * 5_000 + "1" + "}" * 5_000
+    content = GenerateContent(input=Prompt(text="x"), format_json=schema)
+    with pytest.raises(BackendRefused, match="format is not JSON"):
+        generation_body("m", content, None)
