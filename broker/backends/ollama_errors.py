@@ -105,7 +105,7 @@ def _unwrapped(text: str) -> str | None:
         return None
     try:
         document = msgspec.json.decode(text)
-    except msgspec.DecodeError:  # plain text that happens to begin with a brace
+    except (msgspec.DecodeError, RecursionError):  # plain text that happens to begin with a brace
         return None
     return _message(document)
 

@@ -177,5 +177,5 @@ def _first_blob(modelfile: str) -> str:
 def _decoded(body: bytes, kind: type[_Answer], path: str) -> _Answer:
     try:
         return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BackendFailed(f"{path} answered what cannot be read: {error}") from error

@@ -172,7 +172,7 @@ class AnswerReader:
                     line = _decode_generate(data)
                     text, thinking, calls = line.response, line.thinking, line.tool_calls
                 called = self._calls(calls) if calls else ()
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 self._garble(f"a line of the answer cannot be read: {error}")
                 break
             if line.error is not None:

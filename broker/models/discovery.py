@@ -2,7 +2,7 @@
 
 One loop per backend. Residents are cheap and asked for often; the catalogue is the dear call and
 asked for seldom. A backend that does not answer is asked again at short intervals, and is back by
-itself as soon as it does.
+itself as soon as it does; and so is one whose answer nobody foresaw: a loop never ends by itself.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ class Discovery:
         self._sleep = sleep
         self._listed_ns: int | None = None
         self._is_up: bool | None = None
+        self._crash = ""  # the last one that was logged, while it lasts
         self.version = ""
         self.was_asked = asyncio.Event()  # once, whatever came of it
 
@@ -72,17 +73,28 @@ class Discovery:
         try:
             await self._ask_all()
         except BrokerError as error:
-            if self._is_up is not False:
-                _log.warning("backend does not answer", backend=name, problem=error.message)
-            self._is_up = False
-            self._listed_ns = None  # it may come back with other models
-            self._feed(BackendSeen(name, up=False, problem=error.message))
+            self._tell_away(error.message)
+            return False
+        except Exception as error:  # noqa: BLE001  # a loop that ended would leave the broker blind
+            crash = f"{type(error).__name__}: {error}"
+            if crash != self._crash:
+                _log.error("asking a backend failed", backend=name, exc_info=error)
+            self._crash = crash
+            self._tell_away(f"the broker failed on its answer ({crash})")
             return False
         if self._is_up is not True:
             _log.info("backend answers", backend=name, version=self.version)
-        self._is_up = True
+        self._is_up, self._crash = True, ""
         self._feed(BackendSeen(name, up=True))
         return True
+
+    def _tell_away(self, problem: str) -> None:
+        name = self._backend.name
+        if self._is_up is not False:
+            _log.warning("backend does not answer", backend=name, problem=problem)
+        self._is_up = False
+        self._listed_ns = None  # it may come back with other models
+        self._feed(BackendSeen(name, up=False, problem=problem))
 
     async def _ask_all(self) -> None:
         name = self._backend.name

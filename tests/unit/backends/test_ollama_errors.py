@@ -12,6 +12,7 @@ from broker.backends.ollama_errors import (
     GENERATE,
     PS,
     SHOW,
+    TAGS,
     TEXT_CHARACTERS_MAX,
     error_of_line,
     error_of_status,
@@ -47,6 +48,12 @@ RUNNERS_OWN = {"error": {"code": 400, "message": "request is too long", "type": 
 )
 def test_the_words_are_found_in_every_shape(body: str, text: str) -> None:
     assert error_text(body) == text
+
+
+def test_json_of_any_depth_is_shown_as_text() -> None:
+    text = '{"error":' * 100_000
+    assert error_text(text).startswith('{"error":{"error":')
+    assert type(error_of_status(TAGS, "", 500, text.encode())) is BackendFailed
 
 
 def test_unpacking_and_length_are_bounded() -> None:

@@ -176,6 +176,14 @@ def test_bytes_that_are_no_text_are_a_failure() -> None:
     assert reader.is_garbled
 
 
+@pytest.mark.parametrize("chat", [False, True])
+def test_json_of_any_depth_is_a_failure(chat: bool) -> None:
+    reader = AnswerReader(chat=chat)
+    assert reader.feed(b'{"context":' + b"[" * 100_000 + b"]" * 100_000 + b"}\n") == []
+    assert reader.failure is not None
+    assert reader.is_garbled
+
+
 def test_nothing_is_read_after_the_end() -> None:
     pieces, reader = read(FINAL + '{"response":"more"}\n{"error":"late"}\n')
     assert pieces == []

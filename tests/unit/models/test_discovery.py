@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+import structlog.testing
 
 from broker.core.errors import BackendFailed, BackendUnreachable
 from broker.core.stimuli import BackendSeen, ModelsListed, ResidentsSeen, Stimulus
@@ -87,6 +88,33 @@ async def test_a_backend_that_does_not_answer_is_down_with_a_reason(problem: Bac
     stage.backend.problem = problem
     assert not await stage.discovery.ask()
     assert stage.heard == [BackendSeen("b", up=False, problem=problem.message)]
+
+
+async def test_an_answer_the_broker_fails_on_does_not_end_the_loop() -> None:
+    stage = Stage()
+    version, failures = stage.backend.version, [ValueError("no sense"), ValueError("no sense")]
+
+    async def odd() -> str:
+        if failures:
+            raise failures.pop()
+        return await version()
+
+    stage.backend.version = odd  # type: ignore[method-assign]  # what nobody foresaw
+    with structlog.testing.capture_logs() as logged:
+        task = asyncio.ensure_future(stage.discovery.run())
+        waits = asyncio.ensure_future(stage.slept_often.wait())
+        await asyncio.wait({task, waits}, return_when=asyncio.FIRST_COMPLETED)
+    assert not task.done()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    problem = "the broker failed on its answer (ValueError: no sense)"
+    down = BackendSeen("b", up=False, problem=problem)
+    assert stage.heard[:2] == [down, down]
+    assert BackendSeen("b", up=True) in stage.heard
+    traces = [each for each in logged if each["event"] == "asking a backend failed"]
+    assert [str(each["exc_info"]) for each in traces] == ["no sense"]
+    assert stage.slept[:4] == [RETRY_NS, RETRY_NS, POLL_NS, POLL_NS]
 
 
 async def test_what_it_has_is_asked_for_again_after_it_was_away() -> None:
