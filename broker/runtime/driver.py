@@ -126,8 +126,7 @@ class Driver:
         On success the caller owns the subscription and must `leave` it in the end; on error
         (BrokerError) nothing of the request remains.
         """
-        if resume_from and spec.key not in self._errands:
-            raise RequestUnknown("there is nothing to resume: no such request is under way")
+        self._check_resumable(spec, resume_from)
         stream = ResponseStream(spec.key, self._limits.stream_buffer_bytes_max)
         newcomer = _Newcomer(Errand(stream, content, self._clock.monotonic_ns()), resume_from)
         self._newcomer = newcomer
@@ -140,6 +139,16 @@ class Driver:
         if newcomer.subscription is None:
             raise InvariantBroken("the engine neither took nor refused a request")
         return newcomer.subscription
+
+    def _check_resumable(self, spec: RequestSpec, resume_from: int) -> None:
+        """Before the engine hears of it: a call that cannot take over must change nothing, the
+        deadline neither. Other content under the same id is for the engine to refuse."""
+        errand = self._errands.get(spec.key)
+        if errand is None:
+            if resume_from:
+                raise RequestUnknown("there is nothing to resume: no such request is under way")
+        elif self._engine.records[spec.key].spec.fingerprint == spec.fingerprint:
+            errand.stream.check_resumable(resume_from)
 
     def leave(self, subscription: Subscription) -> None:
         """The reader is done, or its client went away. A request that only it was waiting for is
@@ -220,10 +229,7 @@ class Driver:
 
     def _take_over(self, effect: TakeOver) -> None:
         newcomer = self._expected()
-        try:
-            newcomer.subscription = self._errands[effect.key].stream.attach(newcomer.resume_from)
-        except BrokerError as error:
-            newcomer.error = error
+        newcomer.subscription = self._errands[effect.key].stream.attach(newcomer.resume_from)
 
     def _expected(self) -> _Newcomer:
         if self._newcomer is None:

@@ -161,9 +161,7 @@ class ResponseStream:
 
     def attach(self, resume_from: int = 0) -> Subscription:
         """A new reader, from piece `resume_from` on. The reader before it is told and ends."""
-        if not self._base <= resume_from <= self.pieces_count:
-            problem = f"is {resume_from}; pieces {self._base} to {self.pieces_count} can be resumed"
-            raise InvalidRequest((FieldProblem(field="resume_from_seq", problem=problem),))
+        self.check_resumable(resume_from)
         if self._subscription is not None:
             self._subscription.displace()
         subscription = Subscription(self, resume_from)
@@ -173,6 +171,12 @@ class ResponseStream:
             subscription.put(self._notice)
         self._subscription = subscription
         return subscription
+
+    def check_resumable(self, resume_from: int) -> None:
+        """InvalidRequest unless a reader can begin with this piece."""
+        if not self._base <= resume_from <= self.pieces_count:
+            problem = f"is {resume_from}; pieces {self._base} to {self.pieces_count} can be resumed"
+            raise InvalidRequest((FieldProblem(field="resume_from_seq", problem=problem),))
 
     def is_read_by(self, subscription: Subscription) -> bool:
         return self._subscription is subscription

@@ -14,6 +14,7 @@ from broker.core.errors import (
     ClientTooSlow,
     DeadlineExpired,
     Draining,
+    InvalidRequest,
     InvariantBroken,
     LoadFailed,
     ModelUnknown,
@@ -98,6 +99,23 @@ async def test_the_same_request_again_takes_the_stream_over() -> None:
         assert await read(new, Pieces) == Pieces(1, "bc", "", (), 2)
         assert isinstance(await read(new, Done), Done)
         assert not call.aborted
+
+
+async def test_a_take_over_that_fails_changes_nothing() -> None:
+    async with running_shell() as shell:
+        reader = shell.submit()
+        call = await shell.backend.calls.get()
+        call.say("a")
+        record = shell.engine.records["agent-1", "r1"]
+        timer = record.deadline_timer
+        with pytest.raises(InvalidRequest, match="resume_from_seq"):
+            shell.submit(resume_from=2, lasts_ns=1)
+        assert record.deadline_timer is timer
+        with pytest.raises(RequestIdInUse):
+            shell.submit(resume_from=2, content="other")
+        call.complete()
+        assert await read(reader, Pieces) == Pieces(0, "a", "", (), 1)
+        assert isinstance(await read(reader, Done), Done)
 
 
 async def test_other_content_under_an_id_in_use_is_refused_and_harms_nothing() -> None:
