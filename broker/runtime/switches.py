@@ -27,6 +27,7 @@ class SwitchLimits:
 
     load_timeout_s: float = 600.0  # twice Ollama's own stall limit, as a load may follow another
     unload_timeout_s: float = 60.0
+    look_timeout_s: float = 25.0  # a frozen runner holds the list of residents up for 20 s
     keep_alive_s: int = 600
 
 
@@ -37,25 +38,38 @@ async def run_load(
     clock: Clock,
     feed: Callable[[Stimulus], None],
 ) -> None:
-    """Loads, looks at what it became, and says LoadEnded."""
+    """Loads, looks at what it became, and says LoadEnded.
+
+    What the call returned decides where it was a success; where it was not, the list of residents
+    does: a load whose call was too slow or broke may have been done all the same.
+    """
     error: BrokerError | None = LoadFailed(f"the load of {effect.model} was interrupted")
+    try:
+        error = await _load(effect, backend, limits)
+        if not isinstance(error, BackendUnreachable):
+            residents = await _look_if_possible(backend, limits, clock, feed)
+            if _names(residents, comparison_key(effect.model)):
+                error = None
+    finally:
+        feed(LoadEnded(effect.backend, effect.runner, error))
+
+
+async def _load(effect: Load, backend: Backend, limits: SwitchLimits) -> BrokerError | None:
+    """The call itself, and why it failed."""
     try:
         async with asyncio.timeout(limits.load_timeout_s):
             await backend.load(
                 effect.model, num_ctx=effect.num_ctx, keep_alive_s=limits.keep_alive_s
             )
-            await _look(backend, clock, feed)
-        error = None
     except TimeoutError:
-        error = LoadFailed(
+        return LoadFailed(
             f"{effect.model} was not loaded on {backend.name} within {limits.load_timeout_s:.0f} s"
         )
     except BackendUnreachable as failure:
-        error = failure
+        return failure
     except BrokerError as failure:
-        error = LoadFailed(f"{effect.model} could not be loaded on {backend.name}: {failure}")
-    finally:
-        feed(LoadEnded(effect.backend, effect.runner, error))
+        return LoadFailed(f"{effect.model} could not be loaded on {backend.name}: {failure}")
+    return None
 
 
 async def run_unload(
@@ -104,9 +118,24 @@ async def _look(
     return residents
 
 
+async def _look_if_possible(
+    backend: Backend, limits: SwitchLimits, clock: Clock, feed: Callable[[Stimulus], None]
+) -> tuple[Resident, ...]:
+    """The residents; none where that cannot be told. The next regular look tells then."""
+    try:
+        async with asyncio.timeout(limits.look_timeout_s):
+            return await _look(backend, clock, feed)
+    except (TimeoutError, BrokerError):
+        return ()
+
+
+def _names(residents: tuple[Resident, ...], key: str) -> bool:
+    return any(comparison_key(each.name) == key for each in residents)
+
+
 async def _is_gone(
     model: str, backend: Backend, clock: Clock, feed: Callable[[Stimulus], None]
 ) -> bool:
     key = comparison_key(model)
     residents = await _look(backend, clock, feed)
-    return all(comparison_key(each.name) != key for each in residents)
+    return not _names(residents, key)
