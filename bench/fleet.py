@@ -58,13 +58,14 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class Leg:
-    """One way through the ten minutes. `loads` are those that were completed, which is what the
-    bound is about; `loads_begun` counts those as well that ended when their client gave up."""
+    """One way through the ten minutes. `loads` counts runner processes started, as the recordings
+    of a real Ollama do: each keeps the machine busy, also one that ends because the client that it
+    belongs to gives up. `loads_completed` are those that did not."""
 
     name: str
     endings: list[Ending]
     loads: int
-    loads_begun: int
+    loads_completed: int
     wall_s: float
 
     def count(self, how: str) -> int:
@@ -206,8 +207,8 @@ async def _play(name: str, jobs: list[Job], speed: float, send: Send, url: str) 
     async with aiohttp.ClientSession() as session, session.get(f"{url}/sim/state") as answer:
         state = await answer.json()
     wall_s = time.perf_counter() - started_s
-    loads = sum(state["loads"].values())
-    return Leg(name, list(endings), loads, state["runner_starts"], wall_s)
+    completed = sum(state["loads"].values())
+    return Leg(name, list(endings), state["runner_starts"], completed, wall_s)
 
 
 def _session() -> aiohttp.ClientSession:
@@ -275,7 +276,7 @@ def _figures(name: str, leg: Leg) -> dict[str, float]:
     return {
         f"{name}_in_time": float(leg.count(IN_TIME)),
         f"{name}_loads": float(leg.loads),
-        f"{name}_loads_begun": float(leg.loads_begun),
+        f"{name}_loads_completed": float(leg.loads_completed),
         f"{name}_first_token_p50_s": statistics.median(waits) if waits else 0.0,
         f"{name}_wall_s": leg.wall_s,
     }
@@ -284,12 +285,12 @@ def _figures(name: str, leg: Leg) -> dict[str, float]:
 def _table(direct: Leg, through: Leg) -> str:
     """For people; Markdown, as docs/ shows it."""
     lines = [
-        "| | in time | gave up | refused | failed | loads begun | loads | loads per in time |",
+        "| | in time | gave up | refused | failed | loads | completed | loads per in time |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for leg in (direct, through):
         counts = " | ".join(str(leg.count(how)) for how in (IN_TIME, GAVE_UP, REFUSED, FAILED))
-        loads = f"{leg.loads_begun} | {leg.loads} | {leg.loads_per_in_time():.3f}"
+        loads = f"{leg.loads} | {leg.loads_completed} | {leg.loads_per_in_time():.3f}"
         lines.append(f"| {leg.name} | {counts} | {loads} |")
     lines += [
         "",

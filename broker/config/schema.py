@@ -69,6 +69,8 @@ class LimitsConfig(Section):
 
     # The seeds' queue.
     queued_max: int = Field(default=1_000, ge=1, le=1_000_000)
+    # Images in a long queue would fill the memory: each waiting request is held about three times.
+    queued_bytes_max: int = Field(default=512 * MIB, ge=1 * MIB, le=64 * 1_024 * MIB)
     # A chat with a few images; the text alone is bounded below.
     request_bytes_max: int = Field(default=8 * MIB, ge=4_096, le=1_024 * MIB)
     # About a million tokens of English, more than any context that is served here.

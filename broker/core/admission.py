@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from broker.core.errors import (
-    BrokerError,
     CapabilityMissing,
     DeadlineExpired,
     FieldProblem,
@@ -26,7 +26,7 @@ from broker.core.estimates import Estimates
 from broker.core.model_name import comparison_key, nearest
 from broker.core.placement import BackendState, LineKey
 from broker.core.queueing import QueuePolicy
-from broker.core.requests import RequestSpec
+from broker.core.requests import ANY_OF, RequestSpec
 from broker.core.stimuli import ModelSpec
 
 # A context that is not configured is the backend's own choice; every Ollama gives at least this
@@ -34,7 +34,16 @@ from broker.core.stimuli import ModelSpec
 NUM_CTX_ASSUMED: int = 4096
 
 RETRY_AFTER_NS_MIN = 100_000_000  # not worth a client's round trip below this
+RETRY_AFTER_NS_MAX = 60_000_000_000  # nobody should stay away for longer on one measurement
 NO_BACKEND_RETRY_NS = 2_000_000_000  # a backend that is down is asked again this often
+
+
+class UnderWay(NamedTuple):
+    """How much there is already. `live` counts what waits and what holds a slot."""
+
+    queued: int
+    queued_bytes: int
+    live: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,10 +105,14 @@ def all_names(backends: Mapping[str, BackendState]) -> list[str]:
 
 def check_capabilities(spec: RequestSpec, model: ModelSpec) -> None:
     """A backend that tells no capabilities is believed to have them all."""
-    missing = sorted(spec.needs - model.capabilities) if model.capabilities else []
+    if not model.capabilities or spec.needs <= model.capabilities:
+        return
+    missing = [
+        need for need in sorted(spec.needs) if model.capabilities.isdisjoint(need.split(ANY_OF))
+    ]
     if missing:
         raise CapabilityMissing(
-            f"{model.name} cannot do this: it lacks {', '.join(missing)} "
+            f"{model.name} cannot do this: it lacks {', '.join(missing).replace(ANY_OF, ' or ')} "
             f"(it has {', '.join(sorted(model.capabilities))})"
         )
 
@@ -109,8 +122,7 @@ def admit(
     backends: Mapping[str, BackendState],
     policy: QueuePolicy,
     estimates: Estimates,
-    queued: int,
-    live: int,
+    under_way: UnderWay,
     now_ns: int,
 ) -> Admission:
     """Takes a request through the gates. Raises the BrokerError of the first that says no."""
@@ -125,18 +137,27 @@ def admit(
             f"{model.name} could not be loaded and is not tried again yet",
             retry_after_ns=held - now_ns,
         )
-    if queued >= policy.queued_max or live >= policy.live_max:
-        raise queue_full(queued, policy, estimates)
+    check_room(spec, policy, estimates, under_way)
     return Admission(model=key, substituted_for=substituted_for, line=line)
 
 
-def queue_full(queued: int, policy: QueuePolicy, estimates: Estimates) -> BrokerError:
-    """The refusal of a full queue. A place becomes free once per measured departure."""
+def check_room(
+    spec: RequestSpec, policy: QueuePolicy, estimates: Estimates, under_way: UnderWay
+) -> None:
+    """QueueFull where one more is too many. A place becomes free once per measured departure."""
+    queued_bytes = under_way.queued_bytes + spec.size_bytes
+    if under_way.queued >= policy.queued_max:
+        words = f"{under_way.queued} requests wait, of at most {policy.queued_max}"
+    elif under_way.queued and queued_bytes > policy.queued_bytes_max:
+        words = f"waiting requests would hold {queued_bytes} bytes, of at most "
+        words += f"{policy.queued_bytes_max}"
+    elif under_way.live >= policy.live_max:
+        words = f"{under_way.live} requests are under way, of at most {policy.live_max}"
+    else:
+        return
     gap_ns = estimates.departure_gap_ns()
     retry_after_ns = max(RETRY_AFTER_NS_MIN, int(gap_ns)) if gap_ns else 1_000_000_000
-    return QueueFull(
-        f"{queued} requests wait, of at most {policy.queued_max}", retry_after_ns=retry_after_ns
-    )
+    raise QueueFull(words, retry_after_ns=min(retry_after_ns, RETRY_AFTER_NS_MAX))
 
 
 def _held_until_ns(runner: str, backends: Mapping[str, BackendState], now_ns: int) -> int | None:

@@ -19,7 +19,7 @@ class Backlog:
     the lines is one for ever, so that others may hold on to it and read.
     """
 
-    __slots__ = ("_estimates", "_note", "_policy", "_tally", "lines")
+    __slots__ = ("_estimates", "_note", "_policy", "_tally", "lines", "size_bytes")
 
     def __init__(
         self,
@@ -29,6 +29,7 @@ class Backlog:
         note: Callable[[str], None],
     ) -> None:
         self.lines: dict[LineKey, Line] = {}
+        self.size_bytes = 0  # of all that waits
         self._policy = policy
         self._tally = tally
         self._estimates = estimates
@@ -70,11 +71,15 @@ class Backlog:
         key, priority = record.spec.key, record.spec.priority
         line.push(key, priority, record.arrived_ns, now_ns, head_since_ns=head_since_ns)
         self._tally.queue(priority, 1)
+        self.size_bytes += record.spec.size_bytes
         self._note(record.line[0])
 
     def _left(self, record: Record, line: Line, now_ns: int) -> None:
         if line.size == 0:
             del self.lines[record.line]
         self._tally.queue(record.spec.priority, -1)
+        self.size_bytes -= record.spec.size_bytes
         self._estimates.departed(now_ns)
+        if not self.lines:
+            self._estimates.emptied()
         self._note(record.line[0])

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-from broker.core.admission import admit, find_line
+from broker.core.admission import UnderWay, admit, find_line
 from broker.core.announcements import Announcer, wait_reason
 from broker.core.backlog import Backlog
 from broker.core.dispatch import next_dispatch, order_of
@@ -168,8 +168,11 @@ class Engine:
                 self.backends,
                 self.policy.queue,
                 self.estimates,
-                self.tally.queued,
-                len(self.records) + len(self.attempts),
+                UnderWay(
+                    queued=self.tally.queued,
+                    queued_bytes=self.backlog.size_bytes,
+                    live=self.tally.queued + len(self.attempts),
+                ),
                 now_ns,
             )
         except BrokerError as error:
@@ -255,8 +258,12 @@ class Engine:
         if error is not None and self._may_requeue(attempt, error):
             self._requeue(attempt, error, now_ns)
             return
-        self._release(attempt, now_ns)
         record = attempt.record
+        if error is not None and error.leaves_work:
+            self._end(record, Trigger.FAIL, error, now_ns)
+            self._aborted(attempt, error, now_ns)
+            return
+        self._release(attempt, now_ns)
         if error is None:
             self.estimates.served(record.line[0], now_ns - attempt.started_ns)
         self._end(record, Trigger.COMPLETE if error is None else Trigger.FAIL, error, now_ns)

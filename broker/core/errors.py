@@ -21,6 +21,8 @@ class BrokerError(Exception):
 
     reason: ClassVar[str] = "INTERNAL"
     retryable: ClassVar[bool] = False
+    # Did we cut the call off? Then the backend may still compute, and its slot is not free at once.
+    leaves_work: ClassVar[bool] = False
 
     def __init__(self, message: str, *, retry_after_ns: int | None = None) -> None:
         super().__init__(message)
@@ -30,6 +32,8 @@ class BrokerError(Exception):
 
 class Internal(BrokerError):
     """A fault of the broker itself."""
+
+    leaves_work = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +142,7 @@ class ClientTooSlow(BrokerError):
     """The client read so slowly that its share of memory was full; the request was ended."""
 
     reason = "CLIENT_TOO_SLOW"
+    leaves_work = True
 
 
 class BackendFailed(BrokerError):

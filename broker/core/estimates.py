@@ -31,7 +31,7 @@ class MovingAverage:
 
 
 class Estimates:
-    """Averages by (backend, runner), and of the whole broker."""
+    """Averages by runner, and of the whole broker."""
 
     __slots__ = ("_departure_gap_ns", "_last_departure_ns", "_load_ns", "_service_ns")
 
@@ -52,6 +52,10 @@ class Estimates:
         if self._last_departure_ns is not None:
             self._departure_gap_ns.add(now_ns - self._last_departure_ns)
         self._last_departure_ns = now_ns
+
+    def emptied(self) -> None:
+        """Nobody waits any more: the time until the next departure says nothing of the rate."""
+        self._last_departure_ns = None
 
     def service_ns(self, runner: str) -> float | None:
         average = self._service_ns.get(runner)

@@ -71,6 +71,7 @@ LIFECYCLE: Final = Machine(
         (_S.STREAMING, _T.FAIL): _S.FAILED,
         (_S.STREAMING, _T.ABORT): _S.CANCELLING,
         (_S.REQUEUED, _T.ENQUEUE): _S.QUEUED,
+        (_S.CANCELLING, _T.FAIL): _S.FAILED,  # cut by us, while the backend may still compute
         (_S.CANCELLING, _T.CANCEL): _S.CANCELLED,
         (_S.CANCELLING, _T.EXPIRE): _S.EXPIRED,
         (_S.CANCELLING, _T.SHED): _S.SHED,

@@ -32,6 +32,7 @@ class QueuePolicy:
 
     handicap_ns_per_priority: int = 5_000_000_000
     queued_max: int = 1_000
+    queued_bytes_max: int = 512 * 1024 * 1024
     live_max: int = 20_000
     announce_interval_ns: int = 1_000_000_000
 

@@ -10,6 +10,9 @@ PRIORITY_HIGHEST: Final = 1
 PRIORITY_LOWEST: Final = 10
 PRIORITY_DEFAULT: Final = 5
 
+# Between capabilities of which one is enough, in a name of RequestSpec.needs: "vision|audio".
+ANY_OF: Final = "|"
+
 RequestKey = tuple[str, str]  # (agent_id, request_id)
 AttemptId = NewType("AttemptId", int)
 

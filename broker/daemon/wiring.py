@@ -69,6 +69,7 @@ def engine_policy(config: Config) -> EnginePolicy:
         queue=QueuePolicy(
             handicap_ns_per_priority=config.queue.handicap_ms_per_priority * _MS,
             queued_max=config.limits.queued_max,
+            queued_bytes_max=config.limits.queued_bytes_max,
             live_max=max(config.limits.streams_max, config.limits.queued_max),
             announce_interval_ns=config.queue.announce_interval_ms * _MS,
         ),

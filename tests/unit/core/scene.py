@@ -64,6 +64,7 @@ def request(
     num_ctx_needed: int = 0,
     needs: frozenset[str] = frozenset(),
     fallback_models: tuple[str, ...] = (),
+    size_bytes: int = 100,
 ) -> RequestSpec:
     return RequestSpec(
         key=(agent, request_id),
@@ -73,7 +74,7 @@ def request(
         priority=priority,
         criticality=Criticality.NORMAL,
         deadline_ns=deadline_ns,
-        size_bytes=100,
+        size_bytes=size_bytes,
         num_ctx_needed=num_ctx_needed,
         needs=needs,
         fallback_models=fallback_models,

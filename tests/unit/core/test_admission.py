@@ -9,6 +9,7 @@ from broker.core.admission import (
     NUM_CTX_ASSUMED,
     RETRY_AFTER_NS_MIN,
     Admission,
+    UnderWay,
     admit,
     context_line,
 )
@@ -30,7 +31,7 @@ from broker.core.stimuli import ModelSpec
 from tests.unit.core.scene import SECOND_NS, model, request
 
 NOW_NS = 5 * SECOND_NS
-POLICY = QueuePolicy(queued_max=10, live_max=20)
+POLICY = QueuePolicy(queued_max=10, queued_bytes_max=1000, live_max=20)
 
 
 def backend(name: str, *models: ModelSpec, up: bool = True, problem: str = "") -> BackendState:
@@ -44,22 +45,32 @@ def ask(
     spec: RequestSpec,
     *backends: BackendState,
     queued: int = 0,
+    queued_bytes: int = 0,
     live: int = 0,
     estimates: Estimates | None = None,
 ) -> Admission:
     known = {each.name: each for each in backends}
-    return admit(spec, known, POLICY, estimates or Estimates(), queued, live, NOW_NS)
+    under_way = UnderWay(queued=queued, queued_bytes=queued_bytes, live=live)
+    return admit(spec, known, POLICY, estimates or Estimates(), under_way, NOW_NS)
 
 
 def refused(
     spec: RequestSpec,
     *backends: BackendState,
     queued: int = 0,
+    queued_bytes: int = 0,
     live: int = 0,
     estimates: Estimates | None = None,
 ) -> BrokerError:
     with pytest.raises(BrokerError) as caught:
-        ask(spec, *backends, queued=queued, live=live, estimates=estimates)
+        ask(
+            spec,
+            *backends,
+            queued=queued,
+            queued_bytes=queued_bytes,
+            live=live,
+            estimates=estimates,
+        )
     return caught.value
 
 
@@ -245,3 +256,30 @@ def test_the_gates_stand_in_their_order() -> None:
         LoadFailed,
         QueueFull,
     ]
+
+
+def test_waiting_bytes_are_bounded_but_a_large_request_may_wait_alone() -> None:
+    large = request("r", size_bytes=900)
+    holder = backend("b1", model("m"))
+    error = refused(large, holder, queued=1, queued_bytes=101)
+    assert isinstance(error, QueueFull)
+    assert "1001 bytes, of at most 1000" in error.message
+    assert ask(large, holder, queued=1, queued_bytes=100)
+    assert ask(request("r", size_bytes=5000), holder)
+
+
+def test_too_many_under_way_is_said_in_other_words_than_too_many_waiting() -> None:
+    error = refused(request("r"), backend("b1", model("m")), queued=3, live=20)
+    assert error.message == "20 requests are under way, of at most 20"
+
+
+def test_of_two_capabilities_that_will_do_one_is_enough() -> None:
+    def eyes(*capabilities: str) -> BackendState:
+        return backend("b1", model("m", capabilities=frozenset({"completion", *capabilities})))
+
+    picture = request("r", needs=frozenset({"completion", "vision|audio"}))
+    assert ask(picture, eyes("audio"))
+    assert ask(picture, eyes("vision"))
+    error = refused(picture, eyes())
+    assert isinstance(error, CapabilityMissing)
+    assert "it lacks vision or audio" in error.message

@@ -21,9 +21,11 @@ from broker.core.errors import (
     BackendFailed,
     BackendUnreachable,
     Cancelled,
+    ClientTooSlow,
     DeadlineExpired,
     Draining,
 )
+from broker.core.estimates import Estimates
 from broker.core.placement import BackendPolicy
 from broker.core.queueing import QueuePolicy
 from broker.core.requests import Outcome
@@ -312,3 +314,23 @@ def test_while_draining_a_client_may_come_back_but_nothing_is_tried_again() -> N
     scene.turn(DrainAsked(MINUTE_NS))
     assert len(of(scene.turn(arrived("r1")), TakeOver)) == 1
     assert finished(scene.ends("r1", UNREACHABLE)) == [("r1", Outcome.FAILED)]
+
+
+def test_a_call_that_we_cut_keeps_its_slot_for_the_time_of_grace() -> None:
+    scene = serving(model("m"))
+    scene.turn(arrived("r1"))
+    scene.turn(arrived("r2", agent="b"))
+    effects = scene.ends("r1", ClientTooSlow("too much waits to be read"))
+    assert finished(effects) == [("r1", Outcome.FAILED)]
+    assert started(effects) == []
+    assert started(scene.wait(GRACE_NS - 1)) == []
+    assert started(scene.wait(1)) == ["r2"]
+
+
+def test_a_quiet_night_is_no_measure_of_the_rate_at_which_places_become_free() -> None:
+    estimates = Estimates()
+    estimates.departed(0)
+    estimates.departed(10)
+    estimates.emptied()
+    estimates.departed(8 * 60 * MINUTE_NS)
+    assert estimates.departure_gap_ns() == 10
