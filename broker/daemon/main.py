@@ -1,7 +1,7 @@
 """`brokerd`: reads its configuration, serves until it is told to leave, and leaves in order.
 
 The first SIGTERM or SIGINT drains: new work is refused with a reason, what is under way may end
-within the limit. The second one stops.
+within the limit; a longer time that was granted before is cut to it. The second one stops.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ class Daemon:
         self._drain_asked = asyncio.Event()
         self._stop_asked = asyncio.Event()
         self._drain_timeout_ms = config.server.drain_timeout_s * 1000
+        self._drain_ends_ns = 0
 
     def ask_drain(self, timeout_ms: int | None = None) -> int:
         """Begins to leave; the milliseconds that work under way may take. Who asks again and names
@@ -59,12 +60,20 @@ class Daemon:
         if timeout_ms is not None:
             self._drain_timeout_ms = timeout_ms
         if self._parts is not None and (is_first or timeout_ms is not None):
-            self._parts.driver.drain(self._drain_timeout_ms * 1_000_000)
+            driver, timeout_ns = self._parts.driver, self._drain_timeout_ms * 1_000_000
+            self._drain_ends_ns = driver.now_ns() + timeout_ns
+            driver.drain(timeout_ns)
         self._drain_asked.set()
         return self._drain_timeout_ms
 
     def _signalled(self) -> None:
-        self.ask_drain()
+        """Whoever sends a signal, a service manager above all, waits no longer than configured."""
+        if self._parts is None or not self._drain_asked.is_set():
+            self.ask_drain()
+            return
+        timeout_ms = self._config.server.drain_timeout_s * 1000
+        if self._drain_ends_ns - self._parts.driver.now_ns() > timeout_ms * 1_000_000:
+            self.ask_drain(timeout_ms)
 
     def ask_stop(self) -> None:
         """Ends at once."""

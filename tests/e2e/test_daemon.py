@@ -143,6 +143,31 @@ async def test_a_drain_that_takes_too_long_ends_what_is_left(
     assert await broker.ended() == 0
 
 
+async def test_a_signal_cuts_a_longer_drain_and_half_sent_http_holds_nothing_up(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    server = SERVER + "drain_timeout_s = 0\n"
+    async with brokerd(server + backend_table(simulator.port), tmp_path) as broker:
+        assert broker.channel is not None
+        await warm_up(broker)
+        await simulator.set_fault(kind="freeze", after=3)
+        stream = broker.inference.Generate(request())
+        await read_until(stream, "chunk")
+        host, _, port = (await broker.said("broker listening"))["http"].rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        await admin_pb2_grpc.AdminStub(broker.channel).Drain(
+            admin_pb2.DrainRequest(timeout_ms=3_600_000)
+        )
+        await broker.said("broker leaves")
+        broker.tell()
+        refusal = await refused(stream)
+        assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
+        assert await broker.ended() == 0
+        writer.close()
+
+
 async def test_without_a_file_it_starts_and_reads_where_ollama_is(
     simulator: Simulator, tmp_path: Path
 ) -> None:
@@ -237,7 +262,8 @@ async def test_a_client_killed_in_the_middle_frees_the_backend(
     await warm_up(broker)
     await simulator.set_fault(kind="freeze", after=3)
     streams = [broker.inference.Generate(request(agent_id=f"opus-{n}")) for n in range(2)]
-    await read_until(streams[0], "started")
+    for stream in streams:
+        await read_until(stream, "started")
     await asyncio.wait_for(broker.channel.close(None), 10)
     await simulator.wait_until("active", 0)
     await simulator.set_fault(kind="thaw")

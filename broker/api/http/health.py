@@ -16,6 +16,10 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 
 from broker.core.snapshot import Snapshot
 
+# What a request that is half sent may still take when the broker stops; aiohttp waits for 10 s and
+# for 60 s, and nobody here asks for anything that takes long.
+STOP_GRACE_S = 1.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpSettings:
@@ -41,7 +45,12 @@ class HealthServer:
         application.router.add_get("/healthz", self._healthz)
         application.router.add_get("/readyz", self._readyz)
         application.router.add_get("/metrics", self._metrics)
-        self._runner = web.AppRunner(application, access_log=None)
+        self._runner = web.AppRunner(
+            application,
+            access_log=None,
+            shutdown_timeout=STOP_GRACE_S,
+            lingering_time=STOP_GRACE_S,
+        )
 
     async def start(self) -> int:
         """Binds and serves. Returns the port; OSError where the address cannot be had."""
