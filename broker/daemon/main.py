@@ -24,6 +24,7 @@ from broker.config.schema import Config
 from broker.daemon.signals import Signals
 from broker.daemon.wiring import Parts, broker_version, build, close_backends
 from broker.observability.logs import configure_logs
+from broker.runtime.departure import give_back
 from broker.runtime.supervisor import Supervisor
 
 _log = structlog.get_logger(__name__)
@@ -135,7 +136,13 @@ class Daemon:
         await parts.grpc.leave()
         drained = asyncio.ensure_future(parts.driver.wait_drained())
         await asyncio.wait({drained, *waits.values()}, return_when=asyncio.FIRST_COMPLETED)
-        drained.cancel()
+        if not drained.done():
+            drained.cancel()
+            return
+        parts.driver.close()  # no keep_alive is renewed from now on
+        last = asyncio.ensure_future(give_back(parts.driver.snapshot(), parts.backends))
+        await asyncio.wait({last, *waits.values()}, return_when=asyncio.FIRST_COMPLETED)
+        last.cancel()
 
     def _say_where(self, grpc_port: int, http_port: int) -> None:
         grpc_host = self._config.server.grpc_address.rpartition(":")[0]
