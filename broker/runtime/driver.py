@@ -90,6 +90,7 @@ class Driver:
         self._limits = limits
         self._errands: dict[RequestKey, Errand] = {}
         self._attempts: dict[AttemptId, tuple[asyncio.Task[None], Call]] = {}
+        self._renewals: dict[str, set[asyncio.Task[None]]] = {name: set() for name in backends}
         self._newcomer: _Newcomer | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._drained = asyncio.Event()
@@ -275,12 +276,17 @@ class Driver:
 
     def _unload(self, effect: Unload) -> None:
         backend = self._backends[effect.backend]
-        work = run_unload(effect, backend, self._limits.switches, self._clock, self.feed)
+        # All of the backend: the model may have been known by another name when it was renewed.
+        renewals = frozenset(self._renewals[effect.backend])
+        switches = self._limits.switches
+        work = run_unload(effect, backend, switches, self._clock, self.feed, renewals)
         self._supervisor.start(work, f"unload-{effect.backend}-{effect.model}")
 
     def _renew(self, effect: Renew) -> None:
         work = run_renew(effect, self._backends[effect.backend], self._limits.switches)
-        self._supervisor.start(work, f"renew-{effect.backend}-{effect.model}")
+        task = self._supervisor.start(work, f"renew-{effect.backend}-{effect.model}")
+        self._renewals[effect.backend].add(task)
+        task.add_done_callback(self._renewals[effect.backend].discard)
 
     def _set_timer(self, effect: SetTimer) -> None:
         if self._alarm is not None:

@@ -7,7 +7,7 @@ An unload is answered before it is done; only the list of residents proves it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from broker.core.effects import Load, Renew, Unload
@@ -78,11 +78,17 @@ async def run_unload(
     limits: SwitchLimits,
     clock: Clock,
     feed: Callable[[Stimulus], None],
+    renewals: Collection[asyncio.Task[None]] = (),
 ) -> None:
-    """Unloads, waits until the model is proven gone, and says UnloadEnded."""
+    """Unloads, waits until the model is proven gone, and says UnloadEnded.
+
+    `renewals` of this backend that are under way end first: one that reaches the server behind the
+    unload would load the model again.
+    """
     error: BrokerError | None = LoadFailed(f"the unload of {effect.model} was interrupted")
     try:
         async with asyncio.timeout(limits.unload_timeout_s):
+            await _end_all(renewals)
             if not await _is_gone(effect.model, backend, clock, feed):
                 await backend.unload(effect.model)
             while not await _is_gone(effect.model, backend, clock, feed):
@@ -96,6 +102,14 @@ async def run_unload(
         error = failure
     finally:
         feed(UnloadEnded(effect.backend, effect.runner, error))
+
+
+async def _end_all(renewals: Collection[asyncio.Task[None]]) -> None:
+    """Closes their connections, which leaves a resident model as it is."""
+    for each in renewals:
+        each.cancel()
+    if renewals:
+        await asyncio.wait(renewals)
 
 
 async def run_renew(effect: Renew, backend: Backend, limits: SwitchLimits) -> None:

@@ -67,6 +67,9 @@ class FakeBackend:
         self.load_problem: BrokerError | None = None
         self.loaded: dict[str, int] = {}
         self.loads: list[str] = []
+        self.hanging: set[str] = set()  # models whose loads only end when their call is closed
+        self.hung: asyncio.Queue[str] = asyncio.Queue()
+        self.story: list[str] = []  # hung loads that were closed, and unloads, in their order
         self.unloads: list[str] = []
         self.calls: asyncio.Queue[FakeCall] = asyncio.Queue()
         self.closed = False
@@ -120,11 +123,18 @@ class FakeBackend:
         if self.load_problem is not None:
             raise self.load_problem
         self.loads.append(model)
+        if model in self.hanging:
+            self.hung.put_nowait(model)
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.story.append(f"{model} closed")
         self.loaded[model] = num_ctx or 4096
 
     async def unload(self, model: str) -> None:
         self._answer()
         self.unloads.append(model)
+        self.story.append(f"{model} unloaded")
         self.loaded.pop(model, None)
 
     async def close(self) -> None:

@@ -61,14 +61,18 @@ class Shell:
 
 @asynccontextmanager
 async def running_shell(
-    *models: str, slots: int = 1, limits: DriverLimits | None = None, is_up: bool = True
+    *models: str,
+    slots: int = 1,
+    limits: DriverLimits | None = None,
+    is_up: bool = True,
+    keep_alive_ns: int = 10 * MINUTE_NS,
 ) -> AsyncIterator[Shell]:
     """A shell whose backend has been asked once; the engine's laws are checked at the end."""
     backend = FakeBackend(*(models or ("m:latest",)))
     policy = EnginePolicy(
         backends=(BackendPolicy(name="b", exclusive=True),),
         queue=QueuePolicy(announce_interval_ns=1_000_000),
-        placement=PlacementPolicy(slot_grace_ns=1),
+        placement=PlacementPolicy(slot_grace_ns=1, keep_alive_ns=keep_alive_ns),
     )
     engine = Engine(policy)
     clock = LoopClock()

@@ -9,8 +9,10 @@ from broker.core.errors import BackendFailed, BackendUnreachable, BrokerError, L
 from broker.core.ports import Resident
 from broker.core.stimuli import LoadEnded, ResidentsSeen, Stimulus
 from broker.runtime.clock import LoopClock
+from broker.runtime.streams import Done
 from broker.runtime.switches import SwitchLimits, run_load
 from tests.integration.fake_backend import FakeBackend
+from tests.integration.shell import read, running_shell
 
 LOAD = Load("b", "blob-m", "m:latest", None)
 AT_ONCE = SwitchLimits(load_timeout_s=0.0, look_timeout_s=0.0)
@@ -92,3 +94,17 @@ async def test_a_server_that_takes_no_connection_is_not_asked_what_it_holds() ->
     backend.says = BackendUnreachable("refused")
     assert (await _outcome(backend, SwitchLimits())).error is backend.says
     assert backend.looks == 0
+
+
+async def test_a_renewal_under_way_is_closed_before_the_unload_is_sent() -> None:
+    async with running_shell("a:latest", "b:latest", keep_alive_ns=100_000_000) as shell:
+        first = shell.submit("r1", model="a:latest")
+        (await shell.backend.calls.get()).complete()
+        await read(first, Done)
+        shell.backend.hanging.add("a:latest")
+        assert await shell.backend.hung.get() == "a:latest"
+        second = shell.submit("r2", model="b:latest")
+        (await shell.backend.calls.get()).complete()
+        await read(second, Done)
+        assert set(shell.backend.story[:-1]) == {"a:latest closed"}
+        assert shell.backend.story[-1] == "a:latest unloaded"
