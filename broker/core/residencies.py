@@ -118,6 +118,7 @@ class Residencies:
         return spec.runner if spec else f"unlisted:{row.digest or row.name}"
 
     def _measured(self, backend: BackendState, residency: Residency, row: Resident) -> None:
+        residency.model = row.name  # of its names the one that an unload can be told and proven by
         residency.memory_bytes = row.memory_bytes
         residency.gpu_memory_bytes = row.gpu_memory_bytes
         if row.num_ctx:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from broker.core.effects import Load, Renew, Unload
 from broker.core.errors import BackendUnreachable, BrokerError, LoadFailed, ModelUnknown
@@ -48,7 +48,7 @@ async def run_load(
         error = await _load(effect, backend, limits)
         if not isinstance(error, BackendUnreachable):
             residents = await _look_if_possible(backend, limits, clock, feed)
-            if _names(residents, comparison_key(effect.model)):
+            if _Known(comparison_key(effect.model)).is_among(residents):
                 error = None
     finally:
         feed(LoadEnded(effect.backend, effect.runner, error))
@@ -89,10 +89,11 @@ async def run_unload(
     try:
         async with asyncio.timeout(limits.unload_timeout_s):
             await _end_all(renewals)
-            if not await _is_gone(effect.model, backend, clock, feed):
+            known_as = _Known(comparison_key(effect.model))
+            if known_as.is_among(await _look(backend, clock, feed)):
                 await backend.unload(effect.model)
-            while not await _is_gone(effect.model, backend, clock, feed):
-                await clock.sleep(GONE_POLL_NS)
+                while known_as.is_among(await _look(backend, clock, feed)):
+                    await clock.sleep(GONE_POLL_NS)
         error = None
     except TimeoutError:
         error = LoadFailed(
@@ -102,6 +103,20 @@ async def run_unload(
         error = failure
     finally:
         feed(UnloadEnded(effect.backend, effect.runner, error))
+
+
+@dataclass(slots=True)
+class _Known:
+    """How lists of residents may show a model: under its name, or under another one with a digest
+    that its name was seen with. A runner is listed by the name of whoever loaded it last."""
+
+    key: str
+    digests: set[str] = field(default_factory=set)
+
+    def is_among(self, residents: tuple[Resident, ...]) -> bool:
+        named = [each for each in residents if comparison_key(each.name) == self.key]
+        self.digests.update(each.digest for each in named if each.digest)
+        return bool(named) or any(each.digest in self.digests for each in residents)
 
 
 async def _end_all(renewals: Collection[asyncio.Task[None]]) -> None:
@@ -141,15 +156,3 @@ async def _look_if_possible(
             return await _look(backend, clock, feed)
     except (TimeoutError, BrokerError):
         return ()
-
-
-def _names(residents: tuple[Resident, ...], key: str) -> bool:
-    return any(comparison_key(each.name) == key for each in residents)
-
-
-async def _is_gone(
-    model: str, backend: Backend, clock: Clock, feed: Callable[[Stimulus], None]
-) -> bool:
-    key = comparison_key(model)
-    residents = await _look(backend, clock, feed)
-    return not _names(residents, key)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
-from broker.core.effects import Load
+from broker.core.effects import Load, Unload
 from broker.core.errors import BackendFailed, BackendUnreachable, BrokerError, LoadFailed
 from broker.core.ports import Resident
-from broker.core.stimuli import LoadEnded, ResidentsSeen, Stimulus
+from broker.core.stimuli import LoadEnded, ResidentsSeen, Stimulus, UnloadEnded
 from broker.runtime.clock import LoopClock
 from broker.runtime.streams import Done
-from broker.runtime.switches import SwitchLimits, run_load
+from broker.runtime.switches import SwitchLimits, run_load, run_unload
 from tests.integration.fake_backend import FakeBackend
 from tests.integration.shell import read, running_shell
 
@@ -108,3 +109,31 @@ async def test_a_renewal_under_way_is_closed_before_the_unload_is_sent() -> None
         await read(second, Done)
         assert set(shell.backend.story[:-1]) == {"a:latest closed"}
         assert shell.backend.story[-1] == "a:latest unloaded"
+
+
+class _Renaming(FakeBackend):
+    """A runner that lists itself under another name of its model after it was told to leave."""
+
+    def __init__(self) -> None:
+        super().__init__("m:latest")
+        self.loaded["m:latest"] = 4096
+        self.rows_left = 2
+
+    async def unload(self, model: str) -> None:
+        self.unloads.append(model)
+
+    async def residents(self) -> tuple[Resident, ...]:
+        rows = await super().residents()
+        if not self.unloads:
+            return rows
+        self.rows_left -= 1
+        return tuple(replace(each, name="alias:latest") for each in rows if self.rows_left >= 0)
+
+
+async def test_a_model_that_is_listed_under_another_name_has_not_left() -> None:
+    backend, told = _Renaming(), list[Stimulus]()
+    effect = Unload("b", "blob-m", "m:latest")
+    await run_unload(effect, backend, SwitchLimits(), LoopClock(), told.append)
+    looks = [each.residents for each in told if isinstance(each, ResidentsSeen)]
+    assert [len(each) for each in looks] == [1, 1, 1, 0]
+    assert told[-1] == UnloadEnded("b", "blob-m", None)

@@ -324,6 +324,13 @@ def test_two_names_of_one_blob_are_one_runner() -> None:
     assert [each.model for each in of(effects, StartAttempt)] == ["alias:latest", "m:latest"]
 
 
+def test_a_runner_that_is_listed_under_another_of_its_names_is_unloaded_by_that_one() -> None:
+    scene = serving(model("m"), model("alias", runner="blob-m"), model("n"))
+    scene.seen("b1", resident("alias"))
+    [unload] = of(scene.turn(arrived("n1", model="n")), Unload)
+    assert unload == Unload("b1", "blob-m", "alias:latest")
+
+
 # Models that come and go
 
 
