@@ -101,6 +101,14 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
+class AbortLoad:
+    """Close the call of this load: nobody waits for it any more. Still ends in LoadEnded."""
+
+    backend: str
+    runner: str
+
+
+@dataclass(frozen=True, slots=True)
 class Unload:
     """Make the model leave and prove it. Ends in UnloadEnded."""
 
@@ -140,6 +148,7 @@ Effect = (
     | AbortAttempt
     | Finish
     | Load
+    | AbortLoad
     | Unload
     | Renew
     | SetTimer

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from broker.core.effects import Effect, Load, Renew, Unload
+from broker.core.effects import AbortLoad, Effect, Load, Renew, Unload
 from broker.core.errors import BackendUnreachable, BrokerError
 from broker.core.estimates import Estimates
 from broker.core.model_name import comparison_key
@@ -154,7 +154,8 @@ class Residencies:
     # The switch protocol
 
     def load_ended(self, ended: LoadEnded, now_ns: int) -> None:
-        """Opens the model; or forgets it, and holds off unless only the connection failed."""
+        """Opens the model; or forgets it, and holds off unless only the connection failed or the
+        load was aborted, which says nothing of the model."""
         backend = self.backends[ended.backend]
         residency = backend.residents[ended.runner]
         self._note(ended.runner)
@@ -164,10 +165,12 @@ class Residencies:
             self._estimates.loaded(residency.runner, now_ns - residency.load_started_ns)
             self._keep(backend, residency, now_ns)
             return
-        backend.loads_failed += 1
+        backend.loads_failed += not residency.is_aborting
         self._leave(backend, residency, _Trigger.LOAD_FAILED, now_ns)
         if isinstance(ended.error, BackendUnreachable):
             self.lost(backend.name, ended.error)
+            return
+        if residency.is_aborting:
             return
         # Each new try would evict a good model first (OLLAMA.md §2): it is not tried for a while.
         until_ns = now_ns + self._policy.failed_load_hold_ns
@@ -213,7 +216,12 @@ class Residencies:
         """
         if not self._lines and all(each.is_at_rest for each in self.backends.values()):
             return False  # the usual turn of a broker with slots to spare
-        ready = [each for each in self.backends.values() if each.up and not each.is_switching]
+        ready = list[BackendState]()
+        for backend in self.backends.values():
+            if backend.is_switching:
+                self._abort_unwanted(backend, now_ns)
+            elif backend.up:
+                ready.append(backend)
         wanting: set[str] = set()
         for backend in ready:
             targets = self._targets(backend, now_ns, with_promises=False)
@@ -312,6 +320,22 @@ class Residencies:
         self._note(runner)
         backend.loads += 1
         self._emit(Load(backend.name, runner, spec.name, sent))
+
+    def _abort_unwanted(self, backend: BackendState, now_ns: int) -> None:
+        """Ends a load that nobody waits for any more and that keeps another from its turn: a hung
+        one would do so until its time is up. One that has not yet lasted as long as such loads do
+        is left alone, as it should be over in a moment. Looked at in each turn; whenever anyone
+        waits there is one at least at every regular look at the residents."""
+        for residency in backend.residents.values():
+            if residency.state is not _State.LOADING or residency.is_aborting:
+                continue
+            usual_ns = self._estimates.load_ns(residency.runner) or 0.0
+            is_wanted = any(runner == residency.runner for runner, _ in self._lines)
+            if is_wanted or now_ns - residency.load_started_ns < usual_ns:
+                continue
+            if self._targets(backend, now_ns, with_promises=True):
+                residency.is_aborting = True
+                self._emit(AbortLoad(backend.name, residency.runner))
 
     def _let_down(self, backend: BackendState, now_ns: int) -> None:
         """Unloads an idle model whose context was raised and is no longer needed: the next load

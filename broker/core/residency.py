@@ -71,6 +71,7 @@ class Residency:
     changed_ns: int = 0
     used_ns: int = 0
     load_started_ns: int = 0
+    is_aborting: bool = False  # its load was told to end, as nobody waits for it
     loaded_ns: int = 0
     is_large: bool = False  # loaded with more than the usual context, for work that needed it
     large_used_ns: int = 0  # when such work last started or ended

@@ -14,6 +14,7 @@ from typing import Any
 from broker.core.content import EmbedContent, GenerateContent
 from broker.core.effects import (
     AbortAttempt,
+    AbortLoad,
     Admit,
     Drained,
     Effect,
@@ -29,7 +30,7 @@ from broker.core.effects import (
     Unload,
 )
 from broker.core.engine import Engine
-from broker.core.errors import BrokerError, Internal, InvariantBroken, RequestUnknown
+from broker.core.errors import BrokerError, Internal, InvariantBroken, LoadFailed, RequestUnknown
 from broker.core.ports import Backend
 from broker.core.requests import AttemptId, Outcome, RequestKey, RequestSpec
 from broker.core.snapshot import Snapshot, take_snapshot
@@ -39,6 +40,7 @@ from broker.core.stimuli import (
     CancelAsked,
     CancelCause,
     DrainAsked,
+    LoadEnded,
     Stimulus,
     TimerFired,
 )
@@ -90,6 +92,7 @@ class Driver:
         self._limits = limits
         self._errands: dict[RequestKey, Errand] = {}
         self._attempts: dict[AttemptId, tuple[asyncio.Task[None], Call]] = {}
+        self._loads: dict[str, asyncio.Task[None]] = {}  # by backend, which has one at a time
         self._renewals: dict[str, set[asyncio.Task[None]]] = {name: set() for name in backends}
         self._newcomer: _Newcomer | None = None
         self._alarm: asyncio.TimerHandle | None = None
@@ -107,6 +110,7 @@ class Driver:
             AbortAttempt: self._abort_attempt,
             Finish: self._finish,
             Load: self._load,
+            AbortLoad: self._abort_load,
             Unload: self._unload,
             Renew: self._renew,
             SetTimer: self._set_timer,
@@ -271,8 +275,27 @@ class Driver:
 
     def _load(self, effect: Load) -> None:
         backend = self._backends[effect.backend]
-        work = run_load(effect, backend, self._limits.switches, self._clock, self.feed)
-        self._supervisor.start(work, f"load-{effect.backend}-{effect.model}")
+        work = run_load(effect, backend, self._limits.switches, self._clock, self._switch_over)
+        task = self._supervisor.start(work, f"load-{effect.backend}-{effect.model}")
+        self._loads[effect.backend] = task
+
+    def _switch_over(self, stimulus: Stimulus) -> None:
+        if isinstance(stimulus, LoadEnded):
+            del self._loads[stimulus.backend]
+        self.feed(stimulus)
+
+    def _abort_load(self, effect: AbortLoad) -> None:
+        task = self._loads.get(effect.backend)
+        if task is None:
+            return  # its end is among the stimuli that wait
+        task.cancel()
+        # As with attempts: a task that never took its first step has no other end.
+        task.add_done_callback(lambda _: self._load_abandoned(effect, task))
+
+    def _load_abandoned(self, effect: AbortLoad, task: asyncio.Task[None]) -> None:
+        if self._loads.get(effect.backend) is task:
+            error = LoadFailed("the load was aborted before it began")
+            self._switch_over(LoadEnded(effect.backend, effect.runner, error))
 
     def _unload(self, effect: Unload) -> None:
         backend = self._backends[effect.backend]

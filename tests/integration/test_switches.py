@@ -137,3 +137,25 @@ async def test_a_model_that_is_listed_under_another_name_has_not_left() -> None:
     looks = [each.residents for each in told if isinstance(each, ResidentsSeen)]
     assert [len(each) for each in looks] == [1, 1, 1, 0]
     assert told[-1] == UnloadEnded("b", "blob-m", None)
+
+
+async def test_a_hung_load_that_nobody_waits_for_gives_way_to_another() -> None:
+    async with running_shell("a:latest", "b:latest") as shell:
+        shell.backend.hanging.add("a:latest")
+        first = shell.submit("r1", model="a:latest")
+        await shell.backend.hung.get()
+        second = shell.submit("r2", model="b:latest")
+        shell.driver.leave(first)
+        (await shell.backend.calls.get()).complete()
+        await read(second, Done)
+        assert shell.backend.story == ["a:latest closed"]
+
+
+async def test_a_load_that_is_aborted_before_its_first_step_ends_as_well() -> None:
+    async with running_shell("a:latest", "b:latest") as shell:
+        first = shell.submit("r1", model="a:latest")
+        second = shell.submit("r2", model="b:latest")
+        shell.driver.leave(first)  # the load's task has not run yet
+        (await shell.backend.calls.get()).complete()
+        await read(second, Done)
+        assert shell.backend.loads == ["b:latest"]

@@ -13,6 +13,7 @@ from typing import Any, Final
 from broker.core import invariants
 from broker.core.effects import (
     AbortAttempt,
+    AbortLoad,
     Admit,
     Drained,
     Effect,
@@ -114,6 +115,7 @@ class PerfectShell:
             AbortAttempt: self._abort,
             Finish: self._finish,
             Load: self._load,
+            AbortLoad: self._abort_load,
             Unload: self._unload,
             Renew: self._renew,
             SetTimer: self._set_timer,
@@ -184,6 +186,11 @@ class PerfectShell:
         assert server.switching is None, "a load beside another switch"
         assert any(each.runner == effect.runner for each in server.listed)
         server.switching = effect
+
+    def _abort_load(self, effect: AbortLoad) -> None:
+        switching = self.servers[effect.backend].switching
+        assert isinstance(switching, Load), "no load is under way"
+        assert switching.runner == effect.runner
 
     def _unload(self, effect: Unload) -> None:
         server = self.servers[effect.backend]
