@@ -78,6 +78,9 @@ class LimitsConfig(Section):
     # Text kept for one slow reader, who is ended when it falls further behind: an answer of 250,000
     # tokens, so that the reader of an ordinary answer never is.
     stream_buffer_bytes_max: int = Field(default=1 * MIB, ge=4_096, le=256 * MIB)
+    # How long a client may take nothing of an answer that is complete, before its call is ended:
+    # longer than any pause of a network or of a garbage collector.
+    delivery_timeout_s: int = Field(default=60, ge=1, le=3_600)
     # Ten times the queue: waiting and running calls, and many clients of each.
     streams_max: int = Field(default=10_000, ge=1, le=1_000_000)
     # An agent's long day; each turn is a message.

@@ -70,7 +70,7 @@ def engine_policy(config: Config) -> EnginePolicy:
             handicap_ns_per_priority=config.queue.handicap_ms_per_priority * _MS,
             queued_max=config.limits.queued_max,
             queued_bytes_max=config.limits.queued_bytes_max,
-            live_max=max(config.limits.streams_max, config.limits.queued_max),
+            live_max=_live_max(config),
             announce_interval_ns=config.queue.announce_interval_ms * _MS,
         ),
         placement=PlacementPolicy(
@@ -80,6 +80,11 @@ def engine_policy(config: Config) -> EnginePolicy:
             slot_grace_ns=config.placement.slot_grace_ms * _MS,
         ),
     )
+
+
+def _live_max(config: Config) -> int:
+    """How many requests there may be at once; the engine refuses more, with a reason."""
+    return max(config.limits.streams_max, config.limits.queued_max)
 
 
 def _backend_policy(config: BackendConfig) -> BackendPolicy:
@@ -189,8 +194,11 @@ def _grpc_server(
             keepalive_time_ms=config.server.keepalive_time_ms,
             keepalive_timeout_ms=config.server.keepalive_timeout_ms,
             concurrent_streams_max=config.limits.streams_max,
+            calls_max=_live_max(config),
         ),
-        InferenceServicer(InferenceService(driver, agents, deadlines), limits),
+        InferenceServicer(
+            InferenceService(driver, agents, deadlines), limits, config.limits.delivery_timeout_s
+        ),
         ModelsServicer(ModelsService(driver, catalog)),
         AdminServicer(status),
     )

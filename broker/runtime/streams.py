@@ -150,12 +150,12 @@ class ResponseStream:
     def finish(self, done: Done) -> None:
         self._done = done
         if self._subscription is not None:
-            self._subscription.wake()
+            self._subscription.end()
 
     def fail(self, error: BrokerError, outcome: Outcome) -> None:
         self._error, self.outcome = error, outcome
         if self._subscription is not None:
-            self._subscription.wake()
+            self._subscription.end()
 
     # The side that reads
 
@@ -224,7 +224,7 @@ class Subscription:
     It ends after Done, or by raising the BrokerError that ended the request, or TakenOver.
     """
 
-    __slots__ = ("_displaced", "_notices", "_stream", "_waiter", "is_over", "position")
+    __slots__ = ("_displaced", "_notices", "_on_end", "_stream", "_waiter", "is_over", "position")
 
     def __init__(self, stream: ResponseStream, position: int) -> None:
         self._stream = stream
@@ -232,6 +232,7 @@ class Subscription:
         self._notices: deque[TellQueued | TellRequeued | Started] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._displaced = False
+        self._on_end: Callable[[], None] | None = None
         self.is_over = False  # Done was read
 
     @property
@@ -253,7 +254,21 @@ class Subscription:
 
     def displace(self) -> None:
         self._displaced = True
+        self.end()
+
+    def end(self) -> None:
+        """Nothing more will come: what is left is to be read."""
         self.wake()
+        on_end, self._on_end = self._on_end, None
+        if on_end is not None:
+            on_end()
+
+    def when_ended(self, on_end: Callable[[], None]) -> None:
+        """Has this called once when nothing more will come, however much is still to be read."""
+        if self._displaced or self._stream.ending() is not None:
+            on_end()
+        else:
+            self._on_end = on_end
 
     def __aiter__(self) -> Subscription:
         return self

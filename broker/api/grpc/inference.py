@@ -15,6 +15,7 @@ from broker.api.grpc.codec import (
     fill_usage,
     fingerprint,
 )
+from broker.api.grpc.delivery import watch_delivery
 from broker.api.grpc.reading import open_call
 from broker.api.grpc.status import abort
 from broker.api.grpc.validation import (
@@ -38,9 +39,12 @@ _Context = grpc.aio.ServicerContext
 class InferenceServicer(inference_pb2_grpc.InferenceServicer):
     """Translates; the service decides."""
 
-    def __init__(self, service: InferenceService, limits: RequestLimits) -> None:
+    def __init__(
+        self, service: InferenceService, limits: RequestLimits, delivery_timeout_s: float
+    ) -> None:
         self._service = service
         self._limits = limits
+        self._delivery_timeout_s = delivery_timeout_s
 
     async def Generate(
         self,
@@ -52,6 +56,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
         subscription: Subscription | None = None
         try:
             subscription = self._service.submit(self._read_generate(request, context))
+            watch_delivery(context, subscription, self._delivery_timeout_s)
             encode = EventEncoder(subscription.stream.key[1]).encode
             while not subscription.is_over:
                 event = subscription.poll()
@@ -72,6 +77,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
         subscription: Subscription | None = None
         try:
             subscription = self._service.submit(self._read_embed(request, context))
+            watch_delivery(context, subscription, self._delivery_timeout_s)
             async for event in subscription:
                 if isinstance(event, Done) and isinstance(event.result, Embeddings):
                     return _encode_embeddings(event, event.result)

@@ -24,6 +24,9 @@ from broker_client.pb.broker.v1 import (
     models_pb2_grpc,
 )
 
+# Calls beside those of requests, which the engine's own bound refuses with a reason before.
+CALLS_SPARE = 256
+
 SERVICE_NAMES = tuple(
     module.DESCRIPTOR.services_by_name[name].full_name
     for module, name in ((inference_pb2, "Inference"), (models_pb2, "Models"), (admin_pb2, "Admin"))
@@ -40,6 +43,7 @@ class ServerSettings:
     keepalive_time_ms: int = 30_000
     keepalive_timeout_ms: int = 10_000
     concurrent_streams_max: int = 10_000
+    calls_max: int = 10_000
 
 
 class GrpcServer:
@@ -55,7 +59,10 @@ class GrpcServer:
         self._settings = settings
         # The stub package knows only the synchronous half of this module.
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
-        self._server = grpc.aio.server(options=_options(settings))
+        self._server = grpc.aio.server(
+            options=_options(settings),
+            maximum_concurrent_rpcs=settings.calls_max + CALLS_SPARE,
+        )
         register(inference_pb2_grpc.add_InferenceServicer_to_server, inference, self._server)
         register(models_pb2_grpc.add_ModelsServicer_to_server, models, self._server)
         register(admin_pb2_grpc.add_AdminServicer_to_server, admin, self._server)
