@@ -67,7 +67,9 @@ def find_model(
                 return key, backend.models[key], "" if name == spec.model else spec.model
     wanted = comparison_key(spec.model)
     down = [each for each in backends.values() if not each.up]
-    if down and (len(down) == len(backends) or any(wanted in each.models for each in down)):
+    # One that has listed nothing yet may have the model: "unknown" would be final, and untrue.
+    may_have = any(wanted in each.models or not each.models for each in down)
+    if down and (len(down) == len(backends) or may_have):
         why = "; ".join(f"{each.name}: {each.problem}" for each in down)
         raise NoBackend(
             f"no backend that has {spec.model!r} answers ({why})",

@@ -121,6 +121,13 @@ def test_with_every_backend_down_nothing_is_said_of_the_model() -> None:
     assert isinstance(error, NoBackend)
 
 
+def test_a_backend_that_never_answered_may_have_the_model() -> None:
+    """NOT_FOUND is final; this may pass by itself."""
+    error = refused(request("r", model="n"), backend("b1", model("m")), backend("b2", up=False))
+    assert isinstance(error, NoBackend)
+    assert error.retry_after_ns
+
+
 def test_a_typing_error_is_told_though_another_backend_is_down() -> None:
     down = backend("b1", model("m"), up=False)
     error = refused(request("r", model="n"), down, backend("b2", model("m2")))
