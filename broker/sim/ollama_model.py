@@ -12,6 +12,7 @@ from functools import partial
 from typing import Literal
 
 from broker.sim.ollama_catalogue import Catalogue
+from broker.sim.ollama_loader import LoadFaults
 from broker.sim.ollama_log import Ledger, LogKind
 from broker.sim.ollama_machine import ServerSettings, Sizing, sizing
 from broker.sim.ollama_model_request import Request, Stage
@@ -222,6 +223,10 @@ class OllamaModel:
     def oom_next_load(self, times: int = 1) -> None:
         """The next load runs out of memory: once is cured by a retry, twice is an error."""
         self._scheduler.loader.faults.ooms += times
+
+    def heal_loads(self) -> None:
+        """What was to befall coming loads and has not happened yet will not."""
+        self._scheduler.loader.faults = LoadFaults()
 
     def terminate(self, now_ns: int) -> None:
         """SIGTERM: every connection breaks at once, without a last chunk."""

@@ -7,15 +7,14 @@ fleet takes seconds, and the same seed gives the same history to the last nanose
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from heapq import heappop, heappush
-from itertools import count
-from typing import Any
+from typing import Any, Protocol
 
 from broker.core.effects import (
     AbortAttempt,
+    AbortLoad,
     Admit,
     Drained,
     Effect,
@@ -31,8 +30,7 @@ from broker.core.effects import (
     Unload,
 )
 from broker.core.engine import Engine
-from broker.core.errors import BackendFailed, BackendUnreachable, BrokerError, Cancelled, LoadFailed
-from broker.core.ports import Resident
+from broker.core.errors import BackendFailed, BackendUnreachable, BrokerError, Cancelled
 from broker.core.requests import (
     AttemptId,
     Criticality,
@@ -44,22 +42,17 @@ from broker.core.requests import (
 from broker.core.stimuli import (
     Arrived,
     AttemptEnded,
-    BackendSeen,
     CancelAsked,
     CancelCause,
+    DrainAsked,
     FirstToken,
-    LoadEnded,
-    ModelsListed,
     ModelSpec,
-    ResidentsSeen,
     Stimulus,
     TimerFired,
-    UnloadEnded,
 )
 from broker.sim.ollama_model import OllamaModel
 from broker.sim.ollama_work import (
     CutOff,
-    ExchangeId,
     Failed,
     Finished,
     RunnerOptions,
@@ -68,140 +61,50 @@ from broker.sim.ollama_work import (
     Work,
     WorkKind,
 )
-
-MILLISECOND_NS = 1_000_000
-POLL_INTERVAL_NS = 5_000 * MILLISECOND_NS
-GONE_POLL_NS = 50 * MILLISECOND_NS
+from broker.sim.timeline import Timeline
+from broker.sim.workload import Story, Task
+from broker.sim.world_discovery import Discovery
+from broker.sim.world_faults import Fault, plan_fault
+from broker.sim.world_server import Server, Witness
+from broker.sim.world_switches import Switches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
-    """One request that an agent will make. It leaves when `patience_ns` have passed."""
+class Site:
+    """One server of a world: how its process is started, and its models as the engine plans."""
 
-    at_ns: int
-    agent_id: str
-    request_id: str
-    model: str
-    priority: int
-    prompt_tokens: int
-    output_tokens: int
-    patience_ns: int
-    criticality: Criticality = Criticality.NORMAL
+    start: Callable[[], OllamaModel]
+    specs: tuple[ModelSpec, ...]
 
 
-@dataclass(slots=True, kw_only=True)
-class Story:
-    """What became of a task. Times are 0 where it never came so far."""
+class Judge(Witness, Protocol):
+    """Somebody who sees everything and may raise."""
 
-    task: Task
-    started_ns: int = 0
-    first_token_ns: int = 0
-    ended_ns: int = 0
-    outcome: Outcome | None = None
-    endings: int = 0  # exactly one, or the engine is wrong
-
-
-class Timeline:
-    """A virtual clock and what is due on it; ties go in the order of planning."""
-
-    def __init__(self) -> None:
-        self.now_ns = 0
-        self._due: list[tuple[int, int, Callable[[], None]]] = []
-        self._sequence = count()
-
-    def at(self, at_ns: int, action: Callable[[], None]) -> None:
-        heappush(self._due, (max(at_ns, self.now_ns), next(self._sequence), action))
-
-    def run(self, until_ns: int | None = None) -> None:
-        """Lets everything happen that is due, up to a moment or until nothing is planned."""
-        while self._due and (until_ns is None or self._due[0][0] <= until_ns):
-            self.now_ns, _, action = heappop(self._due)
-            action()
-        if until_ns is not None:
-            self.now_ns = max(self.now_ns, until_ns)
-
-
-class Server:
-    """One simulated Ollama on a timeline. Whoever opens an exchange hears its signals."""
-
-    def __init__(self, model: OllamaModel, timeline: Timeline) -> None:
-        self.model = model
-        self._timeline = timeline
-        self._listeners: dict[ExchangeId, Callable[[Signal], None]] = {}
-        self._alarm_ns: int | None = None
-
-    def open(self, work: Work, listener: Callable[[Signal], None]) -> ExchangeId:
-        exchange = self.model.open(work, self._timeline.now_ns)
-        self._listeners[exchange] = listener
-        self.plan()
-        return exchange
-
-    def close(self, exchange: ExchangeId) -> None:
-        if self._listeners.pop(exchange, None) is not None:
-            self.model.close(exchange, self._timeline.now_ns)
-            self.plan()
-
-    def residents(self) -> tuple[Resident, ...] | None:
-        """What it lists, or None while the list hangs."""
-        rows = self.model.ps(self._timeline.now_ns)
-        if isinstance(rows, int):
-            return None
-        return tuple(
-            Resident(
-                name=row.name,
-                digest=row.digest,
-                memory_bytes=row.size,
-                gpu_memory_bytes=row.size_vram,
-                num_ctx=row.context_length,
-            )
-            for row in rows
-        )
-
-    def plan(self) -> None:
-        """Arranges to look again when the model next has something to say."""
-        next_ns = self.model.next_event_ns()
-        if next_ns is not None and (self._alarm_ns is None or next_ns < self._alarm_ns):
-            self._alarm_ns = max(next_ns, self._timeline.now_ns)
-            self._timeline.at(self._alarm_ns, partial(self._look, self._alarm_ns))
-
-    def _look(self, alarm_ns: int) -> None:
-        if self._alarm_ns != alarm_ns:
-            return  # an earlier look was planned meanwhile and has been
-        self._alarm_ns = None
-        for signal in self.model.advance(self._timeline.now_ns):
-            listener = self._listeners.get(signal.exchange)
-            if listener is None:
-                continue
-            if isinstance(signal, Finished | Failed | CutOff):
-                del self._listeners[signal.exchange]
-            listener(signal)
-        self.plan()
+    def turned(self, stimulus: Stimulus, effects: Sequence[Effect], now_ns: int) -> None:
+        """The engine has decided; nothing of it is done yet."""
+        ...
 
 
 class World:
-    """The engine with perfect hands: performs its effects on simulated servers.
-
-    `specs` are the models of each backend as the engine plans with them.
-    """
+    """The engine with hands: performs its effects on simulated servers, as the driver does."""
 
     def __init__(
-        self,
-        engine: Engine,
-        servers: Mapping[str, OllamaModel],
-        specs: Mapping[str, tuple[ModelSpec, ...]],
-        *,
-        keep_alive_ns: int = 600_000 * MILLISECOND_NS,
-        after_turn: Callable[[Engine], None] | None = None,
+        self, engine: Engine, sites: Mapping[str, Site], *, judge: Judge | None = None
     ) -> None:
         self.engine = engine
         self.timeline = Timeline()
-        self.servers = {name: Server(model, self.timeline) for name, model in servers.items()}
+        self.servers = {
+            name: Server(name, site.start, self.timeline, judge) for name, site in sites.items()
+        }
         self.stories: dict[RequestKey, Story] = {}
-        self.drained = False
-        self._specs = specs
-        self._keep_alive_ns = keep_alive_ns
-        self._after_turn = after_turn
-        self._attempts: dict[AttemptId, tuple[Server, ExchangeId]] = {}
+        self.drained = 0
+        self._judge = judge
+        self._switches = Switches(
+            self.servers, self.timeline, self.feed, engine.policy.placement.keep_alive_ns
+        )
+        self._closers: dict[AttemptId, Callable[[], None]] = {}
+        self._alarm_ns: int | None = None
+        self._arriving: Story | None = None
         self._turning = False
         self._waiting: list[Stimulus] = []
         self._performers: dict[type[Effect], Callable[[Any], None]] = {
@@ -213,22 +116,31 @@ class World:
             StartAttempt: self._start_attempt,
             AbortAttempt: self._abort_attempt,
             Finish: self._finish,
-            Load: self._load,
-            Unload: self._unload,
-            Renew: self._renew,
+            Load: self._switches.load,
+            AbortLoad: self._switches.abort_load,
+            Unload: self._switches.unload,
+            Renew: self._switches.renew,
             SetTimer: self._set_timer,
             Drained: self._set_drained,
         }
-        self._arriving: Story | None = None
-        for name in self.servers:
-            self.timeline.at(0, partial(self._discover, name))
+        for name, site in sites.items():
+            discovery = Discovery(self.servers[name], site.specs, self.timeline, self.feed)
+            self.timeline.at(0, discovery.ask)
 
     # What happens
 
     def add(self, tasks: Iterable[Task]) -> None:
-        """Plans arrivals, and that each agent leaves when its patience ends."""
+        """Plans arrivals, and what their clients do afterwards."""
         for task in tasks:
             self.timeline.at(task.at_ns, partial(self._arrive, task))
+
+    def afflict(self, faults: Iterable[Fault]) -> None:
+        """Plans what goes wrong."""
+        for fault in faults:
+            plan_fault(fault, self.servers[fault.server], self.timeline)
+
+    def drain(self, until_ns: int) -> None:
+        self.feed(DrainAsked(until_ns))
 
     def feed(self, stimulus: Stimulus) -> None:
         """One turn, then its effects, as the driver does it."""
@@ -239,72 +151,73 @@ class World:
         try:
             while self._waiting:
                 due = self._waiting.pop(0)
-                for effect in self.engine.handle(due, self.timeline.now_ns):
+                effects = self.engine.handle(due, self.timeline.now_ns)
+                if self._judge is not None:
+                    self._judge.turned(due, effects, self.timeline.now_ns)
+                for effect in effects:
                     self._performers[type(effect)](effect)
-                if self._after_turn is not None:
-                    self._after_turn(self.engine)
         finally:
             self._turning = False
 
     def _arrive(self, task: Task) -> None:
-        key = (task.agent_id, task.request_id)
-        story = self.stories[key] = Story(task=task)
-        spec = RequestSpec(
-            key=key,
-            fingerprint=task.request_id.encode(),
+        story = self._arriving = Story(task=task)
+        self.stories[task.key] = story
+        self.feed(Arrived(self._spec(task, task.request_id)))
+        self._arriving = None
+        if task.leaves_after_ns:
+            gone = CancelAsked(task.key, CancelCause.CLIENT_GONE)
+            self.timeline.after(task.leaves_after_ns, partial(self.feed, gone))
+        if task.again_after_ns:
+            self.timeline.after(task.again_after_ns, partial(self._arrive_again, story))
+
+    def _arrive_again(self, story: Story) -> None:
+        """The same key once more. Where the first call is over that would be another request."""
+        task = story.task
+        if story.endings:
+            return
+        words = f"other than {task.request_id}" if task.again_differs else task.request_id
+        self.feed(Arrived(self._spec(task, words)))
+
+    def _spec(self, task: Task, words: str) -> RequestSpec:
+        return RequestSpec(
+            key=task.key,
+            fingerprint=words.encode(),
             kind=RequestKind.GENERATE,
             model=task.model,
             priority=task.priority,
-            criticality=task.criticality,
+            criticality=Criticality.NORMAL,
             deadline_ns=self.timeline.now_ns + task.patience_ns,
             size_bytes=task.prompt_tokens * 4,
+            num_ctx_needed=task.num_ctx_needed,
         )
-        self._arriving = story
-        self.feed(Arrived(spec))
-        self._arriving = None
-
-    def cancel(self, key: RequestKey) -> None:
-        """The client of this request goes away."""
-        self.feed(CancelAsked(key, CancelCause.CLIENT_GONE))
-
-    def _discover(self, name: str) -> None:
-        self.feed(ModelsListed(name, self._specs[name]))
-        self._poll(name)
-        self.feed(BackendSeen(name, up=True))
-
-    def _poll(self, name: str) -> None:
-        residents = self.servers[name].residents()
-        if residents is not None:
-            self.feed(ResidentsSeen(name, residents, self.timeline.now_ns))
 
     # What the engine says
 
     def _refuse(self, effect: Refuse) -> None:
-        assert self._arriving is not None, "a refusal belongs to an arrival"
-        self._end(self._arriving, Outcome.REFUSED)
+        if self._arriving is not None:  # else it is a second call that is refused, not the first
+            self._end(self._arriving, Outcome.REFUSED, effect.error)
 
     def _finish(self, effect: Finish) -> None:
-        self._end(self.stories[effect.key], effect.outcome)
+        self._end(self.stories[effect.key], effect.outcome, effect.error)
 
-    def _end(self, story: Story, outcome: Outcome) -> None:
-        story.outcome = outcome
+    def _end(self, story: Story, outcome: Outcome, error: BrokerError | None) -> None:
+        story.outcome, story.error = outcome, error
         story.ended_ns = self.timeline.now_ns
         story.endings += 1
 
     def _start_attempt(self, effect: StartAttempt) -> None:
         story = self.stories[effect.key]
         story.started_ns = self.timeline.now_ns
-        server = self.servers[effect.backend]
-        task = story.task
+        story.first_token_ns = 0
         work = Work(
             kind=WorkKind.GENERATE,
             model=effect.model,
-            prompts=(_prompt(task),),
-            output_tokens=task.output_tokens,
+            prompts=(story.task.prompt,),
+            output_tokens=story.task.output_tokens,
             options=RunnerOptions(num_ctx=effect.num_ctx),
         )
-        listener = partial(self._hear_attempt, effect.attempt, story)
-        self._attempts[effect.attempt] = (server, server.open(work, listener))
+        hear = partial(self._hear_attempt, effect.attempt, story)
+        self._closers[effect.attempt] = self.servers[effect.backend].open(work, hear)
 
     def _hear_attempt(self, attempt: AttemptId, story: Story, signal: Signal) -> None:
         match signal:
@@ -315,83 +228,38 @@ class World:
                 self._attempt_over(attempt, None, signal.prompt_eval_count, signal.eval_count)
             case Failed():
                 self._attempt_over(attempt, BackendFailed(signal.text, status=signal.status))
+            case CutOff() if story.first_token_ns:
+                self._attempt_over(attempt, BackendFailed("the answer ended without an end"))
             case CutOff():
                 self._attempt_over(attempt, BackendUnreachable("the server was terminated"))
 
     def _attempt_over(
         self, attempt: AttemptId, error: BrokerError | None, prompt: int = 0, output: int = 0
     ) -> None:
-        del self._attempts[attempt]
+        del self._closers[attempt]
         self.feed(AttemptEnded(attempt, error, prompt, output))
 
     def _abort_attempt(self, effect: AbortAttempt) -> None:
-        place = self._attempts.get(effect.attempt)
-        if place is not None:
-            place[0].close(place[1])
+        """Closing is one step; that it is done is heard after this turn, as from a task. Nothing
+        is aborted whose end has been heard: its stimulus waits for the end of the turn."""
+        close = self._closers.get(effect.attempt)
+        if close is not None:
+            close()
             aborted = partial(self._attempt_over, effect.attempt, Cancelled("aborted"))
-            self.timeline.at(self.timeline.now_ns, aborted)
-
-    def _load(self, effect: Load) -> None:
-        work = self._load_work(effect.model, effect.num_ctx, self._keep_alive_ns)
-        self.servers[effect.backend].open(work, partial(self._hear_load, effect))
-
-    def _load_work(self, model: str, num_ctx: int | None, keep_alive_ns: int) -> Work:
-        kind = WorkKind.LOAD if keep_alive_ns else WorkKind.UNLOAD
-        return Work(
-            kind=kind,
-            model=model,
-            options=RunnerOptions(num_ctx=num_ctx),
-            keep_alive_ns=keep_alive_ns,
-        )
-
-    def _hear_load(self, effect: Load, signal: Signal) -> None:
-        match signal:
-            case Finished():
-                self._poll(effect.backend)
-                self.feed(LoadEnded(effect.backend, effect.runner))
-            case Failed():
-                error = LoadFailed(signal.text)
-                self.feed(LoadEnded(effect.backend, effect.runner, error))
-            case CutOff():
-                gone = BackendUnreachable("the server was terminated")
-                self.feed(LoadEnded(effect.backend, effect.runner, gone))
-
-    def _unload(self, effect: Unload) -> None:
-        work = self._load_work(effect.model, None, 0)
-        self.servers[effect.backend].open(work, lambda signal: None)
-        self._wait_gone(effect)
-
-    def _wait_gone(self, effect: Unload) -> None:
-        residents = self.servers[effect.backend].residents()
-        if residents is not None and all(each.name != effect.model for each in residents):
-            self.feed(UnloadEnded(effect.backend, effect.runner))
-        else:
-            self.timeline.at(self.timeline.now_ns + GONE_POLL_NS, partial(self._wait_gone, effect))
-
-    def _renew(self, effect: Renew) -> None:
-        work = self._load_work(effect.model, effect.num_ctx, self._keep_alive_ns)
-        self.servers[effect.backend].open(work, lambda signal: None)
+            self.timeline.after(0, aborted)
 
     def _set_timer(self, effect: SetTimer) -> None:
-        self.timeline.at(effect.at_ns, lambda: self.feed(TimerFired()))
+        self._alarm_ns = effect.at_ns
+        self.timeline.at(effect.at_ns, partial(self._ring, effect.at_ns))
+
+    def _ring(self, alarm_ns: int) -> None:
+        if self._alarm_ns == alarm_ns:  # else another took its place
+            self._alarm_ns = None
+            self.feed(TimerFired())
 
     def _set_drained(self, effect: Drained) -> None:
-        self.drained = True
+        self.drained += 1
 
 
 def _nothing(effect: Effect) -> None:
     """Words for a client: nobody reads them here."""
-
-
-def _prompt(task: Task) -> tuple[int, ...]:
-    """Token ids that no two tasks share, so that no prefix is found in a cache."""
-    seed = hash_of(task.agent_id, task.request_id)
-    return tuple((seed + index) & 0x7FFFFFFF for index in range(task.prompt_tokens))
-
-
-def hash_of(*words: str) -> int:
-    """A number from words, the same in every process (unlike hash())."""
-    value = 0xCBF29CE484222325  # FNV-1a
-    for byte in "\0".join(words).encode():
-        value = ((value ^ byte) * 0x100000001B3) & 0xFFFFFFFFFFFFFFFF
-    return value

@@ -1,0 +1,381 @@
+"""Watches a world and keeps books of its own: what the engine may say, and what servers must see.
+
+It knows the rules as the documents state them and nothing of how the engine keeps them. Whatever
+does not fit raises Wrong, in the turn in which it happens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from broker.core import errors
+from broker.core.effects import (
+    AbortAttempt,
+    AbortLoad,
+    Admit,
+    Effect,
+    Finish,
+    Load,
+    Refuse,
+    StartAttempt,
+    TakeOver,
+    TellRequeued,
+    Unload,
+)
+from broker.core.requests import AttemptId, Outcome, RequestKey, RequestSpec
+from broker.core.stimuli import (
+    Arrived,
+    AttemptEnded,
+    BackendSeen,
+    CancelAsked,
+    DrainAsked,
+    LoadEnded,
+    ResidentsSeen,
+    Stimulus,
+    UnloadEnded,
+)
+from broker.sim.workload import Task
+from tests.sim.scenario import Scenario
+
+
+class Wrong(AssertionError):
+    """The engine did what it must not."""
+
+
+def must(truth: object, words: str) -> None:
+    if not truth:
+        raise Wrong(words)
+
+
+@dataclass(slots=True)
+class Live:
+    """A request that was admitted and has not ended. `number`: the how-many-eth it is."""
+
+    task: Task
+    spec: RequestSpec
+    number: int
+    line: tuple[str, int]
+    attempt: AttemptId | None = None
+
+
+@dataclass(slots=True)
+class Held:
+    """A slot that is held: by whom, where."""
+
+    key: RequestKey
+    backend: str
+    runner: str
+
+
+@dataclass(slots=True)
+class Books:
+    """Of one backend. `loading` and `unloading` are runners; `ours` those that our loads made,
+    and when;
+    `exhausted` those for which nobody waited at some moment since one was last started there."""
+
+    up: bool = False
+    loading: str = ""
+    unloading: str = ""
+    is_aborting: bool = False  # what loads
+    ours: dict[str, int] = field(default_factory=dict)
+    exhausted: set[str] = field(default_factory=set)
+    load_failed_ns: dict[str, int] = field(default_factory=dict)
+    loads: int = 0
+
+
+class Oracle:
+    """`digest` sums up everything that the engine said, and when."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.books = {site.name: Books() for site in scenario.sites}
+        self.live: dict[RequestKey, Live] = {}
+        self.endings: Counter[RequestKey] = Counter()
+        self.outcomes: Counter[Outcome] = Counter()
+        self.draining = False
+        self.admitted = 0
+        self._scenario = scenario
+        self._tasks: dict[RequestKey, Task] = {}
+        self._held: dict[AttemptId, Held] = {}
+        self._digest = hashlib.sha256()
+        self._rules: dict[type[Effect], Callable[[Any, Stimulus, int], None]] = {
+            Admit: self._admit,
+            Refuse: self._refuse,
+            TakeOver: self._take_over,
+            TellRequeued: self._requeued,
+            StartAttempt: self._start,
+            AbortAttempt: self._abort,
+            Finish: self._finish,
+            Load: self._load,
+            AbortLoad: self._abort_load,
+            Unload: self._unload,
+        }
+
+    @property
+    def digest(self) -> str:
+        return self._digest.hexdigest()
+
+    @property
+    def waiting(self) -> int:
+        return sum(each.attempt is None for each in self.live.values())
+
+    def turned(self, stimulus: Stimulus, effects: Sequence[Effect], now_ns: int) -> None:
+        self._digest.update(f"{now_ns} {stimulus!r} {effects!r}\n".encode())
+        self._note(stimulus, now_ns)
+        for effect in effects:
+            rule = self._rules.get(type(effect))
+            if rule is not None:
+                rule(effect, stimulus, now_ns)
+        if isinstance(stimulus, Arrived):
+            said = [each for each in effects if isinstance(each, Admit | Refuse | TakeOver)]
+            must(len(said) == 1, f"an arrival was answered by {said}")
+        wanted = self._wanted()
+        for books in self.books.values():
+            books.exhausted |= books.ours.keys() - wanted
+
+    def expect(self, tasks: Iterable[Task]) -> None:
+        """These will arrive."""
+        self._tasks.update((task.key, task) for task in tasks)
+
+    # What the engine heard
+
+    def _note(self, stimulus: Stimulus, now_ns: int) -> None:
+        match stimulus:
+            case BackendSeen():
+                self.books[stimulus.backend].up = stimulus.up
+            case ResidentsSeen():
+                self._residents_seen(stimulus)
+            case AttemptEnded():
+                self._attempt_ended(stimulus)
+            case LoadEnded():
+                self._load_ended(stimulus, now_ns)
+            case UnloadEnded():
+                books = self.books[stimulus.backend]
+                books.unloading = ""
+                if stimulus.error is None:
+                    books.ours.pop(stimulus.runner, None)
+                self._lost(stimulus.backend, stimulus.error)
+            case DrainAsked():
+                self.draining = True
+
+    def _residents_seen(self, seen: ResidentsSeen) -> None:
+        """What is idle, was ours before this was asked, and is not listed, is ours no more."""
+        scenario, books = self._scenario, self.books[seen.backend]
+        specs = [scenario.spec(seen.backend, each.name) for each in seen.residents]
+        listed = {each.runner for each in specs if each}
+        busy = {each.runner for each in self._held.values() if each.backend == seen.backend}
+        for runner, since_ns in list(books.ours.items()):
+            if runner not in listed | busy | {books.unloading} and since_ns < seen.asked_ns:
+                del books.ours[runner]
+
+    def _attempt_ended(self, ended: AttemptEnded) -> None:
+        held = self._held.pop(ended.attempt)
+        live = self.live.get(held.key)
+        if live is None or live.attempt != ended.attempt:
+            return  # it was told to end
+        self._lost(held.backend, ended.error)
+        if ended.error is None:
+            task = live.task
+            must(
+                (ended.prompt_tokens, ended.output_tokens)
+                == (task.prompt_tokens, task.output_tokens),
+                f"{held.key} got an answer of another size",
+            )
+
+    def _load_ended(self, ended: LoadEnded, now_ns: int) -> None:
+        books = self.books[ended.backend]
+        must(books.loading == ended.runner, f"a load of {ended.runner} ended that was not asked")
+        books.loading = ""
+        if ended.error is None:
+            books.ours[ended.runner] = now_ns
+        elif isinstance(ended.error, errors.LoadFailed) and not books.is_aborting:
+            books.load_failed_ns[ended.runner] = now_ns
+        books.is_aborting = False
+        self._lost(ended.backend, ended.error)
+
+    def _lost(self, backend: str, error: errors.BrokerError | None) -> None:
+        if isinstance(error, errors.BackendUnreachable):
+            self.books[backend].up = False
+
+    # The way in
+
+    def _admit(self, effect: Admit, stimulus: Stimulus, now_ns: int) -> None:
+        must(isinstance(stimulus, Arrived), "something was admitted that did not arrive")
+        task = self._tasks[effect.key]
+        must(effect.key not in self.live, f"{effect.key} was admitted twice")
+        found = self._refusals(task, now_ns)
+        must(found in ((), (errors.LoadFailed,)), f"{effect.key} was admitted in spite of {found}")
+        spec = stimulus.spec if isinstance(stimulus, Arrived) else None
+        must(spec is not None and spec.key == effect.key, f"{effect.key} did not arrive")
+        if spec is not None:
+            self.admitted += 1
+            line = self._scenario.line(task)
+            self.live[effect.key] = Live(task, spec, self.admitted, line)
+
+    def _refuse(self, effect: Refuse, stimulus: Stimulus, now_ns: int) -> None:
+        must(isinstance(stimulus, Arrived), "something was refused that did not arrive")
+        if not isinstance(stimulus, Arrived):
+            return
+        key = stimulus.spec.key
+        live = self.live.get(key)
+        if live is not None:
+            differs = live.spec.fingerprint != stimulus.spec.fingerprint
+            must(differs, f"{key} came again and was refused")
+            must(isinstance(effect.error, errors.RequestIdInUse), f"{key}: {effect.error!r}")
+            self.outcomes[Outcome.REFUSED] += 1  # of the second call; the first goes on
+            return
+        self._count_ending(key, Outcome.REFUSED)
+        allowed = self._refusals(self._tasks[key], now_ns)
+        must(isinstance(effect.error, allowed), f"{key} was refused: {effect.error!r}")
+
+    def _refusals(self, task: Task, now_ns: int) -> tuple[type[errors.BrokerError], ...]:
+        """Every reason for which this task is to be refused now, of which one is said. LoadFailed
+        is none where the model came to be there all the same, which is for the engine to know."""
+        scenario, found = self._scenario, list[type[errors.BrokerError]]()
+        if self.draining:
+            found.append(errors.Draining)
+        having = [name for name in self.books if scenario.spec(name, task.model)]
+        up = [name for name in having if self.books[name].up]
+        if not having:
+            found.append(errors.ModelUnknown)
+        if not up:
+            found.append(errors.NoBackend)
+        elif task.num_ctx_needed > scenario.num_ctx_max(task.model):
+            found.append(errors.InvalidRequest)
+        runner = scenario.line(task)[0]
+        hold_ns = scenario.policy.placement.failed_load_hold_ns
+        failed = [self.books[name].load_failed_ns.get(runner, -hold_ns) for name in up]
+        if up and all(now_ns - each < hold_ns for each in failed):
+            found.append(errors.LoadFailed)
+        if self.waiting >= scenario.policy.queue.queued_max:
+            found.append(errors.QueueFull)
+        return tuple(found)
+
+    def _take_over(self, effect: TakeOver, stimulus: Stimulus, now_ns: int) -> None:
+        live = self.live[effect.key]
+        must(isinstance(stimulus, Arrived), "something was taken over that did not come again")
+        if isinstance(stimulus, Arrived):
+            same = live.spec.fingerprint == stimulus.spec.fingerprint
+            must(same, f"{effect.key} was taken over by a call with other content")
+            live.spec = stimulus.spec
+
+    # The slots
+
+    def _start(self, effect: StartAttempt, stimulus: Stimulus, now_ns: int) -> None:
+        live = self.live[effect.key]
+        runner, size = live.line
+        must(live.attempt is None, f"{effect.key} was started while it ran")
+        books = self.books[effect.backend]
+        must(books.up, f"{effect.key} was sent to {effect.backend}, which is down")
+        must(runner not in (books.loading, books.unloading), f"{runner} was switching")
+        spec = self._scenario.spec(effect.backend, live.task.model)
+        must(spec is not None, f"{effect.key} was sent where its model is not")
+        if spec is not None:
+            must(effect.model == spec.name, f"{effect.key} was sent under the name {effect.model}")
+            running = sum(
+                (each.backend, each.runner) == (effect.backend, runner)
+                for each in self._held.values()
+            )
+            must(running < spec.slots, f"{runner} on {effect.backend} has no free slot")
+        if size:
+            must((effect.num_ctx or 0) >= live.task.num_ctx_needed, f"{effect.key}: too small")
+        self._check_turn(live)
+        live.attempt = effect.attempt
+        books.exhausted.discard(runner)
+        self._held[effect.attempt] = Held(effect.key, effect.backend, runner)
+
+    def _check_turn(self, live: Live) -> None:
+        """First come, first served among the requests of one agent, priority and line."""
+        for other in self.live.values():
+            same = (other.line, other.task.agent_id, other.task.priority) == (
+                live.line,
+                live.task.agent_id,
+                live.task.priority,
+            )
+            if same and other.attempt is None and other.number < live.number:
+                raise Wrong(f"{live.task.key} overtook {other.task.key} of the same agent")
+
+    def _abort(self, effect: AbortAttempt, stimulus: Stimulus, now_ns: int) -> None:
+        must(effect.attempt in self._held, f"attempt {effect.attempt} was aborted in vain")
+
+    def _requeued(self, effect: TellRequeued, stimulus: Stimulus, now_ns: int) -> None:
+        lost = isinstance(stimulus, AttemptEnded) and isinstance(
+            stimulus.error, errors.BackendUnreachable
+        )
+        must(lost, f"{effect.key} was put back though its server was there")
+        self.live[effect.key].attempt = None
+
+    # The end
+
+    def _finish(self, effect: Finish, stimulus: Stimulus, now_ns: int) -> None:
+        live = self.live.pop(effect.key, None)
+        must(live is not None, f"{effect.key} ended twice, or never began")
+        in_time = live is not None and now_ns <= live.spec.deadline_ns
+        must(in_time, f"{effect.key} outlived its deadline")
+        self._count_ending(effect.key, effect.outcome)
+        match effect.outcome:
+            case Outcome.COMPLETED:
+                fits = isinstance(stimulus, AttemptEnded) and stimulus.error is None
+            case Outcome.EXPIRED:
+                fits = live is not None and now_ns == live.spec.deadline_ns
+            case Outcome.CANCELLED:
+                fits = isinstance(stimulus, CancelAsked) and stimulus.key == effect.key
+            case Outcome.FAILED:
+                fits = isinstance(stimulus, AttemptEnded | LoadEnded) and bool(stimulus.error)
+            case _:
+                fits = False
+        must(fits, f"{effect.key} ended as {effect.outcome} upon {stimulus!r}")
+
+    def _count_ending(self, key: RequestKey, outcome: Outcome) -> None:
+        self.endings[key] += 1
+        self.outcomes[outcome] += 1
+        must(self.endings[key] == 1, f"{key} ended {self.endings[key]} times")
+
+    # The models
+
+    def _wanted(self) -> set[str]:
+        """Runners for which somebody waits who needs no more than the usual context."""
+        return {
+            each.line[0] for each in self.live.values() if each.attempt is None and not each.line[1]
+        }
+
+    def _load(self, effect: Load, stimulus: Stimulus, now_ns: int) -> None:
+        books = self.books[effect.backend]
+        must(books.up, f"a load was asked of {effect.backend}, which is down")
+        must(not books.loading, f"{effect.runner} is to be loaded beside {books.loading}")
+        must(not books.unloading, f"{effect.runner} is to be loaded while something leaves")
+        wanted = any(
+            each.attempt is None and each.line[0] == effect.runner for each in self.live.values()
+        )
+        must(wanted, f"{effect.runner} is to be loaded for nobody")
+        failed_ns = books.load_failed_ns.get(effect.runner)
+        hold_ns = self._scenario.policy.placement.failed_load_hold_ns
+        held = failed_ns is not None and now_ns < failed_ns + hold_ns
+        must(not held, f"{effect.runner} is loaded again at once after it failed")
+        books.loading, books.loads = effect.runner, books.loads + 1
+
+    def _abort_load(self, effect: AbortLoad, stimulus: Stimulus, now_ns: int) -> None:
+        books = self.books[effect.backend]
+        must(books.loading == effect.runner, f"no load of {effect.runner} is there to abort")
+        wanted = any(
+            each.attempt is None and each.line[0] == effect.runner for each in self.live.values()
+        )
+        must(not wanted, f"the load of {effect.runner} was aborted, and somebody waits for it")
+        books.is_aborting = True
+
+    def _unload(self, effect: Unload, stimulus: Stimulus, now_ns: int) -> None:
+        books = self.books[effect.backend]
+        must(books.up, f"an unload was asked of {effect.backend}, which is down")
+        must(not books.loading, f"{effect.runner} is to leave while {books.loading} loads")
+        must(not books.unloading, f"{effect.runner} is to leave beside {books.unloading}")
+        if not self._scenario.is_exclusive(effect.backend):
+            must(effect.runner in books.ours, f"{effect.runner} is not ours to unload")
+        left_early = effect.runner in self._wanted() - books.exhausted
+        must(not left_early, f"{effect.runner} is to leave, and its queue was not exhausted")
+        running = [each for each in self._held.values() if each.backend == effect.backend]
+        for each in running:
+            must(each.runner != effect.runner, f"{effect.runner} is to leave while it works")
+        books.unloading = effect.runner

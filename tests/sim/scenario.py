@@ -1,0 +1,342 @@
+"""What a seed stands for: servers, models, agents, their tasks, and what goes wrong.
+
+Swarm testing: the seed first decides which kinds of agents, of requests and of faults there are at
+all; a world with everything in it finds less than many worlds with a few things each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from random import Random
+from typing import Final
+
+from broker.core.model_name import comparison_key
+from broker.core.placement import BackendPolicy, PlacementPolicy
+from broker.core.policy import EnginePolicy
+from broker.core.queueing import QueuePolicy
+from broker.core.stimuli import ModelSpec
+from broker.sim.ollama_catalogue import Catalogue
+from broker.sim.ollama_machine import GIB, Quirks, ServerSettings
+from broker.sim.ollama_model import OllamaModel
+from broker.sim.ollama_model_card import SimModel, Speed
+from broker.sim.workload import Task, hash_of
+from broker.sim.world import Site
+from broker.sim.world_faults import GENTLE, Fault, FaultKind
+
+SECOND_NS: Final = 1_000_000_000
+USUAL_CTX: Final = 4096
+CTX_MAX: Final = 16_384
+PATIENT_NS: Final = 24 * 3600 * SECOND_NS  # longer than any world lasts
+GHOST: Final = "ghost:latest"  # a model that nobody has
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteDraft:
+    """One server as it was drawn."""
+
+    name: str
+    policy: BackendPolicy
+    models: tuple[SimModel, ...]
+    settings: ServerSettings
+    specs: dict[str, ModelSpec] = field(repr=False)  # by comparison key
+    seed: int
+
+    def start(self) -> OllamaModel:
+        return OllamaModel(
+            Catalogue(self.models), self.settings, self.seed, tokens="first_and_last"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """Everything that a seed decides. `calm_ns`: all has arrived, and all faults are over."""
+
+    seed: int
+    policy: EnginePolicy
+    sites: tuple[SiteDraft, ...]
+    tasks: tuple[Task, ...]
+    faults: tuple[Fault, ...]
+    calm_ns: int
+
+    @property
+    def is_gentle(self) -> bool:
+        """Does nothing but the broker decide what the servers hold?"""
+        return all(each.kind in GENTLE for each in self.faults)
+
+    def site(self, name: str) -> SiteDraft:
+        return next(each for each in self.sites if each.name == name)
+
+    def world_sites(self) -> dict[str, Site]:
+        return {
+            each.name: Site(start=each.start, specs=tuple(each.specs.values()))
+            for each in self.sites
+        }
+
+    def spec(self, backend: str, model: str) -> ModelSpec | None:
+        return self.site(backend).specs.get(comparison_key(model))
+
+    def is_exclusive(self, backend: str) -> bool:
+        return self.site(backend).policy.exclusive
+
+    def _any_spec(self, model: str) -> ModelSpec | None:
+        specs = (self.spec(each.name, model) for each in self.sites)
+        return next((each for each in specs if each), None)
+
+    def num_ctx_max(self, model: str) -> int:
+        spec = self._any_spec(model)
+        return max(USUAL_CTX, spec.num_ctx_max) if spec else 0
+
+    def line(self, task: Task) -> tuple[str, int]:
+        """Where the task waits: the runner, and its context where that is not the usual one."""
+        spec = self._any_spec(task.model)
+        if spec is None:
+            return "", 0
+        if task.num_ctx_needed <= USUAL_CTX:
+            return spec.runner, 0
+        power = USUAL_CTX
+        while power < task.num_ctx_needed:
+            power *= 2
+        return spec.runner, min(power, spec.num_ctx_max)
+
+    def service_ns(self, task: Task) -> int:
+        """What the task takes on a server that is busy with others in all its slots, at most."""
+        seconds = task.prompt_tokens / 1000 + task.output_tokens / 10
+        return int(seconds * SECOND_NS)
+
+    def wave(self, at_ns: int) -> tuple[Task, ...]:
+        """Patient requests for every model, all at once: what must be served when all is well."""
+        names = sorted({model.name for site in self.sites for model in site.models})
+        return tuple(
+            Task(
+                at_ns=at_ns + number,
+                agent_id=f"wave-{number % 5}",
+                request_id=f"wave-{number}",
+                model=names[number % len(names)],
+                priority=1 + number % 10,
+                prompt_tokens=50,
+                output_tokens=20 + number,
+                patience_ns=PATIENT_NS,
+            )
+            for number in range(min(4 * len(names), self.policy.queue.queued_max))
+        )
+
+
+def draw(seed: int) -> Scenario:
+    """The scenario of a seed, the same for ever."""
+    chance = Random(seed)
+    has_aliases, is_tight = chance.random() < 0.5, chance.random() < 0.3
+    has_large = not is_tight and chance.random() < 0.4
+    models = _draw_models(chance, has_aliases=has_aliases)
+    count = chance.choice((1, 1, 2, 3))
+    sites = tuple(
+        _draw_site(chance, f"s{number}", models, is_tight=is_tight) for number in range(count)
+    )
+    horizon_ns = chance.randint(60, 400) * SECOND_NS
+    names = sorted({model.name for site in sites for model in site.models})
+    tasks = _draw_tasks(chance, names, horizon_ns, has_large=has_large)
+    faults = _draw_faults(chance, sites, horizon_ns)
+    policy = EnginePolicy(
+        backends=tuple(site.policy for site in sites),
+        queue=QueuePolicy(
+            queued_max=chance.choice((20, 1000)),
+            handicap_ns_per_priority=chance.choice((0, 5, 60)) * SECOND_NS,
+        ),
+        placement=PlacementPolicy(
+            keep_alive_ns=chance.choice((20, 600)) * SECOND_NS,
+            failed_load_hold_ns=chance.choice((5, 60)) * SECOND_NS,
+            num_ctx_hold_ns=chance.choice((15, 600)) * SECOND_NS,
+        ),
+    )
+    calm_ns = max([horizon_ns, *(each.end_ns for each in faults)]) + SECOND_NS
+    return Scenario(
+        seed=seed, policy=policy, sites=sites, tasks=tasks, faults=faults, calm_ns=calm_ns
+    )
+
+
+def _draw_models(chance: Random, *, has_aliases: bool) -> list[SimModel]:
+    models = []
+    for number in range(chance.randint(2, 6)):
+        size_bytes = chance.randint(2, 8) * GIB
+        load_s = chance.randint(1, 20)
+        model = SimModel(
+            name=f"m{number}:latest",
+            blob=f"{hash_of('blob', str(number)):064x}",
+            digest=f"{hash_of('digest', str(number)):064x}",
+            size_bytes=size_bytes,
+            parameter_count=size_bytes,
+            architecture="llama",
+            kv_heads=1,
+            layers=8,
+            context_length_train=chance.choice((8192, 32_768)),
+            speed=Speed(
+                prefill_tokens_per_s=float(chance.choice((1000, 5000))),
+                decode_tokens_per_s=float(chance.choice((40, 120))),
+                batch_slowdown=chance.choice((0.0, 0.2)),
+                load_bytes_per_s=size_bytes / load_s,
+                load_cached_bytes_per_s=size_bytes / max(1, load_s // 3),
+            ),
+        )
+        models.append(model)
+        if has_aliases and chance.random() < 0.5:
+            other = f"{hash_of('digest of alias', str(number)):064x}"
+            models.append(replace(model, name=f"alias{number}:latest", digest=other))
+    return models
+
+
+def _draw_site(chance: Random, name: str, models: list[SimModel], *, is_tight: bool) -> SiteDraft:
+    # All names of one file together: a request may run under another name of what it asked for.
+    files = sorted({each.blob for each in models})
+    there = {blob for blob in files if chance.random() < 0.8} or set(files)
+    has = [each for each in models if each.blob in there]
+    resident_max, slots = chance.randint(1, 3), chance.choice((1, 2, 4))
+    # Tight: the bytes decide, not the count. What Ollama wants free beside a model is more than
+    # what the model takes (it fills a GPU to 80 % and counts 768 MiB for a larger batch).
+    planned_bytes = chance.randint(6, 16) * GIB
+    memory_bytes = int((planned_bytes + GIB) / 0.8) if is_tight else 2048 * GIB
+    specs = {
+        comparison_key(each.name): ModelSpec(
+            name=each.name,
+            runner=each.blob,
+            size_bytes=each.size_bytes,
+            slots=slots,
+            num_ctx=_usual_ctx(each),
+            num_ctx_max=min(CTX_MAX, each.context_length_train),
+        )
+        for each in has
+    }
+    return SiteDraft(
+        name=name,
+        policy=BackendPolicy(
+            name=name,
+            resident_max=resident_max,
+            memory_bytes=planned_bytes if is_tight else None,
+            exclusive=chance.random() < 0.3,
+        ),
+        models=tuple(has),
+        settings=ServerSettings(
+            num_parallel=slots,
+            max_loaded_models=resident_max,
+            context_length=USUAL_CTX,
+            memory_bytes=memory_bytes,
+            quirks=Quirks(slot_leak_chance=0.0),
+        ),
+        specs=specs,
+        seed=chance.randrange(1 << 30),
+    )
+
+
+def _usual_ctx(model: SimModel) -> int | None:
+    """Configured for half of the models, by their weights: all names of one have the same."""
+    return USUAL_CTX if int(model.blob, 16) % 2 else None
+
+
+# What an agent sends: moments of its requests.
+_Moments = Callable[[Random, int], list[int]]
+
+
+def _idler(chance: Random, horizon_ns: int) -> list[int]:
+    return [chance.randrange(horizon_ns) for _ in range(chance.randint(1, 4))]
+
+
+def _flood(chance: Random, horizon_ns: int) -> list[int]:
+    start_ns = chance.randrange(horizon_ns)
+    return [start_ns + number * 1000 for number in range(chance.randint(30, 80))]
+
+
+def _bursts(chance: Random, horizon_ns: int) -> list[int]:
+    starts = [chance.randrange(horizon_ns) for _ in range(chance.randint(1, 3))]
+    return [start + number for start in starts for number in range(chance.randint(4, 12))]
+
+
+_AGENTS: Final[dict[str, tuple[_Moments, int]]] = {
+    "idler": (_idler, 25),
+    "flood": (_flood, 1),
+    "burster": (_bursts, 4),
+}
+
+
+def _draw_tasks(
+    chance: Random, names: list[str], horizon_ns: int, *, has_large: bool
+) -> tuple[Task, ...]:
+    kinds = [each for each in _AGENTS if chance.random() < 0.6] or ["idler"]
+    traits = frozenset(
+        each
+        for each in ("tiny", "huge", "leaves", "again", "ghost", "impatient")
+        if chance.random() < 0.4
+    ) | (frozenset({"large"}) if has_large else frozenset())
+    tasks = []
+    for kind in kinds:
+        moments, agents = _AGENTS[kind]
+        for agent in range(agents):
+            favourite = chance.choice(names)
+            for number, at_ns in enumerate(moments(chance, horizon_ns)):
+                model = favourite if chance.random() < 0.6 else chance.choice(names)
+                key = f"{kind}-{agent}", f"r{number}"
+                at_ns = min(at_ns, horizon_ns) + SECOND_NS
+                tasks.append(_draw_task(chance, key, at_ns, model, traits))
+    return tuple(tasks)
+
+
+def _draw_task(
+    chance: Random, key: tuple[str, str], at_ns: int, model: str, traits: frozenset[str]
+) -> Task:
+    def has(trait: str, share: float) -> bool:
+        return trait in traits and chance.random() < share
+
+    task = Task(
+        at_ns=at_ns,
+        agent_id=key[0],
+        request_id=key[1],
+        model=GHOST if has("ghost", 0.05) else model,
+        priority=chance.randint(1, 10),
+        prompt_tokens=chance.randint(10, 800),
+        output_tokens=chance.randint(10, 200),
+        patience_ns=PATIENT_NS,
+    )
+    if has("tiny", 0.5):
+        task = replace(task, prompt_tokens=1, output_tokens=chance.randint(1, 3))
+    elif has("huge", 0.1):
+        task = replace(task, prompt_tokens=3900, output_tokens=chance.randint(500, 2000))
+    if has("large", 0.1):
+        task = replace(task, num_ctx_needed=chance.choice((5000, 8192, 16_000, 40_000)))
+    if has("impatient", 0.5):
+        task = replace(task, patience_ns=chance.randint(1, 60_000) * (SECOND_NS // 1000))
+    if has("leaves", 0.3):
+        task = replace(task, leaves_after_ns=chance.randint(1, 30 * SECOND_NS))
+    if has("again", 0.2):
+        task = replace(
+            task,
+            again_after_ns=chance.randint(1, 20 * SECOND_NS),
+            again_differs=chance.random() < 0.3,
+        )
+    return task
+
+
+def _draw_faults(
+    chance: Random, sites: tuple[SiteDraft, ...], horizon_ns: int
+) -> tuple[Fault, ...]:
+    among = chance.choice(
+        ((), tuple(sorted(GENTLE, key=lambda each: each.value)), tuple(FaultKind))
+    )
+    kinds = [each for each in among if chance.random() < 0.4]
+    return tuple(
+        _draw_fault(chance, kind, chance.choice(sites), horizon_ns)
+        for kind in kinds
+        for _ in range(chance.randint(1, 4))
+    )
+
+
+def _draw_fault(chance: Random, kind: FaultKind, site: SiteDraft, horizon_ns: int) -> Fault:
+    model = chance.choice(site.models).name
+    is_stranger = kind is FaultKind.STRANGER_LOADS  # which loads one model, and uses it a while
+    lasts_s = chance.choice((30, 120) if is_stranger else (1, 10, 60))
+    every = not is_stranger and chance.random() < 0.5
+    return Fault(
+        kind=kind,
+        server=site.name,
+        at_ns=chance.randrange(horizon_ns),
+        for_ns=lasts_s * SECOND_NS,
+        model="" if every else model,
+        delay_ns=chance.randint(1, 6000) * (SECOND_NS // 1000),
+    )
