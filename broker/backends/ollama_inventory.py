@@ -50,6 +50,7 @@ class _Show(msgspec.Struct):
     modelfile: str = ""
     capabilities: list[str] | None = None
     model_info: dict[str, object] | None = None
+    parameters: str = ""
 
 
 class _Running(msgspec.Struct):
@@ -86,6 +87,7 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
     blob: str = ""
     capabilities: frozenset[str] = frozenset()
     context_length_train: int = 0
+    num_ctx: int = 0  # of the Modelfile
 
 
 def listed_models(body: bytes) -> tuple[ListedModel, ...]:
@@ -103,7 +105,17 @@ def shown(body: bytes) -> Shown:
         blob=_first_blob(answer.modelfile),
         capabilities=frozenset(answer.capabilities or ()),
         context_length_train=context if isinstance(context, int) else 0,
+        num_ctx=_parameter(answer.parameters, "num_ctx"),
     )
+
+
+def _parameter(parameters: str, name: str) -> int:
+    """A whole number among the Modelfile's parameters, one to a line, name first; 0 if absent."""
+    for line in parameters.splitlines():
+        words = line.split()
+        if len(words) == 2 and words[0] == name and words[1].isdecimal():
+            return int(words[1])
+    return 0
 
 
 def facts(model: ListedModel, details: Shown | None) -> ModelFacts:
@@ -119,6 +131,7 @@ def facts(model: ListedModel, details: Shown | None) -> ModelFacts:
         quantization=model.details.quantization_level,
         family=model.details.family,
         context_length_train=known.context_length_train or model.details.context_length,
+        num_ctx_default=known.num_ctx,
     )
 
 

@@ -19,7 +19,9 @@ class ModelFacts:
 
     `runner` names what is really loaded: models whose weights are one file share one runner. It is
     the blob's digest where the backend tells, else the model's own. `capabilities` empty means that
-    the backend does not tell. `context_length_train` 0 means unknown.
+    the backend does not tell. `context_length_train` 0 means unknown. `num_ctx_default` is the
+    context that the model itself asks for when a request does not, 0 where it leaves that to the
+    server.
     """
 
     name: str
@@ -31,6 +33,7 @@ class ModelFacts:
     quantization: str = ""
     family: str = ""
     context_length_train: int = 0
+    num_ctx_default: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,8 +6,9 @@ The engine plans with `ModelSpec`s made here; people and clients read `CatalogEn
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from broker.core.admission import NUM_CTX_ASSUMED
 from broker.core.model_name import comparison_key, nearest
 from broker.core.ports import ModelFacts
 from broker.core.stimuli import ModelSpec
@@ -55,6 +56,16 @@ def model_spec(facts: ModelFacts, settings: ModelSettings, slots_default: int) -
     )
 
 
+def _usual_num_ctx(names: list[ModelFacts]) -> int | None:
+    """The context that serves all names of one runner; None where all leave it to the server,
+    which then gives all of them the same."""
+    if not any(each.num_ctx_default for each in names):
+        return None
+    wanted = max(each.num_ctx_default or NUM_CTX_ASSUMED for each in names)
+    train = names[0].context_length_train
+    return min(wanted, train) if train else wanted
+
+
 class Catalog:
     """All models on all backends. Written by discovery, read by services."""
 
@@ -67,19 +78,23 @@ class Catalog:
     ) -> tuple[ModelSpec, ...]:
         """Takes what a backend has now and returns it as the engine plans with it.
 
-        Names that share one runner get the settings of the first of them that has any: a runner
-        has one context size, else they would restart it in turn.
+        Names that share one runner get the same settings, those of the first that has any, and the
+        same context size: each request carries it, else each name would restart the runner with
+        the size of its own Modelfile.
         """
         self._facts[backend] = facts
-        by_runner: dict[str, ModelSettings] = {}
+        by_runner: dict[str, list[ModelFacts]] = {}
         for each in sorted(facts, key=lambda fact: fact.name):
-            settings = self._settings.get(comparison_key(each.name))
-            if settings is not None:
-                by_runner.setdefault(each.runner, settings)
-        return tuple(
-            model_spec(each, by_runner.get(each.runner, ModelSettings()), slots_default)
-            for each in facts
-        )
+            by_runner.setdefault(each.runner, []).append(each)
+        settings = {runner: self._settings_of(names) for runner, names in by_runner.items()}
+        return tuple(model_spec(each, settings[each.runner], slots_default) for each in facts)
+
+    def _settings_of(self, names: list[ModelFacts]) -> ModelSettings:
+        """What holds for a runner with these names."""
+        configured = [self._settings.get(comparison_key(each.name)) for each in names]
+        settings = next((each for each in configured if each is not None), ModelSettings())
+        num_ctx = next((each.num_ctx for each in configured if each and each.num_ctx), None)
+        return replace(settings, num_ctx=num_ctx or _usual_num_ctx(names))
 
     def entries(self) -> list[CatalogEntry]:
         """Every model once, in order of the names."""

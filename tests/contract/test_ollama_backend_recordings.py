@@ -218,8 +218,12 @@ async def test_a_model_shows_what_is_recorded(name: str, how: str) -> None:
     # The first FROM that is no comment names the weights.
     weights = answer["modelfile"].split("\nFROM ")[1].splitlines()[0]
     info = answer["model_info"]
+    own = [
+        line.split()[1] for line in answer.get("parameters", "").splitlines() if "num_ctx" in line
+    ]
     assert facts == ModelFacts(
         runner=weights[-64:],
+        num_ctx_default=int(own[0]) if own else 0,
         capabilities=frozenset(answer["capabilities"]),
         context_length_train=info[info["general.architecture"] + ".context_length"],
         **bare,

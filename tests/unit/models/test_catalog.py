@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from broker.core.ports import ModelFacts
 from broker.models.catalog import NUM_CTX_MAX_DEFAULT, Catalog, ModelSettings, model_spec
 
@@ -84,3 +86,21 @@ def test_three_names_are_near() -> None:
     assert catalog.nearest("x") == ()
     catalog.learn("one", tuple(facts(each) for each in ("aaa", "aab", "abb", "bbb")), 1)
     assert catalog.nearest("aaa:7b") == ("aaa", "aab", "abb")
+
+
+def _contexts(*models: ModelFacts, **configured: ModelSettings) -> dict[str, int | None]:
+    specs = Catalog(configured).learn("b", models, 1)
+    return {each.name: each.num_ctx for each in specs}
+
+
+def test_all_names_of_one_runner_carry_one_context_or_each_would_restart_it() -> None:
+    plain = facts("plain", runner="w", context=8192)
+    small = replace(facts("small", runner="w", context=8192), num_ctx_default=512)
+    large = replace(facts("large", runner="w", context=8192), num_ctx_default=6000)
+    assert _contexts(plain, facts("twin", runner="w")) == {"plain": None, "twin": None}
+    assert _contexts(small) == {"small": 512}
+    assert _contexts(plain, small) == {"plain": 4096, "small": 4096}
+    assert _contexts(plain, small, large) == {"plain": 6000, "small": 6000, "large": 6000}
+    assert _contexts(replace(small, num_ctx_default=9000)) == {"small": 8192}
+    operator = ModelSettings(num_ctx=1024)
+    assert _contexts(plain, small, small=operator) == {"plain": 1024, "small": 1024}
