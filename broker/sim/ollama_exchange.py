@@ -114,7 +114,10 @@ class Exchange:
             case Finished():
                 self._on_finished(signal)
             case Failed():
-                self._fail(signal.status, signal.text, is_runners=self._handed_over)
+                # The legacy endpoint has one status for whatever a runner does (OLLAMA.md §1.5).
+                is_legacy = self.asked.endpoint is Endpoint.EMBEDDINGS and signal.status == 400
+                status = 500 if is_legacy else signal.status
+                self._fail(status, signal.text, is_runners=self._handed_over)
             case CutOff():
                 self.end = End.CUT
 

@@ -67,7 +67,8 @@ def _part_ns(text: str, digits: str, fraction: str | None, unit: str) -> int:
 def parse_keep_alive_ns(value: Json) -> int | None:
     """keep_alive of a request: nanoseconds, FOREVER_NS, or None to leave the runner's alone.
 
-    A number above 9.2e9 overflows Go's nanoseconds and means: unload at once.
+    A number above 9.2e9 overflows Go's nanoseconds: the model goes as soon as it is idle. Not by
+    the 0 that makes a request without a prompt an unload, so it is the shortest time there is.
     """
     match value:
         case None:
@@ -78,7 +79,7 @@ def parse_keep_alive_ns(value: Json) -> int | None:
             if value < 0:
                 return FOREVER_NS
             length_ns = value * 1_000_000_000
-            return 0 if length_ns > _INT64_MAX else int(length_ns)
+            return 1 if length_ns > _INT64_MAX else int(length_ns)
         case str():
             parsed_ns = parse_duration_ns(value)
             return FOREVER_NS if parsed_ns < 0 else parsed_ns

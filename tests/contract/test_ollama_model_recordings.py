@@ -108,13 +108,6 @@ ACTIONS: dict[str, Callable[[Player], None]] = {
     "first runner killed 0.2 s after its start": lambda p: p.model.kill_runner("tiny-l", p.now_ns),
     "SIGTERM to Ollama": lambda p: p.model.terminate(p.now_ns),
 }
-# What the readers and writers of `ollama-sim` still do otherwise than Ollama; the model does not.
-STILL_OTHERWISE = {
-    # A keep_alive that overflows unloads at once, but its request is a load.
-    "11_keep_alive_forms": ["9999999999: done_reason load became unload"],
-    # /api/embeddings says 500 where /api/embed says 400.
-    "67_killed_mid_embed": ["legacy: status 500 became 400"],
-}
 # Played by test_ollama_model_recordings_alone.py.
 BY_THEMSELVES = {
     "13_env_keep_alive",
@@ -229,7 +222,7 @@ def test_requests_that_meet_do_so_as_recorded(name: str) -> None:
     assert len(listings) == len(lists)
     for one, listing in zip(lists, listings, strict=True):
         differences += compare_ps(one, listing)
-    assert differences == STILL_OTHERWISE.get(name, [])
+    assert differences == []
 
 
 def test_every_recording_is_played_or_left_out_with_a_reason() -> None:
@@ -239,6 +232,6 @@ def test_every_recording_is_played_or_left_out_with_a_reason() -> None:
     for key, reason in LEFT_OUT.items():
         assert [name for name in SEVERAL if fnmatch.fnmatchcase(name, key)], f"{key}: no such one"
         assert len(reason) > 10
-    tables = (LOADED, LOAD_MS, FREEZE_IDLE, KILL_IDLE, TWO_AT_ONCE, TOKEN_MS, STILL_OTHERWISE)
+    tables = (LOADED, LOAD_MS, FREEZE_IDLE, KILL_IDLE, TWO_AT_ONCE, TOKEN_MS)
     assert {name for table in tables for name in table} <= set(PLAYED)
     assert len(PLAYED) + len(BY_THEMSELVES) > 55

@@ -92,7 +92,7 @@ def test_values_are_written_as_go_writes_them() -> None:
         (1.5, 1_500_000_000),
         (-1, FOREVER_NS),
         (-0.5, FOREVER_NS),
-        (1e10, 0),  # Go's nanoseconds overflow: unloaded at once
+        (1e10, 1),  # Go's nanoseconds overflow: unloaded at once
         ("5m", 300_000_000_000),
         ("1h30m", 5_400_000_000_000),
         ("300ms", 300_000_000),
