@@ -73,6 +73,7 @@ class BackendState:
     residents: dict[str, Residency] = field(default_factory=dict)  # by runner
     memory_seen: dict[str, int] = field(default_factory=dict)  # bytes by runner, last measured
     held_until_ns: dict[str, int] = field(default_factory=dict)  # runners whose load failed
+    expected_until_ns: dict[str, int] = field(default_factory=dict)  # what a renewal brings back
     left_ns: int = -1  # when a runner last left: older lists of residents still show it
     gated: str = ""  # the runner that was told to leave for another since the last load
     promised: str = ""  # the runner for which something leaves

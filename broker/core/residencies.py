@@ -101,9 +101,11 @@ class Residencies:
         for runner, residency in list(backend.residents.items()):
             row = listed.get(runner)
             if row is not None:
+                residency.listed_ns = max(residency.listed_ns, seen.asked_ns)
                 if residency.changed_ns < seen.asked_ns:
                     self._measured(backend, residency, row)
             elif residency.may_have_vanished(seen.asked_ns):
+                self._expect_back(backend, residency)
                 self._leave(backend, residency, _Trigger.VANISHED, now_ns)
                 self._note_all()
         if may_show_what_left:
@@ -126,14 +128,23 @@ class Residencies:
         if residency.runner in backend.by_runner:
             backend.memory_seen[residency.runner] = row.memory_bytes
 
+    def _expect_back(self, backend: BackendState, residency: Residency) -> None:
+        """A renewal that reaches a server which has just lost the model loads it again. What comes
+        back so within the keep_alive that it asked for is the broker's, not a stranger's."""
+        if residency.managed and residency.renewed_ns > residency.listed_ns:
+            until_ns = residency.renewed_ns + self._policy.keep_alive_ns
+            backend.expected_until_ns[residency.runner] = until_ns
+
     def _appeared(self, backend: BackendState, runner: str, row: Resident, now_ns: int) -> None:
-        """Somebody else loaded it. Requests carry the context that it has, lest they reload it."""
+        """Somebody else loaded it, or a renewal of ours did. Requests carry the context that it
+        has, lest they reload it."""
         spec = backend.by_runner.get(runner)
+        is_back = now_ns < backend.expected_until_ns.pop(runner, 0)
         residency = Residency(
             runner=runner,
             model=row.name,
             state=_State.ABSENT,
-            managed=backend.policy.exclusive,
+            managed=backend.policy.exclusive or is_back,
             slots=spec.slots if spec else 1,
             num_ctx_sent=row.num_ctx or None,
             num_ctx=row.num_ctx,
@@ -142,6 +153,8 @@ class Residencies:
         residency.move(_Trigger.APPEARED, now_ns)
         backend.residents[runner] = residency
         self._measured(backend, residency, row)
+        if is_back:
+            self._keep(backend, residency, now_ns)
 
     def _leave(
         self, backend: BackendState, residency: Residency, trigger: ResidencyTrigger, now_ns: int
@@ -205,6 +218,7 @@ class Residencies:
     def _renew(self, backend: BackendState, residency: Residency, now_ns: int) -> None:
         """Renews the keep_alive while the residency lasts, but never of one that is to leave."""
         if residency.state is _State.RESIDENT and backend.up:
+            residency.renewed_ns = now_ns
             self._emit(Renew(backend.name, residency.model, residency.num_ctx_sent))
         self._keep(backend, residency, now_ns)
 

@@ -76,6 +76,8 @@ class Residency:
     is_large: bool = False  # loaded with more than the usual context, for work that needed it
     large_used_ns: int = 0  # when such work last started or ended
     renew_timer: int = 0
+    renewed_ns: int = -1  # when its keep_alive was last asked to be renewed
+    listed_ns: int = -1  # when the backend was last asked for a list that had it
 
     def move(self, trigger: ResidencyTrigger, now_ns: int) -> None:
         self.state = RESIDENCY.step(self.state, trigger)
