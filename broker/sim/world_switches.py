@@ -83,6 +83,7 @@ class _Loading:
         self._feed = feed
         self._is_called = False  # the call is over; a look at what it did may go on
         self._is_over = False
+        self._error: BrokerError | None = None
         self._close = server.open(work, self._hear)
         timeline.after(LOAD_TIMEOUT_NS, self._give_up)
 
@@ -93,14 +94,17 @@ class _Loading:
             case Failed():
                 self._look(LoadFailed(f"{self._effect.model} was not loaded: {signal.text}"))
             case CutOff():
-                self._end(BackendUnreachable(f"{self._effect.backend} was terminated"))
+                self._error = BackendUnreachable(f"{self._effect.backend} was terminated")
+                self._end()
 
     def abort(self) -> None:
-        """Closes the call. Its end is heard after this turn, as from a task."""
-        self._close()
-        self._is_called = True
-        aborted = LoadFailed(f"the load of {self._effect.model} was interrupted")
-        self._timeline.after(0, partial(self._end, aborted))
+        """Closes the call. Its end is heard after this turn, as from a task; where the call had
+        returned and only the look is cut short, it ends as the call did."""
+        if not self._is_called:
+            self._close()
+            self._is_called = True
+            self._error = LoadFailed(f"the load of {self._effect.model} was interrupted")
+        self._timeline.after(0, self._end)
 
     def _give_up(self) -> None:
         if not self._is_called:
@@ -109,27 +113,23 @@ class _Loading:
 
     def _look(self, error: LoadFailed | None) -> None:
         self._is_called = True
-        self._server.ask_residents(partial(self._looked, error, self._timeline.now_ns))
+        self._error = error
+        self._server.ask_residents(partial(self._looked, self._timeline.now_ns))
 
-    def _looked(
-        self,
-        error: LoadFailed | None,
-        asked_ns: int,
-        answer: tuple[Resident, ...] | BrokerError,
-    ) -> None:
+    def _looked(self, asked_ns: int, answer: tuple[Resident, ...] | BrokerError) -> None:
         if self._is_over:
             return
         if not isinstance(answer, BrokerError):
             self._feed(ResidentsSeen(self._effect.backend, answer, asked_ns))
             if _Known(self._effect.model).is_among(answer):
-                error = None
-        self._end(error)
+                self._error = None
+        self._end()
 
-    def _end(self, error: BrokerError | None) -> None:
+    def _end(self) -> None:
         self._is_called = True
         if not self._is_over:
             self._is_over = True
-            self._feed(LoadEnded(self._effect.backend, self._effect.runner, error))
+            self._feed(LoadEnded(self._effect.backend, self._effect.runner, self._error))
 
 
 class _Unloading:

@@ -21,6 +21,7 @@ from broker.core.effects import (
     Finish,
     Load,
     Refuse,
+    Renew,
     StartAttempt,
     TakeOver,
     TellRequeued,
@@ -74,15 +75,17 @@ class Held:
 @dataclass(slots=True)
 class Books:
     """Of one backend. `loading` and `unloading` are runners; `ours` those that our loads made,
-    and when;
-    `exhausted` those for which nobody waited at some moment since one was last started there."""
+    and when; `pressed` those for which somebody has waited ever since one was last started."""
 
     up: bool = False
     loading: str = ""
     unloading: str = ""
     is_aborting: bool = False  # what loads
     ours: dict[str, int] = field(default_factory=dict)
-    exhausted: set[str] = field(default_factory=set)
+    pressed: set[str] = field(default_factory=set)
+    used_ns: dict[str, int] = field(default_factory=dict)
+    renewed_ns: dict[str, int] = field(default_factory=dict)
+    listed_ns: dict[str, int] = field(default_factory=dict)
     load_failed_ns: dict[str, int] = field(default_factory=dict)
     loads: int = 0
 
@@ -112,6 +115,7 @@ class Oracle:
             Load: self._load,
             AbortLoad: self._abort_load,
             Unload: self._unload,
+            Renew: self._renew,
         }
 
     @property
@@ -134,7 +138,7 @@ class Oracle:
             must(len(said) == 1, f"an arrival was answered by {said}")
         wanted = self._wanted()
         for books in self.books.values():
-            books.exhausted |= books.ours.keys() - wanted
+            books.pressed &= wanted
 
     def expect(self, tasks: Iterable[Task]) -> None:
         """These will arrive."""
@@ -149,7 +153,7 @@ class Oracle:
             case ResidentsSeen():
                 self._residents_seen(stimulus)
             case AttemptEnded():
-                self._attempt_ended(stimulus)
+                self._attempt_ended(stimulus, now_ns)
             case LoadEnded():
                 self._load_ended(stimulus, now_ns)
             case UnloadEnded():
@@ -162,17 +166,27 @@ class Oracle:
                 self.draining = True
 
     def _residents_seen(self, seen: ResidentsSeen) -> None:
-        """What is idle, was ours before this was asked, and is not listed, is ours no more."""
+        """What is idle, was ours before this was asked, and is not listed, is ours no more; unless
+        a renewal since it was last listed may load it again."""
         scenario, books = self._scenario, self.books[seen.backend]
         specs = [scenario.spec(seen.backend, each.name) for each in seen.residents]
         listed = {each.runner for each in specs if each}
         busy = {each.runner for each in self._held.values() if each.backend == seen.backend}
+        kept = listed | busy | {books.unloading}
+        for runner in listed:
+            books.listed_ns[runner] = max(books.listed_ns.get(runner, 0), seen.asked_ns)
         for runner, since_ns in list(books.ours.items()):
-            if runner not in listed | busy | {books.unloading} and since_ns < seen.asked_ns:
+            # Since when nothing runs on it that may not have ended although its call has.
+            idle_ns = books.used_ns.get(runner, 0) + self._scenario.policy.placement.slot_grace_ns
+            may_return = books.renewed_ns.get(runner, -1) > books.listed_ns.get(runner, -1)
+            if runner in kept or may_return:
+                continue
+            if max(since_ns, idle_ns) < seen.asked_ns:
                 del books.ours[runner]
 
-    def _attempt_ended(self, ended: AttemptEnded) -> None:
+    def _attempt_ended(self, ended: AttemptEnded, now_ns: int) -> None:
         held = self._held.pop(ended.attempt)
+        self.books[held.backend].used_ns[held.runner] = now_ns
         live = self.live.get(held.key)
         if live is None or live.attempt != ended.attempt:
             return  # it was told to end
@@ -191,6 +205,7 @@ class Oracle:
         books.loading = ""
         if ended.error is None:
             books.ours[ended.runner] = now_ns
+            books.pressed.add(ended.runner)
         elif isinstance(ended.error, errors.LoadFailed) and not books.is_aborting:
             books.load_failed_ns[ended.runner] = now_ns
         books.is_aborting = False
@@ -284,7 +299,7 @@ class Oracle:
             must((effect.num_ctx or 0) >= live.task.num_ctx_needed, f"{effect.key}: too small")
         self._check_turn(live)
         live.attempt = effect.attempt
-        books.exhausted.discard(runner)
+        books.pressed.add(runner)
         self._held[effect.attempt] = Held(effect.key, effect.backend, runner)
 
     def _check_turn(self, live: Live) -> None:
@@ -373,9 +388,18 @@ class Oracle:
         must(not books.unloading, f"{effect.runner} is to leave beside {books.unloading}")
         if not self._scenario.is_exclusive(effect.backend):
             must(effect.runner in books.ours, f"{effect.runner} is not ours to unload")
-        left_early = effect.runner in self._wanted() - books.exhausted
+        left_early = effect.runner in self._wanted() & books.pressed
         must(not left_early, f"{effect.runner} is to leave, and its queue was not exhausted")
         running = [each for each in self._held.values() if each.backend == effect.backend]
         for each in running:
             must(each.runner != effect.runner, f"{effect.runner} is to leave while it works")
         books.unloading = effect.runner
+
+    def _renew(self, effect: Renew, stimulus: Stimulus, now_ns: int) -> None:
+        spec = self._scenario.spec(effect.backend, effect.model)
+        books = self.books[effect.backend]
+        must(books.up, f"a renewal was asked of {effect.backend}, which is down")
+        if spec is not None:
+            leaving = spec.runner in (books.loading, books.unloading)
+            must(not leaving, f"the keep_alive of {effect.model} was renewed while it switched")
+            books.renewed_ns[spec.runner] = now_ns

@@ -21,6 +21,7 @@ from broker.sim.ollama_work import ExchangeId, Signal, Work
 from broker.sim.workload import Story, Task
 from broker.sim.world import World
 from broker.sim.world_faults import FaultKind, empty
+from broker.sim.world_switches import UNLOAD_TIMEOUT_NS
 from tests.sim.oracle import Oracle, must
 from tests.sim.scenario import PATIENT_NS, SECOND_NS, Scenario, draw
 from tests.sim.server_watch import ServerWatch
@@ -150,9 +151,9 @@ class Play:
             for server in world.servers.values():
                 empty(server)
         self._run_until(self._nothing_switches, timeline.now_ns + STRAGGLERS_NS, "a switch goes on")
-        # Whoever was asked to look has looked, and no model is left alone for having failed.
+        # Each renewal has ended, each list was heard, no model is left alone for having failed.
         hold_ns = self.scenario.policy.placement.failed_load_hold_ns
-        timeline.run(timeline.now_ns + hold_ns + 30 * SECOND_NS)
+        timeline.run(timeline.now_ns + max(hold_ns, UNLOAD_TIMEOUT_NS) + 30 * SECOND_NS)
         self.judges.watch.be_strict()
         wave = self.scenario.wave(timeline.now_ns)
         self._bring(wave)
