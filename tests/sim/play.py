@@ -22,7 +22,8 @@ from broker.sim.workload import Story, Task
 from broker.sim.world import World
 from broker.sim.world_faults import FaultKind, empty
 from broker.sim.world_switches import UNLOAD_TIMEOUT_NS
-from tests.sim.oracle import Oracle, must
+from tests.sim.books import must
+from tests.sim.oracle import Oracle
 from tests.sim.scenario import PATIENT_NS, SECOND_NS, Scenario, draw
 from tests.sim.server_watch import ServerWatch
 

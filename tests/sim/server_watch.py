@@ -23,7 +23,7 @@ from broker.sim.ollama_work import (
     WorkKind,
 )
 from broker.sim.world_server import Server
-from tests.sim.oracle import must
+from tests.sim.books import must
 from tests.sim.scenario import Scenario
 
 # What a server does when more is asked of it at once than it can hold, or queue.

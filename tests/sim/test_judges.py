@@ -11,7 +11,7 @@ from broker.core import placement, queueing, residencies
 from broker.core.engine import Engine
 from broker.core.errors import InvariantBroken
 from broker.core.residency import Residency, ResidencyState
-from tests.sim.oracle import Wrong
+from tests.sim.books import Wrong
 from tests.sim.play import play
 
 SEEDS_MAX = 300  # most mutants are caught by one of the first five
