@@ -15,7 +15,7 @@ from broker.api.grpc.codec import (
     fill_usage,
     fingerprint,
 )
-from broker.api.grpc.delivery import watch_delivery
+from broker.api.grpc.delivery import Deliveries
 from broker.api.grpc.reading import open_call
 from broker.api.grpc.status import abort
 from broker.api.grpc.validation import (
@@ -44,7 +44,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
     ) -> None:
         self._service = service
         self._limits = limits
-        self._delivery_timeout_s = delivery_timeout_s
+        self._deliveries = Deliveries(delivery_timeout_s)
 
     async def Generate(
         self,
@@ -56,7 +56,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
         subscription: Subscription | None = None
         try:
             subscription = self._service.submit(self._read_generate(request, context))
-            watch_delivery(context, subscription, self._delivery_timeout_s)
+            self._deliveries.watch(context, subscription)
             encode = EventEncoder(subscription.stream.key[1]).encode
             while not subscription.is_over:
                 event = subscription.poll()
@@ -68,6 +68,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
             await _abort(context, error, subscription)
         finally:
             if subscription is not None:
+                self._deliveries.leave(subscription)
                 self._service.leave(subscription)
 
     async def Embed(
@@ -77,7 +78,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
         subscription: Subscription | None = None
         try:
             subscription = self._service.submit(self._read_embed(request, context))
-            watch_delivery(context, subscription, self._delivery_timeout_s)
+            self._deliveries.watch(context, subscription)
             async for event in subscription:
                 if isinstance(event, Done) and isinstance(event.result, Embeddings):
                     return _encode_embeddings(event, event.result)
@@ -86,6 +87,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
             await _abort(context, error, subscription)
         finally:
             if subscription is not None:
+                self._deliveries.leave(subscription)
                 self._service.leave(subscription)
 
     async def Cancel(
