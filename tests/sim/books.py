@@ -1,4 +1,4 @@
-"""What the oracle of a world writes down: who is under way, who holds a slot, what a backend holds."""
+"""What the oracle of a world writes down: who is under way, who holds a slot, what is loaded."""
 
 from __future__ import annotations
 
