@@ -196,6 +196,7 @@ class Residencies:
             backend.held_until_ns.pop(runner, None)
 
     def unload_ended(self, ended: UnloadEnded, now_ns: int) -> None:
+        """The model is proven gone, or the server is lost, or it would not leave."""
         backend = self.backends[ended.backend]
         residency = backend.residents[ended.runner]
         if ended.error is None:

@@ -22,7 +22,7 @@ import uvloop
 from broker.config.load import ConfigProblems, load
 from broker.config.schema import Config
 from broker.daemon.signals import Signals
-from broker.daemon.wiring import Parts, broker_version, build, close_backends
+from broker.daemon.wiring import TASKS_SPARE, Parts, broker_version, build, close_backends
 from broker.observability.logs import configure_logs
 from broker.runtime.departure import give_back
 from broker.runtime.supervisor import Supervisor
@@ -86,7 +86,7 @@ class Daemon:
         signals = Signals(self._signalled, self.ask_stop)
         signals.install(loop)
         try:
-            async with Supervisor(self._config.limits.streams_max + 1024) as supervisor:
+            async with Supervisor(self._config.limits.streams_max + TASKS_SPARE) as supervisor:
                 parts = self._parts = build(self._config, supervisor, self.ask_drain)
                 try:
                     return await self._serve(parts, supervisor)

@@ -50,6 +50,7 @@ class StatusService:
         self._started_ns = driver.now_ns()
 
     def status(self, requests_max: int = 0) -> Status:
+        """Everything at this moment, with the oldest `requests_max` requests under way."""
         snapshot = self._driver.snapshot(requests_max)
         versions = self._versions()
         return Status(

@@ -270,16 +270,26 @@ def check_shape(request: pb.GenerateRequest, problems: Problems) -> None:
             problems.add("think.level", f"is {_shown(request.think.level)}; one of {known}")
 
 
-def check_generate(
-    request: pb.GenerateRequest, size_bytes: int, limits: RequestLimits, problems: Problems
+def check_who_and_what(
+    request: pb.GenerateRequest | pb.EmbedRequest,
+    size_bytes: int,
+    limits: RequestLimits,
+    problems: Problems,
 ) -> None:
-    """Every field of a generation."""
+    """The fields that every request has: its size, who asks, for which model, how urgently."""
     check_size(size_bytes, limits, problems)
     check_agent_id(request.agent_id, problems)
     check_request_id(request.request_id, problems)
     check_model(request.model, "model", problems)
     check_priority(request.priority, problems)
     check_enum(request.criticality, _CRITICALITIES, "criticality", problems)
+
+
+def check_generate(
+    request: pb.GenerateRequest, size_bytes: int, limits: RequestLimits, problems: Problems
+) -> None:
+    """Every field of a generation."""
+    check_who_and_what(request, size_bytes, limits, problems)
     check_enum(request.cache_policy, _CACHE_POLICIES, "cache_policy", problems)
     if len(request.fallback_models) > _FALLBACKS_MAX:
         count = len(request.fallback_models)
@@ -307,12 +317,7 @@ def check_embed(
     request: pb.EmbedRequest, size_bytes: int, limits: RequestLimits, problems: Problems
 ) -> None:
     """Every field of an embedding."""
-    check_size(size_bytes, limits, problems)
-    check_agent_id(request.agent_id, problems)
-    check_request_id(request.request_id, problems)
-    check_model(request.model, "model", problems)
-    check_priority(request.priority, problems)
-    check_enum(request.criticality, _CRITICALITIES, "criticality", problems)
+    check_who_and_what(request, size_bytes, limits, problems)
     count = len(request.inputs)
     if not 1 <= count <= limits.embed_inputs_max:
         problems.add("inputs", f"has {count} texts; 1 to {limits.embed_inputs_max}")

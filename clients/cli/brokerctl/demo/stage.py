@@ -45,7 +45,6 @@ class Stage:
     """A broker that is up, and the models that the fleet may use."""
 
     address: str
-    is_simulated: bool
     models: tuple[str, ...]
 
 
@@ -143,11 +142,11 @@ class StageBuilder:
             raise StageFailed(
                 "the Ollama here has no model that generates text; get one with `ollama pull NAME`"
             )
-        return Stage(address=address, is_simulated=False, models=(chosen.name,))
+        return Stage(address=address, models=(chosen.name,))
 
     async def _before_simulator(self, client: AsyncClient, address: str) -> Stage:
         models = spread(completion_models(await self._wait_models(client)), SIMULATED_MODELS_MAX)
-        return Stage(address=address, is_simulated=True, models=tuple(each.name for each in models))
+        return Stage(address=address, models=tuple(each.name for each in models))
 
     async def _wait_verdict(self) -> bool:
         """Does the only backend answer? Known once the broker has asked it and said so."""
