@@ -1,0 +1,352 @@
+"""The queue and its parts in plain Python, obviously right rather than fast: the oracle of the tests.
+
+Rules (docs/scheduling.md): within a group, first which class (priority and compartment), the one
+whose candidate has the smallest key; then which agent of that class, the one with the least virtual
+token counter; then which request of that agent, the one of the lowest rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import count
+
+VIRTUAL_SCALE = 1000  # virtual units per unit of cost at weight 1
+PARKED_MAX = 1024  # idle flows of one class whose counters are remembered
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    handle: int
+    flow: _Flow
+    rank: int
+    arrived_ns: int
+
+
+@dataclass(slots=True, eq=False)
+class _Flow:
+    """One agent in one class."""
+
+    handle: int
+    agent: _Agent
+    of: _Class
+    counter: int = 0
+    taken: int = 0  # the number of its last take; 0: never
+    in_flight: int = 0
+    head_since_ns: int = 0
+    entries: list[_Entry] = field(default_factory=list)
+
+    def order(self) -> tuple[int, int, int]:
+        """Least counter first; among equals the one not served for longest, then the older."""
+        return self.counter, self.taken, self.handle
+
+    def sorted(self) -> list[_Entry]:
+        return sorted(self.entries, key=lambda each: (each.rank, each.handle))
+
+    def is_active(self) -> bool:
+        return bool(self.entries) and not self.agent.paused
+
+
+@dataclass(slots=True, eq=False)
+class _Class:
+    """A priority and a compartment within a group: the flows that share fairly."""
+
+    sequence: int
+    group: int
+    priority: int
+    compartment: int
+    virtual: int = 0  # the counter of the flow last served, before it was charged; never falls
+    flows: list[_Flow] = field(default_factory=list)
+
+    def active(self) -> list[_Flow]:
+        return [each for each in self.flows if each.is_active()]
+
+
+@dataclass(slots=True, eq=False)
+class _Agent:
+    handle: int
+    weight: float
+    paused: bool = False
+    flows: list[_Flow] = field(default_factory=list)
+
+    def backlog(self) -> int:
+        return sum(len(each.entries) for each in self.flows)
+
+
+class FairQueue:
+    """As `_sched.queue.FairQueue`. Handles are drawn by it alone."""
+
+    def __init__(self, handicap_ns_per_priority: int) -> None:
+        self.handicap_ns_per_priority = handicap_ns_per_priority
+        self._sequence = count(1)
+        self._takes = count(1)
+        self._agents: dict[int, _Agent] = {}
+        self._groups: dict[int, list[_Class]] = {}
+        self._entries: dict[int, _Entry] = {}
+        self._flows: dict[int, _Flow] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    # Agents
+
+    def add_agent(self, weight: float) -> int:
+        handle = next(self._sequence)
+        self._agents[handle] = _Agent(handle, weight)
+        return handle
+
+    def remove_agent(self, agent: int) -> bool:
+        """Forgets an agent. False where it has something waiting or in flight, or is unknown."""
+        known = self._agents.get(agent)
+        if known is None or any(each.entries or each.in_flight for each in known.flows):
+            return False
+        for flow in list(known.flows):
+            self._drop(flow)
+        del self._agents[agent]
+        return True
+
+    def set_weight(self, agent: int, weight: float) -> bool:
+        if agent not in self._agents:
+            return False
+        self._agents[agent].weight = weight
+        return True
+
+    def pause(self, agent: int, paused: bool) -> bool:
+        """Nothing of a paused agent is a candidate. What returns is lifted, as after idling."""
+        known = self._agents.get(agent)
+        if known is None:
+            return False
+        if known.paused and not paused:
+            for flow in known.flows:
+                if flow.entries:
+                    self._lift(flow)
+        known.paused = paused
+        return True
+
+    def backlog(self, agent: int) -> int:
+        known = self._agents.get(agent)
+        return 0 if known is None else known.backlog()
+
+    def largest_backlog(self) -> tuple[int, int] | None:
+        """(agent, how many wait) of the largest; the newest agent among equals. None: no agent."""
+        if not self._agents:
+            return None
+        best = max(self._agents.values(), key=lambda each: (each.backlog(), each.handle))
+        return best.handle, best.backlog()
+
+    def worst(self, agent: int) -> int:
+        """What this agent would miss least: its worst priority, of that the highest rank. 0: none."""
+        known = self._agents.get(agent)
+        entries = [each for flow in known.flows for each in flow.entries] if known else []
+        if not entries:
+            return 0
+        return max(entries, key=lambda e: (e.flow.of.priority, e.rank, e.handle)).handle
+
+    # Groups
+
+    def open_group(self) -> int:
+        handle = next(self._sequence)
+        self._groups[handle] = []
+        return handle
+
+    def close_group(self, group: int) -> bool:
+        """Forgets a group. False while something of it waits or is in flight."""
+        if self._groups.get(group) != []:
+            return False
+        del self._groups[group]
+        return True
+
+    def size(self, group: int) -> int:
+        """How many wait, those of paused agents too."""
+        return sum(len(flow.entries) for each in self._groups[group] for flow in each.flows)
+
+    def demand(self, group: int, closed: int, now_ns: int) -> tuple[int, int]:
+        """(how many, their waits in ns added up) of what may run: whose agent is not paused and
+        whose compartment is not among the bits of `closed`."""
+        entries = [
+            entry
+            for each in self._groups[group]
+            if not closed >> each.compartment & 1
+            for flow in each.active()
+            for entry in flow.entries
+        ]
+        return len(entries), sum(now_ns - each.arrived_ns for each in entries)
+
+    # Requests
+
+    def push(
+        self,
+        group: int,
+        priority: int,
+        compartment: int,
+        agent: int,
+        rank: int,
+        arrived_ns: int,
+        now_ns: int,
+        head_since_ns: int = -1,
+    ) -> int:
+        """Adds a request and returns its handle. `head_since_ns`, as `take` returned it: it was
+        taken and comes back to its old place, without a lift."""
+        flow = self._flow(group, priority, compartment, agent)
+        was_idle, old_head = not flow.entries, flow.sorted()[:1]
+        entry = _Entry(next(self._sequence), flow, rank, arrived_ns)
+        self._entries[entry.handle] = entry
+        flow.entries.append(entry)
+        if was_idle and head_since_ns < 0 and not flow.agent.paused:
+            self._lift(flow)
+        if flow.sorted()[:1] != old_head:
+            flow.head_since_ns = head_since_ns if head_since_ns >= 0 else now_ns
+        return entry.handle
+
+    def take(self, entry: int, cost: int, now_ns: int) -> tuple[int, int] | None:
+        """Takes a request out to serve it and charges its agent: (flow, since when it was head; for
+        one that was not head, now). `settle` ends it. None where the handle is stale."""
+        found = self._entries.get(entry)
+        if found is None:
+            return None
+        flow = found.flow
+        is_head = flow.sorted()[0] is found
+        head_since_ns = flow.head_since_ns if is_head else now_ns
+        flow.of.virtual = max(flow.of.virtual, flow.counter)
+        flow.counter += _virtual(cost, flow.agent.weight)
+        flow.taken = next(self._takes)
+        flow.in_flight += 1
+        self._take_out(found, now_ns)
+        for each in list(flow.of.flows):
+            self._let_go(each)
+        return flow.handle, head_since_ns
+
+    def settle(self, flow: int, charged: int, actual: int) -> bool:
+        """What was taken from this flow is over: it cost `actual` instead of `charged`."""
+        found = self._flows.get(flow)
+        if found is None or found.in_flight == 0:
+            return False
+        weight = found.agent.weight
+        found.counter = max(0, found.counter + _virtual(actual, weight) - _virtual(charged, weight))
+        found.in_flight -= 1
+        self._let_go(found)
+        return True
+
+    def remove(self, entry: int, now_ns: int) -> bool:
+        """A request leaves from wherever it stands. False where the handle is stale."""
+        found = self._entries.get(entry)
+        if found is None:
+            return False
+        self._take_out(found, now_ns)
+        self._let_go(found.flow)
+        return True
+
+    def best(self, group: int, closed: int) -> tuple[int, int, int] | None:
+        """(order key in ns, priority, request) of what is next, compartments in `closed` left out."""
+        candidates = []
+        for each in self._groups[group]:
+            flows = each.active()
+            if flows and not closed >> each.compartment & 1:
+                flow = min(flows, key=_Flow.order)
+                key_ns = flow.head_since_ns + self._handicap_ns(each)
+                head = flow.sorted()[0].handle
+                candidates.append((key_ns, each.priority, each.sequence, head))
+        if not candidates:
+            return None
+        key_ns, priority, _, head = min(candidates)
+        return key_ns, priority, head
+
+    def forward(self, groups: Iterable[int], cost: int, now_ns: int, limit: int) -> list[int]:
+        """The first `limit` requests of these groups in the order in which they would be taken from
+        now on, were they served together, each at this cost, and nobody else came. Who is not yet
+        head is taken to become so now. Paused agents are left out."""
+        counter, taken, rest, since = {}, {}, {}, {}
+        classes = [each for group in groups for each in self._groups[group]]
+        for flow in (flow for each in classes for flow in each.active()):
+            counter[flow.handle], taken[flow.handle] = flow.counter, flow.taken
+            rest[flow.handle], since[flow.handle] = flow.sorted(), flow.head_since_ns
+        order: list[int] = []
+        takes = max(taken.values(), default=0)
+        while len(order) < limit:
+            candidates = []
+            for each in classes:
+                flows = [f.handle for f in each.active() if rest[f.handle]]
+                if flows:
+                    best = min(flows, key=lambda f: (counter[f], taken[f], f))
+                    key_ns = since[best] + self._handicap_ns(each)
+                    candidates.append((key_ns, each.priority, each.sequence, best))
+            if not candidates:
+                break
+            best = min(candidates)[3]
+            order.append(rest[best].pop(0).handle)
+            takes += 1
+            counter[best] += _virtual(cost, self._flows[best].agent.weight)
+            taken[best], since[best] = takes, now_ns
+        return order
+
+    # Flows
+
+    def counter_of(self, group: int, priority: int, compartment: int, agent: int) -> int | None:
+        """The virtual token counter of an agent in a class; None where none is kept."""
+        for each in self._groups[group]:
+            if (each.priority, each.compartment) == (priority, compartment):
+                for flow in each.flows:
+                    if flow.agent.handle == agent:
+                        return flow.counter
+        return None
+
+    def flows(self) -> int:
+        """How many flows are kept, the idle ones too."""
+        return len(self._flows)
+
+    def _handicap_ns(self, of: _Class) -> int:
+        return (of.priority - 1) * self.handicap_ns_per_priority
+
+    def _flow(self, group: int, priority: int, compartment: int, agent: int) -> _Flow:
+        for of in self._groups[group]:
+            if (of.priority, of.compartment) == (priority, compartment):
+                break
+        else:
+            of = _Class(next(self._sequence), group, priority, compartment)
+            self._groups[group].append(of)
+        owner = self._agents[agent]
+        for flow in of.flows:
+            if flow.agent is owner:
+                return flow
+        flow = _Flow(next(self._sequence), owner, of)
+        of.flows.append(flow)
+        owner.flows.append(flow)
+        self._flows[flow.handle] = flow
+        return flow
+
+    def _lift(self, flow: _Flow) -> None:
+        """Who was idle has no claim on the time it did not use (VTC, arXiv 2401.00588)."""
+        others = [each.counter for each in flow.of.active() if each is not flow]
+        flow.counter = max(flow.counter, flow.of.virtual, min(others, default=0))
+
+    def _take_out(self, entry: _Entry, now_ns: int) -> None:
+        flow = entry.flow
+        was_head = flow.sorted()[0] is entry
+        flow.entries.remove(entry)
+        del self._entries[entry.handle]
+        if was_head:
+            flow.head_since_ns = now_ns
+
+    def _let_go(self, flow: _Flow) -> None:
+        """Forgets an idle flow whose counter a lift would give it anyway, and a class of which
+        nothing waits or is in flight: its busy period is over, and all start alike in the next."""
+        of = flow.of
+        if not any(each.entries or each.in_flight for each in of.flows):
+            for each in list(of.flows):
+                self._drop(each)
+            self._groups[of.group].remove(of)
+            return
+        idle = [each for each in of.flows if not each.entries and not each.in_flight]
+        idle.sort(key=_Flow.order)
+        for rank, each in enumerate(idle):
+            if each.counter <= of.virtual or len(idle) - rank > PARKED_MAX:
+                self._drop(each)
+
+    def _drop(self, flow: _Flow) -> None:
+        flow.of.flows.remove(flow)
+        flow.agent.flows.remove(flow)
+        del self._flows[flow.handle]
+
+
+def _virtual(cost: int, weight: float) -> int:
+    return int(cost * VIRTUAL_SCALE / weight)
