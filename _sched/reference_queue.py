@@ -1,4 +1,4 @@
-"""The queue and its parts in plain Python, obviously right rather than fast: the oracle of the tests.
+"""The queue in plain Python, obviously right rather than fast: the oracle of the tests.
 
 Rules (docs/scheduling.md): within a group, first which class (priority and compartment), the one
 whose candidate has the smallest key; then which agent of that class, the one with the least virtual
@@ -135,7 +135,7 @@ class FairQueue:
         return best.handle, best.backlog()
 
     def worst(self, agent: int) -> int:
-        """What this agent would miss least: its worst priority, of that the highest rank. 0: none."""
+        """What this agent would miss least: its worst priority, of that the last. 0: none."""
         known = self._agents.get(agent)
         entries = [each for flow in known.flows for each in flow.entries] if known else []
         if not entries:
@@ -237,7 +237,7 @@ class FairQueue:
         return True
 
     def best(self, group: int, closed: int) -> tuple[int, int, int] | None:
-        """(order key in ns, priority, request) of what is next, compartments in `closed` left out."""
+        """(order key in ns, priority, request) of what is next, closed compartments left out."""
         candidates = []
         for each in self._groups[group]:
             flows = each.active()
