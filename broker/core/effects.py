@@ -17,6 +17,9 @@ class WaitReason(Enum):
     SWAP = "SWAP"
     NO_ROOM = "NO_ROOM"
     BACKEND_DOWN = "BACKEND_DOWN"
+    BULKHEAD = "BULKHEAD"
+    PAUSED = "PAUSED"
+    QUEUE_FULL = "QUEUE_FULL"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,14 @@ class TellQueued:
     eta_ns: int | None
     reason: WaitReason
     detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class TellSlowDown:
+    """Ask the client to send less for a while. Nothing is lost."""
+
+    key: RequestKey
+    retry_after_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +153,7 @@ Effect = (
     Admit
     | Refuse
     | TellQueued
+    | TellSlowDown
     | TellRequeued
     | TakeOver
     | StartAttempt

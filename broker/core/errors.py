@@ -126,6 +126,67 @@ class LoadFailed(Unavailable):
     reason = "LOAD_FAILED"
 
 
+class Displaced(Unavailable):
+    """It waited, and gave its place to the request of an agent with a smaller backlog."""
+
+    reason = "DISPLACED"
+
+
+class DeadlineInfeasible(Unavailable):
+    """By what was measured, the deadline would pass before this could be answered."""
+
+    reason = "DEADLINE_INFEASIBLE"
+
+
+class BrokerRateLimited(Unavailable):
+    """All agents together send more than the configuration lets in."""
+
+    reason = "BROKER_RATE_LIMITED"
+
+
+class QuotaExceeded(BrokerError):
+    """The caller's own share is used up; it says when more comes."""
+
+    reason = "RATE_LIMITED"
+    retryable = True
+
+
+class TypeRateLimited(QuotaExceeded):
+    """The agents of the caller's type together send more than their bucket lets in."""
+
+    reason = "TYPE_RATE_LIMITED"
+
+
+class TokenQuotaExceeded(QuotaExceeded):
+    """The model tokens of the caller, or of its type, are used up for now."""
+
+    reason = "TOKENS_EXHAUSTED"
+
+
+class AgentQueueFull(QuotaExceeded):
+    """As many requests of this agent wait as may."""
+
+    reason = "AGENT_QUEUE_FULL"
+
+
+class AgentBlocked(BrokerError):
+    """An operator blocked this agent."""
+
+    reason = "AGENT_BLOCKED"
+
+
+class AgentNotFound(BrokerError):
+    """The broker remembers no such agent. `nearest` holds up to three that may be meant."""
+
+    reason = "AGENT_NOT_FOUND"
+
+    def __init__(self, agent_id: str, nearest: tuple[str, ...]) -> None:
+        hint = f"; nearest: {', '.join(nearest)}" if nearest else ""
+        super().__init__(f"agent {agent_id!r} has sent nothing lately{hint}")
+        self.agent_id = agent_id
+        self.nearest = nearest
+
+
 class DeadlineExpired(BrokerError):
     """The deadline passed while the request waited or ran."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from broker.core.agent_policy import OPEN_HOUSE, AgentsPolicy
 from broker.core.placement import BackendPolicy, PlacementPolicy
 from broker.core.queueing import QueuePolicy
 
@@ -14,6 +15,7 @@ class EnginePolicy:
 
     backends: tuple[BackendPolicy, ...]
     queue: QueuePolicy = field(default_factory=QueuePolicy)
+    agents: AgentsPolicy = OPEN_HOUSE
     placement: PlacementPolicy = field(default_factory=PlacementPolicy)
 
     def __post_init__(self) -> None:

@@ -14,11 +14,19 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from heapq import merge
 from itertools import takewhile
 
 from broker.core.errors import InvariantBroken
 from broker.core.requests import PRIORITY_HIGHEST, PRIORITY_LOWEST, RequestKey
+
+
+class AgentOrder(Enum):
+    """Which request of an agent is its first."""
+
+    ARRIVAL = "arrival"
+    DEADLINE = "deadline"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,23 +35,40 @@ class QueuePolicy:
 
     `handicap_ns_per_priority`: a request of priority p is ordered as if it had become its agent's
     head (p - 1) such steps later. `queued_max`: requests that wait at once, over all lines (the
-    seed's 1,000). `live_max` bounds those that run as well.
+    seed's 1,000); `queued_per_agent_max` of one agent; `live_max` bounds those that run as well.
+    The waiting room takes up to `room_max` requests of priority `room_priority_worst` and better
+    for `room_wait_ns` while the queue is full. From `slow_down_share` of a limit on, agents are
+    told to send less. `prompt_token_cost` and `output_token_cost` are what fairness charges.
+    `deadline_margin`: refused as infeasible is what would be late even if all went so many times
+    faster than measured.
     """
 
     handicap_ns_per_priority: int = 5_000_000_000
+    agent_order: AgentOrder = AgentOrder.ARRIVAL
     queued_max: int = 1_000
+    queued_per_agent_max: int = 1_000
     queued_bytes_max: int = 512 * 1024 * 1024
     live_max: int = 20_000
+    room_max: int = 100
+    room_wait_ns: int = 5_000_000_000
+    room_priority_worst: int = 3
+    slow_down_share: float = 0.8
+    prompt_token_cost: int = 1
+    output_token_cost: int = 2
+    deadline_margin: float = 2.0
     announce_interval_ns: int = 1_000_000_000
 
     def __post_init__(self) -> None:
         if self.queued_max < 1 or self.live_max < self.queued_max:
             raise ValueError("queued_max must be at least 1 and live_max at least queued_max")
+        if self.queued_per_agent_max < 1 or self.room_max < 0 or self.room_wait_ns <= 0:
+            raise ValueError("limits of the queue and of the waiting room must be positive")
         if self.handicap_ns_per_priority < 0 or self.announce_interval_ns <= 0:
             raise ValueError("handicap must not be negative, announce interval must be positive")
-
-    def handicap_ns(self, priority: int) -> int:
-        return (priority - PRIORITY_HIGHEST) * self.handicap_ns_per_priority
+        if not 0 < self.slow_down_share <= 1 or self.deadline_margin < 1:
+            raise ValueError("slow_down_share must be in (0, 1], deadline_margin at least 1")
+        if min(self.prompt_token_cost, self.output_token_cost) < 0:
+            raise ValueError("costs of tokens must not be negative")
 
 
 @dataclass(slots=True)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from broker.core.errors import BrokerError
 from broker.core.ports import Resident
 from broker.core.requests import AttemptId, RequestKey, RequestSpec
+
+if TYPE_CHECKING:  # policies are made of parts that themselves speak of models
+    from broker.core.policy import EnginePolicy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +41,8 @@ class Arrived:
 class CancelCause(Enum):
     CLIENT_GONE = "the client went away"
     BY_AGENT = "its agent cancelled it"
+    BY_OPERATOR = "an operator cancelled it"
+    AGENT_BLOCKED = "an operator blocked its agent"
     BROKER_STOPS = "the broker stops"
 
 
@@ -116,6 +122,60 @@ class DrainAsked:
     until_ns: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """Whom an operator means: one agent, all agents of a type, or, with neither, everybody."""
+
+    agent_id: str = ""
+    agent_type: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoostAsked:
+    """These agents count for more, or less, until a moment (None: until resumed).
+
+    `weight_factor` multiplies their share, `rate_factor` the rates of their own buckets;
+    `priority_best`, if not 0, takes the place of their type's ceiling.
+    """
+
+    scope: Scope
+    weight_factor: float = 1.0
+    rate_factor: float = 1.0
+    priority_best: int = 0
+    until_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockAsked:
+    """New requests of these agents are refused until a moment (None: until resumed)."""
+
+    scope: Scope
+    cancels_waiting: bool = False  # what of theirs waits is cancelled as well
+    until_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PauseAsked:
+    """Nothing of these agents is started until a moment (None: until resumed). It may wait."""
+
+    scope: Scope
+    until_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeAsked:
+    """Ends what was asked for with this very scope: boost, block and pause."""
+
+    scope: Scope
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyChanged:
+    """The operator's decisions are others now. The backends must be the same ones."""
+
+    policy: EnginePolicy
+
+
 @dataclass(frozen=True, slots=True)
 class TimerFired:
     """The moment of the last SetTimer has come."""
@@ -132,5 +192,10 @@ Stimulus = (
     | LoadEnded
     | UnloadEnded
     | DrainAsked
+    | BoostAsked
+    | BlockAsked
+    | PauseAsked
+    | ResumeAsked
+    | PolicyChanged
     | TimerFired
 )

@@ -27,23 +27,32 @@ from broker.core.effects import (
     TakeOver,
     TellQueued,
     TellRequeued,
+    TellSlowDown,
     Unload,
 )
 from broker.core.engine import Engine
 from broker.core.errors import BrokerError, Internal, InvariantBroken, LoadFailed, RequestUnknown
 from broker.core.ports import Backend
 from broker.core.requests import AttemptId, Outcome, RequestKey, RequestSpec
+from broker.core.policy import EnginePolicy
 from broker.core.snapshot import Snapshot, take_snapshot
+from broker.core.story import explain, requests_called
 from broker.core.stimuli import (
     Arrived,
     AttemptEnded,
+    BlockAsked,
+    BoostAsked,
     CancelAsked,
     CancelCause,
     DrainAsked,
     LoadEnded,
+    PauseAsked,
+    PolicyChanged,
+    ResumeAsked,
     Stimulus,
     TimerFired,
 )
+from broker.core.views import AgentView, Explanation, QuotaView
 from broker.runtime.attempts import Call, Errand
 from broker.runtime.clock import Clock
 from broker.runtime.streams import ResponseStream, Subscription
@@ -105,6 +114,7 @@ class Driver:
             Refuse: self._refuse,
             TakeOver: self._take_over,
             TellQueued: self._tell,
+            TellSlowDown: self._tell,
             TellRequeued: self._tell,
             StartAttempt: self._start_attempt,
             AbortAttempt: self._abort_attempt,
@@ -170,14 +180,41 @@ class Driver:
         if errand is not None and errand.stream is stream and stream.is_read_by(subscription):
             self.feed(CancelAsked(stream.key, CancelCause.CLIENT_GONE))
 
-    def cancel(self, key: RequestKey) -> str | None:
-        """Ends a request for its agent. Its state before, or None where there was none."""
+    def cancel(self, key: RequestKey, cause: CancelCause = CancelCause.BY_AGENT) -> str | None:
+        """Ends a request. Its state before, or None where there was none."""
         record = self._engine.records.get(key)
         if record is None:
             return None
         state = record.state.value
-        self.feed(CancelAsked(key, CancelCause.BY_AGENT))
+        self.feed(CancelAsked(key, cause))
         return state
+
+    def explain(self, agent_id: str, request_id: str) -> Explanation:
+        """The story of a request that is under way or lately ended. RequestUnknown else."""
+        return explain(self._engine, (agent_id, request_id), self._clock.monotonic_ns())
+
+    def requests_called(self, request_id: str) -> list[RequestKey]:
+        """Requests with this id that can be explained, of whatever agent."""
+        return requests_called(self._engine, request_id)
+
+    def quota(self, agent_id: str) -> QuotaView:
+        """What an agent may use, also one never seen. AgentUnknown where it may nothing."""
+        return self._engine.agents.quota(agent_id, self._clock.monotonic_ns())
+
+    def agents(self) -> list[AgentView]:
+        """The agents that are remembered, in the order of their ids."""
+        return self._engine.agents.views(self._clock.monotonic_ns())
+
+    def adjust(self, change: BoostAsked | BlockAsked | PauseAsked | ResumeAsked) -> int:
+        """Changes what some agents may, and returns how many are known that it concerns.
+        AgentNotFound, with the nearest ids, where the scope names one that is not remembered."""
+        concerned = self._engine.agents.concerned(change.scope)
+        self.feed(change)
+        return concerned
+
+    def reconfigure(self, policy: EnginePolicy) -> None:
+        """From now on these decisions hold."""
+        self.feed(PolicyChanged(policy))
 
     def drain(self, timeout_ns: int) -> None:
         """Takes no new requests; what is under way has `timeout_ns`."""
@@ -241,7 +278,7 @@ class Driver:
             raise InvariantBroken("the engine speaks of an arrival that nobody waits for")
         return self._newcomer
 
-    def _tell(self, effect: TellQueued | TellRequeued) -> None:
+    def _tell(self, effect: TellQueued | TellSlowDown | TellRequeued) -> None:
         self._errands[effect.key].stream.tell(effect)
 
     def _start_attempt(self, effect: StartAttempt) -> None:

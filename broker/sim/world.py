@@ -27,6 +27,7 @@ from broker.core.effects import (
     TakeOver,
     TellQueued,
     TellRequeued,
+    TellSlowDown,
     Unload,
 )
 from broker.core.engine import Engine
@@ -112,6 +113,7 @@ class World:
             Refuse: self._refuse,
             TakeOver: _nothing,
             TellQueued: _nothing,
+            TellSlowDown: _nothing,
             TellRequeued: _nothing,
             StartAttempt: self._start_attempt,
             AbortAttempt: self._abort_attempt,

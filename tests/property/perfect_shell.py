@@ -26,6 +26,7 @@ from broker.core.effects import (
     TakeOver,
     TellQueued,
     TellRequeued,
+    TellSlowDown,
     Unload,
 )
 from broker.core.engine import Engine
@@ -109,6 +110,7 @@ class PerfectShell:
             Admit: self._admitted,
             Refuse: self._anything,
             TellQueued: self._told,
+            TellSlowDown: self._told,
             TellRequeued: self._told,
             TakeOver: self._told,
             StartAttempt: self._start,
@@ -143,7 +145,7 @@ class PerfectShell:
         self.live.add(effect.key)
         self.admitted += 1
 
-    def _told(self, effect: TellQueued | TellRequeued | TakeOver) -> None:
+    def _told(self, effect: TellQueued | TellSlowDown | TellRequeued | TakeOver) -> None:
         assert effect.key in self.live
         if isinstance(effect, TellQueued):
             assert effect.position >= 1
