@@ -55,11 +55,18 @@ class _Class:
     group: int
     priority: int
     compartment: int
-    virtual: int = 0  # the counter of the flow last served, before it was charged; never falls
     flows: list[_Flow] = field(default_factory=list)
 
     def active(self) -> list[_Flow]:
         return [each for each in self.flows if each.is_active()]
+
+    def floor(self, besides: _Flow | None = None) -> int | None:
+        """What a lift gives: the least counter of those that wait, or, if none do, of those that
+        are being served. (The highest counter ever served would not do: charges are estimates, and
+        a newcomer would pay for one that turned out too high.)"""
+        waiting = [each.counter for each in self.active() if each is not besides]
+        served = [each.counter for each in self.flows if each.in_flight and each is not besides]
+        return min(waiting or served, default=None)
 
 
 @dataclass(slots=True, eq=False)
@@ -207,7 +214,6 @@ class FairQueue:
         flow = found.flow
         is_head = flow.sorted()[0] is found
         head_since_ns = flow.head_since_ns if is_head else now_ns
-        flow.of.virtual = max(flow.of.virtual, flow.counter)
         flow.counter += _virtual(cost, flow.agent.weight)
         flow.taken = next(self._takes)
         flow.in_flight += 1
@@ -316,8 +322,7 @@ class FairQueue:
 
     def _lift(self, flow: _Flow) -> None:
         """Who was idle has no claim on the time it did not use (VTC, arXiv 2401.00588)."""
-        others = [each.counter for each in flow.of.active() if each is not flow]
-        flow.counter = max(flow.counter, flow.of.virtual, min(others, default=0))
+        flow.counter = max(flow.counter, flow.of.floor(besides=flow) or 0)
 
     def _take_out(self, entry: _Entry, now_ns: int) -> None:
         flow = entry.flow
@@ -338,8 +343,10 @@ class FairQueue:
             return
         idle = [each for each in of.flows if not each.entries and not each.in_flight]
         idle.sort(key=_Flow.order)
+        floor = of.floor()
         for rank, each in enumerate(idle):
-            if each.counter <= of.virtual or len(idle) - rank > PARKED_MAX:
+            is_spent = floor is not None and each.counter <= floor
+            if is_spent or len(idle) - rank > PARKED_MAX:
                 self._drop(each)
 
     def _drop(self, flow: _Flow) -> None:
