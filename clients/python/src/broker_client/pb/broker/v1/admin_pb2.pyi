@@ -379,3 +379,704 @@ class DrainResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DrainResponse: _TypeAlias = DrainResponse  # noqa: Y015
+
+@_typing.final
+class Scope(_message.Message):
+    """Whom an operator means."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    AGENT_TYPE_FIELD_NUMBER: _builtins.int
+    agent_id: _builtins.str
+    """One agent; 1 to 128 characters of [A-Za-z0-9._:/@-]. NOT_FOUND with the nearest ids where the
+    broker remembers none of this id.
+    """
+    agent_type: _builtins.str
+    """All agents of a type, those that come later too; a type of the configuration."""
+    def __init__(
+        self,
+        *,
+        agent_id: _builtins.str = ...,
+        agent_type: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "agent_type", b"agent_type", "who", b"who"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "agent_type", b"agent_type", "who", b"who"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_who: _TypeAlias = _typing.Literal["agent_id", "agent_type"]  # noqa: Y015
+    _WhichOneofArgType_who: _TypeAlias = _typing.Literal["who", b"who"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_who) -> _WhichOneofReturnType_who | None: ...
+
+Global___Scope: _TypeAlias = Scope  # noqa: Y015
+
+@_typing.final
+class ExplainRequest(_message.Message):
+    """Which request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    agent_id: _builtins.str
+    """Whose; as in GenerateRequest. Empty: whoever has a request of this id, which must be one alone."""
+    request_id: _builtins.str
+    """Its id; as in GenerateRequest, but never empty."""
+    def __init__(
+        self,
+        *,
+        agent_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainRequest: _TypeAlias = ExplainRequest  # noqa: Y015
+
+@_typing.final
+class ExplainResponse(_message.Message):
+    """The story of a request. Milliseconds, fractions kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    COMPARTMENT_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    AGE_MS_FIELD_NUMBER: _builtins.int
+    QUEUE_WAIT_MS_FIELD_NUMBER: _builtins.int
+    RUN_MS_FIELD_NUMBER: _builtins.int
+    ENDED_AGO_MS_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    WAIT_REASON_FIELD_NUMBER: _builtins.int
+    WAIT_DETAIL_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    GATES_FIELD_NUMBER: _builtins.int
+    OVERTAKINGS_FIELD_NUMBER: _builtins.int
+    COMPLETE_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    agent_id: _builtins.str
+    """Who asked."""
+    request_id: _builtins.str
+    """Its id."""
+    model: _builtins.str
+    """The model that answers, or would have."""
+    priority: _builtins.int
+    """1 to 10, as it counts: a ceiling may have lowered it."""
+    compartment: _builtins.str
+    """The bulkhead that it runs in."""
+    state: _builtins.str
+    """"queued", "dispatched", "streaming" or "cancelling" while it is under way; else how it ended:
+    "completed", "failed", "refused", "cancelled", "expired", "shed" or "displaced".
+    """
+    age_ms: _builtins.float
+    """Since it arrived."""
+    queue_wait_ms: _builtins.float
+    """From its arrival until it was started; until it ended where it never was, until now while it waits."""
+    run_ms: _builtins.float
+    """From its start until it ended, or until now; not set where it was never started."""
+    ended_ago_ms: _builtins.float
+    """Since it ended; not set while it is under way."""
+    position: _builtins.int
+    """1: next in line; 0 where it does not wait."""
+    wait_reason: _common_pb2.WaitReason.ValueType
+    """What it waits for; not set where it does not wait."""
+    wait_detail: _builtins.str
+    """The same for people."""
+    complete: _builtins.bool
+    """Is all that overtook it still remembered? Else the counts are lower bounds."""
+    problem: _builtins.str
+    """Why it did not complete, in words; empty where it did, or may yet."""
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What was changed in the request, in words."""
+
+    @_builtins.property
+    def gates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Gate]:
+        """The gates on its way in, in their order."""
+
+    @_builtins.property
+    def overtakings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Overtaking]:
+        """Requests that came later and were started earlier, by the rule that let them."""
+
+    def __init__(
+        self,
+        *,
+        agent_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        model: _builtins.str = ...,
+        priority: _builtins.int = ...,
+        compartment: _builtins.str = ...,
+        state: _builtins.str = ...,
+        age_ms: _builtins.float = ...,
+        queue_wait_ms: _builtins.float = ...,
+        run_ms: _builtins.float | None = ...,
+        ended_ago_ms: _builtins.float | None = ...,
+        position: _builtins.int = ...,
+        wait_reason: _common_pb2.WaitReason.ValueType = ...,
+        wait_detail: _builtins.str = ...,
+        changes: _abc.Iterable[_builtins.str] | None = ...,
+        gates: _abc.Iterable[Global___Gate] | None = ...,
+        overtakings: _abc.Iterable[Global___Overtaking] | None = ...,
+        complete: _builtins.bool = ...,
+        problem: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ended_ago_ms", b"_ended_ago_ms", "_run_ms", b"_run_ms", "ended_ago_ms", b"ended_ago_ms", "run_ms", b"run_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ended_ago_ms", b"_ended_ago_ms", "_run_ms", b"_run_ms", "age_ms", b"age_ms", "agent_id", b"agent_id", "changes", b"changes", "compartment", b"compartment", "complete", b"complete", "ended_ago_ms", b"ended_ago_ms", "gates", b"gates", "model", b"model", "overtakings", b"overtakings", "position", b"position", "priority", b"priority", "problem", b"problem", "queue_wait_ms", b"queue_wait_ms", "request_id", b"request_id", "run_ms", b"run_ms", "state", b"state", "wait_detail", b"wait_detail", "wait_reason", b"wait_reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__ended_ago_ms: _TypeAlias = _typing.Literal["ended_ago_ms"]  # noqa: Y015
+    _WhichOneofArgType__ended_ago_ms: _TypeAlias = _typing.Literal["_ended_ago_ms", b"_ended_ago_ms"]  # noqa: Y015
+    _WhichOneofReturnType__run_ms: _TypeAlias = _typing.Literal["run_ms"]  # noqa: Y015
+    _WhichOneofArgType__run_ms: _TypeAlias = _typing.Literal["_run_ms", b"_run_ms"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ended_ago_ms) -> _WhichOneofReturnType__ended_ago_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__run_ms) -> _WhichOneofReturnType__run_ms | None: ...
+
+Global___ExplainResponse: _TypeAlias = ExplainResponse  # noqa: Y015
+
+@_typing.final
+class Gate(_message.Message):
+    """One gate on the way in."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PASSED_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name: "request bucket", "backpressure", "deadline feasibility"..."""
+    passed: _builtins.bool
+    """Did it let the request in?"""
+    detail: _builtins.str
+    """The numbers it judged by, in words."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        passed: _builtins.bool = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "name", b"name", "passed", b"passed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Gate: _TypeAlias = Gate  # noqa: Y015
+
+@_typing.final
+class Overtaking(_message.Message):
+    """Requests that overtook another one by one rule."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULE_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    EXAMPLES_FIELD_NUMBER: _builtins.int
+    rule: _builtins.str
+    """The rule, in words."""
+    count: _builtins.int
+    """How many."""
+    @_builtins.property
+    def examples(self) -> _containers.RepeatedCompositeFieldContainer[Global___RequestName]:
+        """The last few of them."""
+
+    def __init__(
+        self,
+        *,
+        rule: _builtins.str = ...,
+        count: _builtins.int = ...,
+        examples: _abc.Iterable[Global___RequestName] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "examples", b"examples", "rule", b"rule"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Overtaking: _TypeAlias = Overtaking  # noqa: Y015
+
+@_typing.final
+class RequestName(_message.Message):
+    """Names a request among those of all agents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    agent_id: _builtins.str
+    """Who asked."""
+    request_id: _builtins.str
+    """Its id."""
+    def __init__(
+        self,
+        *,
+        agent_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequestName: _TypeAlias = RequestName  # noqa: Y015
+
+@_typing.final
+class CancelRequestRequest(_message.Message):
+    """Which request to end."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    agent_id: _builtins.str
+    """Whose; as in GenerateRequest. Empty: whoever has a request of this id under way, which must be
+    one alone.
+    """
+    request_id: _builtins.str
+    """Its id; as in GenerateRequest, but never empty."""
+    def __init__(
+        self,
+        *,
+        agent_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelRequestRequest: _TypeAlias = CancelRequestRequest  # noqa: Y015
+
+@_typing.final
+class CancelRequestResponse(_message.Message):
+    """The request was told to end."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    agent_id: _builtins.str
+    """Whose it was."""
+    state: _builtins.str
+    """Where it was found: "queued", "dispatched", "streaming" or "cancelling"."""
+    def __init__(
+        self,
+        *,
+        agent_id: _builtins.str = ...,
+        state: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelRequestResponse: _TypeAlias = CancelRequestResponse  # noqa: Y015
+
+@_typing.final
+class ListAgentsRequest(_message.Message):
+    """Which page."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """Agents in one answer at most: 1 to 500; 0 means 100."""
+    page_token: _builtins.str
+    """next_page_token of the answer before, at most 128 characters; empty: the first page."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAgentsRequest: _TypeAlias = ListAgentsRequest  # noqa: Y015
+
+@_typing.final
+class ListAgentsResponse(_message.Message):
+    """One page."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Give this to get the next page; empty: this was the last."""
+    @_builtins.property
+    def agents(self) -> _containers.RepeatedCompositeFieldContainer[Global___Agent]:
+        """Agents in the order of their ids."""
+
+    def __init__(
+        self,
+        *,
+        agents: _abc.Iterable[Global___Agent] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAgentsResponse: _TypeAlias = ListAgentsResponse  # noqa: Y015
+
+@_typing.final
+class Agent(_message.Message):
+    """An agent that the broker remembers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    AGENT_TYPE_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    PRIORITY_BEST_FIELD_NUMBER: _builtins.int
+    QUEUED_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    ARRIVED_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
+    SERVED_COST_FIELD_NUMBER: _builtins.int
+    REQUESTS_LEFT_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
+    BLOCKED_FIELD_NUMBER: _builtins.int
+    BOOSTED_FIELD_NUMBER: _builtins.int
+    agent_id: _builtins.str
+    """Its id."""
+    agent_type: _builtins.str
+    """The type that the configuration gives it."""
+    weight: _builtins.float
+    """Its weight among agents that wait, boosts included; 1 is the ordinary one."""
+    priority_best: _builtins.int
+    """The best priority it may use, 1 to 10."""
+    queued: _builtins.int
+    """Requests of it that wait now."""
+    running: _builtins.int
+    """Requests of it that run now."""
+    arrived: _builtins.int
+    """Requests that came, since it is remembered."""
+    ended: _builtins.int
+    """Requests that ended, since it is remembered; refused ones too."""
+    served_cost: _builtins.int
+    """What it was served: tokens of prompts and answers, weighted as fairness weighs them."""
+    requests_left: _builtins.float
+    """Requests left in its own bucket; below 0 is a debt; not set: it has none."""
+    paused: _builtins.bool
+    """Is it paused?"""
+    blocked: _builtins.bool
+    """Is it blocked?"""
+    boosted: _builtins.bool
+    """Is it boosted?"""
+    def __init__(
+        self,
+        *,
+        agent_id: _builtins.str = ...,
+        agent_type: _builtins.str = ...,
+        weight: _builtins.float = ...,
+        priority_best: _builtins.int = ...,
+        queued: _builtins.int = ...,
+        running: _builtins.int = ...,
+        arrived: _builtins.int = ...,
+        ended: _builtins.int = ...,
+        served_cost: _builtins.int = ...,
+        requests_left: _builtins.float | None = ...,
+        paused: _builtins.bool = ...,
+        blocked: _builtins.bool = ...,
+        boosted: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_requests_left", b"_requests_left", "requests_left", b"requests_left"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_requests_left", b"_requests_left", "agent_id", b"agent_id", "agent_type", b"agent_type", "arrived", b"arrived", "blocked", b"blocked", "boosted", b"boosted", "ended", b"ended", "paused", b"paused", "priority_best", b"priority_best", "queued", b"queued", "requests_left", b"requests_left", "running", b"running", "served_cost", b"served_cost", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__requests_left: _TypeAlias = _typing.Literal["requests_left"]  # noqa: Y015
+    _WhichOneofArgType__requests_left: _TypeAlias = _typing.Literal["_requests_left", b"_requests_left"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__requests_left) -> _WhichOneofReturnType__requests_left | None: ...
+
+Global___Agent: _TypeAlias = Agent  # noqa: Y015
+
+@_typing.final
+class BoostRequest(_message.Message):
+    """Whose share to change, and how. One of the three changes must be set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCOPE_FIELD_NUMBER: _builtins.int
+    WEIGHT_FACTOR_FIELD_NUMBER: _builtins.int
+    RATE_FACTOR_FIELD_NUMBER: _builtins.int
+    PRIORITY_BEST_FIELD_NUMBER: _builtins.int
+    FOR_MS_FIELD_NUMBER: _builtins.int
+    weight_factor: _builtins.float
+    """Multiplies their weight: 0.01 to 100; not set: 1."""
+    rate_factor: _builtins.float
+    """Multiplies the rates of their own buckets: 0.01 to 100; not set: 1."""
+    priority_best: _builtins.int
+    """Takes the place of their type's best priority: 1 to 10; 0: the type's own holds."""
+    for_ms: _builtins.int
+    """Milliseconds that it holds: 1 to 2592000000 (30 days); 0: until resumed."""
+    @_builtins.property
+    def scope(self) -> Global___Scope:
+        """One agent or one type."""
+
+    def __init__(
+        self,
+        *,
+        scope: Global___Scope | None = ...,
+        weight_factor: _builtins.float | None = ...,
+        rate_factor: _builtins.float | None = ...,
+        priority_best: _builtins.int = ...,
+        for_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_rate_factor", b"_rate_factor", "_weight_factor", b"_weight_factor", "rate_factor", b"rate_factor", "scope", b"scope", "weight_factor", b"weight_factor"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_rate_factor", b"_rate_factor", "_weight_factor", b"_weight_factor", "for_ms", b"for_ms", "priority_best", b"priority_best", "rate_factor", b"rate_factor", "scope", b"scope", "weight_factor", b"weight_factor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__rate_factor: _TypeAlias = _typing.Literal["rate_factor"]  # noqa: Y015
+    _WhichOneofArgType__rate_factor: _TypeAlias = _typing.Literal["_rate_factor", b"_rate_factor"]  # noqa: Y015
+    _WhichOneofReturnType__weight_factor: _TypeAlias = _typing.Literal["weight_factor"]  # noqa: Y015
+    _WhichOneofArgType__weight_factor: _TypeAlias = _typing.Literal["_weight_factor", b"_weight_factor"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rate_factor) -> _WhichOneofReturnType__rate_factor | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__weight_factor) -> _WhichOneofReturnType__weight_factor | None: ...
+
+Global___BoostRequest: _TypeAlias = BoostRequest  # noqa: Y015
+
+@_typing.final
+class BoostResponse(_message.Message):
+    """They are boosted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENTS_FIELD_NUMBER: _builtins.int
+    agents: _builtins.int
+    """Agents remembered that it concerns."""
+    def __init__(
+        self,
+        *,
+        agents: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BoostResponse: _TypeAlias = BoostResponse  # noqa: Y015
+
+@_typing.final
+class BlockRequest(_message.Message):
+    """Whom to refuse."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCOPE_FIELD_NUMBER: _builtins.int
+    CANCEL_WAITING_FIELD_NUMBER: _builtins.int
+    FOR_MS_FIELD_NUMBER: _builtins.int
+    cancel_waiting: _builtins.bool
+    """Is what of theirs waits cancelled as well?"""
+    for_ms: _builtins.int
+    """Milliseconds that it holds: 1 to 2592000000 (30 days); 0: until resumed."""
+    @_builtins.property
+    def scope(self) -> Global___Scope:
+        """One agent or one type."""
+
+    def __init__(
+        self,
+        *,
+        scope: Global___Scope | None = ...,
+        cancel_waiting: _builtins.bool = ...,
+        for_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["scope", b"scope"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_waiting", b"cancel_waiting", "for_ms", b"for_ms", "scope", b"scope"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BlockRequest: _TypeAlias = BlockRequest  # noqa: Y015
+
+@_typing.final
+class BlockResponse(_message.Message):
+    """They are blocked."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENTS_FIELD_NUMBER: _builtins.int
+    agents: _builtins.int
+    """Agents remembered that it concerns."""
+    def __init__(
+        self,
+        *,
+        agents: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BlockResponse: _TypeAlias = BlockResponse  # noqa: Y015
+
+@_typing.final
+class PauseRequest(_message.Message):
+    """Whose work not to start."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCOPE_FIELD_NUMBER: _builtins.int
+    FOR_MS_FIELD_NUMBER: _builtins.int
+    for_ms: _builtins.int
+    """Milliseconds that it holds: 1 to 2592000000 (30 days); 0: until resumed."""
+    @_builtins.property
+    def scope(self) -> Global___Scope:
+        """One agent or one type; not set, or neither in it: everybody."""
+
+    def __init__(
+        self,
+        *,
+        scope: Global___Scope | None = ...,
+        for_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["scope", b"scope"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["for_ms", b"for_ms", "scope", b"scope"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseRequest: _TypeAlias = PauseRequest  # noqa: Y015
+
+@_typing.final
+class PauseResponse(_message.Message):
+    """They are paused."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENTS_FIELD_NUMBER: _builtins.int
+    agents: _builtins.int
+    """Agents remembered that it concerns."""
+    def __init__(
+        self,
+        *,
+        agents: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseResponse: _TypeAlias = PauseResponse  # noqa: Y015
+
+@_typing.final
+class ResumeRequest(_message.Message):
+    """Whom to leave to the configuration again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCOPE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def scope(self) -> Global___Scope:
+        """One agent or one type; not set, or neither in it: the pause of everybody."""
+
+    def __init__(
+        self,
+        *,
+        scope: Global___Scope | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["scope", b"scope"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["scope", b"scope"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeRequest: _TypeAlias = ResumeRequest  # noqa: Y015
+
+@_typing.final
+class ResumeResponse(_message.Message):
+    """They are resumed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENTS_FIELD_NUMBER: _builtins.int
+    agents: _builtins.int
+    """Agents remembered that it concerns."""
+    def __init__(
+        self,
+        *,
+        agents: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeResponse: _TypeAlias = ResumeResponse  # noqa: Y015
+
+@_typing.final
+class ReloadRequest(_message.Message):
+    """Nothing to say."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReloadRequest: _TypeAlias = ReloadRequest  # noqa: Y015
+
+@_typing.final
+class ReloadResponse(_message.Message):
+    """What the configuration's file has changed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGED_FIELD_NUMBER: _builtins.int
+    NEEDS_RESTART_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def changed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What holds now and did not before, as "limits.queued_max: 1000 -> 2000"."""
+
+    @_builtins.property
+    def needs_restart(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Settings that differ in the file but count only after a restart."""
+
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Why nothing was changed; empty where the file was good."""
+
+    def __init__(
+        self,
+        *,
+        changed: _abc.Iterable[_builtins.str] | None = ...,
+        needs_restart: _abc.Iterable[_builtins.str] | None = ...,
+        problems: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "needs_restart", b"needs_restart", "problems", b"problems"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReloadResponse: _TypeAlias = ReloadResponse  # noqa: Y015

@@ -26,8 +26,7 @@ if _version_not_supported:
 
 
 class AdminStub:
-    """What goes on, and the levers. Explain, Pause, Resume, Boost, Block, CancelRequest, SetLevel,
-    Reload and WatchStatus join it later.
+    """What goes on, and the levers. SetLevel and WatchStatus join it later.
     """
 
     def __init__(self, channel):
@@ -46,11 +45,50 @@ class AdminStub:
                 request_serializer=broker_dot_v1_dot_admin__pb2.DrainRequest.SerializeToString,
                 response_deserializer=broker_dot_v1_dot_admin__pb2.DrainResponse.FromString,
                 _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/broker.v1.Admin/Explain',
+                request_serializer=broker_dot_v1_dot_admin__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=broker_dot_v1_dot_admin__pb2.ExplainResponse.FromString,
+                _registered_method=True)
+        self.CancelRequest = channel.unary_unary(
+                '/broker.v1.Admin/CancelRequest',
+                request_serializer=broker_dot_v1_dot_admin__pb2.CancelRequestRequest.SerializeToString,
+                response_deserializer=broker_dot_v1_dot_admin__pb2.CancelRequestResponse.FromString,
+                _registered_method=True)
+        self.ListAgents = channel.unary_unary(
+                '/broker.v1.Admin/ListAgents',
+                request_serializer=broker_dot_v1_dot_admin__pb2.ListAgentsRequest.SerializeToString,
+                response_deserializer=broker_dot_v1_dot_admin__pb2.ListAgentsResponse.FromString,
+                _registered_method=True)
+        self.Boost = channel.unary_unary(
+                '/broker.v1.Admin/Boost',
+                request_serializer=broker_dot_v1_dot_admin__pb2.BoostRequest.SerializeToString,
+                response_deserializer=broker_dot_v1_dot_admin__pb2.BoostResponse.FromString,
+                _registered_method=True)
+        self.Block = channel.unary_unary(
+                '/broker.v1.Admin/Block',
+                request_serializer=broker_dot_v1_dot_admin__pb2.BlockRequest.SerializeToString,
+                response_deserializer=broker_dot_v1_dot_admin__pb2.BlockResponse.FromString,
+                _registered_method=True)
+        self.Pause = channel.unary_unary(
+                '/broker.v1.Admin/Pause',
+                request_serializer=broker_dot_v1_dot_admin__pb2.PauseRequest.SerializeToString,
+                response_deserializer=broker_dot_v1_dot_admin__pb2.PauseResponse.FromString,
+                _registered_method=True)
+        self.Resume = channel.unary_unary(
+                '/broker.v1.Admin/Resume',
+                request_serializer=broker_dot_v1_dot_admin__pb2.ResumeRequest.SerializeToString,
+                response_deserializer=broker_dot_v1_dot_admin__pb2.ResumeResponse.FromString,
+                _registered_method=True)
+        self.Reload = channel.unary_unary(
+                '/broker.v1.Admin/Reload',
+                request_serializer=broker_dot_v1_dot_admin__pb2.ReloadRequest.SerializeToString,
+                response_deserializer=broker_dot_v1_dot_admin__pb2.ReloadResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
-    """What goes on, and the levers. Explain, Pause, Resume, Boost, Block, CancelRequest, SetLevel,
-    Reload and WatchStatus join it later.
+    """What goes on, and the levers. SetLevel and WatchStatus join it later.
     """
 
     def GetStatus(self, request, context):
@@ -62,6 +100,62 @@ class AdminServicer:
 
     def Drain(self, request, context):
         """Refuse new work, let what runs and waits end within a limit, then stop.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Explain(self, request, context):
+        """The story of one request, under way or lately ended. NOT_FOUND where nothing is known of it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelRequest(self, request, context):
+        """Ends any agent's request, wherever it is. NOT_FOUND where none is under way.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAgents(self, request, context):
+        """The agents that the broker remembers, in the order of their ids.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Boost(self, request, context):
+        """Agents count for more, or for less. Takes the place of an earlier boost with the same scope.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Block(self, request, context):
+        """New requests of agents are refused; what is under way goes on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Pause(self, request, context):
+        """Nothing of agents is started; it may wait, and what runs goes on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Resume(self, request, context):
+        """Ends boosts, blocks and pauses that were asked for with this very scope.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Reload(self, request, context):
+        """Reads the configuration again. It holds as a whole or not at all.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -80,6 +174,46 @@ def add_AdminServicer_to_server(servicer, server):
                     request_deserializer=broker_dot_v1_dot_admin__pb2.DrainRequest.FromString,
                     response_serializer=broker_dot_v1_dot_admin__pb2.DrainResponse.SerializeToString,
             ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=broker_dot_v1_dot_admin__pb2.ExplainRequest.FromString,
+                    response_serializer=broker_dot_v1_dot_admin__pb2.ExplainResponse.SerializeToString,
+            ),
+            'CancelRequest': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelRequest,
+                    request_deserializer=broker_dot_v1_dot_admin__pb2.CancelRequestRequest.FromString,
+                    response_serializer=broker_dot_v1_dot_admin__pb2.CancelRequestResponse.SerializeToString,
+            ),
+            'ListAgents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAgents,
+                    request_deserializer=broker_dot_v1_dot_admin__pb2.ListAgentsRequest.FromString,
+                    response_serializer=broker_dot_v1_dot_admin__pb2.ListAgentsResponse.SerializeToString,
+            ),
+            'Boost': grpc.unary_unary_rpc_method_handler(
+                    servicer.Boost,
+                    request_deserializer=broker_dot_v1_dot_admin__pb2.BoostRequest.FromString,
+                    response_serializer=broker_dot_v1_dot_admin__pb2.BoostResponse.SerializeToString,
+            ),
+            'Block': grpc.unary_unary_rpc_method_handler(
+                    servicer.Block,
+                    request_deserializer=broker_dot_v1_dot_admin__pb2.BlockRequest.FromString,
+                    response_serializer=broker_dot_v1_dot_admin__pb2.BlockResponse.SerializeToString,
+            ),
+            'Pause': grpc.unary_unary_rpc_method_handler(
+                    servicer.Pause,
+                    request_deserializer=broker_dot_v1_dot_admin__pb2.PauseRequest.FromString,
+                    response_serializer=broker_dot_v1_dot_admin__pb2.PauseResponse.SerializeToString,
+            ),
+            'Resume': grpc.unary_unary_rpc_method_handler(
+                    servicer.Resume,
+                    request_deserializer=broker_dot_v1_dot_admin__pb2.ResumeRequest.FromString,
+                    response_serializer=broker_dot_v1_dot_admin__pb2.ResumeResponse.SerializeToString,
+            ),
+            'Reload': grpc.unary_unary_rpc_method_handler(
+                    servicer.Reload,
+                    request_deserializer=broker_dot_v1_dot_admin__pb2.ReloadRequest.FromString,
+                    response_serializer=broker_dot_v1_dot_admin__pb2.ReloadResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'broker.v1.Admin', rpc_method_handlers)
@@ -89,8 +223,7 @@ def add_AdminServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Admin:
-    """What goes on, and the levers. Explain, Pause, Resume, Boost, Block, CancelRequest, SetLevel,
-    Reload and WatchStatus join it later.
+    """What goes on, and the levers. SetLevel and WatchStatus join it later.
     """
 
     @staticmethod
@@ -137,6 +270,222 @@ class Admin:
             '/broker.v1.Admin/Drain',
             broker_dot_v1_dot_admin__pb2.DrainRequest.SerializeToString,
             broker_dot_v1_dot_admin__pb2.DrainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/broker.v1.Admin/Explain',
+            broker_dot_v1_dot_admin__pb2.ExplainRequest.SerializeToString,
+            broker_dot_v1_dot_admin__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelRequest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/broker.v1.Admin/CancelRequest',
+            broker_dot_v1_dot_admin__pb2.CancelRequestRequest.SerializeToString,
+            broker_dot_v1_dot_admin__pb2.CancelRequestResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAgents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/broker.v1.Admin/ListAgents',
+            broker_dot_v1_dot_admin__pb2.ListAgentsRequest.SerializeToString,
+            broker_dot_v1_dot_admin__pb2.ListAgentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Boost(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/broker.v1.Admin/Boost',
+            broker_dot_v1_dot_admin__pb2.BoostRequest.SerializeToString,
+            broker_dot_v1_dot_admin__pb2.BoostResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Block(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/broker.v1.Admin/Block',
+            broker_dot_v1_dot_admin__pb2.BlockRequest.SerializeToString,
+            broker_dot_v1_dot_admin__pb2.BlockResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Pause(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/broker.v1.Admin/Pause',
+            broker_dot_v1_dot_admin__pb2.PauseRequest.SerializeToString,
+            broker_dot_v1_dot_admin__pb2.PauseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Resume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/broker.v1.Admin/Resume',
+            broker_dot_v1_dot_admin__pb2.ResumeRequest.SerializeToString,
+            broker_dot_v1_dot_admin__pb2.ResumeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/broker.v1.Admin/Reload',
+            broker_dot_v1_dot_admin__pb2.ReloadRequest.SerializeToString,
+            broker_dot_v1_dot_admin__pb2.ReloadResponse.FromString,
             options,
             channel_credentials,
             insecure,

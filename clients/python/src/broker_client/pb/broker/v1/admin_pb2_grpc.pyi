@@ -27,9 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AdminStub:
-    """What goes on, and the levers. Explain, Pause, Resume, Boost, Block, CancelRequest, SetLevel,
-    Reload and WatchStatus join it later.
-    """
+    """What goes on, and the levers. SetLevel and WatchStatus join it later."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -39,23 +37,51 @@ class AdminStub:
     """The present state of everything."""
     Drain: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DrainRequest, _admin_pb2.DrainResponse]
     """Refuse new work, let what runs and waits end within a limit, then stop."""
+    Explain: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ExplainRequest, _admin_pb2.ExplainResponse]
+    """The story of one request, under way or lately ended. NOT_FOUND where nothing is known of it."""
+    CancelRequest: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CancelRequestRequest, _admin_pb2.CancelRequestResponse]
+    """Ends any agent's request, wherever it is. NOT_FOUND where none is under way."""
+    ListAgents: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListAgentsRequest, _admin_pb2.ListAgentsResponse]
+    """The agents that the broker remembers, in the order of their ids."""
+    Boost: _grpc.UnaryUnaryMultiCallable[_admin_pb2.BoostRequest, _admin_pb2.BoostResponse]
+    """Agents count for more, or for less. Takes the place of an earlier boost with the same scope."""
+    Block: _grpc.UnaryUnaryMultiCallable[_admin_pb2.BlockRequest, _admin_pb2.BlockResponse]
+    """New requests of agents are refused; what is under way goes on."""
+    Pause: _grpc.UnaryUnaryMultiCallable[_admin_pb2.PauseRequest, _admin_pb2.PauseResponse]
+    """Nothing of agents is started; it may wait, and what runs goes on."""
+    Resume: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ResumeRequest, _admin_pb2.ResumeResponse]
+    """Ends boosts, blocks and pauses that were asked for with this very scope."""
+    Reload: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ReloadRequest, _admin_pb2.ReloadResponse]
+    """Reads the configuration again. It holds as a whole or not at all."""
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
-    """What goes on, and the levers. Explain, Pause, Resume, Boost, Block, CancelRequest, SetLevel,
-    Reload and WatchStatus join it later.
-    """
+    """What goes on, and the levers. SetLevel and WatchStatus join it later."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetStatus: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetStatusRequest, _admin_pb2.GetStatusResponse]  # type: ignore[assignment]
     """The present state of everything."""
     Drain: _aio.UnaryUnaryMultiCallable[_admin_pb2.DrainRequest, _admin_pb2.DrainResponse]  # type: ignore[assignment]
     """Refuse new work, let what runs and waits end within a limit, then stop."""
+    Explain: _aio.UnaryUnaryMultiCallable[_admin_pb2.ExplainRequest, _admin_pb2.ExplainResponse]  # type: ignore[assignment]
+    """The story of one request, under way or lately ended. NOT_FOUND where nothing is known of it."""
+    CancelRequest: _aio.UnaryUnaryMultiCallable[_admin_pb2.CancelRequestRequest, _admin_pb2.CancelRequestResponse]  # type: ignore[assignment]
+    """Ends any agent's request, wherever it is. NOT_FOUND where none is under way."""
+    ListAgents: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListAgentsRequest, _admin_pb2.ListAgentsResponse]  # type: ignore[assignment]
+    """The agents that the broker remembers, in the order of their ids."""
+    Boost: _aio.UnaryUnaryMultiCallable[_admin_pb2.BoostRequest, _admin_pb2.BoostResponse]  # type: ignore[assignment]
+    """Agents count for more, or for less. Takes the place of an earlier boost with the same scope."""
+    Block: _aio.UnaryUnaryMultiCallable[_admin_pb2.BlockRequest, _admin_pb2.BlockResponse]  # type: ignore[assignment]
+    """New requests of agents are refused; what is under way goes on."""
+    Pause: _aio.UnaryUnaryMultiCallable[_admin_pb2.PauseRequest, _admin_pb2.PauseResponse]  # type: ignore[assignment]
+    """Nothing of agents is started; it may wait, and what runs goes on."""
+    Resume: _aio.UnaryUnaryMultiCallable[_admin_pb2.ResumeRequest, _admin_pb2.ResumeResponse]  # type: ignore[assignment]
+    """Ends boosts, blocks and pauses that were asked for with this very scope."""
+    Reload: _aio.UnaryUnaryMultiCallable[_admin_pb2.ReloadRequest, _admin_pb2.ReloadResponse]  # type: ignore[assignment]
+    """Reads the configuration again. It holds as a whole or not at all."""
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
-    """What goes on, and the levers. Explain, Pause, Resume, Boost, Block, CancelRequest, SetLevel,
-    Reload and WatchStatus join it later.
-    """
+    """What goes on, and the levers. SetLevel and WatchStatus join it later."""
 
     @_abc_1.abstractmethod
     def GetStatus(
@@ -72,5 +98,69 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.DrainResponse, _abc.Awaitable[_admin_pb2.DrainResponse]]:
         """Refuse new work, let what runs and waits end within a limit, then stop."""
+
+    @_abc_1.abstractmethod
+    def Explain(
+        self,
+        request: _admin_pb2.ExplainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ExplainResponse, _abc.Awaitable[_admin_pb2.ExplainResponse]]:
+        """The story of one request, under way or lately ended. NOT_FOUND where nothing is known of it."""
+
+    @_abc_1.abstractmethod
+    def CancelRequest(
+        self,
+        request: _admin_pb2.CancelRequestRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.CancelRequestResponse, _abc.Awaitable[_admin_pb2.CancelRequestResponse]]:
+        """Ends any agent's request, wherever it is. NOT_FOUND where none is under way."""
+
+    @_abc_1.abstractmethod
+    def ListAgents(
+        self,
+        request: _admin_pb2.ListAgentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListAgentsResponse, _abc.Awaitable[_admin_pb2.ListAgentsResponse]]:
+        """The agents that the broker remembers, in the order of their ids."""
+
+    @_abc_1.abstractmethod
+    def Boost(
+        self,
+        request: _admin_pb2.BoostRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.BoostResponse, _abc.Awaitable[_admin_pb2.BoostResponse]]:
+        """Agents count for more, or for less. Takes the place of an earlier boost with the same scope."""
+
+    @_abc_1.abstractmethod
+    def Block(
+        self,
+        request: _admin_pb2.BlockRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.BlockResponse, _abc.Awaitable[_admin_pb2.BlockResponse]]:
+        """New requests of agents are refused; what is under way goes on."""
+
+    @_abc_1.abstractmethod
+    def Pause(
+        self,
+        request: _admin_pb2.PauseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.PauseResponse, _abc.Awaitable[_admin_pb2.PauseResponse]]:
+        """Nothing of agents is started; it may wait, and what runs goes on."""
+
+    @_abc_1.abstractmethod
+    def Resume(
+        self,
+        request: _admin_pb2.ResumeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ResumeResponse, _abc.Awaitable[_admin_pb2.ResumeResponse]]:
+        """Ends boosts, blocks and pauses that were asked for with this very scope."""
+
+    @_abc_1.abstractmethod
+    def Reload(
+        self,
+        request: _admin_pb2.ReloadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ReloadResponse, _abc.Awaitable[_admin_pb2.ReloadResponse]]:
+        """Reads the configuration again. It holds as a whole or not at all."""
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

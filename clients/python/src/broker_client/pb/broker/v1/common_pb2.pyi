@@ -95,6 +95,12 @@ class _WaitReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WaitReason
     """A model that the broker does not manage fills the backend."""
     WAIT_REASON_BACKEND_DOWN: _WaitReason.ValueType  # 5
     """No backend with this model answers at the moment."""
+    WAIT_REASON_BULKHEAD: _WaitReason.ValueType  # 6
+    """As many requests of its compartment run as may."""
+    WAIT_REASON_PAUSED: _WaitReason.ValueType  # 7
+    """An operator has paused its agent, its agent's type, or everybody."""
+    WAIT_REASON_QUEUE_FULL: _WaitReason.ValueType  # 8
+    """A place in the queue, which is full; it waits in the room before it, for a few seconds at most."""
 
 class WaitReason(_WaitReason, metaclass=_WaitReasonEnumTypeWrapper):
     """What a waiting request waits for."""
@@ -111,6 +117,12 @@ WAIT_REASON_NO_ROOM: WaitReason.ValueType  # 4
 """A model that the broker does not manage fills the backend."""
 WAIT_REASON_BACKEND_DOWN: WaitReason.ValueType  # 5
 """No backend with this model answers at the moment."""
+WAIT_REASON_BULKHEAD: WaitReason.ValueType  # 6
+"""As many requests of its compartment run as may."""
+WAIT_REASON_PAUSED: WaitReason.ValueType  # 7
+"""An operator has paused its agent, its agent's type, or everybody."""
+WAIT_REASON_QUEUE_FULL: WaitReason.ValueType  # 8
+"""A place in the queue, which is full; it waits in the room before it, for a few seconds at most."""
 Global___WaitReason: _TypeAlias = WaitReason  # noqa: Y015
 
 @_typing.final

@@ -954,3 +954,143 @@ class CancelResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CancelResponse: _TypeAlias = CancelResponse  # noqa: Y015
+
+@_typing.final
+class GetQuotaRequest(_message.Message):
+    """Whose quota."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    agent_id: _builtins.str
+    """Who asks; as in GenerateRequest."""
+    def __init__(
+        self,
+        *,
+        agent_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetQuotaRequest: _TypeAlias = GetQuotaRequest  # noqa: Y015
+
+@_typing.final
+class GetQuotaResponse(_message.Message):
+    """What an agent may use at this moment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    AGENT_TYPE_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    PRIORITY_BEST_FIELD_NUMBER: _builtins.int
+    MAY_BE_CRITICAL_FIELD_NUMBER: _builtins.int
+    QUEUED_FIELD_NUMBER: _builtins.int
+    QUEUED_MAX_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    COMPARTMENT_FIELD_NUMBER: _builtins.int
+    COMPARTMENT_RUNNING_FIELD_NUMBER: _builtins.int
+    COMPARTMENT_MAX_FIELD_NUMBER: _builtins.int
+    BUCKETS_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
+    BLOCKED_FIELD_NUMBER: _builtins.int
+    agent_id: _builtins.str
+    """The agent asked for."""
+    agent_type: _builtins.str
+    """The type that the configuration gives it."""
+    weight: _builtins.float
+    """Its weight among agents that wait, an operator's boosts included; 1 is the ordinary one."""
+    priority_best: _builtins.int
+    """The best priority it may use, 1 to 10; a better one that it asks for is lowered to this."""
+    may_be_critical: _builtins.bool
+    """May it call its requests critical?"""
+    queued: _builtins.int
+    """Requests of it that wait now."""
+    queued_max: _builtins.int
+    """Requests of it that may wait at most."""
+    running: _builtins.int
+    """Requests of it that run now."""
+    compartment: _builtins.str
+    """The compartment in which its ordinary work runs."""
+    compartment_running: _builtins.int
+    """Requests that run in this compartment now, of whatever agent."""
+    compartment_max: _builtins.int
+    """Requests that may run in this compartment at once; not set: no limit."""
+    paused: _builtins.bool
+    """Is it paused: its requests wait, and none is started?"""
+    blocked: _builtins.bool
+    """Is it blocked: its new requests are refused?"""
+    @_builtins.property
+    def buckets(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenBucket]:
+        """The token buckets that its requests take from; none: nothing limits its rate."""
+
+    def __init__(
+        self,
+        *,
+        agent_id: _builtins.str = ...,
+        agent_type: _builtins.str = ...,
+        weight: _builtins.float = ...,
+        priority_best: _builtins.int = ...,
+        may_be_critical: _builtins.bool = ...,
+        queued: _builtins.int = ...,
+        queued_max: _builtins.int = ...,
+        running: _builtins.int = ...,
+        compartment: _builtins.str = ...,
+        compartment_running: _builtins.int = ...,
+        compartment_max: _builtins.int | None = ...,
+        buckets: _abc.Iterable[Global___TokenBucket] | None = ...,
+        paused: _builtins.bool = ...,
+        blocked: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_compartment_max", b"_compartment_max", "compartment_max", b"compartment_max"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compartment_max", b"_compartment_max", "agent_id", b"agent_id", "agent_type", b"agent_type", "blocked", b"blocked", "buckets", b"buckets", "compartment", b"compartment", "compartment_max", b"compartment_max", "compartment_running", b"compartment_running", "may_be_critical", b"may_be_critical", "paused", b"paused", "priority_best", b"priority_best", "queued", b"queued", "queued_max", b"queued_max", "running", b"running", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__compartment_max: _TypeAlias = _typing.Literal["compartment_max"]  # noqa: Y015
+    _WhichOneofArgType__compartment_max: _TypeAlias = _typing.Literal["_compartment_max", b"_compartment_max"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__compartment_max) -> _WhichOneofReturnType__compartment_max | None: ...
+
+Global___GetQuotaResponse: _TypeAlias = GetQuotaResponse  # noqa: Y015
+
+@_typing.final
+class TokenBucket(_message.Message):
+    """A token bucket at one moment. Its units are requests, or model tokens where its name says so."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PER_MINUTE_FIELD_NUMBER: _builtins.int
+    BURST_FIELD_NUMBER: _builtins.int
+    LEFT_FIELD_NUMBER: _builtins.int
+    NEXT_MS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"requests" or "tokens" of the agent itself; with "type_" before it of all agents of its type,
+    with "all_" of all agents.
+    """
+    per_minute: _builtins.float
+    """Units that come per minute."""
+    burst: _builtins.float
+    """Units that can be saved up."""
+    left: _builtins.float
+    """Units that are left; below 0 is a debt."""
+    next_ms: _builtins.int
+    """Milliseconds until one more fits, rounded up; 0: one fits now."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        per_minute: _builtins.float = ...,
+        burst: _builtins.float = ...,
+        left: _builtins.float = ...,
+        next_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["burst", b"burst", "left", b"left", "name", b"name", "next_ms", b"next_ms", "per_minute", b"per_minute"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TokenBucket: _TypeAlias = TokenBucket  # noqa: Y015

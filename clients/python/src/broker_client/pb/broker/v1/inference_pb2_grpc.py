@@ -50,6 +50,11 @@ class InferenceStub:
                 request_serializer=broker_dot_v1_dot_inference__pb2.CancelRequest.SerializeToString,
                 response_deserializer=broker_dot_v1_dot_inference__pb2.CancelResponse.FromString,
                 _registered_method=True)
+        self.GetQuota = channel.unary_unary(
+                '/broker.v1.Inference/GetQuota',
+                request_serializer=broker_dot_v1_dot_inference__pb2.GetQuotaRequest.SerializeToString,
+                response_deserializer=broker_dot_v1_dot_inference__pb2.GetQuotaResponse.FromString,
+                _registered_method=True)
 
 
 class InferenceServicer:
@@ -74,7 +79,14 @@ class InferenceServicer:
 
     def Cancel(self, request, context):
         """Ends a request of the same agent, wherever it is. NOT_FOUND where none is under way.
-        GetQuota joins this service with the token buckets.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetQuota(self, request, context):
+        """What an agent may use, what is left, and when more comes. An agent never seen gets what it
+        would have; INVALID_ARGUMENT (AGENT_UNKNOWN) where it would be refused.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -97,6 +109,11 @@ def add_InferenceServicer_to_server(servicer, server):
                     servicer.Cancel,
                     request_deserializer=broker_dot_v1_dot_inference__pb2.CancelRequest.FromString,
                     response_serializer=broker_dot_v1_dot_inference__pb2.CancelResponse.SerializeToString,
+            ),
+            'GetQuota': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetQuota,
+                    request_deserializer=broker_dot_v1_dot_inference__pb2.GetQuotaRequest.FromString,
+                    response_serializer=broker_dot_v1_dot_inference__pb2.GetQuotaResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -181,6 +198,33 @@ class Inference:
             '/broker.v1.Inference/Cancel',
             broker_dot_v1_dot_inference__pb2.CancelRequest.SerializeToString,
             broker_dot_v1_dot_inference__pb2.CancelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetQuota(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/broker.v1.Inference/GetQuota',
+            broker_dot_v1_dot_inference__pb2.GetQuotaRequest.SerializeToString,
+            broker_dot_v1_dot_inference__pb2.GetQuotaResponse.FromString,
             options,
             channel_credentials,
             insecure,

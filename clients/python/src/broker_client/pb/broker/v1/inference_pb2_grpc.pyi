@@ -41,8 +41,10 @@ class InferenceStub:
     Embed: _grpc.UnaryUnaryMultiCallable[_inference_pb2.EmbedRequest, _inference_pb2.EmbedResponse]
     """Embeds texts. One answer for all inputs; waits in the same queue as Generate."""
     Cancel: _grpc.UnaryUnaryMultiCallable[_inference_pb2.CancelRequest, _inference_pb2.CancelResponse]
-    """Ends a request of the same agent, wherever it is. NOT_FOUND where none is under way.
-    GetQuota joins this service with the token buckets.
+    """Ends a request of the same agent, wherever it is. NOT_FOUND where none is under way."""
+    GetQuota: _grpc.UnaryUnaryMultiCallable[_inference_pb2.GetQuotaRequest, _inference_pb2.GetQuotaResponse]
+    """What an agent may use, what is left, and when more comes. An agent never seen gets what it
+    would have; INVALID_ARGUMENT (AGENT_UNKNOWN) where it would be refused.
     """
 
 @_typing.type_check_only
@@ -58,8 +60,10 @@ class InferenceAsyncStub(InferenceStub):
     Embed: _aio.UnaryUnaryMultiCallable[_inference_pb2.EmbedRequest, _inference_pb2.EmbedResponse]  # type: ignore[assignment]
     """Embeds texts. One answer for all inputs; waits in the same queue as Generate."""
     Cancel: _aio.UnaryUnaryMultiCallable[_inference_pb2.CancelRequest, _inference_pb2.CancelResponse]  # type: ignore[assignment]
-    """Ends a request of the same agent, wherever it is. NOT_FOUND where none is under way.
-    GetQuota joins this service with the token buckets.
+    """Ends a request of the same agent, wherever it is. NOT_FOUND where none is under way."""
+    GetQuota: _aio.UnaryUnaryMultiCallable[_inference_pb2.GetQuotaRequest, _inference_pb2.GetQuotaResponse]  # type: ignore[assignment]
+    """What an agent may use, what is left, and when more comes. An agent never seen gets what it
+    would have; INVALID_ARGUMENT (AGENT_UNKNOWN) where it would be refused.
     """
 
 class InferenceServicer(metaclass=_abc_1.ABCMeta):
@@ -90,8 +94,16 @@ class InferenceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_pb2.CancelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_pb2.CancelResponse, _abc.Awaitable[_inference_pb2.CancelResponse]]:
-        """Ends a request of the same agent, wherever it is. NOT_FOUND where none is under way.
-        GetQuota joins this service with the token buckets.
+        """Ends a request of the same agent, wherever it is. NOT_FOUND where none is under way."""
+
+    @_abc_1.abstractmethod
+    def GetQuota(
+        self,
+        request: _inference_pb2.GetQuotaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_pb2.GetQuotaResponse, _abc.Awaitable[_inference_pb2.GetQuotaResponse]]:
+        """What an agent may use, what is left, and when more comes. An agent never seen gets what it
+        would have; INVALID_ARGUMENT (AGENT_UNKNOWN) where it would be refused.
         """
 
 def add_InferenceServicer_to_server(servicer: InferenceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

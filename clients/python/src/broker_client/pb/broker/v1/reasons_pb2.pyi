@@ -58,6 +58,24 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """INTERNAL: a fault of the broker itself."""
     REASON_CLIENT_TOO_SLOW: _Reason.ValueType  # 17
     """RESOURCE_EXHAUSTED: the client read so slowly that its share of memory was full."""
+    REASON_DISPLACED: _Reason.ValueType  # 18
+    """UNAVAILABLE with RetryInfo: it waited, and gave its place to an agent with a smaller backlog."""
+    REASON_DEADLINE_INFEASIBLE: _Reason.ValueType  # 19
+    """UNAVAILABLE with RetryInfo: by what was measured, the deadline would pass before an answer."""
+    REASON_BROKER_RATE_LIMITED: _Reason.ValueType  # 20
+    """UNAVAILABLE with RetryInfo: all agents together send more than is let in."""
+    REASON_RATE_LIMITED: _Reason.ValueType  # 21
+    """RESOURCE_EXHAUSTED with RetryInfo: the agent sends more requests than its rate lets in."""
+    REASON_TYPE_RATE_LIMITED: _Reason.ValueType  # 22
+    """RESOURCE_EXHAUSTED with RetryInfo: the agents of its type together do."""
+    REASON_TOKENS_EXHAUSTED: _Reason.ValueType  # 23
+    """RESOURCE_EXHAUSTED with RetryInfo: the model tokens of the agent, or of its type, are used up."""
+    REASON_AGENT_QUEUE_FULL: _Reason.ValueType  # 24
+    """RESOURCE_EXHAUSTED with RetryInfo: as many requests of this agent wait as may."""
+    REASON_AGENT_BLOCKED: _Reason.ValueType  # 25
+    """PERMISSION_DENIED: an operator has blocked this agent."""
+    REASON_AGENT_NOT_FOUND: _Reason.ValueType  # 26
+    """NOT_FOUND with the nearest ids: the broker remembers no such agent."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """The stable reasons. An error status carries google.rpc.ErrorInfo with domain "broker.v1" and the
@@ -101,4 +119,22 @@ REASON_INTERNAL: Reason.ValueType  # 16
 """INTERNAL: a fault of the broker itself."""
 REASON_CLIENT_TOO_SLOW: Reason.ValueType  # 17
 """RESOURCE_EXHAUSTED: the client read so slowly that its share of memory was full."""
+REASON_DISPLACED: Reason.ValueType  # 18
+"""UNAVAILABLE with RetryInfo: it waited, and gave its place to an agent with a smaller backlog."""
+REASON_DEADLINE_INFEASIBLE: Reason.ValueType  # 19
+"""UNAVAILABLE with RetryInfo: by what was measured, the deadline would pass before an answer."""
+REASON_BROKER_RATE_LIMITED: Reason.ValueType  # 20
+"""UNAVAILABLE with RetryInfo: all agents together send more than is let in."""
+REASON_RATE_LIMITED: Reason.ValueType  # 21
+"""RESOURCE_EXHAUSTED with RetryInfo: the agent sends more requests than its rate lets in."""
+REASON_TYPE_RATE_LIMITED: Reason.ValueType  # 22
+"""RESOURCE_EXHAUSTED with RetryInfo: the agents of its type together do."""
+REASON_TOKENS_EXHAUSTED: Reason.ValueType  # 23
+"""RESOURCE_EXHAUSTED with RetryInfo: the model tokens of the agent, or of its type, are used up."""
+REASON_AGENT_QUEUE_FULL: Reason.ValueType  # 24
+"""RESOURCE_EXHAUSTED with RetryInfo: as many requests of this agent wait as may."""
+REASON_AGENT_BLOCKED: Reason.ValueType  # 25
+"""PERMISSION_DENIED: an operator has blocked this agent."""
+REASON_AGENT_NOT_FOUND: Reason.ValueType  # 26
+"""NOT_FOUND with the nearest ids: the broker remembers no such agent."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
