@@ -23,20 +23,20 @@ class IndexedHeap:
         self._entries[sequence] = (key, sequence)
         return sequence
 
-    def peek(self) -> tuple[int, int] | None:
-        if not self._entries:
-            return None
-        handle = min(self._entries, key=lambda each: self._entries[each])
-        return self._entries[handle][0], handle
+    def peek_best(self) -> tuple[int, int] | None:
+        return self._in_order()[0] if self._entries else None
 
-    def pop(self) -> tuple[int, int] | None:
-        best = self.peek()
-        if best is not None:
-            del self._entries[best[1]]
-        return best
+    def peek_worst(self) -> tuple[int, int] | None:
+        return self._in_order()[-1] if self._entries else None
+
+    def pop_best(self) -> tuple[int, int] | None:
+        return self._taken_out(self.peek_best())
+
+    def pop_worst(self) -> tuple[int, int] | None:
+        return self._taken_out(self.peek_worst())
 
     def pop_due(self, now: int) -> int:
-        best = self.peek()
+        best = self.peek_best()
         if best is None or best[0] > now:
             return 0
         del self._entries[best[1]]
@@ -54,3 +54,12 @@ class IndexedHeap:
     def key_of(self, handle: int) -> int | None:
         entry = self._entries.get(handle)
         return None if entry is None else entry[0]
+
+    def _in_order(self) -> list[tuple[int, int]]:
+        order = sorted((key, sequence, handle) for handle, (key, sequence) in self._entries.items())
+        return [(key, handle) for key, _, handle in order]
+
+    def _taken_out(self, entry: tuple[int, int] | None) -> tuple[int, int] | None:
+        if entry is not None:
+            del self._entries[entry[1]]
+        return entry

@@ -39,7 +39,7 @@ class Timers:
             self._actions.pop(handle)(now_ns)
 
     def next_ns(self) -> int | None:
-        best = self._heap.peek()
+        best = self._heap.peek_best()
         return None if best is None else best[0]
 
     def __len__(self) -> int:

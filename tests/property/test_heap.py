@@ -35,8 +35,12 @@ class HeapMachine(RuleBasedStateMachine):
         return mine, theirs
 
     @rule()
-    def pop(self) -> None:
-        self._same(self.heap.pop(), self.oracle.pop())
+    def pop_best(self) -> None:
+        self._same(self.heap.pop_best(), self.oracle.pop_best())
+
+    @rule()
+    def pop_worst(self) -> None:
+        self._same(self.heap.pop_worst(), self.oracle.pop_worst())
 
     @rule(now=KEYS)
     def pop_due(self, now: int) -> None:
@@ -58,7 +62,8 @@ class HeapMachine(RuleBasedStateMachine):
     @invariant()
     def agrees(self) -> None:
         assert len(self.heap) == len(self.oracle)
-        self._same(self.heap.peek(), self.oracle.peek())
+        self._same(self.heap.peek_best(), self.oracle.peek_best())
+        self._same(self.heap.peek_worst(), self.oracle.peek_worst())
         self.heap.check()
 
     def _same(self, mine: tuple[int, int] | None, theirs: tuple[int, int] | None) -> None:
@@ -79,7 +84,7 @@ def test_a_removed_parent_gap_filled_by_a_smaller_entry_rises() -> None:
     handles = {key: heap.push(key) for key in (1, 10, 2, 11, 12, 3, 4)}
     assert heap.remove(handles[11])
     heap.check()
-    assert [entry[0] for entry in iter(heap.pop, None)] == [1, 2, 3, 4, 10, 12]
+    assert [entry[0] for entry in iter(heap.pop_best, None)] == [1, 2, 3, 4, 10, 12]
 
 
 def test_a_stale_handle_is_refused_after_its_slot_is_used_again() -> None:
@@ -105,4 +110,4 @@ def test_a_full_heap_answers_zero_and_loses_nothing() -> None:
     assert heap.push(1)
     assert heap.push(2)
     assert heap.push(0) == 0
-    assert [entry[0] for entry in iter(heap.pop, None)] == [1, 2]
+    assert [entry[0] for entry in iter(heap.pop_best, None)] == [1, 2]
