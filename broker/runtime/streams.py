@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from broker.core.content import Completion, Embeddings, Piece, ToolCall
-from broker.core.effects import TellQueued, TellRequeued
+from broker.core.effects import TellQueued, TellRequeued, TellSlowDown
 from broker.core.errors import (
     BrokerError,
     ClientTooSlow,
@@ -67,7 +67,7 @@ class Done(NamedTuple):
     timings: Timings
 
 
-StreamEvent = TellQueued | TellRequeued | Started | Pieces | Done
+StreamEvent = TellQueued | TellSlowDown | TellRequeued | Started | Pieces | Done
 
 
 class ResponseStream:
@@ -109,7 +109,11 @@ class ResponseStream:
 
     # The side that feeds; never waits
 
-    def tell(self, notice: TellQueued | TellRequeued) -> None:
+    def tell(self, notice: TellQueued | TellSlowDown | TellRequeued) -> None:
+        if isinstance(notice, TellSlowDown):  # no state of the request: a later reader needs it not
+            if self._subscription is not None:
+                self._subscription.slow_down(notice)
+            return
         self._notice = notice
         if isinstance(notice, TellRequeued):
             self._started = None
@@ -224,12 +228,22 @@ class Subscription:
     It ends after Done, or by raising the BrokerError that ended the request, or TakenOver.
     """
 
-    __slots__ = ("_displaced", "_notices", "_on_end", "_stream", "_waiter", "is_over", "position")
+    __slots__ = (
+        "_displaced",
+        "_notices",
+        "_on_end",
+        "_slow_down",
+        "_stream",
+        "_waiter",
+        "is_over",
+        "position",
+    )
 
     def __init__(self, stream: ResponseStream, position: int) -> None:
         self._stream = stream
         self.position = position  # number of the next piece to read
         self._notices: deque[TellQueued | TellRequeued | Started] = deque()
+        self._slow_down: TellSlowDown | None = None  # the latest alone is worth reading
         self._waiter: asyncio.Future[None] | None = None
         self._displaced = False
         self._on_end: Callable[[], None] | None = None
@@ -245,6 +259,11 @@ class Subscription:
         if isinstance(notice, TellQueued) and isinstance(last, TellQueued):
             self._notices.pop()
         self._notices.append(notice)
+        self.wake()
+
+    def slow_down(self, notice: TellSlowDown) -> None:
+        """Takes the place of one that was not read yet."""
+        self._slow_down = notice
         self.wake()
 
     def wake(self) -> None:
@@ -288,6 +307,9 @@ class Subscription:
             raise TakenOver("a newer call with the same request_id carries on")
         if self._notices:
             return self._notices.popleft()
+        if self._slow_down is not None:
+            notice, self._slow_down = self._slow_down, None
+            return notice
         pieces = self._stream.take_from(self.position)
         if pieces is not None:
             self.position += pieces.piece_count

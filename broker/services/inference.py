@@ -1,4 +1,4 @@
-"""Generate, Embed and Cancel: turns a valid call into a request of the engine and reads it back."""
+"""Generate, Embed, Cancel and GetQuota: a valid call becomes a request of the engine."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from broker.core.content import EmbedContent, GenerateContent
 from broker.core.errors import RequestUnknown
 from broker.core.requests import Criticality, RequestKey, RequestKind, RequestSpec
+from broker.core.views import QuotaView
 from broker.runtime.driver import Driver
 from broker.runtime.streams import Subscription
-from broker.services.agents import AgentTypes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +48,8 @@ class Submission:
 class InferenceService:
     """See the module."""
 
-    def __init__(self, driver: Driver, agents: AgentTypes, deadlines: DeadlinePolicy) -> None:
+    def __init__(self, driver: Driver, deadlines: DeadlinePolicy) -> None:
         self._driver = driver
-        self._agents = agents
         self._deadlines = deadlines
         # Ids for requests that bring none: unlike those of any other broker or life of this one.
         self._drawn_prefix = secrets.token_hex(8)
@@ -59,7 +58,6 @@ class InferenceService:
     def submit(self, call: Submission) -> Subscription:
         """Hands the call to the engine. The caller must `leave` the subscription in the end.
         Raises the BrokerError of the gate that says no."""
-        self._agents.type_of(call.agent_id)
         is_embed = isinstance(call.content, EmbedContent)
         spec = RequestSpec(
             key=(call.agent_id, call.request_id or f"{self._drawn_prefix}-{next(self._drawn)}"),
@@ -88,6 +86,10 @@ class InferenceService:
         if state is None:
             raise RequestUnknown(f"agent {agent_id!r} has no request {request_id!r} under way")
         return state
+
+    def quota(self, agent_id: str) -> QuotaView:
+        """What this agent may use, also one never seen. AgentUnknown where it would be refused."""
+        return self._driver.quota(agent_id)
 
     def _deadline_ns(self, remaining_s: float | None) -> int:
         now_ns = self._driver.now_ns()

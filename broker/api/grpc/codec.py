@@ -17,7 +17,7 @@ from broker.core.content import (
     Tool,
     ToolCall,
 )
-from broker.core.effects import TellQueued, TellRequeued, WaitReason
+from broker.core.effects import TellQueued, TellRequeued, TellSlowDown, WaitReason
 from broker.core.requests import ANY_OF, PRIORITY_DEFAULT, Criticality
 from broker.runtime.streams import Done, Pieces, Started, StreamEvent, Timings
 from broker.services.inference import Submission
@@ -222,6 +222,7 @@ class EventEncoder:
         self._chunk = self._token.chunk
         self._encoders: dict[type[StreamEvent], Callable[[Any], pb.GenerateEvent]] = {
             TellQueued: self._queued,
+            TellSlowDown: _encode_slow_down,
             TellRequeued: _encode_requeued,
             Started: _encode_started,
             Done: _encode_done,
@@ -252,6 +253,15 @@ class EventEncoder:
         if event.eta_ns is not None:
             queued.eta_ms = event.eta_ns // 1_000_000
         return encoded
+
+
+def _encode_slow_down(event: TellSlowDown) -> pb.GenerateEvent:
+    return pb.GenerateEvent(slow_down=pb.SlowDown(retry_after_ms=whole_ms(event.retry_after_ns)))
+
+
+def whole_ms(duration_ns: int) -> int:
+    """Rounded up: who waits so long has waited long enough."""
+    return -(-duration_ns // 1_000_000)
 
 
 def _encode_requeued(event: TellRequeued) -> pb.GenerateEvent:

@@ -14,6 +14,7 @@ from broker.api.grpc.codec import (
     fill_timings,
     fill_usage,
     fingerprint,
+    whole_ms,
 )
 from broker.api.grpc.delivery import Deliveries
 from broker.api.grpc.reading import open_call
@@ -28,6 +29,7 @@ from broker.api.grpc.validation import (
 from broker.core.content import Embeddings
 from broker.core.errors import BrokerError, Internal
 from broker.core.requests import Outcome
+from broker.core.views import QuotaView
 from broker.runtime.streams import Done, Subscription
 from broker.services.inference import InferenceService, Submission
 from broker_client.pb.broker.v1 import inference_pb2 as pb
@@ -104,6 +106,20 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
         except BrokerError as error:
             await abort(context, error)
 
+    async def GetQuota(
+        self,
+        request: pb.GetQuotaRequest,
+        context: _Context[pb.GetQuotaRequest, pb.GetQuotaResponse],
+    ) -> pb.GetQuotaResponse:
+        """What an agent may use at this moment."""
+        try:
+            problems = open_call(request, context)
+            check_agent_id(request.agent_id, problems)
+            problems.raise_any()
+            return encode_quota(self._service.quota(request.agent_id))
+        except BrokerError as error:
+            await abort(context, error)
+
     def _read_generate(
         self,
         request: pb.GenerateRequest,
@@ -144,3 +160,32 @@ def _encode_embeddings(done: Done, result: Embeddings) -> pb.EmbedResponse:
     fill_usage(encoded.usage, result)
     fill_timings(encoded.timings, done.timings, result)
     return encoded
+
+
+def encode_quota(view: QuotaView) -> pb.GetQuotaResponse:
+    """What an agent may use as its message."""
+    return pb.GetQuotaResponse(
+        agent_id=view.agent_id,
+        agent_type=view.agent_type,
+        weight=view.weight,
+        priority_best=view.priority_best,
+        may_be_critical=view.may_be_critical,
+        queued=view.queued,
+        queued_max=view.queued_max,
+        running=view.running,
+        compartment=view.compartment,
+        compartment_running=view.compartment_running,
+        compartment_max=view.compartment_max,
+        buckets=[
+            pb.TokenBucket(
+                name=each.name,
+                per_minute=each.per_minute,
+                burst=each.burst,
+                left=each.left,
+                next_ms=whole_ms(each.next_ns),
+            )
+            for each in view.buckets
+        ],
+        paused=view.is_paused,
+        blocked=view.is_blocked,
+    )

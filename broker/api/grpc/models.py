@@ -8,7 +8,7 @@ import grpc
 
 from broker.api.grpc.reading import open_call
 from broker.api.grpc.status import abort
-from broker.api.grpc.validation import check_model
+from broker.api.grpc.validation import PAGE_SIZE_DEFAULT, check_model, check_page_size
 from broker.core.errors import BrokerError
 from broker.core.residency import ResidencyState
 from broker.core.snapshot import ResidencyView
@@ -16,8 +16,6 @@ from broker.services.models import ModelsService, ModelView
 from broker_client.pb.broker.v1 import models_pb2 as pb
 from broker_client.pb.broker.v1 import models_pb2_grpc
 
-PAGE_SIZE_DEFAULT: Final = 100
-PAGE_SIZE_MAX: Final = 500
 INT32_MAX: Final = 2**31 - 1
 INT64_MAX: Final = 2**63 - 1
 
@@ -38,9 +36,7 @@ class ModelsServicer(models_pb2_grpc.ModelsServicer):
         """One page, in order of the names. The token of a page is the last name before it."""
         try:
             problems = open_call(request, context)
-            good = 0 <= request.page_size <= PAGE_SIZE_MAX
-            rule = f"is {request.page_size}; 0 (meaning {PAGE_SIZE_DEFAULT}) to {PAGE_SIZE_MAX}"
-            problems.require(good, "page_size", rule)
+            check_page_size(request.page_size, problems)
             check_model(request.page_token, "page_token", problems)
             problems.raise_any()
         except BrokerError as error:

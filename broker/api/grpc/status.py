@@ -32,6 +32,9 @@ CODES: Final[Mapping[type[errors.BrokerError], grpc.StatusCode]] = MappingProxyT
         errors.TakenOver: _Code.ABORTED,
         errors.RequestUnknown: _Code.NOT_FOUND,
         errors.Unavailable: _Code.UNAVAILABLE,
+        errors.QuotaExceeded: _Code.RESOURCE_EXHAUSTED,
+        errors.AgentBlocked: _Code.PERMISSION_DENIED,
+        errors.AgentNotFound: _Code.NOT_FOUND,
         errors.DeadlineExpired: _Code.DEADLINE_EXCEEDED,
         errors.Cancelled: _Code.CANCELLED,
         errors.ClientTooSlow: _Code.RESOURCE_EXHAUSTED,
@@ -42,7 +45,7 @@ CODES: Final[Mapping[type[errors.BrokerError], grpc.StatusCode]] = MappingProxyT
     }
 )
 
-# UNAVAILABLE always says when to come back; where nothing was measured, this soon.
+# What may be tried again always says when; where nothing was measured, this soon.
 RETRY_AFTER_NS_DEFAULT: Final = 1_000_000_000
 
 # A status travels in HTTP/2 trailers, of which clients take 8 KiB in all: the message twice (there
@@ -66,13 +69,13 @@ def rich_status(
         info["outcome"] = outcome.value
     if sent_pieces is not None:
         info["sent_pieces"] = str(sent_pieces)
-    if isinstance(error, errors.ModelUnknown):
+    if isinstance(error, errors.ModelUnknown | errors.AgentNotFound):
         info["nearest"] = ",".join(error.nearest)
     details: list[message.Message] = [
         error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=info)
     ]
     retry_after_ns = error.retry_after_ns
-    if retry_after_ns is None and code is _Code.UNAVAILABLE:
+    if retry_after_ns is None and (error.retryable or code is _Code.UNAVAILABLE):
         retry_after_ns = RETRY_AFTER_NS_DEFAULT
     if retry_after_ns is not None:
         delay = duration_pb2.Duration()
