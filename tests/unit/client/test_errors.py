@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker_client import errors
-from broker_client.errors import BrokerError, FieldProblem, error_of_status
+from broker_client.error_status import DETAILS_KEY, DOMAIN, error_of_status
+from broker_client.errors import BrokerError, FieldProblem
 from broker_client.pb.broker.v1 import reasons_pb2
 
 ADDRESS = "127.0.0.1:50434"
@@ -24,13 +25,11 @@ def trailers(*details: Message, code: int = 14) -> tuple[tuple[str, bytes], ...]
     for box, detail in zip(boxes, details, strict=True):
         box.Pack(detail)
     status = status_pb2.Status(code=code, message="said", details=boxes)
-    return ((errors.DETAILS_KEY, status.SerializeToString()),)
+    return ((DETAILS_KEY, status.SerializeToString()),)
 
 
 def info(reason: str, **metadata: str) -> Message:
-    found: Message = error_details_pb2.ErrorInfo(
-        reason=reason, domain=errors.DOMAIN, metadata=metadata
-    )
+    found: Message = error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata)
     return found
 
 
@@ -73,10 +72,21 @@ def test_bad_fields_are_all_named() -> None:
 
 def test_a_reason_of_a_newer_broker_stays_a_plain_error_that_names_it() -> None:
     error = error_of_status(
-        Code.RESOURCE_EXHAUSTED, "too many", trailers(info("RATE_LIMITED")), address=ADDRESS
+        Code.RESOURCE_EXHAUSTED, "too many", trailers(info("NEVER_HEARD_OF")), address=ADDRESS
     )
     assert type(error) is BrokerError
-    assert error.reason == "RATE_LIMITED"
+    assert error.reason == "NEVER_HEARD_OF"
+
+
+@pytest.mark.parametrize(
+    "reason", ["RATE_LIMITED", "TYPE_RATE_LIMITED", "TOKENS_EXHAUSTED", "AGENT_QUEUE_FULL"]
+)
+def test_whatever_part_of_its_own_share_is_used_up_is_one_kind_to_the_caller(reason: str) -> None:
+    error = error_of_status(
+        Code.RESOURCE_EXHAUSTED, "too many", trailers(info(reason)), address=ADDRESS
+    )
+    assert isinstance(error, errors.QuotaExceeded)
+    assert error.reason == reason
 
 
 def test_another_domain_is_not_the_broker_speaking() -> None:
@@ -124,9 +134,7 @@ def test_without_words_of_the_broker_the_status_itself_counts(
 
 @given(st.binary(max_size=200))
 def test_details_that_cannot_be_read_count_as_absent(noise: bytes) -> None:
-    error = error_of_status(
-        Code.INTERNAL, "broken", ((errors.DETAILS_KEY, noise),), address=ADDRESS
-    )
+    error = error_of_status(Code.INTERNAL, "broken", ((DETAILS_KEY, noise),), address=ADDRESS)
     assert error.code is Code.INTERNAL
 
 
@@ -136,7 +144,7 @@ def test_one_unreadable_detail_leaves_the_others_readable(noise: bytes, kind: st
     good = any_pb2.Any()
     good.Pack(info("DRAINING", outcome="refused"))
     status = status_pb2.Status(code=14, message="leaving", details=[box, good])
-    told = ((errors.DETAILS_KEY, status.SerializeToString()),)
+    told = ((DETAILS_KEY, status.SerializeToString()),)
     error = error_of_status(Code.UNAVAILABLE, "leaving", told, address=ADDRESS)
     assert isinstance(error, errors.Draining)
 

@@ -13,6 +13,7 @@ from broker_client.errors import (
     ErrorDetails,
     InvalidRequest,
     QueueFull,
+    QuotaExceeded,
     StreamBroken,
     TakenOver,
     Unreachable,
@@ -30,6 +31,11 @@ def refusal(retry_after_s: float = 2.0, outcome: str = "refused") -> QueueFull:
     )
 
 
+def over_quota(retry_after_s: float | None = 6.0) -> QuotaExceeded:
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    return QuotaExceeded(ErrorDetails(code=code, retry_after_s=retry_after_s, outcome="refused"))
+
+
 def plain(kind: type[BrokerError]) -> BrokerError:
     return kind(ErrorDetails(code=grpc.StatusCode.UNKNOWN))
 
@@ -44,6 +50,32 @@ def test_a_refusal_waits_as_long_as_it_says_and_a_random_part_that_grows() -> No
     attempts = Attempts(POLICY, deadline_ns=None)
     assert delay_ns(attempts, refusal(), chance=0.5) == 2 * NS_PER_S + 50 * NS_PER_MS
     assert delay_ns(attempts, refusal(), chance=0.5) == 2 * NS_PER_S + 100 * NS_PER_MS
+
+
+def test_a_quota_that_says_when_more_comes_is_waited_for_like_any_refusal() -> None:
+    attempts = Attempts(POLICY, deadline_ns=15 * NS_PER_S)
+    assert delay_ns(attempts, over_quota()) == 6 * NS_PER_S
+    assert delay_ns(attempts, refusal(), now_ns=6 * NS_PER_S) == 2 * NS_PER_S
+    with pytest.raises(QuotaExceeded):  # there were two tries
+        delay_ns(attempts, over_quota(1.0), now_ns=8 * NS_PER_S)
+
+
+def test_a_quota_that_comes_too_late_is_not_waited_for() -> None:
+    with pytest.raises(QuotaExceeded):
+        delay_ns(Attempts(POLICY, deadline_ns=6 * NS_PER_S), over_quota(6.0))
+    with pytest.raises(QuotaExceeded):
+        delay_ns(Attempts(POLICY, deadline_ns=None), over_quota(10.001))
+
+
+def test_an_exhaustion_that_says_no_time_is_not_tried_again() -> None:
+    with pytest.raises(QuotaExceeded):
+        delay_ns(Attempts(POLICY, deadline_ns=None), over_quota(None))
+
+
+@pytest.mark.parametrize("outcome", ["refused", "shed", "displaced"])
+def test_whoever_gave_way_to_others_comes_back(outcome: str) -> None:
+    attempts = Attempts(POLICY, deadline_ns=None)
+    assert delay_ns(attempts, refusal(outcome=outcome)) == 2 * NS_PER_S
 
 
 def test_refusals_are_bounded_and_the_last_one_is_raised() -> None:

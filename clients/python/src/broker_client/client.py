@@ -18,9 +18,23 @@ from grpc import aio
 
 from broker_client.catalogue import PAGE_SIZE, PAGES_MAX, Model, model_of
 from broker_client.channel import CHANNEL_OPTIONS, METADATA, broker_address
-from broker_client.errors import BrokerError, error_of_status
+from broker_client.error_status import error_of_status
+from broker_client.errors import BrokerError
 from broker_client.events import Chunk, Done, Event, Requeued
 from broker_client.generation import Generation
+from broker_client.operations import (
+    Agent,
+    CancelledRequest,
+    Explanation,
+    Reload,
+    agent_of,
+    boost_request,
+    cancelled_of,
+    explanation_of,
+    lasting_ms,
+    reload_of,
+    scope_message,
+)
 from broker_client.pb.broker.v1 import (
     admin_pb2,
     admin_pb2_grpc,
@@ -29,6 +43,7 @@ from broker_client.pb.broker.v1 import (
     models_pb2,
     models_pb2_grpc,
 )
+from broker_client.quota import Quota, quota_of
 from broker_client.requests import Ask, EmbedAsk, embed_request, generate_request
 from broker_client.results import Answer, EmbedResult, GenerateResult, embed_result_of
 from broker_client.retry import NS_PER_S, Attempts, RetryPolicy, deadline_after
@@ -189,6 +204,88 @@ class AsyncClient:
         if timeout_s is not None:
             request.timeout_ms = round(timeout_s * 1000)
         return drain_of(await self._short(self._admin.Drain, request))
+
+    async def quota(self) -> Quota:
+        """What this agent may use, what is left of it, and when more comes."""
+        request = inference_pb2.GetQuotaRequest(agent_id=self.agent_id)
+        return quota_of(await self._short(self._inference.GetQuota, request))
+
+    async def explain(self, request_id: str, *, agent_id: str = "") -> Explanation:
+        """The story of a request, under way or lately ended. Without an agent_id that of whichever
+        agent has a request of this id; InvalidRequest names them where several have."""
+        request = admin_pb2.ExplainRequest(agent_id=agent_id, request_id=request_id)
+        return explanation_of(await self._short(self._admin.Explain, request))
+
+    async def cancel_request(self, request_id: str, *, agent_id: str = "") -> CancelledRequest:
+        """Ends a request of any agent; without an agent_id as in `explain`."""
+        request = admin_pb2.CancelRequestRequest(agent_id=agent_id, request_id=request_id)
+        return cancelled_of(await self._short(self._admin.CancelRequest, request))
+
+    async def agents(self) -> list[Agent]:
+        """The agents that the broker remembers, by id."""
+        found: list[Agent] = []
+        token = ""
+        for _ in range(PAGES_MAX):
+            request = admin_pb2.ListAgentsRequest(page_size=PAGE_SIZE, page_token=token)
+            page = await self._short(self._admin.ListAgents, request)
+            found.extend(agent_of(each) for each in page.agents)
+            token = page.next_page_token
+            if not token:
+                break
+        return found
+
+    async def boost(
+        self,
+        *,
+        agent_id: str = "",
+        agent_type: str = "",
+        weight_factor: float | None = None,
+        rate_factor: float | None = None,
+        priority_best: int = 0,
+        for_s: float | None = None,
+    ) -> int:
+        """Has an agent, or all of a type, count for more or less; for_s None: until resumed. The
+        number of agents known that it concerns; AgentNotFound where none has this id."""
+        request = boost_request(
+            scope_message(agent_id, agent_type),
+            weight_factor=weight_factor,
+            rate_factor=rate_factor,
+            priority_best=priority_best,
+            for_s=for_s,
+        )
+        return (await self._short(self._admin.Boost, request)).agents
+
+    async def block(
+        self,
+        *,
+        agent_id: str = "",
+        agent_type: str = "",
+        cancel_waiting: bool = False,
+        for_s: float | None = None,
+    ) -> int:
+        """Has new requests of an agent, or of a type, refused; answers as `boost` does."""
+        scope = scope_message(agent_id, agent_type)
+        request = admin_pb2.BlockRequest(
+            scope=scope, cancel_waiting=cancel_waiting, for_ms=lasting_ms(for_s)
+        )
+        return (await self._short(self._admin.Block, request)).agents
+
+    async def pause(
+        self, *, agent_id: str = "", agent_type: str = "", for_s: float | None = None
+    ) -> int:
+        """Has nothing of an agent, a type, or with neither of anybody, started; as `boost`."""
+        scope = scope_message(agent_id, agent_type)
+        request = admin_pb2.PauseRequest(scope=scope, for_ms=lasting_ms(for_s))
+        return (await self._short(self._admin.Pause, request)).agents
+
+    async def resume(self, *, agent_id: str = "", agent_type: str = "") -> int:
+        """Ends what was asked for with the same scope: boost, block and pause; as `boost`."""
+        request = admin_pb2.ResumeRequest(scope=scope_message(agent_id, agent_type))
+        return (await self._short(self._admin.Resume, request)).agents
+
+    async def reload(self) -> Reload:
+        """Has the broker read its configuration again; it holds as a whole or not at all."""
+        return reload_of(await self._short(self._admin.Reload, admin_pb2.ReloadRequest()))
 
     async def _events(self, generation: Generation) -> AsyncGenerator[Event, None]:
         while True:  # Bounded by the retry policy: each turn after the first spends one try of it.

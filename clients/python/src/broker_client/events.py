@@ -39,7 +39,8 @@ class ToolCall:
 class Queued:
     """The request waits. `eta_ms` is None while there is nothing to judge by.
 
-    `reason` is "slot", "loading", "swap", "no_room" or "backend_down"; `detail` says it for people.
+    `reason` is "slot", "loading", "swap", "no_room", "backend_down", "bulkhead", "paused" or
+    "queue_full"; `detail` says it for people.
     """
 
     position: int

@@ -1,0 +1,224 @@
+"""What operators ask for and are told: whom it concerns, who is known, why a request waits.
+
+Limits are the broker's to judge; only what the wire cannot express is an error here (ValueError).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from broker_client.events import word_of
+from broker_client.pb.broker.v1 import admin_pb2, common_pb2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agent:
+    """An agent that the broker remembers. Counts are since then.
+
+    `weight` and `priority_best` hold boosts. `served_cost` is what it was served: tokens of prompts
+    and answers, weighted as fairness weighs them. `requests_left` None: it has no bucket.
+    """
+
+    agent_id: str
+    agent_type: str
+    weight: float
+    priority_best: int
+    queued: int
+    running: int
+    arrived: int
+    ended: int
+    served_cost: int
+    requests_left: float | None
+    paused: bool
+    blocked: bool
+    boosted: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """A gate on a request's way in, and the numbers it judged by, in words."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestName:
+    """Names a request among those of all agents."""
+
+    agent_id: str
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overtaking:
+    """Requests that came later and were started earlier, by one rule; `examples` are the last."""
+
+    rule: str
+    count: int
+    examples: tuple[RequestName, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """The story of a request; times in milliseconds.
+
+    `state` is of its life, or how it ended. `run_ms` is None where it was never started,
+    `ended_ago_ms` where it is under way. `position` is 0 and `wait_reason` empty where it does not
+    wait. `complete` False: more may have overtaken it than is remembered.
+    """
+
+    agent_id: str
+    request_id: str
+    model: str
+    priority: int
+    compartment: str
+    state: str
+    age_ms: float
+    queue_wait_ms: float
+    run_ms: float | None
+    ended_ago_ms: float | None
+    position: int
+    wait_reason: str
+    wait_detail: str
+    changes: tuple[str, ...]
+    gates: tuple[Gate, ...]
+    overtakings: tuple[Overtaking, ...]
+    complete: bool
+    problem: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelledRequest:
+    """A request that was told to end: whose it was, and the state in which it was found."""
+
+    agent_id: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reload:
+    """What reading the configuration again came to, in lines for people.
+
+    `needs_restart` differs in the file but counts only after a restart. Where there are `problems`
+    nothing was changed.
+    """
+
+    changed: tuple[str, ...]
+    needs_restart: tuple[str, ...]
+    problems: tuple[str, ...]
+
+
+def scope_message(agent_id: str, agent_type: str) -> admin_pb2.Scope | None:
+    """Whom it concerns: an agent, a type, or with neither everybody. ValueError for both."""
+    if agent_id and agent_type:
+        raise ValueError("an agent_id and an agent_type exclude each other")
+    if agent_id:
+        return admin_pb2.Scope(agent_id=agent_id)
+    return admin_pb2.Scope(agent_type=agent_type) if agent_type else None
+
+
+def lasting_ms(for_s: float | None) -> int:
+    """For how long, as the wire says it: there 0 means until resumed, which here is None."""
+    if for_s is None:
+        return 0
+    for_ms = round(for_s * 1000)
+    if not for_ms:
+        raise ValueError(f"for_s is {for_s}; at least a millisecond, or None: until resumed")
+    return for_ms
+
+
+def boost_request(
+    scope: admin_pb2.Scope | None,
+    *,
+    weight_factor: float | None,
+    rate_factor: float | None,
+    priority_best: int,
+    for_s: float | None,
+) -> admin_pb2.BoostRequest:
+    """The message for a boost; what is None stays unset."""
+    return admin_pb2.BoostRequest(
+        scope=scope,
+        weight_factor=weight_factor,
+        rate_factor=rate_factor,
+        priority_best=priority_best,
+        for_ms=lasting_ms(for_s),
+    )
+
+
+def agent_of(message: admin_pb2.Agent) -> Agent:
+    """The wire's agent, typed."""
+    has_bucket = message.HasField("requests_left")
+    return Agent(
+        agent_id=message.agent_id,
+        agent_type=message.agent_type,
+        weight=message.weight,
+        priority_best=message.priority_best,
+        queued=message.queued,
+        running=message.running,
+        arrived=message.arrived,
+        ended=message.ended,
+        served_cost=message.served_cost,
+        requests_left=message.requests_left if has_bucket else None,
+        paused=message.paused,
+        blocked=message.blocked,
+        boosted=message.boosted,
+    )
+
+
+def explanation_of(message: admin_pb2.ExplainResponse) -> Explanation:
+    """The wire's answer, typed."""
+    return Explanation(
+        agent_id=message.agent_id,
+        request_id=message.request_id,
+        model=message.model,
+        priority=message.priority,
+        compartment=message.compartment,
+        state=message.state,
+        age_ms=message.age_ms,
+        queue_wait_ms=message.queue_wait_ms,
+        run_ms=message.run_ms if message.HasField("run_ms") else None,
+        ended_ago_ms=message.ended_ago_ms if message.HasField("ended_ago_ms") else None,
+        position=message.position,
+        wait_reason=wait_reason_of(message),
+        wait_detail=message.wait_detail,
+        changes=tuple(message.changes),
+        gates=tuple(
+            Gate(name=each.name, passed=each.passed, detail=each.detail) for each in message.gates
+        ),
+        overtakings=tuple(
+            Overtaking(
+                rule=each.rule,
+                count=each.count,
+                examples=tuple(
+                    RequestName(agent_id=name.agent_id, request_id=name.request_id)
+                    for name in each.examples
+                ),
+            )
+            for each in message.overtakings
+        ),
+        complete=message.complete,
+        problem=message.problem,
+    )
+
+
+def wait_reason_of(message: admin_pb2.ExplainResponse) -> str:
+    """What it waits for in a word; empty where it does not wait."""
+    if not message.wait_reason:
+        return ""
+    return word_of(common_pb2.WaitReason.DESCRIPTOR, message.wait_reason, "WAIT_REASON_")
+
+
+def cancelled_of(message: admin_pb2.CancelRequestResponse) -> CancelledRequest:
+    """The wire's answer, typed."""
+    return CancelledRequest(agent_id=message.agent_id, state=message.state)
+
+
+def reload_of(message: admin_pb2.ReloadResponse) -> Reload:
+    """The wire's answer, typed."""
+    return Reload(
+        changed=tuple(message.changed),
+        needs_restart=tuple(message.needs_restart),
+        problems=tuple(message.problems),
+    )
