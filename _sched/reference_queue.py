@@ -296,6 +296,13 @@ class FairQueue:
                         return flow.counter
         return None
 
+    def waiting_of(self, group: int, priority: int, compartment: int, agent: int) -> int:
+        """How many requests of an agent wait in a class."""
+        for each in self._groups[group]:
+            if (each.priority, each.compartment) == (priority, compartment):
+                return sum(len(f.entries) for f in each.flows if f.agent.handle == agent)
+        return 0
+
     def flows(self) -> int:
         """How many flows are kept, the idle ones too."""
         return len(self._flows)
