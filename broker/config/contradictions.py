@@ -7,12 +7,14 @@ its complaint would be about a value that nobody wrote.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from broker.config.explanation import KeyPath, show_path, show_value
-from broker.config.schema import Config
+from broker.config.schema import AgentsConfig, AgentTypeConfig, Config, QueueConfig
+from broker.core.agent_policy import BATCH, CRITICAL
 from broker.core.model_name import canonical, comparison_key
 
 
@@ -32,10 +34,10 @@ def contradictions(config: Config) -> Iterator[Contradiction]:
 
 
 def _at_most(config: Config, low: KeyPath, high: KeyPath, reason: str) -> Iterator[Contradiction]:
-    """`low` must not exceed `high`: both are paths of two names to whole numbers."""
+    """`low` must not exceed `high`: both are paths of two names to numbers. None is no number."""
     small = getattr(getattr(config, str(low[0])), str(low[1]))
     large = getattr(getattr(config, str(high[0])), str(high[1]))
-    if small > large:
+    if small is not None and small > large:
         yield Contradiction(
             path=low,
             involved=(low, high),
@@ -73,10 +75,48 @@ def _counts_and_times(config: Config) -> Iterator[Contradiction]:
     )
     yield from _at_most(
         config,
+        ("limits", "queued_per_agent_max"),
+        ("limits", "queued_max"),
+        "no agent can have more in the queue than fits",
+    )
+    yield from _at_most(
+        config,
         ("limits", "deadline_default_s"),
         ("limits", "deadline_max_s"),
         "the default must itself be allowed",
     )
+
+
+def _queue(config: Config) -> Iterator[Contradiction]:
+    queue, default = config.queue, QueueConfig()
+    # Defaults are not blamed here: nobody wrote them, and few streams or restricted types are well
+    # with them.
+    if queue.room_max != default.room_max:
+        yield from _at_most(
+            config,
+            ("queue", "room_max"),
+            ("limits", "streams_max"),
+            "each request that waits for a place has a stream",
+        )
+    if not queue.prompt_token_cost and not queue.output_token_cost:
+        prompt: KeyPath = ("queue", "prompt_token_cost")
+        output: KeyPath = ("queue", "output_token_cost")
+        yield Contradiction(
+            path=prompt,
+            involved=(prompt, output),
+            problem="is 0, as queue.output_token_cost is: work that costs nothing cannot be shared "
+            "out fairly",
+        )
+    if queue.room_max and queue.room_priority_worst != default.room_priority_worst:
+        best = min((each.priority_best for each in config.agents.types), default=0)
+        if best > queue.room_priority_worst:
+            worst: KeyPath = ("queue", "room_priority_worst")
+            yield Contradiction(
+                path=worst,
+                involved=(worst, ("queue", "room_max"), ("agents", "types")),
+                problem=f"is {queue.room_priority_worst}; at least {best}, the best that any type "
+                "may use (priority_best), as else nobody may wait in the room",
+            )
 
 
 def _addresses(config: Config) -> Iterator[Contradiction]:
@@ -121,6 +161,72 @@ def _agent_types(config: Config) -> Iterator[Contradiction]:
         )
 
 
+# What a token bucket is called in its settings' names.
+_BUCKETS: Final = ("requests", "tokens", "all_requests", "all_tokens")
+
+
+def _rates(config: Config) -> Iterator[Contradiction]:
+    yield from _bursts(config.agents, ("agents",))
+    for index, each in enumerate(config.agents.types):
+        here: KeyPath = ("agents", "types", index)
+        yield from _bursts(each, here)
+        for unit in ("requests", "tokens"):
+            one, all_of_them = f"{unit}_per_minute", f"all_{unit}_per_minute"
+            own, shared = getattr(each, one), getattr(each, all_of_them)
+            if own is not None and shared is not None and own > shared:
+                yield Contradiction(
+                    path=(*here, one),
+                    involved=((*here, one), (*here, all_of_them)),
+                    problem=f"is {own:g}; at most {all_of_them} ({shared:g}), as no agent can "
+                    "have more than all of its type together",
+                )
+
+
+def _bursts(section: AgentsConfig | AgentTypeConfig, here: KeyPath) -> Iterator[Contradiction]:
+    for bucket in _BUCKETS:
+        rate, burst = f"{bucket}_per_minute", f"{bucket}_burst"
+        given = getattr(section, burst, None)
+        if given is not None and getattr(section, rate) is None:
+            yield Contradiction(
+                path=(*here, burst),
+                involved=((*here, burst), (*here, rate)),
+                problem=f"is {given:g}, and there is no {rate} that it could be a burst of",
+            )
+
+
+def _bulkheads(config: Config) -> Iterator[Contradiction]:
+    table: KeyPath = ("bulkheads",)
+    used = {CRITICAL, BATCH}
+    for index, each in enumerate(config.agents.types):
+        used.add(each.bulkhead or each.name)
+        if each.bulkhead and each.bulkhead != each.name and each.bulkhead not in config.bulkheads:
+            path: KeyPath = ("agents", "types", index, "bulkhead")
+            yield Contradiction(
+                path=path,
+                involved=(path, table),
+                problem=f"is {show_value(each.bulkhead)}, and [bulkheads] has no such name"
+                + _nearest(each.bulkhead, config.bulkheads),
+            )
+    if config.bulkheads == Config().bulkheads:
+        return  # those of the seeds stay when the operator has other types
+    for name in config.bulkheads:
+        if name not in used:
+            yield Contradiction(
+                path=(*table, name),
+                involved=((*table, name), ("agents", "types")),
+                problem=f"is the bulkhead of nothing: it is neither {CRITICAL} nor {BATCH} nor "
+                "that of a type" + _nearest(name, used),
+            )
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; known are {', '.join(names)}" if names else ""
+
+
 def _backends(config: Config) -> Iterator[Contradiction]:
     backends = config.backends
     yield from _twice(
@@ -159,4 +265,14 @@ def _models(config: Config) -> Iterator[Contradiction]:
             )
 
 
-_RULES: Final = (_sizes, _counts_and_times, _addresses, _agent_types, _backends, _models)
+_RULES: Final = (
+    _sizes,
+    _counts_and_times,
+    _queue,
+    _addresses,
+    _agent_types,
+    _rates,
+    _bulkheads,
+    _backends,
+    _models,
+)

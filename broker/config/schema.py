@@ -15,11 +15,14 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict
 
 from broker.config.address import check_backend_url, check_listen_address
+from broker.core.agent_policy import BATCH, COMPARTMENTS_MAX, CRITICAL
+from broker.core.requests import PRIORITY_HIGHEST, PRIORITY_LOWEST
 
 # TOML has arrays and no tuples; everything inside one is checked as strictly as elsewhere.
 _Array = Strict(False)
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
+NameOrNone = Annotated[str, Field(pattern=r"^([a-z0-9][a-z0-9_.-]{0,62})?$")]
 Glob = Annotated[str, Field(min_length=1, max_length=256)]
 ListenAddress = Annotated[str, AfterValidator(check_listen_address)]
 BackendUrl = Annotated[str, AfterValidator(check_backend_url)]
@@ -34,11 +37,23 @@ RESIDENT_MAX = 64
 # The largest context of a model in Ollama's library is 10 million tokens.
 NUM_CTX_MAX = 16_777_216
 
+# A rate of none is Block's or Pause's matter; the slowest is one request in an hour and forty
+# minutes. The fastest is beyond what any fleet sends and any server generates.
+RequestsPerMinute = Annotated[float, Field(ge=0.01, le=10_000_000)]
+TokensPerMinute = Annotated[float, Field(ge=1, le=1_000_000_000)]
+# A bucket that cannot hold one request would never let one through.
+RequestsBurst = Annotated[float, Field(ge=1, le=10_000_000)]
+TokensBurst = Annotated[float, Field(ge=1, le=1_000_000_000)]
+Priority = Annotated[int, Field(ge=PRIORITY_HIGHEST, le=PRIORITY_LOWEST)]
+
 
 class Section(BaseModel):
-    """What all sections share: frozen, strict, no key but those listed, defaults checked too."""
+    """What all sections share: frozen, strict, no key but those listed, defaults checked too, and
+    no number that is infinite or none, which TOML can write."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, validate_default=True, allow_inf_nan=False
+    )
 
 
 class ServerConfig(Section):
@@ -69,6 +84,8 @@ class LimitsConfig(Section):
 
     # The seeds' queue.
     queued_max: int = Field(default=1_000, ge=1, le=1_000_000)
+    # The same of one agent; None: as many as queued_max, since a flood gives way when all is full.
+    queued_per_agent_max: int | None = Field(default=None, ge=1, le=1_000_000)
     # Images in a long queue would fill the memory: each waiting request is held about three times.
     queued_bytes_max: int = Field(default=512 * MIB, ge=1 * MIB, le=64 * 1_024 * MIB)
     # A chat with a few images; the text alone is bounded below.
@@ -95,26 +112,71 @@ class LimitsConfig(Section):
 
 
 class QueueConfig(Section):
-    """[queue]: who is next."""
+    """[queue]: who is next, and what happens when the queue is full."""
 
     # Each step of priority stands back 5 s, so that priority 10 is at most 45 s behind priority 1.
     handicap_ms_per_priority: int = Field(default=5_000, ge=0, le=3_600_000)
     # Often enough to see a queue move, seldom enough to cost nothing.
     announce_interval_ms: int = Field(default=1_000, ge=50, le=600_000)
+    # Which of an agent's own requests of one priority is first: the oldest, or the one due first.
+    agent_order: Literal["arrival", "deadline"] = "arrival"
+    # The waiting room before a full queue, for whom and for how long: the design's. 0: there is
+    # none.
+    room_max: int = Field(default=100, ge=0, le=1_000_000)
+    room_wait_ms: int = Field(default=5_000, ge=1, le=600_000)
+    room_priority_worst: Priority = 3
+    # From this part of a limit on, agents are told to send less; what is left is what arrives
+    # before they can heed it.
+    slow_down_percent: int = Field(default=80, ge=1, le=100)
+    # What fairness charges for a token. One that is generated takes a step of the model of its own,
+    # those of a prompt share one; 1 and 2 are those of the paper (arXiv 2401.00588).
+    prompt_token_cost: int = Field(default=1, ge=0, le=1_000)
+    output_token_cost: int = Field(default=2, ge=0, le=1_000)
+    # Refused at once is what would miss its deadline even if all went so many times faster than
+    # measured.
+    deadline_margin: float = Field(default=2.0, ge=1, le=1_000)
 
 
 class AgentTypeConfig(Section):
-    """[[agents.types]]: a kind of agent, and the ids that belong to it as globs."""
+    """[[agents.types]]: a kind of agent, and the ids that belong to it as globs.
+
+    A rate that is left out is no limit. A burst is what may be saved up for later: one minute's
+    worth where it is left out, and at least one request.
+    """
 
     name: Name
     match: Annotated[tuple[Glob, ...], _Array, Field(min_length=1, max_length=1_000)]
+    # Its agents' part of the server: one of weight 2 is served twice as many tokens as one of 1.
+    weight: float = Field(default=1.0, ge=0.001, le=1_000)
+    # Of each agent of the type.
+    requests_per_minute: RequestsPerMinute | None = None
+    requests_burst: RequestsBurst | None = None
+    tokens_per_minute: TokensPerMinute | None = None
+    tokens_burst: TokensBurst | None = None
+    # Of all agents of the type together.
+    all_requests_per_minute: RequestsPerMinute | None = None
+    all_requests_burst: RequestsBurst | None = None
+    all_tokens_per_minute: TokensPerMinute | None = None
+    all_tokens_burst: TokensBurst | None = None
+    # A better priority is lowered to this, and the answer says so.
+    priority_best: Priority = PRIORITY_HIGHEST
+    may_be_critical: bool = True
+    # The compartment of its ordinary work, see [bulkheads]; "" is the one named as the type.
+    bulkhead: NameOrNone = ""
 
 
 def _seed_types() -> tuple[AgentTypeConfig, ...]:
-    """The three kinds of agents of the seeds."""
+    """The three kinds of agents of the seeds, with the rates of the seeds' AgentRateLimiter."""
+    rates = {"opus": 10.0, "sonnet": 20.0, "system": 50.0}
     return tuple(
-        AgentTypeConfig(name=name, match=(f"{name}-*",)) for name in ("opus", "sonnet", "system")
+        AgentTypeConfig(name=name, match=(f"{name}-*",), requests_per_minute=rate)
+        for name, rate in rates.items()
     )
+
+
+def _seed_bulkheads() -> dict[str, int]:
+    """The seeds' BulkheadPattern; system agents have none."""
+    return {"opus": 10, "sonnet": 20, CRITICAL: 5, BATCH: 15}
 
 
 class AgentsConfig(Section):
@@ -122,6 +184,13 @@ class AgentsConfig(Section):
 
     # The type of an id that no glob fits; "" refuses such ids.
     default_type: str = "system"
+    # Of all agents together; left out: no limit.
+    requests_per_minute: RequestsPerMinute | None = None
+    requests_burst: RequestsBurst | None = None
+    tokens_per_minute: TokensPerMinute | None = None
+    tokens_burst: TokensBurst | None = None
+    # Agents kept in memory. Of those without work the one not seen for longest is forgotten first.
+    remembered_max: int = Field(default=10_000, ge=100, le=10_000_000)
     types: Annotated[tuple[AgentTypeConfig, ...], _Array, Field(max_length=1_000)] = Field(
         default_factory=_seed_types
     )
@@ -185,6 +254,11 @@ class Config(Section):
     limits: LimitsConfig = Field(default_factory=LimitsConfig)
     queue: QueueConfig = Field(default_factory=QueueConfig)
     agents: AgentsConfig = Field(default_factory=AgentsConfig)
+    # [bulkheads]: how many requests of a compartment run at once. Giving the table replaces the
+    # seeds'; a compartment that is not in it has no limit.
+    bulkheads: dict[Name, Annotated[int, Field(ge=1, le=100_000)]] = Field(
+        default_factory=_seed_bulkheads, max_length=COMPARTMENTS_MAX
+    )
     backends: Annotated[tuple[BackendConfig, ...], _Array, Field(min_length=1, max_length=64)] = (
         Field(default_factory=lambda: (BackendConfig(),))
     )
@@ -198,11 +272,15 @@ class Config(Section):
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
+    def settings(self) -> dict[str, object]:
+        """Every single setting that is not empty, by its path as TOML writes it."""
+        return dict(_settings(self.model_dump(mode="json"), ""))
+
     def describe(self) -> str:
         """The effective settings as `path = value` lines, those that are not the default marked."""
-        defaults = dict(_settings(Config().model_dump(mode="json"), ""))
+        defaults = Config().settings()
         lines = []
-        for path, value in _settings(self.model_dump(mode="json"), ""):
+        for path, value in self.settings().items():
             is_default = path in defaults and defaults[path] == value
             shown = json.dumps(value, ensure_ascii=False)
             lines.append(f"{path} = {shown}" + ("" if is_default else "  # set"))

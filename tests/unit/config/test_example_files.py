@@ -7,7 +7,8 @@ import tomllib
 from pathlib import Path
 
 from broker.config.load import load
-from broker.config.schema import Config, ModelConfig, Section
+from broker.config.reload import LIVE
+from broker.config.schema import AgentTypeConfig, Config, ModelConfig, Section
 
 PACKAGING = Path(__file__).resolve().parents[3] / "packaging"
 EXAMPLE = PACKAGING / "broker.example.toml"
@@ -33,6 +34,7 @@ def test_the_examples_in_the_example_are_good(tmp_path: Path) -> None:
     config = written(tmp_path, EXAMPLE_LINE.sub("", EXAMPLE.read_text()))
     assert [each.name for each in config.backends] == ["ollama", "second"]
     assert config.models
+    assert [each.name for each in config.agents.types] == ["system"]
 
 
 def test_the_example_shows_every_setting() -> None:
@@ -43,7 +45,16 @@ def test_the_example_shows_every_setting() -> None:
         section: Section = getattr(Config(), name)
         assert set(document[name]) == set(type(section).model_fields)
     assert set(document["backends"][0]) == set(type(Config().backends[0]).model_fields)
+    assert set(document["agents"]["types"][-1]) == set(AgentTypeConfig.model_fields)
+    assert document["bulkheads"] == Config().bulkheads
     assert set(document["models"]["llama3.2:3b"]) == set(ModelConfig.model_fields)
+
+
+def test_the_example_lists_what_a_reload_changes() -> None:
+    listed = re.findall(r"^#   \[([a-z]+)\] (.+)$", EXAMPLE.read_text(), re.MULTILINE)
+    assert [(name, what.split(", ")) for name, what in listed] == [
+        (name, ["everything"] if live is None else sorted(live)) for name, live in LIVE.items()
+    ]
 
 
 def test_no_line_of_the_example_is_neither_text_nor_setting() -> None:
