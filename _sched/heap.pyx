@@ -267,7 +267,8 @@ cdef class IndexedHeap:
 
     cdef int _grow(self) except -1:
         """Doubles the memory, up to the capacity. What there is stays valid if there is no more."""
-        cdef uint64_t room = min(max(2 * <uint64_t> self._room, ROOM_MIN), self._capacity)
+        cdef uint64_t room = 2 * <uint64_t> self._room
+        room = min(max(room, <uint64_t> ROOM_MIN), <uint64_t> self._capacity)
         cdef size_t nodes = (room + 1) // 2
         if not (
             _resize(<void**> &self._ends[BEST], nodes * sizeof(Entry))

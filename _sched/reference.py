@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+from fractions import Fraction
 from itertools import count
 
 
@@ -63,3 +66,75 @@ class IndexedHeap:
         if entry is not None:
             del self._entries[entry[1]]
         return entry
+
+
+@dataclass(slots=True)
+class _Bucket:
+    rate_per_ns: Fraction
+    burst: Fraction
+    level: Fraction
+    taken_ns: int
+
+    def at(self, now_ns: int) -> Fraction:
+        elapsed_ns = max(0, now_ns - self.taken_ns)
+        return min(self.burst, self.level + elapsed_ns * self.rate_per_ns)
+
+    def wait_ns(self, amount: float, now_ns: int) -> int:
+        if amount > self.burst:
+            return -1
+        missing = Fraction(amount) - self.at(now_ns)
+        if missing <= 0:
+            return 0
+        return math.ceil(missing / self.rate_per_ns) + max(0, self.taken_ns - now_ns)
+
+    def change(self, by: Fraction, now_ns: int) -> None:
+        self.level = min(self.burst, self.at(now_ns) + by)
+        self.taken_ns = max(self.taken_ns, now_ns)
+
+
+class BucketArray:
+    """As `_sched.bucket.BucketArray`, exact and so without a tolerance."""
+
+    def __init__(self) -> None:
+        self._buckets: dict[int, _Bucket] = {}
+        self._handles = count(1)
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def add(self, rate_per_s: float, burst: float, now_ns: int) -> int:
+        full = Fraction(burst)
+        handle = next(self._handles)
+        self._buckets[handle] = _Bucket(Fraction(rate_per_s) / 10**9, full, full, now_ns)
+        return handle
+
+    def remove(self, handle: int) -> bool:
+        return self._buckets.pop(handle, None) is not None
+
+    def acquire(self, handle: int, amount: float, now_ns: int) -> int:
+        wait_ns = self.time_until(handle, amount, now_ns)
+        if wait_ns == 0:
+            self._buckets[handle].change(-Fraction(amount), now_ns)
+        return wait_ns
+
+    def refund(self, handle: int, amount: float, now_ns: int) -> None:
+        self._buckets[handle].change(Fraction(amount), now_ns)
+
+    def settle(self, handle: int, reserved: float, used: float, now_ns: int) -> None:
+        self._buckets[handle].change(Fraction(reserved) - Fraction(used), now_ns)
+
+    def configure(self, handle: int, rate_per_s: float, burst: float, now_ns: int) -> None:
+        bucket = self._buckets[handle]
+        bucket.change(Fraction(0), now_ns)
+        bucket.rate_per_ns, bucket.burst = Fraction(rate_per_s) / 10**9, Fraction(burst)
+        bucket.level = min(bucket.burst, bucket.level)
+
+    def level(self, handle: int, now_ns: int) -> Fraction:
+        return self._buckets[handle].at(now_ns)
+
+    def time_until(self, handle: int, amount: float, now_ns: int) -> int:
+        return self._buckets[handle].wait_ns(amount, now_ns)
+
+    def is_full(self, handle: int, now_ns: int) -> bool:
+        bucket = self._buckets[handle]
+        return bucket.at(now_ns) == bucket.burst
