@@ -1,0 +1,184 @@
+"""A configuration read again: what holds at once, what after a restart, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from broker.config.load import ConfigProblems, load
+from broker.config.reload import LIVE, Reload, plan_reload
+from broker.config.schema import Config, LimitsConfig, Section
+from tests.unit.config.problems import NO_ENVIRONMENT
+
+STARTED_WITH = """
+[limits]
+queued_max = 100
+[[backends]]
+name = "a"
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "broker.toml"
+
+
+@pytest.fixture
+def running(file: Path) -> Config:
+    """What a broker that was started with `file` runs with."""
+    file.write_text(STARTED_WITH)
+    return load(file, NO_ENVIRONMENT)
+
+
+def reread(file: Path, running: Config, text: str) -> Reload:
+    file.write_text(text)
+    return plan_reload(running, file, NO_ENVIRONMENT)
+
+
+def test_the_same_file_changes_nothing(file: Path, running: Config) -> None:
+    plan = plan_reload(running, file, NO_ENVIRONMENT)
+    assert plan == Reload(config=running, changed=(), needs_restart=())
+
+
+def test_live_settings_change_and_others_wait(file: Path, running: Config) -> None:
+    plan = reread(
+        file,
+        running,
+        """
+        [server]
+        log_level = "debug"
+        drain_timeout_s = 5
+        [limits]
+        queued_max = 200
+        queued_per_agent_max = 20
+        streams_max = 20_000
+        [queue]
+        agent_order = "deadline"
+        [[agents.types]]
+        name = "system"
+        match = ["system-*", "night-*"]
+        weight = 0.5
+        [bulkheads]
+        batch = 2
+        [[backends]]
+        name = "a"
+        slots = 4
+        [models.tiny]
+        num_ctx = 4_096
+        [placement]
+        keep_alive_s = 60
+        slot_grace_ms = 50
+        """,
+    )
+    assert plan.changed == (
+        "server.drain_timeout_s: 30 -> 5",
+        "limits.queued_max: 100 -> 200",
+        'queue.agent_order: "arrival" -> "deadline"',
+        'agents.types[0].name: "opus" -> "system"',
+        'agents.types[0].match: ["opus-*"] -> ["system-*", "night-*"]',
+        "agents.types[0].weight: 1.0 -> 0.5",
+        "agents.types[0].requests_per_minute: 10.0 -> unset",
+        *(
+            f"agents.types[{index}].{setting} -> unset"
+            for index, settings in (
+                (1, ('name: "sonnet"', 'match: ["sonnet-*"]', "weight: 1.0")),
+                (1, ("requests_per_minute: 20.0", "priority_best: 1", "may_be_critical: true")),
+                (1, ('bulkhead: ""',)),
+                (2, ('name: "system"', 'match: ["system-*"]', "weight: 1.0")),
+                (2, ("requests_per_minute: 50.0", "priority_best: 1", "may_be_critical: true")),
+                (2, ('bulkhead: ""',)),
+            )
+            for setting in settings
+        ),
+        "bulkheads.opus: 10 -> unset",
+        "bulkheads.sonnet: 20 -> unset",
+        "bulkheads.critical: 5 -> unset",
+        "bulkheads.batch: 15 -> 2",
+        "placement.slot_grace_ms: 300 -> 50",
+        "limits.queued_per_agent_max: unset -> 20",
+    )
+    assert plan.needs_restart == (
+        'server.log_level: "info" -> "debug"',
+        "limits.streams_max: 10000 -> 20000",
+        "backends[0].slots: 1 -> 4",
+        "placement.keep_alive_s: 600 -> 60",
+        "models.tiny.num_ctx: unset -> 4096",
+    )
+    assert plan.config.limits == LimitsConfig(queued_max=200, queued_per_agent_max=20)
+    assert plan.config.server == running.server.model_copy(update={"drain_timeout_s": 5})
+    assert (plan.config.backends, plan.config.models) == (running.backends, {})
+    assert plan.config.bulkheads == {"batch": 2}
+
+
+def test_what_needs_a_restart_is_said_each_time(file: Path, running: Config) -> None:
+    text = STARTED_WITH.replace("100", "200") + "slots = 2\n"
+    first = reread(file, running, text)
+    again = plan_reload(first.config, file, NO_ENVIRONMENT)
+    assert first.changed == ("limits.queued_max: 100 -> 200",)
+    assert again.changed == ()
+    assert again.needs_restart == first.needs_restart == ("backends[0].slots: 1 -> 2",)
+    assert again.config == first.config
+
+
+def test_a_setting_that_is_no_longer_given_goes_back_to_its_default(
+    file: Path, running: Config
+) -> None:
+    plan = reread(file, running, '[[backends]]\nname = "a"\n')
+    assert plan.changed == ("limits.queued_max: 100 -> 1000",)
+
+
+def test_every_problem_is_named_and_nothing_is_planned(file: Path, running: Config) -> None:
+    with pytest.raises(ConfigProblems) as raised:
+        reread(file, running, "[limits]\nqueued_max = 0\n[agents]\nrequests_burst = 3\n")
+    assert [each.path for each in raised.value.problems] == [
+        "limits.queued_max",
+        "agents.requests_burst",
+    ]
+    assert all(each.source == str(file) for each in raised.value.problems)
+
+
+def test_a_file_that_is_gone_is_a_problem(file: Path, running: Config) -> None:
+    file.unlink()
+    with pytest.raises(ConfigProblems, match="cannot be read: No such file"):
+        plan_reload(running, file, NO_ENVIRONMENT)
+
+
+def test_what_only_a_restart_would_make_fit_is_refused(file: Path, running: Config) -> None:
+    """The file is good, but not with the streams_max that stays until a restart."""
+    with pytest.raises(ConfigProblems) as raised:
+        reread(file, running, "[limits]\nqueued_max = 20_000\nstreams_max = 30_000\n")
+    (problem,) = raised.value.problems
+    assert str(problem) == (
+        f"{file}: limits.queued_max: is 20000; at most limits.streams_max (10000), as each request "
+        "that waits has a stream. This is so until a restart, which other changes in the file need"
+    )
+
+
+def test_the_environment_is_read_as_at_the_start(file: Path) -> None:
+    file.write_text("")
+    env = {"OLLAMA_HOST": "gpu:1", "OLLAMA_NUM_PARALLEL": "4"}
+    running = load(file, env)
+    assert plan_reload(running, file, env).needs_restart == ()
+    assert plan_reload(running, file, NO_ENVIRONMENT).needs_restart == (
+        'backends[0].url: "gpu:1" -> "127.0.0.1:11434"',
+        "backends[0].slots: 4 -> 1",
+    )
+
+
+def test_a_long_value_is_shown_short(file: Path, running: Config) -> None:
+    globs = [f"agent-{number}-*" for number in range(100)]
+    plan = reread(
+        file,
+        running,
+        STARTED_WITH + f"[[agents.types]]\nname = 'system'\nmatch = {globs}\n",
+    )
+    assert max(map(len, plan.changed)) < 200
+
+
+def test_what_is_live_exists() -> None:
+    for name, live in LIVE.items():
+        section = getattr(Config(), name)
+        if live is not None:
+            assert isinstance(section, Section)
+            assert live <= set(type(section).model_fields)
