@@ -29,6 +29,12 @@ from broker_client.pb.broker.v1 import (
 )
 
 Request = inference_pb2.GenerateRequest | inference_pb2.EmbedRequest
+Lever = (
+    admin_pb2.BoostRequest
+    | admin_pb2.BlockRequest
+    | admin_pb2.PauseRequest
+    | admin_pb2.ResumeRequest
+)
 Context = Any  # The generated base class and grpc.aio type it differently.
 Turn = Callable[[Any, Context], AsyncIterator[Any]]
 
@@ -145,6 +151,8 @@ class ScriptedBroker(
     def __init__(self) -> None:
         self.script: deque[Turn] = deque()
         self.requests: list[Any] = []
+        self.levers: list[Any] = []
+        self.reloaded = admin_pb2.ReloadResponse()  # what a reload comes to
         self.metadata: list[dict[str, str | bytes]] = []
         self.gone = asyncio.Event()  # a caller went away during `hang`
         self.wire = Wire(0)
@@ -235,6 +243,100 @@ class ScriptedBroker(
     ) -> admin_pb2.DrainResponse:
         said = request.timeout_ms if request.HasField("timeout_ms") else 30_000
         return admin_pb2.DrainResponse(queued=1, running=2, timeout_ms=said)
+
+    async def GetQuota(
+        self, request: inference_pb2.GetQuotaRequest, context: Context
+    ) -> inference_pb2.GetQuotaResponse:
+        bucket = inference_pb2.TokenBucket(
+            name="requests", per_minute=10, burst=10, left=0.25, next_ms=4_500
+        )
+        return inference_pb2.GetQuotaResponse(
+            agent_id=request.agent_id,
+            agent_type="opus",
+            weight=2,
+            priority_best=3,
+            queued=1,
+            queued_max=100,
+            compartment="opus",
+            compartment_running=4,
+            compartment_max=10,
+            buckets=[bucket],
+            paused=True,
+        )
+
+    async def Explain(
+        self, request: admin_pb2.ExplainRequest, context: Context
+    ) -> admin_pb2.ExplainResponse:
+        if request.request_id != "known":
+            await refuse(context, grpc.StatusCode.NOT_FOUND, "REQUEST_UNKNOWN", outcome="")
+        other = admin_pb2.RequestName(agent_id="opus-2", request_id="other")
+        return admin_pb2.ExplainResponse(
+            agent_id=request.agent_id or "opus-1",
+            request_id="known",
+            model="tiny:latest",
+            priority=5,
+            compartment="opus",
+            state="queued",
+            age_ms=1500,
+            queue_wait_ms=1500,
+            position=2,
+            wait_reason=common_pb2.WAIT_REASON_BULKHEAD,
+            wait_detail="10 of 10 in opus run",
+            gates=[admin_pb2.Gate(name="request bucket", passed=True, detail="9 of 10 left")],
+            overtakings=[admin_pb2.Overtaking(rule="a bulkhead", count=3, examples=[other])],
+            complete=True,
+        )
+
+    async def CancelRequest(
+        self, request: admin_pb2.CancelRequestRequest, context: Context
+    ) -> admin_pb2.CancelRequestResponse:
+        if request.request_id != "known":
+            await refuse(context, grpc.StatusCode.NOT_FOUND, "REQUEST_UNKNOWN", outcome="")
+        agent_id = request.agent_id or "opus-1"
+        return admin_pb2.CancelRequestResponse(agent_id=agent_id, state="queued")
+
+    async def ListAgents(
+        self, request: admin_pb2.ListAgentsRequest, context: Context
+    ) -> admin_pb2.ListAgentsResponse:
+        """Two pages."""
+        if not request.page_token:
+            first = admin_pb2.Agent(agent_id="opus-1", weight=1, requests_left=9.5, boosted=True)
+            return admin_pb2.ListAgentsResponse(agents=[first], next_page_token="opus-1")
+        return admin_pb2.ListAgentsResponse(agents=[admin_pb2.Agent(agent_id="opus-2")])
+
+    async def Boost(
+        self, request: admin_pb2.BoostRequest, context: Context
+    ) -> admin_pb2.BoostResponse:
+        return admin_pb2.BoostResponse(agents=await self._lever(request, context))
+
+    async def Block(
+        self, request: admin_pb2.BlockRequest, context: Context
+    ) -> admin_pb2.BlockResponse:
+        return admin_pb2.BlockResponse(agents=await self._lever(request, context))
+
+    async def Pause(
+        self, request: admin_pb2.PauseRequest, context: Context
+    ) -> admin_pb2.PauseResponse:
+        return admin_pb2.PauseResponse(agents=await self._lever(request, context))
+
+    async def Resume(
+        self, request: admin_pb2.ResumeRequest, context: Context
+    ) -> admin_pb2.ResumeResponse:
+        return admin_pb2.ResumeResponse(agents=await self._lever(request, context))
+
+    async def Reload(
+        self, request: admin_pb2.ReloadRequest, context: Context
+    ) -> admin_pb2.ReloadResponse:
+        return self.reloaded
+
+    async def _lever(self, request: Lever, context: Context) -> int:
+        """Remembers what was asked for; an agent "absent" is not known, of a type there are 3."""
+        copy = type(request)()
+        copy.CopyFrom(request)  # type: ignore[arg-type]  # The same type by construction.
+        self.levers.append(copy)
+        if request.scope.agent_id == "absent":
+            await refuse(context, grpc.StatusCode.NOT_FOUND, "AGENT_NOT_FOUND", outcome="")
+        return 1 if request.scope.agent_id else 3
 
     def _next(self, request: Request, context: Context) -> Turn:
         copy = type(request)()

@@ -146,7 +146,11 @@ async def test_drain_says_what_is_left(broker: ScriptedBroker) -> None:
 
 async def test_without_a_broker_everything_says_how_to_start_one() -> None:
     nobody = ["--address", "127.0.0.1:1"]
-    for command in (["status"], ["models"], ["drain"], ["generate", "x", "--model", "m"]):
+    for command in (
+        *(["status"], ["models"], ["drain"], ["generate", "x", "--model", "m"]),
+        *(["agents"], ["quota", "a"], ["explain", "r"], ["cancel", "r"], ["reload"]),
+        *(["boost", "a", "--weight", "2"], ["block", "a"], ["pause", "--all"], ["resume", "a"]),
+    ):
         result = await asyncio.to_thread(CliRunner().invoke, main, [*command, *nobody])
         said = "brokerctl: no broker answers at 127.0.0.1:1; start one with `brokerd`\n"
         assert (result.exit_code, result.stderr) == (3, said)

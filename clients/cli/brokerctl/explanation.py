@@ -11,17 +11,25 @@ from typing import Any, Final
 
 from broker_client import BrokerError, Unreachable
 from broker_client.errors import (
+    AgentBlocked,
+    AgentNotFound,
+    AgentQueueFull,
     AgentUnknown,
     BackendFailed,
+    BrokerRateLimited,
     CapabilityMissing,
     ConnectionLost,
     DeadlineExpired,
+    DeadlineInfeasible,
+    Displaced,
     Draining,
     InvalidRequest,
     LoadFailed,
     ModelUnknown,
     NoBackend,
     QueueFull,
+    QuotaExceeded,
+    RequestUnknown,
 )
 
 # Exit statuses, also in `brokerctl --help`. 2 is click's, for wrong use.
@@ -35,7 +43,15 @@ NEXT_STEPS: Final[tuple[tuple[type[BrokerError], str], ...]] = (
     (InvalidRequest, "correct what is named and try again"),
     (ModelUnknown, "`brokerctl models` lists the models there are"),
     (CapabilityMissing, "`brokerctl models NAME` shows what a model can do"),
+    (RequestUnknown, "`brokerctl status --requests 100` lists what is under way"),
+    (AgentNotFound, "`brokerctl agents` lists those that are known"),
+    (AgentBlocked, "`brokerctl resume AGENT` ends that"),
+    (AgentQueueFull, "let some of its requests end first"),
+    (QuotaExceeded, "`brokerctl quota AGENT` shows what is left and when more comes"),
     (QueueFull, "try again later, or with a better --priority"),
+    (Displaced, "try again later, or with a better --priority"),
+    (DeadlineInfeasible, "give it more time, or a better --priority"),
+    (BrokerRateLimited, "try again later"),
     (NoBackend, "`brokerctl doctor` says which backend does not answer, and why"),
     (LoadFailed, "`brokerctl doctor` shows the state of the backends"),
     (BackendFailed, "`brokerctl doctor` shows the state of the backends"),

@@ -30,3 +30,10 @@ def bytes_text(count: int) -> str:
 def counted(count: int, noun: str) -> str:
     """ "1 request", "2 requests"."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def amount_text(amount: float) -> str:
+    """A number with at most one decimal: 9.25 -> "9.2", 10.0 -> "10"; below 1 two digits."""
+    if amount and abs(amount) < 1:
+        return f"{amount:.2g}"
+    return f"{amount:.1f}".removesuffix(".0")

@@ -160,6 +160,13 @@ def queue_findings(status: Status) -> list[Finding]:
                 "see those models above; or set memory_gb under [[backends]]",
             )
         )
+    if waits["paused"]:
+        findings.append(
+            odd(
+                f"{counted(waits['paused'], 'request')} wait because an operator has paused them",
+                "`brokerctl resume` ends a pause; `brokerctl agents` lists who is paused",
+            )
+        )
     if waits["backend_down"]:
         findings.append(
             odd(

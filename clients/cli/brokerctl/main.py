@@ -9,12 +9,21 @@ from __future__ import annotations
 import click
 
 from broker_client import __version__
+from brokerctl.agents import agents
+from brokerctl.block import block
+from brokerctl.boost import boost
+from brokerctl.cancel import cancel
 from brokerctl.config import config
 from brokerctl.demo.command import demo
 from brokerctl.doctor import doctor
 from brokerctl.drain import drain
+from brokerctl.explain import explain
 from brokerctl.generate import generate
 from brokerctl.models import models
+from brokerctl.pause import pause
+from brokerctl.quota import quota
+from brokerctl.reload import reload
+from brokerctl.resume import resume
 from brokerctl.status import status
 
 
@@ -29,7 +38,10 @@ def main() -> None:
     """
 
 
-for each in (config, demo, doctor, drain, generate, models, status):
+for each in (
+    *(agents, block, boost, cancel, config, demo, doctor, drain),
+    *(explain, generate, models, pause, quota, reload, resume, status),
+):
     main.add_command(each)
 
 

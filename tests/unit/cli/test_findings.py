@@ -152,12 +152,14 @@ def test_a_full_queue_and_what_its_requests_wait_for() -> None:
         wait_detail="",
     )
     down = replace(waiting, wait_reason="backend_down")
+    paused = replace(waiting, wait_reason="paused")
     texts = [
         each.text
-        for each in found(replace(HEALTHY, queued=1000, requests=(waiting, waiting, down)))
+        for each in found(replace(HEALTHY, queued=1000, requests=(waiting, waiting, down, paused)))
     ]
     assert texts == [
         "the queue is full: 1000 requests wait",
         "2 requests wait for room that models loaded by others hold",
+        "1 request wait because an operator has paused them",
         "1 request wait for a backend that is down",
     ]

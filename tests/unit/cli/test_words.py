@@ -8,7 +8,7 @@ import pytest
 from broker_client import BrokerError, Model, ModelPlace
 from broker_client.errors import BY_REASON, ConnectionLost, ErrorDetails, Unreachable
 from brokerctl.explanation import error_document, exit_status_of, sentence_of
-from brokerctl.figures import bytes_text, counted, duration_text
+from brokerctl.figures import amount_text, bytes_text, counted, duration_text
 from brokerctl.model_choice import choose_model
 
 
@@ -39,6 +39,17 @@ def test_bytes(count: int, text: str) -> None:
 
 def test_counts() -> None:
     assert [counted(n, "load") for n in (0, 1, 2)] == ["0 loads", "1 load", "2 loads"]
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"),
+    [
+        *((0.0, "0"), (0.25, "0.25"), (-0.5, "-0.5"), (1.0, "1"), (9.25, "9.2"), (10.0, "10")),
+        *((-3.04, "-3"), (120_000.0, "120000")),
+    ],
+)
+def test_amounts(amount: float, text: str) -> None:
+    assert amount_text(amount) == text
 
 
 @pytest.mark.parametrize("kind", [*BY_REASON.values(), ConnectionLost, BrokerError])

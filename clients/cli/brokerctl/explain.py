@@ -1,0 +1,111 @@
+"""`brokerctl explain`: the story of one request, on a page."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import click
+
+from broker_client import Explanation, Overtaking
+from brokerctl.call import Call, asking, print_json
+from brokerctl.figures import counted, duration_text
+
+# What a state means for somebody who asks where the request is.
+STATES: Final = {
+    "queued": "waits",
+    "requeued": "waits again",
+    "dispatched": "was handed to a backend; no token yet",
+    "streaming": "runs; tokens come",
+    "cancelling": "was told to end; its slot is not free yet",
+    "completed": "is complete",
+    "failed": "failed",
+    "refused": "was refused",
+    "cancelled": "was cancelled",
+    "expired": "was not done before its deadline",
+    "shed": "was given up for the sake of the machine",
+    "displaced": "gave its place to another agent's request",
+}
+
+
+@click.command()
+@click.argument("request_id")
+@click.option("--agent", "agent_id", default="", help="Whose, where several have this id.")
+@asking
+def explain(call: Call, request_id: str, agent_id: str) -> None:
+    """Say why REQUEST_ID waits, or how it ended: its gates, who overtook it, what it waits for."""
+    with call.client() as client:
+        story = client.explain(request_id, agent_id=agent_id)
+    if call.as_json:
+        print_json(story)
+    else:
+        click.echo("\n".join(page(story)))
+
+
+def page(story: Explanation) -> list[str]:
+    """The whole story in lines."""
+    return [
+        f"request {story.request_id} of agent {story.agent_id} {standing_text(story)}",
+        f"  model {story.model}, priority {story.priority}, compartment {story.compartment}",
+        f"  {times_text(story)}",
+        *(f"  changed: {each}" for each in story.changes),
+        *gate_lines(story),
+        *overtaking_lines(story),
+    ]
+
+
+def standing_text(story: Explanation) -> str:
+    """Where it stands, and what it waits for or why it ended so."""
+    text = STATES.get(story.state, f"is {story.state}")
+    if story.position:
+        text += f" at position {story.position}"
+    why = story.wait_detail or story.problem
+    return f"{text}: {why}" if why else text
+
+
+def times_text(story: Explanation) -> str:
+    """When it came, how long it waited and ran."""
+    waited = duration_text(story.queue_wait_ms)
+    parts = [f"came {duration_text(story.age_ms)} ago"]
+    if story.run_ms is not None:
+        runs = "has run" if story.ended_ago_ms is None else "ran"
+        parts += [f"waited {waited}", f"{runs} {duration_text(story.run_ms)}"]
+    elif story.ended_ago_ms is not None:
+        parts.append(f"was never started, and over after {waited}")
+    if story.ended_ago_ms is not None:
+        parts.append(f"ended {duration_text(story.ended_ago_ms)} ago")
+    return ", ".join(parts)
+
+
+def gate_lines(story: Explanation) -> list[str]:
+    """Each gate with its numbers."""
+    if not story.gates:
+        return []
+    width = max(len(each.name) for each in story.gates)
+    lines = ["gates on its way in:"]
+    for each in story.gates:
+        verdict = "passed" if each.passed else "said no"
+        lines.append(f"  {verdict:7}  {each.name:{width}}  {each.detail}".rstrip())
+    return lines
+
+
+def overtaking_lines(story: Explanation) -> list[str]:
+    """Who came later and was started earlier, by which rule; who never stood in line has none."""
+    if not story.overtakings:
+        if story.state == "refused":
+            return []
+        return ["nobody overtook it" if story.complete else "who overtook it is forgotten"]
+    total = sum(each.count for each in story.overtakings)
+    at_least = "" if story.complete else "at least "
+    lines = [f"overtaken by {at_least}{counted(total, 'request')}:"]
+    width = max(len(str(each.count)) for each in story.overtakings)
+    for each in story.overtakings:
+        lines.append(f"  {each.count:{width}}  {each.rule}{examples_text(each)}")
+    return lines
+
+
+def examples_text(overtaking: Overtaking) -> str:
+    """A few of them by name."""
+    names = ", ".join(f"{each.request_id} of {each.agent_id}" for each in overtaking.examples)
+    if not names:
+        return ""
+    return f" (lately {names})" if overtaking.count > len(overtaking.examples) else f" ({names})"

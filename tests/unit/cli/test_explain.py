@@ -1,0 +1,120 @@
+"""The page that explains a request, for one that waits, runs, is over, or never got in."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from broker_client import Explanation, Gate, Overtaking, RequestName
+from brokerctl.explain import STATES, page
+
+WAITS = Explanation(
+    agent_id="opus-1",
+    request_id="r-1",
+    model="qwen3:8b",
+    priority=5,
+    compartment="opus",
+    state="queued",
+    age_ms=2500.0,
+    queue_wait_ms=2500.0,
+    run_ms=None,
+    ended_ago_ms=None,
+    position=3,
+    wait_reason="slot",
+    wait_detail="a slot of qwen3:8b",
+    changes=(),
+    gates=(),
+    overtakings=(),
+    complete=True,
+    problem="",
+)
+
+
+def test_one_that_waits() -> None:
+    assert page(WAITS) == [
+        "request r-1 of agent opus-1 waits at position 3: a slot of qwen3:8b",
+        "  model qwen3:8b, priority 5, compartment opus",
+        "  came 2.5 s ago",
+        "nobody overtook it",
+    ]
+
+
+def test_one_that_runs_says_what_was_changed() -> None:
+    runs = replace(
+        WAITS,
+        state="streaming",
+        position=0,
+        wait_detail="",
+        queue_wait_ms=500.0,
+        run_ms=2000.0,
+        changes=("priority lowered from 1 to 5",),
+    )
+    assert page(runs)[0] == "request r-1 of agent opus-1 runs; tokens come"
+    assert page(runs)[2:4] == [
+        "  came 2.5 s ago, waited 500 ms, has run 2.0 s",
+        "  changed: priority lowered from 1 to 5",
+    ]
+
+
+def test_one_that_is_over() -> None:
+    over = replace(
+        WAITS,
+        state="failed",
+        position=0,
+        wait_detail="",
+        run_ms=1000.0,
+        ended_ago_ms=60_000.0,
+        problem="the backend broke",
+    )
+    assert page(over)[0] == "request r-1 of agent opus-1 failed: the backend broke"
+    assert page(over)[2] == "  came 2.5 s ago, waited 2.5 s, ran 1.0 s, ended 1 min 0 s ago"
+
+
+def test_one_that_was_refused_names_the_gate_with_its_numbers() -> None:
+    refused = replace(
+        WAITS,
+        state="refused",
+        position=0,
+        queue_wait_ms=0.0,
+        ended_ago_ms=2500.0,
+        wait_detail="",
+        problem="10 requests a minute are used up",
+        gates=(
+            Gate(name="request bucket", passed=True, detail=""),
+            Gate(name="backpressure", passed=False, detail="1000 of 1000 wait"),
+        ),
+    )
+    assert page(refused) == [
+        "request r-1 of agent opus-1 was refused: 10 requests a minute are used up",
+        "  model qwen3:8b, priority 5, compartment opus",
+        "  came 2.5 s ago, was never started, and over after 0 ms, ended 2.5 s ago",
+        "gates on its way in:",
+        "  passed   request bucket",
+        "  said no  backpressure    1000 of 1000 wait",
+    ]
+
+
+def test_who_overtook_it_by_rule_and_what_is_forgotten() -> None:
+    name = RequestName(agent_id="sonnet-2", request_id="q")
+    found = replace(
+        WAITS,
+        overtakings=(
+            Overtaking(rule="a better priority", count=12, examples=(name,)),
+            Overtaking(rule="its model is resident", count=1, examples=(name,)),
+            Overtaking(rule="a bulkhead", count=2, examples=()),
+        ),
+        complete=False,
+    )
+    assert page(found)[3:] == [
+        "overtaken by at least 15 requests:",
+        "  12  a better priority (lately q of sonnet-2)",
+        "   1  its model is resident (q of sonnet-2)",
+        "   2  a bulkhead",
+    ]
+    assert page(replace(WAITS, complete=False))[-1] == "who overtook it is forgotten"
+
+
+@pytest.mark.parametrize("state", [*STATES, "a state of a newer broker"])
+def test_every_state_makes_a_sentence(state: str) -> None:
+    assert page(replace(WAITS, state=state))[0].startswith("request r-1 of agent opus-1 ")
