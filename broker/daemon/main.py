@@ -1,7 +1,8 @@
 """`brokerd`: reads its configuration, serves until it is told to leave, and leaves in order.
 
 The first SIGTERM or SIGINT drains: new work is refused with a reason, what is under way may end
-within the limit; a longer time that was granted before is cut to it. The second one stops.
+within the limit; a longer time that was granted before is cut to it. The second one stops. SIGHUP
+reads the configuration file again.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import errno
 import gc
 import os
+import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -20,12 +22,22 @@ import structlog
 import uvloop
 
 from broker.config.load import ConfigProblems, load
+from broker.config.reload import plan_reload
 from broker.config.schema import Config
-from broker.daemon.signals import Signals
-from broker.daemon.wiring import TASKS_SPARE, Parts, broker_version, build, close_backends
+from broker.daemon.engine_policy import engine_policy
+from broker.daemon.signals import RELOADING, Signals
+from broker.daemon.wiring import (
+    TASKS_SPARE,
+    Parts,
+    broker_version,
+    build,
+    close_backends,
+    nothing_to_reload,
+)
 from broker.observability.logs import configure_logs
 from broker.runtime.departure import give_back
 from broker.runtime.supervisor import Supervisor
+from broker.services.operations import ReloadReport
 
 _log = structlog.get_logger(__name__)
 
@@ -44,10 +56,11 @@ EXIT_BROKEN = 70  # EX_SOFTWARE of sysexits.h: a bug of ours
 
 
 class Daemon:
-    """One life of the broker."""
+    """One life of the broker. `file` is where `config` came from, None: from nowhere."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, file: Path | None) -> None:
         self._config = config
+        self._file = file
         self._parts: Parts | None = None
         self._drain_asked = asyncio.Event()
         self._stop_asked = asyncio.Event()
@@ -80,14 +93,40 @@ class Daemon:
         """Ends at once."""
         self._stop_asked.set()
 
+    def reload(self) -> ReloadReport:
+        """Reads the file again. What can change at once does; if anything is wrong, nothing."""
+        report = self._reloaded()
+        if report.problems:
+            _log.error("configuration not reloaded", problems=report.problems)
+        else:
+            _log.info(
+                "configuration reloaded", changed=report.changed, needs_restart=report.needs_restart
+            )
+        return report
+
+    def _reloaded(self) -> ReloadReport:
+        if self._file is None:
+            return nothing_to_reload()
+        try:
+            plan = plan_reload(self._config, self._file, os.environ)
+        except ConfigProblems as wrong:
+            problems = tuple(map(str, wrong.problems))
+            return ReloadReport(changed=(), needs_restart=(), problems=problems)
+        self._config = plan.config
+        if self._parts is not None:
+            self._parts.driver.reconfigure(engine_policy(plan.config))
+        if not self._drain_asked.is_set():
+            self._drain_timeout_ms = plan.config.server.drain_timeout_s * 1000
+        return ReloadReport(changed=plan.changed, needs_restart=plan.needs_restart, problems=())
+
     async def run(self) -> int:
         """Serves. The exit status of the process."""
         loop = asyncio.get_running_loop()
-        signals = Signals(self._signalled, self.ask_stop)
+        signals = Signals(self._signalled, self.ask_stop, self.reload)
         signals.install(loop)
         try:
             async with Supervisor(self._config.limits.streams_max + TASKS_SPARE) as supervisor:
-                parts = self._parts = build(self._config, supervisor, self.ask_drain)
+                parts = self._parts = build(self._config, supervisor, self.ask_drain, self.reload)
                 try:
                     return await self._serve(parts, supervisor)
                 finally:
@@ -171,8 +210,8 @@ def _settle_memory() -> None:
     gc.set_threshold(GC_THRESHOLD, 20, 20)
 
 
-async def _main(config: Config) -> int:
-    return await Daemon(config).run()
+async def _main(config: Config, file: Path | None) -> int:
+    return await Daemon(config, file).run()
 
 
 async def _first_asked(parts: Parts) -> None:
@@ -199,6 +238,8 @@ def main(config_file: Path | None) -> None:
     if not __debug__:
         # The compiled scheduler's and the engine's own checks are assertions.
         sys.exit("brokerd: refuses to run under python -O, which switches its checks off")
+    # Until the loop listens for it, reading the file is what is about to happen anyhow.
+    signal.signal(RELOADING, signal.SIG_IGN)
     try:
         config = load(config_file, os.environ)
     except ConfigProblems as problems:
@@ -208,7 +249,7 @@ def main(config_file: Path | None) -> None:
     _settle_memory()
     configure_logs(config.server.log_level, config.server.log_format)
     try:
-        status = uvloop.run(_main(config))
+        status = uvloop.run(_main(config, config_file))
     except* OSError as errors:
         first = errors.exceptions[0]
         hint = "; is another broker running?" if _is_taken(first) else ""

@@ -20,10 +20,8 @@ from broker.backends.ollama import OllamaBackend
 from broker.backends.ollama_transport import TransportLimits
 from broker.config.schema import BackendConfig, Config
 from broker.core.engine import Engine
-from broker.core.placement import BackendPolicy, PlacementPolicy
-from broker.core.policy import EnginePolicy
 from broker.core.ports import Backend
-from broker.core.queueing import QueuePolicy
+from broker.daemon.engine_policy import engine_policy, live_max
 from broker.models.catalog import Catalog, ModelSettings
 from broker.models.discovery import Discovery, DiscoveryPolicy
 from broker.observability.metrics import metrics_registry
@@ -31,9 +29,9 @@ from broker.runtime.clock import Clock, LoopClock
 from broker.runtime.driver import Driver, DriverLimits
 from broker.runtime.supervisor import Supervisor
 from broker.runtime.switches import SwitchLimits
-from broker.services.agents import AgentType, AgentTypes
 from broker.services.inference import DeadlinePolicy, InferenceService
 from broker.services.models import ModelsService
+from broker.services.operations import OperationsService, ReloadReport
 from broker.services.status import StatusService
 
 _MS = 1_000_000
@@ -62,51 +60,24 @@ class Parts:
     backends: Mapping[str, Backend]
 
 
-def engine_policy(config: Config) -> EnginePolicy:
-    """The engine's part of the configuration."""
-    return EnginePolicy(
-        backends=tuple(_backend_policy(each) for each in config.backends),
-        queue=QueuePolicy(
-            handicap_ns_per_priority=config.queue.handicap_ms_per_priority * _MS,
-            queued_max=config.limits.queued_max,
-            queued_bytes_max=config.limits.queued_bytes_max,
-            live_max=_live_max(config),
-            announce_interval_ns=config.queue.announce_interval_ms * _MS,
-        ),
-        placement=PlacementPolicy(
-            keep_alive_ns=config.placement.keep_alive_s * _S,
-            failed_load_hold_ns=config.placement.failed_load_hold_s * _S,
-            num_ctx_hold_ns=config.placement.num_ctx_hold_s * _S,
-            slot_grace_ns=config.placement.slot_grace_ms * _MS,
-        ),
-    )
-
-
-def _live_max(config: Config) -> int:
-    """How many requests there may be at once; the engine refuses more, with a reason."""
-    return max(config.limits.streams_max, config.limits.queued_max)
-
-
-def _backend_policy(config: BackendConfig) -> BackendPolicy:
-    memory_gb = config.memory_gb
-    return BackendPolicy(
-        name=config.name,
-        resident_max=config.resident_max,
-        memory_bytes=None if memory_gb is None else int(memory_gb * 1e9),
-        exclusive=config.exclusive,
-    )
+def nothing_to_reload() -> ReloadReport:
+    """What a broker without a configuration file answers."""
+    problem = "the broker was started without a configuration file: there is nothing to reload"
+    return ReloadReport(changed=(), needs_restart=(), problems=(problem,))
 
 
 def build(
     config: Config,
     supervisor: Supervisor,
     stop: Callable[[int | None], int],
+    reload: Callable[[], ReloadReport] = nothing_to_reload,
     clock: Clock | None = None,
     backends: Mapping[str, Backend] | None = None,
 ) -> Parts:
     """Everything, wired. Nothing runs yet. Must be called within the loop.
 
-    `backends` stand in for those that the configuration describes, by their names.
+    `stop` begins to leave, `reload` reads the configuration again: what operators ask for through
+    the wire. `backends` stand in for those that the configuration describes, by their names.
     """
     clock = clock or LoopClock()
     if backends is None:
@@ -131,9 +102,10 @@ def build(
         broker_version(),
         stop,
     )
+    operations = OperationsService(driver, reload)
     return Parts(
         driver=driver,
-        grpc=_grpc_server(config, driver, catalog, status),
+        grpc=_grpc_server(config, driver, catalog, AdminServicer(status, operations)),
         http=HealthServer(
             _http_settings(config), driver.snapshot, metrics_registry(driver.snapshot)
         ),
@@ -172,7 +144,7 @@ def _discovery(
 
 
 def _grpc_server(
-    config: Config, driver: Driver, catalog: Catalog, status: StatusService
+    config: Config, driver: Driver, catalog: Catalog, admin: AdminServicer
 ) -> GrpcServer:
     limits = RequestLimits(
         request_bytes_max=config.limits.request_bytes_max,
@@ -181,8 +153,6 @@ def _grpc_server(
         tools_max=config.limits.tools_max,
         embed_inputs_max=config.limits.embed_inputs_max,
     )
-    types = [AgentType(name=each.name, match=tuple(each.match)) for each in config.agents.types]
-    agents = AgentTypes(types, config.agents.default_type or None)
     deadlines = DeadlinePolicy(
         default_ns=config.limits.deadline_default_s * _S,
         max_ns=config.limits.deadline_max_s * _S,
@@ -194,13 +164,13 @@ def _grpc_server(
             keepalive_time_ms=config.server.keepalive_time_ms,
             keepalive_timeout_ms=config.server.keepalive_timeout_ms,
             concurrent_streams_max=config.limits.streams_max,
-            calls_max=_live_max(config),
+            calls_max=live_max(config),
         ),
         InferenceServicer(
-            InferenceService(driver, agents, deadlines), limits, config.limits.delivery_timeout_s
+            InferenceService(driver, deadlines), limits, config.limits.delivery_timeout_s
         ),
         ModelsServicer(ModelsService(driver, catalog)),
-        AdminServicer(status),
+        admin,
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from broker.config.load import load
+from broker.config.schema import Config
 from tests.unit.config.problems import NO_ENVIRONMENT, problems_of
 
 
@@ -82,7 +83,7 @@ def test_a_type_that_contradicts_itself_or_the_bulkheads(
 )
 def test_what_is_no_contradiction(file: Path, text: str) -> None:
     file.write_text(text)
-    load(file, NO_ENVIRONMENT)
+    assert load(file, NO_ENVIRONMENT) != Config()
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from broker.core.content import EmbedContent, GenerateContent, Prompt
-from broker.core.errors import AgentUnknown, DeadlineExpired, RequestUnknown
+from broker.core.errors import DeadlineExpired, RequestUnknown
 from broker.core.requests import Criticality, RequestKind, RequestSpec
-from broker.services.agents import AgentType, AgentTypes
 from broker.services.inference import DeadlinePolicy, InferenceService, Submission
 from tests.integration.shell import Shell, running_shell
 
@@ -36,9 +35,8 @@ def call(
     )
 
 
-def service(shell: Shell, default_type: str | None = "system") -> InferenceService:
-    types = AgentTypes((AgentType(name="sonnet", match=("sonnet-*",)),), default_type)
-    return InferenceService(shell.driver, types, POLICY)
+def service(shell: Shell) -> InferenceService:
+    return InferenceService(shell.driver, POLICY)
 
 
 def spec_of(shell: Shell) -> RequestSpec:
@@ -94,13 +92,6 @@ async def test_an_embedding_is_one() -> None:
         reader = service(shell).submit(call(embeds=True))
         assert spec_of(shell).kind is RequestKind.EMBED
         service(shell).leave(reader)
-
-
-async def test_an_agent_of_no_type_does_not_get_in() -> None:
-    async with running_shell() as shell:
-        with pytest.raises(AgentUnknown):
-            service(shell, None).submit(call())
-        assert not shell.engine.records
 
 
 async def test_only_what_is_under_way_can_be_cancelled() -> None:

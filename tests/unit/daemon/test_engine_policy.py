@@ -1,0 +1,210 @@
+"""The configuration reaches the engine: every setting that it has is handed to it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from broker.config.load import load
+from broker.config.reload import plan_reload
+from broker.config.schema import (
+    AgentsConfig,
+    AgentTypeConfig,
+    BackendConfig,
+    Config,
+    LimitsConfig,
+    PlacementConfig,
+    QueueConfig,
+)
+from broker.core.agent_policy import AgentsPolicy, AgentTypePolicy, BucketPolicy
+from broker.core.placement import BackendPolicy, PlacementPolicy
+from broker.core.policy import EnginePolicy
+from broker.core.queueing import AgentOrder, QueuePolicy
+from broker.daemon.engine_policy import engine_policy, live_max
+
+MS = 1_000_000
+S = 1_000_000_000
+
+
+def test_the_defaults_of_the_file_are_the_defaults_of_the_engine() -> None:
+    policy = engine_policy(load(None, {}))
+    assert policy.placement == PlacementPolicy()
+    assert policy.queue == QueuePolicy(live_max=10_000)
+
+
+def test_agents_have_the_rates_and_bulkheads_of_the_seeds() -> None:
+    agents = engine_policy(Config()).agents
+    assert agents == AgentsPolicy(
+        types=tuple(
+            AgentTypePolicy(
+                name=name,
+                match=(f"{name}-*",),
+                requests=BucketPolicy(per_minute=rate, burst=rate),
+            )
+            for name, rate in (("opus", 10.0), ("sonnet", 20.0), ("system", 50.0))
+        ),
+        default_type="system",
+        bulkheads={"opus": 10, "sonnet": 20, "critical": 5, "batch": 15},
+    )
+
+
+def test_times_and_limits_reach_the_engine_in_its_own_unit() -> None:
+    config = Config(
+        limits=LimitsConfig(
+            queued_max=7, queued_per_agent_max=3, queued_bytes_max=2**20, streams_max=9
+        ),
+        queue=QueueConfig(
+            handicap_ms_per_priority=11,
+            announce_interval_ms=60,
+            agent_order="deadline",
+            room_max=12,
+            room_wait_ms=13,
+            room_priority_worst=2,
+            slow_down_percent=50,
+            prompt_token_cost=3,
+            output_token_cost=4,
+            deadline_margin=1.5,
+        ),
+        placement=PlacementConfig(
+            keep_alive_s=12, failed_load_hold_s=13, num_ctx_hold_s=14, slot_grace_ms=15
+        ),
+        backends=(
+            BackendConfig(name="a", resident_max=2, memory_gb=1.5, exclusive=True),
+            BackendConfig(name="b"),
+        ),
+    )
+    policy = engine_policy(config)
+    assert policy.queue == QueuePolicy(
+        handicap_ns_per_priority=11 * MS,
+        agent_order=AgentOrder.DEADLINE,
+        queued_max=7,
+        queued_per_agent_max=3,
+        queued_bytes_max=2**20,
+        live_max=9,
+        room_max=12,
+        room_wait_ns=13 * MS,
+        room_priority_worst=2,
+        slow_down_share=0.5,
+        prompt_token_cost=3,
+        output_token_cost=4,
+        deadline_margin=1.5,
+        announce_interval_ns=60 * MS,
+    )
+    assert policy.placement == PlacementPolicy(
+        keep_alive_ns=12 * S,
+        failed_load_hold_ns=13 * S,
+        num_ctx_hold_ns=14 * S,
+        slot_grace_ns=15 * MS,
+    )
+    assert policy.backends == (
+        BackendPolicy(name="a", resident_max=2, memory_bytes=1_500_000_000, exclusive=True),
+        BackendPolicy(name="b", resident_max=1, memory_bytes=None, exclusive=False),
+    )
+
+
+def test_every_setting_of_a_type_reaches_the_engine() -> None:
+    config = AgentTypeConfig(
+        name="cat",
+        match=("cat-*",),
+        weight=2.0,
+        requests_per_minute=1,
+        requests_burst=2,
+        tokens_per_minute=3,
+        tokens_burst=4,
+        all_requests_per_minute=5,
+        all_requests_burst=6,
+        all_tokens_per_minute=7,
+        all_tokens_burst=8,
+        priority_best=9,
+        may_be_critical=False,
+        bulkhead="batch",
+    )
+    agents = AgentsConfig(
+        default_type="cat",
+        types=(config,),
+        requests_per_minute=11,
+        requests_burst=12,
+        tokens_per_minute=13,
+        tokens_burst=14,
+        remembered_max=15_000,
+    )
+    assert engine_policy(Config(agents=agents, bulkheads={"batch": 1})).agents == AgentsPolicy(
+        types=(
+            AgentTypePolicy(
+                name="cat",
+                match=("cat-*",),
+                weight=2.0,
+                requests=BucketPolicy(per_minute=1, burst=2),
+                tokens=BucketPolicy(per_minute=3, burst=4),
+                all_requests=BucketPolicy(per_minute=5, burst=6),
+                all_tokens=BucketPolicy(per_minute=7, burst=8),
+                priority_best=9,
+                may_be_critical=False,
+                compartment="batch",
+            ),
+        ),
+        default_type="cat",
+        requests=BucketPolicy(per_minute=11, burst=12),
+        tokens=BucketPolicy(per_minute=13, burst=14),
+        remembered_max=15_000,
+        bulkheads={"batch": 1},
+    )
+
+
+@pytest.mark.parametrize(("per_minute", "burst"), [(0.5, 1.0), (1.0, 1.0), (30.0, 30.0)])
+def test_a_burst_that_is_not_given_is_a_minutes_worth_and_holds_a_request(
+    per_minute: float, burst: float
+) -> None:
+    agents = AgentsConfig(requests_per_minute=per_minute)
+    bucket = engine_policy(Config(agents=agents)).agents.requests
+    assert bucket == BucketPolicy(per_minute=per_minute, burst=burst)
+
+
+def test_an_agent_may_fill_a_queue_of_any_size_unless_told_otherwise() -> None:
+    policy = engine_policy(Config(limits=LimitsConfig(queued_max=5_000)))
+    assert policy.queue.queued_per_agent_max == 5_000
+
+
+def test_a_longer_queue_than_streams_is_still_let_in() -> None:
+    assert live_max(Config(limits=LimitsConfig(queued_max=50, streams_max=10))) == 50
+
+
+def test_a_reload_changes_all_of_the_engine_but_its_backends(tmp_path: Path) -> None:
+    """And but what is built into other parts as well: keep_alive_s and streams_max."""
+    file = tmp_path / "broker.toml"
+    file.write_text(
+        """
+        [limits]
+        queued_max = 999
+        queued_per_agent_max = 9
+        queued_bytes_max = 1_048_576
+        streams_max = 9_999
+        [queue]
+        handicap_ms_per_priority = 1
+        [agents]
+        default_type = ""
+        [bulkheads]
+        batch = 1
+        [[backends]]
+        name = "other"
+        resident_max = 2
+        [placement]
+        keep_alive_s = 11
+        failed_load_hold_s = 1
+        num_ctx_hold_s = 1
+        slot_grace_ms = 1
+        """
+    )
+    old = engine_policy(Config())
+    wanted = engine_policy(load(file, {}))
+    new = engine_policy(plan_reload(Config(), file, {}).config)
+    assert new == EnginePolicy(
+        backends=old.backends,
+        agents=wanted.agents,
+        queue=replace(wanted.queue, live_max=old.queue.live_max),
+        placement=replace(wanted.placement, keep_alive_ns=old.placement.keep_alive_ns),
+    )
+    assert new.queue != old.queue
+    assert new.placement != old.placement
