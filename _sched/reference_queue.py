@@ -10,9 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import count
+from math import isfinite
 
 VIRTUAL_SCALE = 1000  # virtual units per unit of cost at weight 1
-PARKED_MAX = 1024  # idle flows of one class whose counters are remembered
+COST_MAX = 2**40
+UNITS_MAX = 2**60  # what one charge amounts to at most, however small the weight
+COUNTER_MAX = 2**62  # where a counter stays
+TIME_NS_MAX = 2**62
 
 
 @dataclass(slots=True, eq=False)
@@ -83,8 +87,9 @@ class _Agent:
 class FairQueue:
     """As `_sched.queue.FairQueue`. Handles are drawn by it alone."""
 
-    def __init__(self, handicap_ns_per_priority: int) -> None:
+    def __init__(self, handicap_ns_per_priority: int, parked_max: int = 1024) -> None:
         self.handicap_ns_per_priority = handicap_ns_per_priority
+        self.parked_max = parked_max  # idle flows of one class whose counters are remembered
         self._sequence = count(1)
         self._takes = count(1)
         self._agents: dict[int, _Agent] = {}
@@ -98,6 +103,7 @@ class FairQueue:
     # Agents
 
     def add_agent(self, weight: float) -> int:
+        _check_weight(weight)
         handle = next(self._sequence)
         self._agents[handle] = _Agent(handle, weight)
         return handle
@@ -113,6 +119,7 @@ class FairQueue:
         return True
 
     def set_weight(self, agent: int, weight: float) -> bool:
+        _check_weight(weight)
         if agent not in self._agents:
             return False
         self._agents[agent].weight = weight
@@ -194,6 +201,10 @@ class FairQueue:
     ) -> int:
         """Adds a request and returns its handle. `head_since_ns`, as `take` returned it: it was
         taken and comes back to its old place, without a lift."""
+        _check_range("time", now_ns, 0, TIME_NS_MAX)
+        _check_range("time", max(0, head_since_ns), 0, TIME_NS_MAX)
+        _check_range("priority", priority, 1, 255)
+        _check_range("compartment", compartment, 0, 62)
         flow = self._flow(group, priority, compartment, agent)
         was_idle, old_head = not flow.entries, flow.sorted()[:1]
         entry = _Entry(next(self._sequence), flow, rank, arrived_ns)
@@ -208,13 +219,15 @@ class FairQueue:
     def take(self, entry: int, cost: int, now_ns: int) -> tuple[int, int] | None:
         """Takes a request out to serve it and charges its agent: (flow, since when it was head; for
         one that was not head, now). `settle` ends it. None where the handle is stale."""
+        _check_range("cost", cost, 0, COST_MAX)
+        _check_range("time", now_ns, 0, TIME_NS_MAX)
         found = self._entries.get(entry)
         if found is None:
             return None
         flow = found.flow
         is_head = flow.sorted()[0] is found
         head_since_ns = flow.head_since_ns if is_head else now_ns
-        flow.counter += _virtual(cost, flow.agent.weight)
+        flow.counter = _counter(flow.counter + _virtual(cost, flow.agent.weight))
         flow.taken = next(self._takes)
         flow.in_flight += 1
         self._take_out(found, now_ns)
@@ -224,17 +237,21 @@ class FairQueue:
 
     def settle(self, flow: int, charged: int, actual: int) -> bool:
         """What was taken from this flow is over: it cost `actual` instead of `charged`."""
+        _check_range("cost", charged, 0, COST_MAX)
+        _check_range("cost", actual, 0, COST_MAX)
         found = self._flows.get(flow)
         if found is None or found.in_flight == 0:
             return False
         weight = found.agent.weight
-        found.counter = max(0, found.counter + _virtual(actual, weight) - _virtual(charged, weight))
+        more = _virtual(actual, weight) - _virtual(charged, weight)
+        found.counter = _counter(found.counter + more)
         found.in_flight -= 1
         self._let_go(found)
         return True
 
     def remove(self, entry: int, now_ns: int) -> bool:
         """A request leaves from wherever it stands. False where the handle is stale."""
+        _check_range("time", now_ns, 0, TIME_NS_MAX)
         found = self._entries.get(entry)
         if found is None:
             return False
@@ -261,8 +278,10 @@ class FairQueue:
         """The first `limit` requests of these groups in the order in which they would be taken from
         now on, were they served together, each at this cost, and nobody else came. Who is not yet
         head is taken to become so now. Paused agents are left out."""
+        _check_range("cost", cost, 0, COST_MAX)
+        _check_range("time", now_ns, 0, TIME_NS_MAX)
         counter, taken, rest, since = {}, {}, {}, {}
-        classes = [each for group in groups for each in self._groups[group]]
+        classes = [each for group in set(groups) for each in self._groups[group]]
         for flow in (flow for each in classes for flow in each.active()):
             counter[flow.handle], taken[flow.handle] = flow.counter, flow.taken
             rest[flow.handle], since[flow.handle] = flow.sorted(), flow.head_since_ns
@@ -281,7 +300,8 @@ class FairQueue:
             best = min(candidates)[3]
             order.append(rest[best].pop(0).handle)
             takes += 1
-            counter[best] += _virtual(cost, self._flows[best].agent.weight)
+            charge = _virtual(cost, self._flows[best].agent.weight)
+            counter[best] = _counter(counter[best] + charge)
             taken[best], since[best] = takes, now_ns
         return order
 
@@ -311,13 +331,13 @@ class FairQueue:
         return (of.priority - 1) * self.handicap_ns_per_priority
 
     def _flow(self, group: int, priority: int, compartment: int, agent: int) -> _Flow:
-        for of in self._groups[group]:
+        classes, owner = self._groups[group], self._agents[agent]
+        for of in classes:
             if (of.priority, of.compartment) == (priority, compartment):
                 break
         else:
             of = _Class(next(self._sequence), group, priority, compartment)
-            self._groups[group].append(of)
-        owner = self._agents[agent]
+            classes.append(of)
         for flow in of.flows:
             if flow.agent is owner:
                 return flow
@@ -353,7 +373,7 @@ class FairQueue:
         floor = of.floor()
         for rank, each in enumerate(idle):
             is_spent = floor is not None and each.counter <= floor
-            if is_spent or len(idle) - rank > PARKED_MAX:
+            if is_spent or len(idle) - rank > self.parked_max:
                 self._drop(each)
 
     def _drop(self, flow: _Flow) -> None:
@@ -363,4 +383,18 @@ class FairQueue:
 
 
 def _virtual(cost: int, weight: float) -> int:
-    return int(cost * VIRTUAL_SCALE / weight)
+    return int(min(cost * VIRTUAL_SCALE / weight, UNITS_MAX))
+
+
+def _counter(counter: int) -> int:
+    return min(max(0, counter), COUNTER_MAX)
+
+
+def _check_weight(weight: float) -> None:
+    if not (weight > 0 and isfinite(weight)):
+        raise ValueError(f"a weight must be positive and finite, not {weight}")
+
+
+def _check_range(what: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise ValueError(f"a {what} must be {low} to {high}, not {value}")

@@ -1,0 +1,370 @@
+# cython: language_level=3
+"""What the queue keeps: requests, flows, agents, classes and groups, and the sums over them.
+
+All by slot; handles, arguments and answers are the business of `queue.pyx`. A request lies in two
+heaps by links of its own, that of its flow and that of its agent. A flow is active among the
+counters where something of it waits and its agent is not paused, and parked where it idles.
+"""
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from _sched.arena cimport (
+    SLOTS_MAX,
+    blocks_close,
+    blocks_give_back,
+    blocks_open,
+    blocks_reserve,
+    blocks_take,
+    bytes_held,
+    slot_is_live,
+)
+from _sched.pairing cimport check_order, pairing_push, pairing_remove, pairing_walk
+from _sched.vtc cimport ACTIVE, OUT, PARKED, counter_at
+from _sched.vtc cimport class_at as counters_at
+
+cdef extern from *:
+    """
+    #ifdef SCHED_DEBUG
+    #define QUEUE_CHECKS 1
+    #else
+    #define QUEUE_CHECKS 0
+    #endif
+    """
+    const bint QUEUE_CHECKS  # a debug build checks all laws, at O(256) per change
+
+
+cdef class Books:
+    """The memory of a `FairQueue`, and the laws that hold in it."""
+
+    def __cinit__(self, handicap_ns_per_priority, uint32_t parked_max=1024):
+        blocks_open(&self.request_blocks, sizeof(Request), SLOTS_MAX)
+        blocks_open(&self.flow_blocks, sizeof(Flow), SLOTS_MAX)
+        blocks_open(&self.class_blocks, sizeof(Class), SLOTS_MAX)
+        blocks_open(&self.agent_blocks, sizeof(Agent), SLOTS_MAX)
+        blocks_open(&self.group_blocks, sizeof(Group), SLOTS_MAX)
+        self.counters = VirtualTokenCounters(parked_max)
+
+    def __dealloc__(self):
+        blocks_close(&self.request_blocks)
+        blocks_close(&self.flow_blocks)
+        blocks_close(&self.class_blocks)
+        blocks_close(&self.agent_blocks)
+        blocks_close(&self.group_blocks)
+
+    def __sizeof__(self):
+        return (
+            type(self).__basicsize__ + self.counters.__sizeof__()
+            + bytes_held(&self.request_blocks) + bytes_held(&self.flow_blocks)
+            + bytes_held(&self.class_blocks) + bytes_held(&self.agent_blocks)
+            + bytes_held(&self.group_blocks)
+        )
+
+    def check(self):
+        """Raises AssertionError where an inner law is broken. O(n)."""
+        self._check()
+
+    cdef int reserve(self) except -1:
+        """Makes sure that one more of everything but agents and groups finds room."""
+        blocks_reserve(&self.request_blocks)
+        blocks_reserve(&self.flow_blocks)
+        blocks_reserve(&self.class_blocks)
+        return self.counters.reserve()
+
+    cdef void add_agent_at(self, uint32_t slot, double weight) noexcept nogil:
+        cdef Agent* agent = agent_at(self, slot)
+        cdef Order order = self.agents_by_backlog()
+        self.sequence += 1
+        agent.sequence = self.sequence
+        agent.weight = weight
+        pairing_push(&order, &self.by_backlog, slot)
+
+    cdef void drop_agent(self, uint32_t slot) noexcept nogil:
+        """Forgets an agent of which nothing waits or is in flight, and what it was charged."""
+        cdef Order order = self.agents_by_backlog()
+        while agent_at(self, slot).flows != 0:
+            self._drop(agent_at(self, slot).flows)
+        pairing_remove(&order, &self.by_backlog, slot)
+        blocks_give_back(&self.agent_blocks, slot)
+
+    cdef uint32_t find_flow(
+        self, uint32_t group, long priority, long compartment, uint32_t agent
+    ) noexcept nogil:
+        cdef uint32_t slot = agent_at(self, agent).flows
+        cdef Class* of
+        while slot != 0:
+            of = class_at(self, flow_at(self, slot).of)
+            if of.group == group and of.priority == priority and of.compartment == compartment:
+                return slot
+            slot = flow_at(self, slot).next_of_agent
+        return 0
+
+    cdef uint32_t flow_of(
+        self, uint32_t group, long priority, long compartment, uint32_t agent
+    ) noexcept nogil:
+        """The flow of an agent in a class; both are made where they are missing."""
+        cdef uint32_t slot = self.find_flow(group, priority, compartment, agent)
+        if slot != 0:
+            return slot
+        cdef uint32_t of = group_at(self, group).classes
+        while of != 0 and not (
+            class_at(self, of).priority == priority
+            and class_at(self, of).compartment == compartment
+        ):
+            of = class_at(self, of).next_of_group
+        if of == 0:
+            of = self._open_class(group, priority, compartment)
+        slot = blocks_take(&self.flow_blocks)
+        cdef Flow* flow = flow_at(self, slot)
+        flow.counter = self.counters.add(class_at(self, of).counters, agent_at(self, agent).weight)
+        counter_at(self.counters, flow.counter).owner = slot
+        flow.agent = agent
+        flow.of = of
+        flow.next_of_agent = agent_at(self, agent).flows
+        if flow.next_of_agent != 0:
+            flow_at(self, flow.next_of_agent).prev_of_agent = slot
+        agent_at(self, agent).flows = slot
+        return slot
+
+    cdef void put_in(self, uint32_t slot, bint lift) noexcept nogil:
+        """A request whose fields are filled in begins to wait."""
+        cdef Request* request = request_at(self, slot)
+        cdef Flow* flow = flow_at(self, request.flow)
+        cdef Agent* agent = agent_at(self, flow.agent)
+        cdef Order order = self.by_rank()
+        cdef Order worst = self.by_badness()
+        if flow.size == 0:
+            if agent.paused:
+                self.counters.leave(flow.counter)
+            else:
+                self.counters.enter(flow.counter, lift)
+        pairing_push(&order, &flow.requests, slot)
+        pairing_push(&worst, &agent.requests, slot)
+        self._count(slot, 1)
+
+    cdef void take_out(self, uint32_t slot, int64_t now_ns) noexcept nogil:
+        """A request waits no longer; its slot is free. `let_go` is to follow."""
+        cdef Request* request = request_at(self, slot)
+        cdef Flow* flow = flow_at(self, request.flow)
+        cdef Order order = self.by_rank()
+        cdef Order worst = self.by_badness()
+        if flow.requests == slot:
+            flow.head_since_ns = now_ns
+        pairing_remove(&order, &flow.requests, slot)
+        pairing_remove(&worst, &agent_at(self, flow.agent).requests, slot)
+        self._count(slot, -1)
+        if flow.size == 0:
+            self.counters.leave(flow.counter)
+        blocks_give_back(&self.request_blocks, slot)
+
+    cdef void set_eligible(self, uint32_t flow, bint eligible) noexcept nogil:
+        """What waits of a flow may be served from now on, or may not."""
+        cdef Flow* found = flow_at(self, flow)
+        cdef Class* of = class_at(self, found.of)
+        if found.size == 0:
+            return
+        if eligible:
+            of.eligible += found.size
+            of.arrivals_ns += found.arrivals_ns
+            self.counters.enter(found.counter, True)
+        else:
+            of.eligible -= found.size
+            of.arrivals_ns -= found.arrivals_ns
+            self.counters.leave(found.counter)
+
+    cdef void let_go(self, uint32_t flow) noexcept nogil:
+        """Forgets idle flows whose counters a lift would give them anyway, and a class of which
+        nothing waits or is in flight: its busy period is over, and all start alike in the next."""
+        cdef Flow* found = flow_at(self, flow)
+        cdef Class* of = class_at(self, found.of)
+        cdef uint32_t spent
+        if found.size == 0 and counter_at(self.counters, found.counter).in_flight == 0:
+            self.counters.put_by(found.counter)
+        if of.busy == 0:
+            self._end_class(found.of)
+            return
+        spent = self.counters.spent(of.counters)
+        while spent != 0:
+            self._drop(counter_at(self.counters, spent).owner)
+            spent = self.counters.spent(of.counters)
+
+    cdef uint32_t candidate(self, uint32_t of) noexcept nogil:
+        """The flow of a class that is served next; 0: none."""
+        cdef uint32_t least = counters_at(self.counters, class_at(self, of).counters).active
+        return 0 if least == 0 else counter_at(self.counters, least).owner
+
+    cdef int64_t key_ns(self, uint32_t of) noexcept nogil:
+        """The order key of a class that has a candidate: since when that is head, handicapped."""
+        cdef int64_t handicap_ns = (class_at(self, of).priority - 1) * self.handicap_ns
+        return flow_at(self, self.candidate(of)).head_since_ns + handicap_ns
+
+    cdef bint comes_before(self, uint32_t of, uint32_t other) noexcept nogil:
+        cdef int64_t key_ns = self.key_ns(of)
+        cdef int64_t other_ns = self.key_ns(other)
+        if key_ns != other_ns:
+            return key_ns < other_ns
+        if class_at(self, of).priority != class_at(self, other).priority:
+            return class_at(self, of).priority < class_at(self, other).priority
+        return class_at(self, of).sequence < class_at(self, other).sequence
+
+    cdef Order by_rank(self) noexcept nogil:
+        return Order(self.request_blocks.memory, sizeof(Request), sizeof(Block), is_earlier)
+
+    cdef Order by_badness(self) noexcept nogil:
+        cdef size_t links_at = sizeof(Block) + sizeof(Links)
+        return Order(self.request_blocks.memory, sizeof(Request), links_at, is_worse)
+
+    cdef Order agents_by_backlog(self) noexcept nogil:
+        return Order(self.agent_blocks.memory, sizeof(Agent), sizeof(Block), has_more)
+
+    cdef int changed(self) except -1:
+        if QUEUE_CHECKS:
+            self._unchecked += 1
+            if self._unchecked > self.request_blocks.live >> 8:
+                self._unchecked = 0
+                self._check()
+        return 0
+
+    cdef uint32_t _open_class(self, uint32_t group, long priority, long compartment) noexcept nogil:
+        cdef uint32_t slot = blocks_take(&self.class_blocks)
+        cdef Class* of = class_at(self, slot)
+        self.sequence += 1
+        of.sequence = self.sequence
+        of.counters = self.counters.open()
+        of.group = group
+        of.priority = <uint8_t> priority
+        of.compartment = <uint8_t> compartment
+        of.next_of_group = group_at(self, group).classes
+        group_at(self, group).classes = slot
+        return slot
+
+    cdef void _end_class(self, uint32_t of) noexcept nogil:
+        cdef Class* found = class_at(self, of)
+        cdef uint32_t* place = &group_at(self, found.group).classes
+        while counters_at(self.counters, found.counters).parked != 0:
+            self._drop(counter_at(
+                self.counters, counters_at(self.counters, found.counters).parked
+            ).owner)
+        while place[0] != of:
+            place = &class_at(self, place[0]).next_of_group
+        place[0] = found.next_of_group
+        self.counters.close(found.counters)
+        blocks_give_back(&self.class_blocks, of)
+
+    cdef void _drop(self, uint32_t flow) noexcept nogil:
+        cdef Flow* found = flow_at(self, flow)
+        if found.prev_of_agent != 0:
+            flow_at(self, found.prev_of_agent).next_of_agent = found.next_of_agent
+        else:
+            agent_at(self, found.agent).flows = found.next_of_agent
+        if found.next_of_agent != 0:
+            flow_at(self, found.next_of_agent).prev_of_agent = found.prev_of_agent
+        self.counters.drop(found.counter)
+        blocks_give_back(&self.flow_blocks, flow)
+
+    cdef void _count(self, uint32_t slot, int by) noexcept nogil:
+        """Adds a request to all sums (`by` 1), or takes it out of them (-1)."""
+        cdef Request* request = request_at(self, slot)
+        cdef Flow* flow = flow_at(self, request.flow)
+        cdef Class* of = class_at(self, flow.of)
+        cdef Agent* agent = agent_at(self, flow.agent)
+        cdef Order order = self.agents_by_backlog()
+        cdef uint64_t arrivals_ns = <uint64_t> request.arrived_ns * <uint64_t> (<int64_t> by)
+        flow.size += by
+        flow.arrivals_ns += arrivals_ns
+        of.busy += by
+        group_at(self, of.group).size += by
+        if not agent.paused:
+            of.eligible += by
+            of.arrivals_ns += arrivals_ns
+        pairing_remove(&order, &self.by_backlog, flow.agent)
+        agent.backlog += by
+        pairing_push(&order, &self.by_backlog, flow.agent)
+
+    cdef int _check(self) except -1:
+        cdef uint32_t slot
+        cdef uint32_t agents = 0
+        cdef uint64_t waiting = 0
+        cdef Order order = self.agents_by_backlog()
+        self.counters.check()
+        check_order(&order, self.by_backlog)
+        slot = self.by_backlog
+        while slot != 0:
+            self._check_agent(slot)
+            agents += 1
+            waiting += agent_at(self, slot).backlog
+            slot = pairing_walk(&order, slot)
+        assert agents == self.agent_blocks.live, "an agent is not among those with a backlog"
+        assert waiting == self.request_blocks.live, "a request is of no agent"
+        assert self.flow_blocks.live == self.counters.flows.live, "a flow has no counter"
+        assert self.class_blocks.live == self.counters.classes.live, "a class has no counters"
+        for slot in range(1, self.class_blocks.used):
+            if slot_is_live(&self.class_blocks, slot):
+                self._check_class(slot)
+        return 0
+
+    cdef int _check_agent(self, uint32_t slot) except -1:
+        cdef Agent* agent = agent_at(self, slot)
+        cdef Order worst = self.by_badness()
+        cdef uint32_t backlog = 0
+        cdef uint32_t before = 0
+        cdef uint32_t each = agent.flows
+        check_order(&worst, agent.requests)
+        while each != 0:
+            assert flow_at(self, each).agent == slot, "a flow is of another agent"
+            assert flow_at(self, each).prev_of_agent == before, "the flows of an agent are no list"
+            self._check_flow(each)
+            backlog += flow_at(self, each).size
+            before = each
+            each = flow_at(self, each).next_of_agent
+        assert backlog == agent.backlog, "a backlog is miscounted"
+        each = agent.requests
+        while each != 0:
+            assert flow_at(self, request_at(self, each).flow).agent == slot, "not its own request"
+            backlog -= 1
+            each = pairing_walk(&worst, each)
+        assert backlog == 0, "what waits is not in the heap of its agent"
+        return 0
+
+    cdef int _check_flow(self, uint32_t slot) except -1:
+        cdef Flow* flow = flow_at(self, slot)
+        cdef Order order = self.by_rank()
+        cdef uint32_t size = 0
+        cdef uint64_t arrivals_ns = 0
+        cdef uint32_t each = flow.requests
+        cdef int state = PARKED if counter_at(self.counters, flow.counter).in_flight == 0 else OUT
+        check_order(&order, flow.requests)
+        while each != 0:
+            assert request_at(self, each).flow == slot, "a request is of another flow"
+            size += 1
+            arrivals_ns += <uint64_t> request_at(self, each).arrived_ns
+            each = pairing_walk(&order, each)
+        assert size == flow.size and arrivals_ns == flow.arrivals_ns, "a flow is miscounted"
+        if size != 0:
+            state = OUT if agent_at(self, flow.agent).paused else ACTIVE
+        assert counter_at(self.counters, flow.counter).owner == slot, "a counter is not its own"
+        assert counter_at(self.counters, flow.counter).state == state, "a flow is misplaced"
+        return 0
+
+    cdef int _check_class(self, uint32_t slot) except -1:
+        cdef Class* of = class_at(self, slot)
+        cdef uint32_t busy = 0
+        cdef uint32_t eligible = 0
+        cdef uint64_t arrivals_ns = 0
+        cdef uint32_t each
+        for each in range(1, self.flow_blocks.used):
+            if slot_is_live(&self.flow_blocks, each) and flow_at(self, each).of == slot:
+                busy += flow_at(self, each).size
+                busy += counter_at(self.counters, flow_at(self, each).counter).in_flight
+                if not agent_at(self, flow_at(self, each).agent).paused:
+                    eligible += flow_at(self, each).size
+                    arrivals_ns += flow_at(self, each).arrivals_ns
+        assert busy != 0, "a class outlived its busy period"
+        assert busy == of.busy and eligible == of.eligible, "a class is miscounted"
+        assert arrivals_ns == of.arrivals_ns, "the waits of a class are miscounted"
+        assert counters_at(self.counters, of.counters).parks <= self.counters.parked_max, (
+            "too many flows are remembered"
+        )
+        each = group_at(self, of.group).classes
+        while each != slot:
+            assert each != 0, "a class is not in its group"
+            each = class_at(self, each).next_of_group
+        return 0

@@ -1,0 +1,20 @@
+# cython: language_level=3
+"""The queue as Python sees it; what it keeps is in the books."""
+cimport cython
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from _sched.books cimport Books
+from _sched.forecast cimport Forecast
+
+
+@cython.final
+cdef class FairQueue(Books):
+    cdef uint32_t _group(self, uint64_t handle) except 0
+    cdef size_t _weigh(self, list groups, Forecast* forecast) except? 0
+    cdef int _serve(self, list groups, Forecast* forecast, int64_t cost) except -1
+    cdef uint32_t _copy_flows(
+        self, uint32_t of, Forecast* forecast, uint32_t candidate, uint32_t lanes, int64_t cost
+    ) noexcept nogil
+    cdef void _tell(
+        self, Forecast* forecast, uint64_t* handles, size_t served, int64_t now_ns
+    ) noexcept nogil

@@ -1,0 +1,103 @@
+from collections.abc import Iterable
+from typing import final
+
+from _sched.books import Books
+
+@final
+class FairQueue(Books):
+    """Requests by handle: who is next, who would be missed least, how many wait and how long.
+
+    A request waits in a group, in a class of it (a priority from 1, the best, to 255, and a
+    compartment from 0 to 62), and is of an agent with a weight. What is next in a group: the class
+    whose candidate has the smallest key, which is since when it is its agent's head, plus the
+    handicap of its priority; in it the agent with the least virtual token counter; of its requests
+    that of the lowest rank, among equals the first come.
+
+    Handles are never 0 and never used again; a stale one is answered by False, None or 0, but by a
+    KeyError where a group or an agent is needed. Times are 0 to 2**62 ns of one clock, costs 0 to
+    2**40, weights positive and finite: ValueError otherwise. What raises has changed nothing.
+    """
+
+    handicap_ns_per_priority: int
+    """How much later one priority is than the one above it; may be set at any time."""
+
+    def __init__(self, handicap_ns_per_priority: int, parked_max: int = 1024) -> None:
+        """`parked_max`: how many idle flows of one class are remembered."""
+
+    def __len__(self) -> int:
+        """How many requests wait."""
+
+    def add_agent(self, weight: float) -> int:
+        """A new agent; it may use any group."""
+
+    def remove_agent(self, agent: int) -> bool:
+        """Forgets an agent. False where it has something waiting or in flight, or is unknown."""
+
+    def set_weight(self, agent: int, weight: float) -> bool:
+        """What is charged or settled from now on counts by this weight."""
+
+    def pause(self, agent: int, paused: bool) -> bool:
+        """Nothing of a paused agent is a candidate. What returns is lifted, as after idling."""
+
+    def backlog(self, agent: int) -> int:
+        """How many of this agent wait."""
+
+    def largest_backlog(self) -> tuple[int, int] | None:
+        """(agent, how many wait) of the largest; the newest agent among equals. None: no agent."""
+
+    def worst(self, agent: int) -> int:
+        """What this agent would miss least: its worst priority, of that the last. 0: none."""
+
+    def open_group(self) -> int:
+        """A new group: what is compared in it is never compared with another group's."""
+
+    def close_group(self, group: int) -> bool:
+        """Forgets a group. False while something of it waits or is in flight."""
+
+    def size(self, group: int) -> int:
+        """How many wait, those of paused agents too."""
+
+    def demand(self, group: int, closed: int, now_ns: int) -> tuple[int, int]:
+        """(how many, their waits in ns added up) of what may run: whose agent is not paused and
+        whose compartment is not among the bits of `closed`. Right up to a sum of 292 years."""
+
+    def push(
+        self,
+        group: int,
+        priority: int,
+        compartment: int,
+        agent: int,
+        rank: int,
+        arrived_ns: int,
+        now_ns: int,
+        head_since_ns: int = -1,
+    ) -> int:
+        """Adds a request and returns its handle. `head_since_ns`, as `take` returned it: it was
+        taken and comes back to its old place, without a lift."""
+
+    def take(self, entry: int, cost: int, now_ns: int) -> tuple[int, int] | None:
+        """Takes a request out to serve it and charges its agent: (flow, since when it was head; for
+        one that was not head, now). `settle` ends it. None where the handle is stale."""
+
+    def settle(self, flow: int, charged: int, actual: int) -> bool:
+        """What was taken from this flow is over: it cost `actual` instead of `charged`."""
+
+    def remove(self, entry: int, now_ns: int) -> bool:
+        """A request leaves from wherever it stands. False where the handle is stale."""
+
+    def best(self, group: int, closed: int) -> tuple[int, int, int] | None:
+        """(order key in ns, priority, request) of what is next, closed compartments left out."""
+
+    def forward(self, groups: Iterable[int], cost: int, now_ns: int, limit: int) -> list[int]:
+        """The first `limit` requests of these groups in the order in which they would be taken from
+        now on, were they served together, each at this cost, and nobody else came. Who is not yet
+        head is taken to become so now. Paused agents are left out."""
+
+    def counter_of(self, group: int, priority: int, compartment: int, agent: int) -> int | None:
+        """The virtual token counter of an agent in a class; None where none is kept."""
+
+    def waiting_of(self, group: int, priority: int, compartment: int, agent: int) -> int:
+        """How many requests of an agent wait in a class."""
+
+    def flows(self) -> int:
+        """How many flows are kept, the idle ones too."""

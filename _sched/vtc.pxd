@@ -1,0 +1,112 @@
+# cython: language_level=3
+"""The memory of the virtual token counters, and what other modules of the package may call."""
+cimport cython
+from libc.math cimport isfinite
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from _sched.arena cimport Block, Blocks, block_at
+from _sched.pairing cimport Links, Order
+
+cdef enum:
+    UNITS_PER_COST = 1000    # virtual units per unit of cost at weight 1
+    OUT = 0                  # a flow that neither waits nor is parked
+    ACTIVE = 1
+    PARKED = 2
+
+cdef extern from *:
+    """
+    #define COST_MAX (INT64_C(1) << 40)
+    #define UNITS_MAX (INT64_C(1) << 60)
+    #define COUNTER_MAX (INT64_C(1) << 62)
+    """
+    const int64_t COST_MAX       # far beyond any request, and exact in a double
+    const int64_t UNITS_MAX      # what a charge amounts to at most, however small the weight
+    const int64_t COUNTER_MAX    # where a counter stays, so that no sum overflows
+
+cdef struct FlowCounter:
+    Block block
+    Links links              # in its class's heap of active flows, or in that of parked ones
+    Links served_links       # in its class's heap of flows that are being served
+    uint32_t of              # the class
+    int64_t counter
+    uint64_t charged         # the number of its last charge; 0: never
+    uint64_t sequence        # breaks ties: the older first
+    double weight
+    uint32_t in_flight       # how many charges are not settled
+    uint32_t owner           # whatever the caller keeps there
+    uint8_t state
+
+cdef struct CounterClass:
+    Block block
+    uint32_t active          # the heap of its active flows, least counter first
+    uint32_t parked          # the heap of its parked ones, least counter first
+    uint32_t served          # the heap of those with something in flight, least counter first
+    uint32_t flows
+    uint32_t actives
+    uint32_t parks
+
+
+cdef inline bint is_less_served(const void* a, const void* b) noexcept nogil:
+    """Least counter first; among equals the one not served for longest, then the older."""
+    cdef const FlowCounter* x = <const FlowCounter*> a
+    cdef const FlowCounter* y = <const FlowCounter*> b
+    if x.counter != y.counter:
+        return x.counter < y.counter
+    if x.charged != y.charged:
+        return x.charged < y.charged
+    return x.sequence < y.sequence
+
+
+cdef inline int64_t units_of(int64_t cost, double weight) noexcept nogil:
+    """Virtual units of a cost, truncated."""
+    cdef double units = <double> (cost * UNITS_PER_COST) / weight
+    return <int64_t> min(units, <double> UNITS_MAX)
+
+
+cdef inline int check_weight(double weight) except -1:
+    if not (weight > 0 and isfinite(weight)):
+        raise ValueError(f"a weight must be positive and finite, not {weight}")
+    return 0
+
+
+cdef inline int check_cost(int64_t cost) except -1:
+    if not 0 <= cost <= COST_MAX:
+        raise ValueError(f"a cost must be 0 to {COST_MAX}, not {cost}")
+    return 0
+
+
+@cython.final
+cdef class VirtualTokenCounters:
+    cdef Blocks flows
+    cdef Blocks classes
+    cdef readonly uint32_t parked_max
+    cdef uint64_t _sequence
+    cdef uint64_t _charges
+    cdef uint32_t _unchecked     # changes since the last check of a debug build
+
+    cdef int reserve(self) except -1
+    cdef uint32_t open(self) noexcept nogil
+    cdef void close(self, uint32_t of) noexcept nogil
+    cdef uint32_t add(self, uint32_t of, double weight) noexcept nogil
+    cdef void drop(self, uint32_t slot) noexcept nogil
+    cdef void enter(self, uint32_t slot, bint lift) noexcept nogil
+    cdef void leave(self, uint32_t slot) noexcept nogil
+    cdef void bill(self, uint32_t slot, int64_t cost) noexcept nogil
+    cdef void end(self, uint32_t slot, int64_t charged, int64_t actual) noexcept nogil
+    cdef void put_by(self, uint32_t slot) noexcept nogil
+    cdef uint32_t spent(self, uint32_t of) noexcept nogil
+    cdef void _rekey(self, uint32_t slot, int64_t counter) noexcept nogil
+    cdef uint32_t floor(self, uint32_t of, uint32_t besides) noexcept nogil
+    cdef Order order(self) noexcept nogil
+    cdef Order served_order(self) noexcept nogil
+    cdef int _changed(self) except -1
+    cdef int _check(self) except -1
+    cdef int _check_class(self, uint32_t of) except -1
+
+
+cdef inline FlowCounter* counter_at(VirtualTokenCounters all, uint32_t slot) noexcept nogil:
+    return <FlowCounter*> block_at(&all.flows, slot)
+
+
+cdef inline CounterClass* class_at(VirtualTokenCounters all, uint32_t slot) noexcept nogil:
+    return <CounterClass*> block_at(&all.classes, slot)

@@ -1,0 +1,375 @@
+# cython: language_level=3
+"""Virtual token counters: who has been served least for the weight it has.
+
+Each flow has a counter of what it was served, in virtual units: cost * 1000 / weight, truncated.
+The next is the active flow with the least (VTC, arXiv 2401.00588). Who returns from idling is
+lifted to the floor of the class: the least counter of those that are active, or, where none is, of
+those that are being served. (Virtual time as in start-time fair queueing, the highest counter ever
+served, would not do: charges are estimates, and a newcomer would pay for one that was too high.)
+A flow that idles above the floor is parked, so that leaving does not clear its counter; below, a
+lift gives it all it had.
+"""
+cimport cython
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from _sched.arena cimport (
+    SLOTS_MAX,
+    blocks_close,
+    blocks_give_back,
+    blocks_open,
+    blocks_reserve,
+    blocks_take,
+    bytes_held,
+    handle_of,
+    next_handle,
+    slot_is_live,
+    slot_of,
+)
+from _sched.pairing cimport check_order, pairing_after, pairing_push, pairing_remove, pairing_walk
+
+cdef extern from *:
+    """
+    #ifdef SCHED_DEBUG
+    #define VTC_CHECKS 1
+    #else
+    #define VTC_CHECKS 0
+    #endif
+    """
+    const bint VTC_CHECKS  # a debug build checks all laws, at O(256) per change
+
+
+@cython.final
+cdef class VirtualTokenCounters:
+    """Flows in classes; within a class the one served least per weight is next."""
+
+    def __cinit__(self, uint32_t parked_max=1024):
+        self.parked_max = parked_max
+        blocks_open(&self.flows, sizeof(FlowCounter), SLOTS_MAX)
+        blocks_open(&self.classes, sizeof(CounterClass), SLOTS_MAX)
+
+    def __dealloc__(self):
+        blocks_close(&self.flows)
+        blocks_close(&self.classes)
+
+    def __len__(self):
+        return self.flows.live
+
+    def __sizeof__(self):
+        return sizeof(VirtualTokenCounters) + bytes_held(&self.flows) + bytes_held(&self.classes)
+
+    def open_class(self):
+        """A new class, without flows."""
+        blocks_reserve(&self.classes)
+        handle = next_handle(&self.classes)
+        self.open()
+        return handle
+
+    def close_class(self, uint64_t of):
+        """Forgets a class. False where it has flows, or is unknown."""
+        cdef uint32_t slot = slot_of(&self.classes, of)
+        if slot == 0 or class_at(self, slot).flows != 0:
+            return False
+        self.close(slot)
+        return True
+
+    def add_flow(self, uint64_t of, double weight):
+        """A new flow, neither active nor parked, with a counter of 0."""
+        check_weight(weight)
+        cdef uint32_t slot = slot_of(&self.classes, of)
+        if slot == 0:
+            raise KeyError(of)
+        blocks_reserve(&self.flows)
+        handle = next_handle(&self.flows)
+        self.add(slot, weight)
+        self._changed()
+        return handle
+
+    def remove_flow(self, uint64_t flow):
+        """Forgets a flow, whatever it does. False if the handle is stale, here and below."""
+        cdef uint32_t slot = slot_of(&self.flows, flow)
+        if slot == 0:
+            return False
+        self.drop(slot)
+        self._changed()
+        return True
+
+    def set_weight(self, uint64_t flow, double weight):
+        """What is charged from now on counts by this weight."""
+        check_weight(weight)
+        cdef uint32_t slot = slot_of(&self.flows, flow)
+        if slot == 0:
+            return False
+        counter_at(self, slot).weight = weight
+        return True
+
+    def activate(self, uint64_t flow, bint lift=True):
+        """The flow has something to be served. False also where it is active."""
+        cdef uint32_t slot = slot_of(&self.flows, flow)
+        if slot == 0 or counter_at(self, slot).state == ACTIVE:
+            return False
+        self.enter(slot, lift)
+        self._changed()
+        return True
+
+    def deactivate(self, uint64_t flow):
+        """The flow has nothing to be served, or may not be. False also where it is not active."""
+        cdef uint32_t slot = slot_of(&self.flows, flow)
+        if slot == 0 or counter_at(self, slot).state != ACTIVE:
+            return False
+        self.leave(slot)
+        self._changed()
+        return True
+
+    def charge(self, uint64_t flow, int64_t cost):
+        """The flow is served from now until it is settled; its counter grows by the cost."""
+        check_cost(cost)
+        cdef uint32_t slot = slot_of(&self.flows, flow)
+        if slot == 0:
+            return False
+        self.bill(slot, cost)
+        self._changed()
+        return True
+
+    def settle(self, uint64_t flow, int64_t charged, int64_t actual):
+        """What was charged is over and cost `actual`: the difference is charged or given back."""
+        check_cost(charged)
+        check_cost(actual)
+        cdef uint32_t slot = slot_of(&self.flows, flow)
+        if slot == 0 or counter_at(self, slot).in_flight == 0:
+            return False
+        self.end(slot, charged, actual)
+        self._changed()
+        return True
+
+    def least(self, uint64_t of):
+        """The active flow with the least counter; 0 where none is active."""
+        cdef uint32_t slot = slot_of(&self.classes, of)
+        if slot == 0:
+            raise KeyError(of)
+        slot = class_at(self, slot).active
+        return 0 if slot == 0 else handle_of(&self.flows, slot)
+
+    def counter_of(self, uint64_t flow):
+        """This flow's counter, or None if the handle is stale."""
+        cdef uint32_t slot = slot_of(&self.flows, flow)
+        return None if slot == 0 else counter_at(self, slot).counter
+
+    def floor_of(self, uint64_t of):
+        """What a lift gives in this class; None where nobody is active or served."""
+        cdef uint32_t slot = slot_of(&self.classes, of)
+        if slot == 0:
+            raise KeyError(of)
+        slot = self.floor(slot, 0)
+        return None if slot == 0 else counter_at(self, slot).counter
+
+    def park(self, uint64_t flow):
+        """The flow idles; `pop_spent` says when it may be forgotten. False also unless idle."""
+        cdef uint32_t slot = slot_of(&self.flows, flow)
+        if slot == 0 or counter_at(self, slot).state != OUT:
+            return False
+        if counter_at(self, slot).in_flight != 0:
+            return False
+        self.put_by(slot)
+        self._changed()
+        return True
+
+    def pop_spent(self, uint64_t of):
+        """A parked flow that the floor has reached, or the least of too many; 0: none."""
+        cdef uint32_t slot = slot_of(&self.classes, of)
+        if slot == 0:
+            raise KeyError(of)
+        slot = self.spent(slot)
+        if slot == 0:
+            return 0
+        handle = handle_of(&self.flows, slot)
+        self.leave(slot)
+        self._changed()
+        return handle
+
+    def check(self):
+        """Raises AssertionError where an inner law is broken. O(n)."""
+        self._check()
+
+    cdef int reserve(self) except -1:
+        """Makes sure that the next `open` and the next `add` succeed."""
+        blocks_reserve(&self.classes)
+        return blocks_reserve(&self.flows)
+
+    cdef uint32_t open(self) noexcept nogil:
+        return blocks_take(&self.classes)
+
+    cdef void close(self, uint32_t of) noexcept nogil:
+        blocks_give_back(&self.classes, of)
+
+    cdef uint32_t add(self, uint32_t of, double weight) noexcept nogil:
+        cdef uint32_t slot = blocks_take(&self.flows)
+        cdef FlowCounter* flow = counter_at(self, slot)
+        self._sequence += 1
+        flow.sequence = self._sequence
+        flow.of = of
+        flow.weight = weight
+        class_at(self, of).flows += 1
+        return slot
+
+    cdef void drop(self, uint32_t slot) noexcept nogil:
+        cdef Order served = self.served_order()
+        self.leave(slot)
+        if counter_at(self, slot).in_flight != 0:
+            pairing_remove(&served, &class_at(self, counter_at(self, slot).of).served, slot)
+        class_at(self, counter_at(self, slot).of).flows -= 1
+        blocks_give_back(&self.flows, slot)
+
+    cdef void enter(self, uint32_t slot, bint lift) noexcept nogil:
+        """To the active ones, from wherever it is."""
+        self.leave(slot)
+        cdef FlowCounter* flow = counter_at(self, slot)
+        cdef CounterClass* of = class_at(self, flow.of)
+        cdef Order order = self.order()
+        cdef uint32_t floor = self.floor(flow.of, slot)
+        if lift and floor != 0 and counter_at(self, floor).counter > flow.counter:
+            self._rekey(slot, counter_at(self, floor).counter)
+        flow.state = ACTIVE
+        of.actives += 1
+        pairing_push(&order, &of.active, slot)
+
+    cdef void leave(self, uint32_t slot) noexcept nogil:
+        """Out of the active or parked ones, if it is among them."""
+        cdef FlowCounter* flow = counter_at(self, slot)
+        cdef CounterClass* of = class_at(self, flow.of)
+        cdef Order order = self.order()
+        if flow.state == ACTIVE:
+            of.actives -= 1
+            pairing_remove(&order, &of.active, slot)
+        elif flow.state == PARKED:
+            of.parks -= 1
+            pairing_remove(&order, &of.parked, slot)
+        flow.state = OUT
+
+    cdef void bill(self, uint32_t slot, int64_t cost) noexcept nogil:
+        cdef FlowCounter* flow = counter_at(self, slot)
+        cdef CounterClass* of = class_at(self, flow.of)
+        cdef Order served = self.served_order()
+        self._charges += 1
+        flow.charged = self._charges
+        self._rekey(slot, flow.counter + units_of(cost, flow.weight))
+        flow.in_flight += 1
+        if flow.in_flight == 1:
+            pairing_push(&served, &of.served, slot)
+
+    cdef void end(self, uint32_t slot, int64_t charged, int64_t actual) noexcept nogil:
+        """Settles one charge. The flow has something in flight."""
+        cdef FlowCounter* flow = counter_at(self, slot)
+        cdef CounterClass* of = class_at(self, flow.of)
+        cdef Order served = self.served_order()
+        cdef int64_t more = units_of(actual, flow.weight) - units_of(charged, flow.weight)
+        flow.in_flight -= 1
+        if flow.in_flight == 0:
+            pairing_remove(&served, &of.served, slot)
+        if more != 0:
+            self._rekey(slot, flow.counter + more)
+
+    cdef void put_by(self, uint32_t slot) noexcept nogil:
+        """To the parked ones, from those that are out."""
+        cdef FlowCounter* flow = counter_at(self, slot)
+        cdef CounterClass* of = class_at(self, flow.of)
+        cdef Order order = self.order()
+        flow.state = PARKED
+        of.parks += 1
+        pairing_push(&order, &of.parked, slot)
+
+    cdef uint32_t spent(self, uint32_t of) noexcept nogil:
+        """The parked flow to be forgotten next, left where it is; 0: none."""
+        cdef CounterClass* found = class_at(self, of)
+        cdef uint32_t floor = self.floor(of, 0)
+        if found.parked == 0 or found.parks > self.parked_max:
+            return found.parked
+        if floor != 0 and counter_at(self, found.parked).counter <= counter_at(self, floor).counter:
+            return found.parked
+        return 0
+
+    cdef uint32_t floor(self, uint32_t of, uint32_t besides) noexcept nogil:
+        """Whose counter a lift gives, where `besides` is not active; 0: nobody's."""
+        cdef CounterClass* found = class_at(self, of)
+        cdef Order served = self.served_order()
+        if found.active != 0:
+            return found.active
+        if found.served == besides and besides != 0:
+            return pairing_after(&served, besides)
+        return found.served
+
+    cdef void _rekey(self, uint32_t slot, int64_t counter) noexcept nogil:
+        cdef FlowCounter* flow = counter_at(self, slot)
+        cdef CounterClass* of = class_at(self, flow.of)
+        cdef uint32_t* heap = &of.active if flow.state == ACTIVE else &of.parked
+        cdef Order order = self.order()
+        cdef Order served = self.served_order()
+        if flow.state != OUT:
+            pairing_remove(&order, heap, slot)
+        if flow.in_flight != 0:
+            pairing_remove(&served, &of.served, slot)
+        flow.counter = min(max(counter, <int64_t> 0), COUNTER_MAX)
+        if flow.in_flight != 0:
+            pairing_push(&served, &of.served, slot)
+        if flow.state != OUT:
+            pairing_push(&order, heap, slot)
+
+    cdef Order order(self) noexcept nogil:
+        return Order(self.flows.memory, sizeof(FlowCounter), sizeof(Block), is_less_served)
+
+    cdef Order served_order(self) noexcept nogil:
+        cdef size_t links_at = sizeof(Block) + sizeof(Links)
+        return Order(self.flows.memory, sizeof(FlowCounter), links_at, is_less_served)
+
+    cdef int _changed(self) except -1:
+        if VTC_CHECKS:
+            self._unchecked += 1
+            if self._unchecked > self.flows.live >> 8:
+                self._unchecked = 0
+                self._check()
+        return 0
+
+    cdef int _check(self) except -1:
+        cdef uint32_t slot
+        cdef uint32_t of
+        cdef uint32_t flows = 0
+        for of in range(1, self.classes.used):
+            if slot_is_live(&self.classes, of):
+                self._check_class(of)
+                flows += class_at(self, of).flows
+        assert flows == self.flows.live, "a flow has no class"
+        for slot in range(1, self.flows.used):
+            if slot_is_live(&self.flows, slot):
+                assert 0 <= counter_at(self, slot).counter <= COUNTER_MAX, "a counter is absurd"
+                assert slot_is_live(&self.classes, counter_at(self, slot).of), "its class is gone"
+        return 0
+
+    cdef int _check_class(self, uint32_t of) except -1:
+        cdef CounterClass* found = class_at(self, of)
+        cdef Order order = self.order()
+        cdef Order served = self.served_order()
+        cdef uint32_t slot = found.active
+        cdef uint32_t actives = 0
+        cdef uint32_t parks = 0
+        check_order(&order, found.active)
+        check_order(&order, found.parked)
+        check_order(&served, found.served)
+        while slot != 0:
+            assert counter_at(self, slot).of == of, "a flow is in another class's heap"
+            assert counter_at(self, slot).state == ACTIVE, "what is not active is among the active"
+            actives += 1
+            slot = pairing_walk(&order, slot)
+        slot = found.parked
+        while slot != 0:
+            assert counter_at(self, slot).of == of, "a flow is in another class's heap"
+            assert counter_at(self, slot).state == PARKED, "what is not parked is among the parked"
+            assert counter_at(self, slot).in_flight == 0, "what is being served is parked"
+            parks += 1
+            slot = pairing_walk(&order, slot)
+        slot = found.served
+        while slot != 0:
+            assert counter_at(self, slot).of == of, "a flow is in another class's heap"
+            assert counter_at(self, slot).in_flight != 0, "what is not served is among the served"
+            slot = pairing_walk(&served, slot)
+        assert actives == found.actives and parks == found.parks, "the flows are miscounted"
+        assert actives + parks <= found.flows, "there are fewer flows than the heaps have"
+        return 0
