@@ -2,173 +2,211 @@
 
 Order (DESIGN.md): identity and signature, replay window, validation, idempotency, request bucket,
 cache, single flight, degradation gate, token bucket, backpressure, feasibility. Built so far:
-validation against the catalogue, idempotency (in the engine), drain, and the bounded queue; the
-others take their place between these, in that order.
+identity as far as the configuration knows it, validation against the catalogue, idempotency (in
+`arrivals.py`), both buckets, backpressure and feasibility; the others take their place between
+these, in that order. What a later gate refuses gets back what it paid.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from enum import Enum
+from typing import Any, Final
 
+from broker.core.agents import Agent, Agents
+from broker.core.backlog import Backlog
+from broker.core.backpressure import RETRY_AFTER_NS_MAX, RETRY_AFTER_NS_MIN, Backpressure
 from broker.core.errors import (
-    CapabilityMissing,
+    AgentBlocked,
+    BrokerError,
     DeadlineExpired,
-    FieldProblem,
-    InvalidRequest,
-    LoadFailed,
-    ModelUnknown,
-    NoBackend,
-    QueueFull,
+    DeadlineInfeasible,
 )
 from broker.core.estimates import Estimates
-from broker.core.model_name import comparison_key, nearest
-from broker.core.placement import BackendState, LineKey
-from broker.core.queueing import QueuePolicy
-from broker.core.requests import ANY_OF, RequestSpec
-from broker.core.stimuli import ModelSpec
-
-# A context that is not configured is the backend's own choice; every Ollama gives at least this
-# (its lowest tier, reference/OLLAMA.md §4), so a request that needs no more fits the usual size.
-NUM_CTX_ASSUMED: int = 4096
-
-RETRY_AFTER_NS_MIN = 100_000_000  # not worth a client's round trip below this
-RETRY_AFTER_NS_MAX = 60_000_000_000  # nobody should stay away for longer on one measurement
-NO_BACKEND_RETRY_NS = 2_000_000_000  # a backend that is down is asked again this often
+from broker.core.placement import BackendState
+from broker.core.queueing import LineKey, QueuePolicy
+from broker.core.quota import NOT_COUNTED, Quotas
+from broker.core.record import Passage, Record
+from broker.core.requests import RequestSpec
+from broker.core.tally import Tally
+from broker.core.targets import check_capabilities, check_loadable, context_line, find_model
 
 
-class UnderWay(NamedTuple):
-    """How much there is already. `live` counts what waits and what holds a slot."""
+class GateName:
+    """The names of the gates, in their order."""
 
-    queued: int
-    queued_bytes: int
-    live: int
+    IDENTITY: Final = "identity"
+    VALIDATION: Final = "validation"
+    IDEMPOTENCY: Final = "idempotency"
+    REQUEST_BUCKET: Final = "request bucket"
+    TOKEN_BUCKET: Final = "token bucket"
+    BACKPRESSURE: Final = "backpressure"
+    FEASIBILITY: Final = "feasibility"
+
+
+class Place(Enum):
+    """Where a request that may enter goes."""
+
+    QUEUE = "queue"
+    DISPLACE = "displace"  # into the queue, at another's cost
+    ROOM = "room"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admission:
-    """What the gates decided: the model that will answer and the line to wait in."""
+    """What the gates decided: the model that will answer, the line to wait in, and where."""
 
+    agent: Agent
+    priority: int
+    compartment: int
     model: str  # comparison key
     substituted_for: str
     line: LineKey
+    place: Place
+    victim: Record | None
+    passage: Passage
 
 
-def find_model(
-    spec: RequestSpec, backends: Mapping[str, BackendState]
-) -> tuple[str, ModelSpec, str]:
-    """(comparison key, model, name it replaces or ""): the one asked for, else the first fallback
-    that some backend which answers has. ModelUnknown or NoBackend where there is none."""
-    for name in (spec.model, *spec.fallback_models):
-        key = comparison_key(name)
-        for backend in backends.values():
-            if backend.up and key in backend.models:
-                return key, backend.models[key], "" if name == spec.model else spec.model
-    wanted = comparison_key(spec.model)
-    down = [each for each in backends.values() if not each.up]
-    # One that has listed nothing yet may have the model: "unknown" would be final, and untrue.
-    may_have = any(wanted in each.models or not each.models for each in down)
-    if down and (len(down) == len(backends) or may_have):
-        why = "; ".join(f"{each.name}: {each.problem}" for each in down)
-        raise NoBackend(
-            f"no backend that has {spec.model!r} answers ({why})",
-            retry_after_ns=NO_BACKEND_RETRY_NS,
+class Gates:
+    """Takes requests through the gates. `passage` says how far the last one came."""
+
+    def __init__(
+        self,
+        backends: Mapping[str, BackendState],
+        agents: Agents,
+        quotas: Quotas,
+        backlog: Backlog,
+        backpressure: Backpressure,
+        estimates: Estimates,
+        tally: Tally,
+    ) -> None:
+        self._backends = backends
+        self._agents = agents
+        self._quotas = quotas
+        self._backlog = backlog
+        self._backpressure = backpressure
+        self._estimates = estimates
+        self._tally = tally
+        self._gate = ""
+        self._numbers: dict[str, Any] = {}
+
+    @property
+    def _policy(self) -> QueuePolicy:
+        return self._backpressure.policy
+
+    def at(self, gate: str) -> None:
+        """The request is at this gate now."""
+        self._gate = gate
+
+    def begin(self) -> None:
+        """A request comes."""
+        self._gate, self._numbers = GateName.IDENTITY, {}
+
+    def passage_refused(self) -> Passage:
+        """How far the last request came, and what stopped it."""
+        return Passage(**self._numbers, stopped_at=self._gate)
+
+    def decide(self, spec: RequestSpec, live: int, now_ns: int) -> Admission:
+        """Takes a request through the gates; `live` requests are under way. Raises the BrokerError
+        of the first that says no: then nothing is paid."""
+        agent = self._agents.meet(spec.key[0], now_ns)
+        if agent.is_blocked:
+            raise AgentBlocked(f"an operator blocked agent {agent.id!r}")
+        self._gate = GateName.VALIDATION
+        if spec.deadline_ns <= now_ns:
+            raise DeadlineExpired("the deadline had passed when the request arrived")
+        key, model, substituted_for = find_model(spec, self._backends)
+        check_capabilities(spec, model)
+        line = context_line(spec, model)
+        check_loadable(model, self._backends, now_ns)
+        self._gate = GateName.REQUEST_BUCKET
+        left = self._quotas.take_request(agent.purse, agent.type.name, now_ns)
+        self._numbers["requests_left"] = left
+        priority = max(spec.priority, agent.priority_best)
+        compartment = self._agents.compartment(agent, spec.criticality)
+        try:
+            self._reserve_tokens(spec, agent, line, now_ns)
+            place, victim = self._find_place(spec, agent, priority, live)
+            self._check_feasible(spec, agent, priority, compartment, line, now_ns)
+        except BrokerError:
+            reserved = self._numbers.get("tokens_reserved", NOT_COUNTED)
+            self._quotas.give_back(agent.purse, agent.type.name, reserved, now_ns)
+            raise
+        return Admission(
+            agent=agent,
+            priority=priority,
+            compartment=compartment,
+            model=key,
+            substituted_for=substituted_for,
+            line=line,
+            place=place,
+            victim=victim,
+            passage=Passage(**self._numbers),
         )
-    raise ModelUnknown(spec.model, nearest(spec.model, all_names(backends)))
 
+    def _reserve_tokens(self, spec: RequestSpec, agent: Agent, line: LineKey, now_ns: int) -> None:
+        if not self._quotas.counts_tokens(agent.purse, agent.type.name):
+            return
+        self._gate = GateName.TOKEN_BUCKET
+        tokens = self._estimates.tokens(line[0], spec.size_bytes)
+        left = self._quotas.reserve(agent.purse, agent.type.name, tokens, now_ns)
+        self._numbers["tokens_reserved"] = tokens
+        self._numbers["tokens_left"] = left
 
-def context_line(spec: RequestSpec, model: ModelSpec) -> LineKey:
-    """The line of the usual context, or of the next power of two that holds what is needed: so a
-    model is restarted a few times at most, whatever sizes are asked for."""
-    usual = model.num_ctx or NUM_CTX_ASSUMED
-    if spec.num_ctx_needed <= usual:
-        return model.runner, 0
-    ceiling = max(model.num_ctx_max, usual)
-    if spec.num_ctx_needed > ceiling:
-        problem = f"is {spec.num_ctx_needed}; {model.name} may have at most {ceiling}"
-        raise InvalidRequest((FieldProblem(field="options.num_ctx", problem=problem),))
-    return model.runner, min(1 << (spec.num_ctx_needed - 1).bit_length(), ceiling)
+    def _find_place(
+        self, spec: RequestSpec, agent: Agent, priority: int, live: int
+    ) -> tuple[Place, Record | None]:
+        self._gate = GateName.BACKPRESSURE
+        pressure, numbers = self._backpressure, self._numbers
+        numbers["queued"], numbers["queued_max"] = self._tally.queued, self._policy.queued_max
+        numbers["agent_queued"] = self._backlog.of_agent(agent)
+        numbers["queued_bytes"] = self._backlog.size_bytes
+        pressure.check(agent, live)
+        if pressure.has_place(spec.size_bytes):
+            return Place.QUEUE, None
+        victim = pressure.victim(spec, agent, priority)
+        if victim is not None:
+            numbers["displaced"] = victim.spec.key
+            return Place.DISPLACE, victim
+        if not pressure.may_stand(priority):
+            raise pressure.full(spec.size_bytes)
+        numbers["was_in_room"] = True
+        return Place.ROOM, None
 
-
-def find_line(spec: RequestSpec, model: str, backends: Mapping[str, BackendState]) -> LineKey:
-    """The line of a request that was admitted for this model (comparison key), as things are now.
-    ModelUnknown where no backend has it any more."""
-    for backend in backends.values():
-        if model in backend.models:
-            return context_line(spec, backend.models[model])
-    raise ModelUnknown(spec.model, nearest(spec.model, all_names(backends)))
-
-
-def all_names(backends: Mapping[str, BackendState]) -> list[str]:
-    """The names of all models on all backends, each once, in order."""
-    return sorted({model.name for each in backends.values() for model in each.models.values()})
-
-
-def check_capabilities(spec: RequestSpec, model: ModelSpec) -> None:
-    """A backend that tells no capabilities is believed to have them all."""
-    if not model.capabilities or spec.needs <= model.capabilities:
-        return
-    missing = [
-        need for need in sorted(spec.needs) if model.capabilities.isdisjoint(need.split(ANY_OF))
-    ]
-    if missing:
-        raise CapabilityMissing(
-            f"{model.name} cannot do this: it lacks {', '.join(missing).replace(ANY_OF, ' or ')} "
-            f"(it has {', '.join(sorted(model.capabilities))})"
+    def _check_feasible(
+        self,
+        spec: RequestSpec,
+        agent: Agent,
+        priority: int,
+        compartment: int,
+        line: LineKey,
+        now_ns: int,
+    ) -> None:
+        """Only what would be late even if all went `deadline_margin` times faster than measured,
+        and only what surely comes before it counted: the agent's own earlier requests."""
+        self._gate = GateName.FEASIBILITY
+        runner, estimates = line[0], self._estimates
+        numbers, remaining_ns = self._numbers, spec.deadline_ns - now_ns
+        numbers["samples"], numbers["remaining_ns"] = estimates.samples(runner), remaining_ns
+        own_ns, mean_ns = (
+            estimates.expected_ns(runner, spec.size_bytes),
+            estimates.service_ns(runner),
         )
-
-
-def admit(
-    spec: RequestSpec,
-    backends: Mapping[str, BackendState],
-    policy: QueuePolicy,
-    estimates: Estimates,
-    under_way: UnderWay,
-    now_ns: int,
-) -> Admission:
-    """Takes a request through the gates. Raises the BrokerError of the first that says no."""
-    if spec.deadline_ns <= now_ns:
-        raise DeadlineExpired("the deadline had passed when the request arrived")
-    key, model, substituted_for = find_model(spec, backends)
-    check_capabilities(spec, model)
-    line = context_line(spec, model)
-    held = _held_until_ns(model.runner, backends, now_ns)
-    if held is not None:
-        raise LoadFailed(
-            f"{model.name} could not be loaded and is not tried again yet",
-            retry_after_ns=held - now_ns,
+        if own_ns is None or mean_ns is None:
+            return  # silent: too few samples
+        ahead = self._backlog.ahead(line, priority, compartment, agent)
+        slots = sum(
+            each.by_runner[runner].slots
+            for each in self._backends.values()
+            if runner in each.by_runner
         )
-    check_room(spec, policy, estimates, under_way)
-    return Admission(model=key, substituted_for=substituted_for, line=line)
-
-
-def check_room(
-    spec: RequestSpec, policy: QueuePolicy, estimates: Estimates, under_way: UnderWay
-) -> None:
-    """QueueFull where one more is too many. A place becomes free once per measured departure."""
-    queued_bytes = under_way.queued_bytes + spec.size_bytes
-    if under_way.queued >= policy.queued_max:
-        words = f"{under_way.queued} requests wait, of at most {policy.queued_max}"
-    elif under_way.queued and queued_bytes > policy.queued_bytes_max:
-        words = f"waiting requests would hold {queued_bytes} bytes, of at most "
-        words += f"{policy.queued_bytes_max}"
-    elif under_way.live >= policy.live_max:
-        words = f"{under_way.live} requests are under way, of at most {policy.live_max}"
-    else:
-        return
-    gap_ns = estimates.departure_gap_ns()
-    retry_after_ns = max(RETRY_AFTER_NS_MIN, int(gap_ns)) if gap_ns else 1_000_000_000
-    raise QueueFull(words, retry_after_ns=min(retry_after_ns, RETRY_AFTER_NS_MAX))
-
-
-def _held_until_ns(runner: str, backends: Mapping[str, BackendState], now_ns: int) -> int | None:
-    """Until when no backend will try to load this runner; None where one serves it or may try."""
-    untils = []
-    for backend in backends.values():
-        if not backend.up or runner not in backend.by_runner:
-            continue
-        if runner in backend.residents or not backend.holds_off(runner, now_ns):
-            return None
-        untils.append(backend.held_until_ns[runner])
-    return min(untils, default=None)
+        wait_ns = numbers["wait_ns"] = own_ns + ahead * mean_ns / max(1, slots)
+        if wait_ns <= remaining_ns * self._policy.deadline_margin:
+            return
+        short_ns = int(wait_ns / self._policy.deadline_margin) - remaining_ns
+        raise DeadlineInfeasible(
+            f"{remaining_ns / 1e9:.1f} s are left, and by what was measured an answer takes "
+            f"{wait_ns / 1e9:.1f} s ({ahead} requests of this agent are before it)",
+            retry_after_ns=min(max(short_ns, RETRY_AFTER_NS_MIN), RETRY_AFTER_NS_MAX),
+        )

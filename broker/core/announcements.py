@@ -8,17 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from broker.core.backlog import Backlog
+from broker.core.bulkheads import Bulkheads
 from broker.core.effects import Effect, TellQueued, WaitReason
 from broker.core.estimates import Estimates
-from broker.core.placement import BackendState, LineKey, has_room, may_get_room, serves
-from broker.core.queueing import Line, positions
+from broker.core.lifecycle import State
+from broker.core.placement import BackendState, has_room, may_get_room, serves
+from broker.core.queueing import LineKey
 from broker.core.record import Record
-from broker.core.requests import RequestKey
 from broker.core.residency import ResidencyState
 from broker.core.timers import Timers
 
 # Near the front every step is worth a message; further back only a quarter of the way is.
 POSITION_ALWAYS_TOLD_MAX = 3
+
+# Whose positions a round works out, per runner: the whole queue as the seeds have it.
+PLAYED_FORWARD_MAX = 1_000
 
 
 def is_material(told: int, position: int) -> bool:
@@ -31,9 +36,23 @@ def is_material(told: int, position: int) -> bool:
 
 
 def wait_reason(
+    record: Record, backends: Mapping[str, BackendState], bulkheads: Bulkheads
+) -> tuple[WaitReason, str]:
+    """What a request waits for, as a reason and in words."""
+    if record.state is State.ADMITTED:
+        return WaitReason.QUEUE_FULL, "a place in the queue, which is full"
+    if record.agent.is_paused:
+        return WaitReason.PAUSED, f"an operator to resume agent {record.agent.id}"
+    bit = record.compartment
+    if bulkheads.is_closed(bit):
+        limit, name = bulkheads.limit(bit), bulkheads.name(bit)
+        return WaitReason.BULKHEAD, f"one of the {limit} requests of bulkhead {name} to end"
+    return _wait_for_model(record.line, record.model, backends)
+
+
+def _wait_for_model(
     line: LineKey, model: str, backends: Mapping[str, BackendState]
 ) -> tuple[WaitReason, str]:
-    """What the requests of this line wait for, as a reason and in words."""
     having = [each for each in backends.values() if line[0] in each.by_runner]
     up = [each for each in having if each.up]
     if not up:
@@ -58,6 +77,12 @@ def wait_reason(
     return WaitReason.NO_ROOM, f"{backend.name} holds {held}, which the broker does not manage"
 
 
+# What no measurement of service tells the length of.
+_NO_ESTIMATE = frozenset(
+    {WaitReason.BACKEND_DOWN, WaitReason.NO_ROOM, WaitReason.PAUSED, WaitReason.QUEUE_FULL}
+)
+
+
 def estimate_ns(
     line: LineKey,
     position: int,
@@ -65,16 +90,16 @@ def estimate_ns(
     backends: Mapping[str, BackendState],
     estimates: Estimates,
 ) -> int | None:
-    """Until it starts, from what was measured for this runner; None while there is nothing."""
+    """Until it starts, from what was measured for this runner; None while there is too little."""
     service_ns = estimates.service_ns(line[0])
-    if service_ns is None or reason in (WaitReason.BACKEND_DOWN, WaitReason.NO_ROOM):
+    if service_ns is None or reason in _NO_ESTIMATE:
         return None
     slots = max(
         (each.by_runner[line[0]].slots for each in backends.values() if line[0] in each.by_runner),
         default=1,
     )
     wait_ns = service_ns * position / slots
-    if reason is not WaitReason.SLOT:
+    if reason in (WaitReason.LOADING, WaitReason.SWAP):
         load_ns = estimates.load_ns(line[0])
         if load_ns is None:
             return None
@@ -88,64 +113,62 @@ class Announcer:
     def __init__(
         self,
         interval_ns: int,
-        lines: Mapping[LineKey, Line],
-        records: Mapping[RequestKey, Record],
+        backlog: Backlog,
         backends: Mapping[str, BackendState],
         estimates: Estimates,
         timers: Timers,
         emit: Callable[[Effect], None],
+        changed: dict[str, None],
     ) -> None:
-        self._interval_ns = interval_ns
-        self._lines = lines
-        self._records = records
+        self.interval_ns = interval_ns
+        self._backlog = backlog
         self._backends = backends
         self._estimates = estimates
         self._timers = timers
         self._emit = emit
-        self._changed: dict[str, None] = {}  # runners
+        self._changed = changed  # runners for which what waits may stand elsewhere now
         self._timer = 0
-
-    def note(self, runner: str) -> None:
-        """The requests that wait for this runner may stand elsewhere now."""
-        self._changed[runner] = None
 
     def tell_first(self, record: Record) -> None:
         """The first word, at once. The newest of its line is told to stand last until the rules
         are played forward, which is done for all together and not for each arrival."""
-        position = self._lines[record.line].size
-        reason, detail = wait_reason(record.line, record.model, self._backends)
-        self._tell(record, position, reason, detail)
+        self._tell(record, self._backlog.lines[record.line].size)
+
+    def tell_standing(self, record: Record, position: int) -> None:
+        """The first word to a request in the waiting room."""
+        self._tell(record, position)
 
     def tell_again(self, record: Record) -> None:
-        """The same to a newer call for this request: as it was last told, with today's reason."""
-        reason, detail = wait_reason(record.line, record.model, self._backends)
-        self._tell(record, record.told_position, reason, detail)
+        """Where it stands as it was last told, with today's reason."""
+        self._tell(record, record.told_position)
 
     def plan(self, now_ns: int) -> None:
         """At the end of a turn: arranges for the next round, if it will have anything to tell."""
         if self._timer:
             return
-        if any(runner in self._changed for runner, _ in self._lines):
-            self._timer = self._timers.set(now_ns + self._interval_ns, self._announce)
+        if any(runner in self._changed for runner, _ in self._backlog.lines):
+            self._timer = self._timers.set(now_ns + self.interval_ns, self._announce)
         else:
             self._changed.clear()
 
     def _announce(self, now_ns: int) -> None:
+        """A round. In a queue of many thousands those far back hear nothing new until they are
+        among the first: playing the rules forward for all would cost more than serving them."""
         self._timer = 0
-        runners, self._changed = self._changed, {}
+        runners = list(self._changed)
+        self._changed.clear()
         for runner in runners:
-            mine = [line for key, line in self._lines.items() if key[0] == runner]
-            reasons: dict[LineKey, tuple[WaitReason, str]] = {}
-            for key, position in positions(mine, now_ns).items():
-                record = self._records[key]
-                if record.line not in reasons:
-                    reasons[record.line] = wait_reason(record.line, record.model, self._backends)
-                reason, detail = reasons[record.line]
+            order = self._backlog.forward(runner, now_ns, PLAYED_FORWARD_MAX)
+            for position, record in enumerate(order, start=1):
                 told = record.told_position
-                if record.told_reason is not reason or is_material(told, position):
-                    self._tell(record, position, reason, detail)
+                if is_material(told, position) or record.told_reason is not self._reason(record)[0]:
+                    self._tell(record, position)
 
-    def _tell(self, record: Record, position: int, reason: WaitReason, detail: str) -> None:
+    def _reason(self, record: Record) -> tuple[WaitReason, str]:
+        return wait_reason(record, self._backends, self._backlog.bulkheads)
+
+    def _tell(self, record: Record, position: int) -> None:
+        reason, detail = self._reason(record)
         record.told_position, record.told_reason = position, reason
         eta_ns = estimate_ns(record.line, position, reason, self._backends, self._estimates)
         self._emit(TellQueued(record.spec.key, position, eta_ns, reason, detail))

@@ -2,84 +2,208 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
+from _sched.queue import FairQueue
+from broker.core.agents import Agent
+from broker.core.bulkheads import Bulkheads
+from broker.core.errors import InvariantBroken
 from broker.core.estimates import Estimates
-from broker.core.placement import LineKey
-from broker.core.queueing import Line, QueuePolicy
+from broker.core.lifecycle import State
+from broker.core.queueing import Line, LineKey
 from broker.core.record import Record
-from broker.core.requests import RequestKey
 from broker.core.tally import Tally
+
+SLOT_MASK = 0xFFFFFFFF  # the part of a handle that says where in memory it is
+
+
+class Taken(NamedTuple):
+    """Who pays for a request that was taken, and how much was charged."""
+
+    flow: int
+    charged: int
 
 
 class Backlog:
     """One line per (runner, context size), kept only while somebody waits in it.
 
-    `note` hears of each runner whose waiting requests may stand elsewhere now. The dictionary of
-    the lines is one for ever, so that others may hold on to it and read.
+    `lines` holds all of them, `ready` those of which something could run if it had a slot: what a
+    full bulkhead or a pause holds back wants no model loaded and keeps none. `note` hears of each
+    runner whose waiting requests may stand elsewhere now. Both dictionaries are the same ones for
+    ever, so that others may hold on to them and read.
     """
 
-    __slots__ = ("_estimates", "_note", "_policy", "_tally", "lines", "size_bytes")
+    __slots__ = (
+        "_estimates",
+        "_idle",
+        "_note",
+        "_queue",
+        "_tally",
+        "_waiting",
+        "bulkheads",
+        "lines",
+        "ready",
+        "size_bytes",
+    )
 
     def __init__(
         self,
-        policy: QueuePolicy,
+        queue: FairQueue,
+        bulkheads: Bulkheads,
         tally: Tally,
         estimates: Estimates,
         note: Callable[[str], None],
     ) -> None:
         self.lines: dict[LineKey, Line] = {}
+        self.ready: dict[LineKey, Line] = {}
         self.size_bytes = 0  # of all that waits
-        self._policy = policy
+        self.bulkheads = bulkheads
+        self._queue = queue
+        self._idle: dict[LineKey, Line] = {}  # of which something runs and nothing waits
+        self._waiting: list[Record | None] = []  # by the slot of the queue's handle
         self._tally = tally
         self._estimates = estimates
         self._note = note
 
     def enter(self, record: Record, now_ns: int) -> None:
-        """A request waits now, behind what is there of its agent."""
-        self._push(record, now_ns, None)
-
-    def come_back(self, record: Record, now_ns: int) -> None:
-        """A request that had been taken waits again, at its old place."""
-        self._push(record, now_ns, record.head_since_ns)
-
-    def take(self, record: Record, now_ns: int) -> None:
-        """The next of its line gets a slot."""
-        line = self.lines[record.line]
-        record.head_since_ns = line.take(record.spec.key, record.spec.priority, now_ns)
-        self._left(record, line, now_ns)
-
-    def withdraw(self, record: Record, now_ns: int) -> None:
-        """A request leaves from wherever it stands."""
-        line = self.lines[record.line]
-        line.remove(record.spec.key, record.spec.priority, now_ns)
-        self._left(record, line, now_ns)
-
-    def waiting(self, is_meant: Callable[[str], bool]) -> list[RequestKey]:
-        """Those that wait for the runners that are meant, line by line."""
-        return [
-            key
-            for (runner, _), line in self.lines.items()
-            if is_meant(runner)
-            for key in line.requests()
-        ]
-
-    def _push(self, record: Record, now_ns: int, head_since_ns: int | None) -> None:
-        line = self.lines.get(record.line)
-        if line is None:
-            line = self.lines[record.line] = Line(self._policy)
-        key, priority = record.spec.key, record.spec.priority
-        line.push(key, priority, record.arrived_ns, now_ns, head_since_ns=head_since_ns)
-        self._tally.queue(priority, 1)
+        """A request waits now; where it was taken before, at its old place."""
+        line = self._line(record.line)
+        record.entry = self._queue.push(
+            line.group,
+            record.priority,
+            record.compartment,
+            record.agent.handle,
+            record.rank,
+            record.arrived_ns,
+            now_ns,
+            record.head_since_ns,
+        )
+        slot = record.entry & SLOT_MASK
+        if slot >= len(self._waiting):
+            self._waiting.extend([None] * (slot + 1 - len(self._waiting)))
+        self._waiting[slot] = record
+        self._tally.queue(record.priority, 1)
         self.size_bytes += record.spec.size_bytes
+        self._look(line, now_ns)
         self._note(record.line[0])
 
-    def _left(self, record: Record, line: Line, now_ns: int) -> None:
+    def take(self, record: Record, now_ns: int) -> Taken:
+        """The next of its line gets a slot. Its agent is charged what such requests cost on
+        average, until it is known what this one did."""
+        cost = self._estimates.cost(record.line[0])
+        taken = self._queue.take(record.entry, cost, now_ns)
+        if taken is None:
+            raise InvariantBroken(f"{record.spec.key} was to start and does not wait")
+        flow, record.head_since_ns = taken
+        self._left(record, now_ns)
+        return Taken(flow, cost)
+
+    def settle(self, flow: int, charged: int, cost: int) -> None:
+        """What was taken is over: this is what it did cost."""
+        self._queue.settle(flow, charged, cost)
+        if self._idle:
+            self._close_idle()
+
+    def withdraw(self, record: Record, now_ns: int) -> None:
+        """A request leaves from wherever it stands, for good."""
+        self._queue.remove(record.entry, now_ns)
+        record.head_since_ns = -1
+        self._left(record, now_ns)
+
+    def record_of(self, entry: int) -> Record:
+        """The request behind a handle of the queue."""
+        record = self._waiting[entry & SLOT_MASK]
+        if record is None:
+            raise InvariantBroken("the queue names a request that does not wait")
+        return record
+
+    def waiting(self, is_meant: Callable[[LineKey], bool]) -> list[Record]:
+        """Those that wait in the lines that are meant, the oldest handle first."""
+        return [each for each in self._waiting if each is not None and is_meant(each.line)]
+
+    def waiting_of(self, agents: Iterable[Agent]) -> list[Record]:
+        """What waits of these agents."""
+        meant = {each.id for each in agents if self._queue.backlog(each.handle)}
+        if not meant:
+            return []
+        return [each for each in self._waiting if each is not None and each.agent.id in meant]
+
+    def worst_of_largest(self) -> tuple[Record, int] | None:
+        """What the agent with the largest backlog would miss least, and how large that backlog is;
+        None where nothing waits."""
+        largest = self._queue.largest_backlog()
+        if largest is None or largest[1] == 0:
+            return None
+        return self.record_of(self._queue.worst(largest[0])), largest[1]
+
+    def of_agent(self, agent: Agent) -> int:
+        """How many requests of this agent wait."""
+        return self._queue.backlog(agent.handle)
+
+    def ahead(self, line: LineKey, priority: int, compartment: int, agent: Agent) -> int:
+        """How many requests of the agent itself surely start before a newcomer of these."""
+        known = self.lines.get(line)
+        if known is None:
+            return 0
+        return self._queue.waiting_of(known.group, priority, compartment, agent.handle)
+
+    def forward(self, runner: str, now_ns: int, limit: int) -> list[Record]:
+        """The first `limit` requests for this runner in the order in which they would start from
+        now on, were nobody else to come."""
+        groups = [line.group for key, line in self.lines.items() if key[0] == runner]
+        entries = self._queue.forward(groups, self._estimates.cost(runner), now_ns, limit)
+        return [self.record_of(each) for each in entries]
+
+    def look_again(self, now_ns: int) -> None:
+        """What may run has changed, for whatever reason."""
+        for line in self.lines.values():
+            self._look(line, now_ns)
+            self._note(line.key[0])
+
+    def check(self) -> None:
+        """Raises InvariantBroken where the books do not agree. O(n)."""
+        records = [each for each in self._waiting if each is not None]
+        if any(each.state is not State.QUEUED for each in records):
+            raise InvariantBroken("what waits is not said to wait")
+        if not len(records) == len(self._queue) == sum(x.size for x in self.lines.values()):
+            raise InvariantBroken("the queue, its lines and what waits differ")
+        if sum(each.spec.size_bytes for each in records) != self.size_bytes:
+            raise InvariantBroken("the bytes that wait are counted wrong")
+        may_run = [key for key, line in self.lines.items() if line.demand(0)[0]]
+        if set(may_run) != set(self.ready) or any(x.size == 0 for x in self.lines.values()):
+            raise InvariantBroken("the lines that are kept, or ready, are others than should be")
+
+    def _line(self, key: LineKey) -> Line:
+        line = self.lines.get(key)
+        if line is None:
+            line = self._idle.pop(key, None) or Line(key, self._queue, self.bulkheads)
+            self.lines[key] = line
+        return line
+
+    def _left(self, record: Record, now_ns: int) -> None:
+        self._waiting[record.entry & SLOT_MASK] = None
+        record.entry = 0
+        line = self.lines[record.line]
+        self._look(line, now_ns)
         if line.size == 0:
             del self.lines[record.line]
-        self._tally.queue(record.spec.priority, -1)
+            if not self._queue.close_group(line.group):
+                self._idle[record.line] = line
+        self._tally.queue(record.priority, -1)
         self.size_bytes -= record.spec.size_bytes
         self._estimates.departed(now_ns)
         if not self.lines:
             self._estimates.emptied()
         self._note(record.line[0])
+
+    def _look(self, line: Line, now_ns: int) -> None:
+        if line.demand(now_ns)[0]:
+            self.ready.setdefault(line.key, line)
+        else:
+            self.ready.pop(line.key, None)
+
+    def _close_idle(self) -> None:
+        for key, line in list(self._idle.items()):
+            if self._queue.close_group(line.group):
+                del self._idle[key]

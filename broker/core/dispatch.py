@@ -4,14 +4,20 @@ backend with most room."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from broker.core.effects import StartAttempt
-from broker.core.placement import BackendState, LineKey
-from broker.core.queueing import Line
+from broker.core.errors import BackendUnreachable
+from broker.core.estimates import Served
+from broker.core.placement import BackendState
+from broker.core.queueing import Line, LineKey, QueuePolicy
 from broker.core.record import Attempt, Record
-from broker.core.requests import RequestKey
+from broker.core.requests import Criticality
 from broker.core.residency import Residency
+from broker.core.stimuli import AttemptEnded
+
+# Of English text in the vocabularies in use; only for what no backend has counted.
+BYTES_PER_TOKEN: Final = 4
 
 
 class Dispatch(NamedTuple):
@@ -19,7 +25,7 @@ class Dispatch(NamedTuple):
 
     backend: BackendState
     residency: Residency
-    key: RequestKey
+    entry: int  # the request's handle in the queue
 
 
 def next_dispatch(
@@ -37,21 +43,50 @@ def next_dispatch(
             continue
         free = residency.slots - residency.running
         if free > free_most:
-            key = _next_for(residency, lines)
-            if key is not None:
-                found, free_most = Dispatch(backend, residency, key), free
+            entry = _next_for(residency, lines)
+            if entry:
+                found, free_most = Dispatch(backend, residency, entry), free
     return found
 
 
-def _next_for(residency: Residency, lines: Mapping[LineKey, Line]) -> RequestKey | None:
-    best: tuple[int, int, RequestKey] | None = None
+def _next_for(residency: Residency, lines: Mapping[LineKey, Line]) -> int:
+    """The handle of the next request that may run on it; 0: none."""
+    best: tuple[int, int, int] | None = None
     for (runner, num_ctx), line in lines.items():
         if runner == residency.runner and residency.fits(num_ctx):
             candidate = line.best()
-            # Equal keys go by the order of the lines, as the positions that clients are told do.
             if candidate is not None and (best is None or candidate[:2] < best[:2]):
                 best = candidate
-    return None if best is None else best[2]
+    return 0 if best is None else best[2]
+
+
+def prompt_tokens_of(attempt: Attempt, ended: AttemptEnded) -> int:
+    """Tokens of the prompt: as the backend counted them, else by its size. A call that was cut off
+    tells nothing, and what was cut off is not free."""
+    if ended.prompt_tokens or isinstance(ended.error, BackendUnreachable):
+        return ended.prompt_tokens
+    return attempt.record.spec.size_bytes // BYTES_PER_TOKEN
+
+
+def cost_of(attempt: Attempt, ended: AttemptEnded, policy: QueuePolicy) -> int:
+    """What an attempt did cost, in the units of fairness."""
+    return (
+        policy.prompt_token_cost * prompt_tokens_of(attempt, ended)
+        + policy.output_token_cost * ended.output_tokens
+    )
+
+
+def served_of(attempt: Attempt, ended: AttemptEnded, policy: QueuePolicy, now_ns: int) -> Served:
+    """The measurement that a completed attempt is."""
+    first_ns = attempt.first_token_ns
+    return Served(
+        service_ns=now_ns - attempt.started_ns,
+        first_token_ns=first_ns - attempt.started_ns if first_ns else 0,
+        prompt_bytes=attempt.record.spec.size_bytes,
+        prompt_tokens=ended.prompt_tokens,
+        output_tokens=ended.output_tokens,
+        cost=cost_of(attempt, ended, policy),
+    )
 
 
 def order_of(attempt: Attempt, backend: BackendState, queue_wait_ns: int) -> StartAttempt:
@@ -65,7 +100,7 @@ def order_of(attempt: Attempt, backend: BackendState, queue_wait_ns: int) -> Sta
         model=model.name,
         num_ctx=residency.num_ctx_sent,
         substituted_for=record.substituted_for,
-        changes=_changes_made(record, residency),
+        changes=changes_made(record, residency),
         queue_wait_ns=queue_wait_ns,
         load_wait_ns=_load_wait_ns(record, residency),
     )
@@ -76,9 +111,19 @@ def _load_wait_ns(record: Record, residency: Residency) -> int:
     return max(0, residency.loaded_ns - max(record.arrived_ns, residency.load_started_ns))
 
 
-def _changes_made(record: Record, residency: Residency) -> tuple[str, ...]:
+def changes_made(record: Record, residency: Residency) -> tuple[str, ...]:
     """What the backend gets otherwise than asked, in words."""
-    asked, sent = record.spec.num_ctx_needed, residency.num_ctx_sent
+    spec, kind = record.spec, record.agent.type
+    if record.priority == spec.priority and not spec.num_ctx_needed and kind.may_be_critical:
+        return ()  # the usual request
+    changes = []
+    if record.priority != spec.priority:
+        changes.append(
+            f"priority is {record.priority} instead of {spec.priority}, the best for this agent"
+        )
+    if spec.criticality is Criticality.CRITICAL and not kind.may_be_critical:
+        changes.append(f"criticality is normal: agents of type {kind.name} may not be critical")
+    asked, sent = spec.num_ctx_needed, residency.num_ctx_sent
     if asked and sent is not None and sent != asked:
-        return (f"num_ctx is {sent} instead of {asked}",)
-    return ()
+        changes.append(f"num_ctx is {sent} instead of {asked}")
+    return tuple(changes)

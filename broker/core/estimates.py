@@ -1,16 +1,20 @@
-"""What the engine has measured: moving averages of service, loads and departures.
+"""What the engine has measured: moving averages of service, lengths, loads and departures.
 
-Only measurements, never guesses: an average that has no sample says None, and whoever asks must
-then say nothing. Better estimates (per token, per agent) take this place later.
+Only measurements, never guesses: an average of too few samples says None, and whoever asks must
+then say nothing. Better estimates (per agent, per kind of prompt) take this place later.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Final
 
 # Weight of a new sample: about the last 20 samples count. High enough to follow a change of
 # workload within a minute on a busy box, low enough that one long answer does not move it much.
 SAMPLE_WEIGHT: Final = 0.1
+
+# Below so many samples an average of lengths and rates is a guess.
+SAMPLES_MIN: Final = 20
 
 
 class MovingAverage:
@@ -26,23 +30,72 @@ class MovingAverage:
         self.count += 1
         self._mean += (sample - self._mean) * max(SAMPLE_WEIGHT, 1 / self.count)
 
-    def mean(self) -> float | None:
-        return self._mean if self.count else None
+    def mean(self, samples_min: int = 1) -> float | None:
+        return self._mean if self.count >= samples_min else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """How one request was served, as measured. `first_token_ns` is 0 where there was none."""
+
+    service_ns: int
+    first_token_ns: int
+    prompt_bytes: int
+    prompt_tokens: int
+    output_tokens: int
+    cost: int
+
+
+@dataclass(slots=True)
+class _Rates:
+    """The averages of one runner on one backend."""
+
+    service_ns: MovingAverage = field(default_factory=MovingAverage)
+    prefill_ns_per_token: MovingAverage = field(default_factory=MovingAverage)
+    decode_ns_per_token: MovingAverage = field(default_factory=MovingAverage)
+    tokens_per_byte: MovingAverage = field(default_factory=MovingAverage)
+    output_tokens: MovingAverage = field(default_factory=MovingAverage)
+
+    def add(self, served: Served) -> None:
+        self.service_ns.add(served.service_ns)
+        if served.prompt_bytes and served.prompt_tokens:
+            self.tokens_per_byte.add(served.prompt_tokens / served.prompt_bytes)
+        if served.first_token_ns and served.prompt_tokens:
+            self.prefill_ns_per_token.add(served.first_token_ns / served.prompt_tokens)
+        if served.first_token_ns and served.output_tokens > 1:
+            decode_ns = served.service_ns - served.first_token_ns
+            self.decode_ns_per_token.add(decode_ns / (served.output_tokens - 1))
+        self.output_tokens.add(served.output_tokens)
+
+    def expected_ns(self, prompt_bytes: int) -> float | None:
+        """How long a request of this size runs: by its own length where the rates are known, else
+        as long as others."""
+        mean_ns = self.service_ns.mean(SAMPLES_MIN)
+        per_byte = self.tokens_per_byte.mean(SAMPLES_MIN)
+        prefill_ns = self.prefill_ns_per_token.mean(SAMPLES_MIN)
+        decode_ns = self.decode_ns_per_token.mean(SAMPLES_MIN)
+        output = self.output_tokens.mean(SAMPLES_MIN)
+        if per_byte is None or prefill_ns is None or decode_ns is None or output is None:
+            return mean_ns
+        return prompt_bytes * per_byte * prefill_ns + output * decode_ns
 
 
 class Estimates:
-    """Averages by runner, and of the whole broker."""
+    """Averages by (backend, runner), by runner, and of the whole broker."""
 
-    __slots__ = ("_departure_gap_ns", "_last_departure_ns", "_load_ns", "_service_ns")
+    __slots__ = ("_costs", "_departure_gap_ns", "_last_departure_ns", "_load_ns", "_rates")
 
     def __init__(self) -> None:
-        self._service_ns: dict[str, MovingAverage] = {}
+        self._rates: dict[str, dict[str, _Rates]] = {}  # by runner, then by backend
+        self._costs: dict[str, MovingAverage] = {}
         self._load_ns: dict[str, MovingAverage] = {}
         self._departure_gap_ns = MovingAverage()
         self._last_departure_ns: int | None = None
 
-    def served(self, runner: str, service_ns: int) -> None:
-        self._service_ns.setdefault(runner, MovingAverage()).add(service_ns)
+    def served(self, runner: str, backend: str, served: Served) -> None:
+        """A request was completed."""
+        self._rates.setdefault(runner, {}).setdefault(backend, _Rates()).add(served)
+        self._costs.setdefault(runner, MovingAverage()).add(served.cost)
 
     def loaded(self, runner: str, load_ns: int) -> None:
         self._load_ns.setdefault(runner, MovingAverage()).add(load_ns)
@@ -57,9 +110,40 @@ class Estimates:
         """Nobody waits any more: the time until the next departure says nothing of the rate."""
         self._last_departure_ns = None
 
+    def keep(self, runners: set[str]) -> None:
+        """Forgets the runners that no backend has any more."""
+        for kept in (self._rates, self._costs, self._load_ns):
+            for runner in [each for each in kept if each not in runners]:
+                del kept[runner]
+
+    def samples(self, runner: str) -> int:
+        """Completed requests of this runner on the backend that has served it most."""
+        return max((each.service_ns.count for each in self._by(runner)), default=0)
+
     def service_ns(self, runner: str) -> float | None:
-        average = self._service_ns.get(runner)
-        return average.mean() if average else None
+        """The mean time that a request runs, on the backend where it is shortest."""
+        means = [each.service_ns.mean(SAMPLES_MIN) for each in self._by(runner)]
+        return min((each for each in means if each is not None), default=None)
+
+    def expected_ns(self, runner: str, prompt_bytes: int) -> float | None:
+        """How long a request of this size runs, on the backend where that is shortest."""
+        means = [each.expected_ns(prompt_bytes) for each in self._by(runner)]
+        return min((each for each in means if each is not None), default=None)
+
+    def tokens(self, runner: str, prompt_bytes: int) -> int:
+        """Prompt and output tokens that a request of this size will use; 0 while unknown."""
+        means = [
+            (each.tokens_per_byte.mean(SAMPLES_MIN), each.output_tokens.mean(SAMPLES_MIN))
+            for each in self._by(runner)
+        ]
+        known = [p * prompt_bytes + o for p, o in means if p is not None and o is not None]
+        return int(max(known, default=0))
+
+    def cost(self, runner: str) -> int:
+        """What a request costs, in the units of fairness. A charge that is settled at the end may
+        be a guess: 0 before the first."""
+        average = self._costs.get(runner)
+        return int(average.mean() or 0) if average else 0
 
     def load_ns(self, runner: str) -> float | None:
         average = self._load_ns.get(runner)
@@ -67,3 +151,6 @@ class Estimates:
 
     def departure_gap_ns(self) -> float | None:
         return self._departure_gap_ns.mean()
+
+    def _by(self, runner: str) -> list[_Rates]:
+        return list(self._rates.get(runner, {}).values())

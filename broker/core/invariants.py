@@ -12,6 +12,7 @@ def check(engine: Engine) -> None:
     """Raises InvariantBroken unless every law holds."""
     _check_queue(engine)
     _check_slots(engine)
+    _check_compartments(engine)
     for backend in engine.backends.values():
         switching = [
             each
@@ -23,10 +24,7 @@ def check(engine: Engine) -> None:
 
 
 def _check_queue(engine: Engine) -> None:
-    for line in engine.lines.values():
-        line.check()
-        if line.size == 0:
-            raise InvariantBroken("an empty line is kept")
+    engine.backlog.check()
     in_lines = sum(line.size for line in engine.lines.values())
     waiting = sum(each.state is State.QUEUED for each in engine.records.values())
     if not in_lines == waiting == engine.tally.queued:
@@ -34,11 +32,39 @@ def _check_queue(engine: Engine) -> None:
     newcomers = sum(
         each.state is State.QUEUED and each.tries == 0 for each in engine.records.values()
     )  # what comes back from a lost backend had been let in before
-    if newcomers > engine.policy.queue.queued_max:
+    # A limit that was lowered by a reload does not throw out what waits.
+    if newcomers > engine.policy.queue.queued_max and not engine.reloads:
         raise InvariantBroken("more requests wait than may")
+    standing = sum(each.state is State.ADMITTED for each in engine.records.values())
+    if standing != len(engine.room):
+        raise InvariantBroken("requests in the waiting room and records that stand differ")
     for key, record in engine.records.items():
         if key != record.spec.key:
             raise InvariantBroken("a record is kept under another's key")
+
+
+def _check_compartments(engine: Engine) -> None:
+    """No more run in a compartment than may, and agents' own counts hold."""
+    running: dict[int, int] = {}
+    of_agent: dict[str, int] = {}
+    for attempt in engine.attempts.values():
+        record = attempt.record
+        running[record.compartment] = running.get(record.compartment, 0) + 1
+        of_agent[record.agent.id] = of_agent.get(record.agent.id, 0) + 1
+    for bit, count in running.items():
+        if count != engine.bulkheads.running(bit):
+            raise InvariantBroken("what runs in a compartment and its count differ")
+        limit = engine.bulkheads.limit(bit)
+        if limit is not None and count > limit and not engine.reloads:
+            raise InvariantBroken("more runs in a compartment than may")
+    live: dict[str, int] = {}
+    for record in engine.records.values():
+        live[record.agent.id] = live.get(record.agent.id, 0) + 1
+    for agent in engine.agents:
+        if agent.running != of_agent.get(agent.id, 0) or agent.live != live.get(agent.id, 0):
+            raise InvariantBroken(f"the counts of agent {agent.id} do not hold")
+    if sum(each.live for each in engine.agents) != len(engine.records):
+        raise InvariantBroken("an agent with work under way was forgotten")
 
 
 def _check_slots(engine: Engine) -> None:
@@ -58,6 +84,6 @@ def _check_slots(engine: Engine) -> None:
                 raise InvariantBroken("more requests run than there are slots")
             is_named = backend.resident(residency.runner) is not None
             if backend.up and is_named and residency.has_free_slot:
-                for runner, num_ctx in engine.lines:
+                for runner, num_ctx in engine.backlog.ready:
                     if runner == residency.runner and residency.fits(num_ctx):
                         raise InvariantBroken("a slot is free while a request waits for it")

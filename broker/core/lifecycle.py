@@ -16,7 +16,7 @@ from broker.core.state_machine import Machine, Symbol
 
 class State(Symbol):
     RECEIVED = "received"  # known to nobody but the gates
-    ADMITTED = "admitted"  # every gate said yes
+    ADMITTED = "admitted"  # every gate said yes; it may have to stand in the waiting room
     QUEUED = "queued"  # in its model's line
     DISPATCHED = "dispatched"  # holds a slot; no token yet
     STREAMING = "streaming"  # holds a slot; tokens come
@@ -55,7 +55,10 @@ LIFECYCLE: Final = Machine(
         (_S.RECEIVED, _T.ADMIT): _S.ADMITTED,
         (_S.RECEIVED, _T.REFUSE): _S.REFUSED,
         (_S.ADMITTED, _T.ENQUEUE): _S.QUEUED,
-        (_S.ADMITTED, _T.REFUSE): _S.REFUSED,
+        (_S.ADMITTED, _T.REFUSE): _S.REFUSED,  # no place became free in time
+        (_S.ADMITTED, _T.FAIL): _S.FAILED,
+        (_S.ADMITTED, _T.CANCEL): _S.CANCELLED,
+        (_S.ADMITTED, _T.EXPIRE): _S.EXPIRED,
         (_S.QUEUED, _T.DISPATCH): _S.DISPATCHED,
         (_S.QUEUED, _T.FAIL): _S.FAILED,
         (_S.QUEUED, _T.CANCEL): _S.CANCELLED,
@@ -88,4 +91,5 @@ OUTCOME_OF: Final = {
     State.DISPLACED: Outcome.DISPLACED,
 }
 
+WAITS: Final = frozenset({State.ADMITTED, State.QUEUED})
 HOLDS_SLOT: Final = frozenset({State.DISPATCHED, State.STREAMING, State.CANCELLING})

@@ -14,11 +14,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from broker.core.queueing import Line
+from broker.core.queueing import Line, LineKey
 from broker.core.residency import Residency, ResidencyState
 from broker.core.stimuli import ModelSpec
-
-LineKey = tuple[str, int]  # (runner, context size; 0: the usual one)
 
 # Memory of a model not yet measured, per byte on disk: weights, plus a context and compute buffers.
 # 1.2 is what the recorded /api/ps rows show for models above 100 MB at small contexts.
@@ -178,12 +176,13 @@ def rank_targets(
         elsewhere = sum(slots_for(each, key) for each in others)
         if with_promises:
             elsewhere += sum(slots_promised(each, key) for each in others)
-        if elsewhere and line.size <= elsewhere:
+        size, waited_ns = line.demand(now_ns)
+        if elsewhere and size <= elsewhere:
             continue
         demand = demands.setdefault(runner, Demand(runner))
         demand.num_ctx = max(demand.num_ctx, num_ctx)
-        demand.size += line.size
-        demand.waited_ns += line.waited_ns(now_ns)
+        demand.size += size
+        demand.waited_ns += waited_ns
         demand.is_placed_elsewhere = demand.is_placed_elsewhere or elsewhere > 0
     return sorted(
         demands.values(),

@@ -3,28 +3,58 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from broker.core.agents import Agent
 from broker.core.effects import WaitReason
 from broker.core.lifecycle import LIFECYCLE, State, Trigger
-from broker.core.placement import LineKey
-from broker.core.requests import AttemptId, RequestSpec
+from broker.core.queueing import LineKey
+from broker.core.quota import NOT_COUNTED
+from broker.core.requests import AttemptId, RequestKey, RequestSpec
 from broker.core.residency import Residency
+
+
+class Passage(NamedTuple):
+    """The numbers that the gates judged a request by; None where a gate had nothing to judge."""
+
+    requests_left: float | None = None
+    tokens_reserved: int = NOT_COUNTED
+    tokens_left: float | None = None
+    queued: int = 0
+    queued_max: int = 0
+    agent_queued: int = 0
+    queued_bytes: int = 0
+    samples: int = 0
+    wait_ns: float | None = None  # until an answer, as measured
+    remaining_ns: int = 0
+    displaced: RequestKey | None = None
+    was_in_room: bool = False
+    stopped_at: str = ""  # the gate that said no
 
 
 @dataclass(slots=True, kw_only=True)
 class Record:
-    """One request. `line` says where it waits or waited."""
+    """One request. `line` says where it waits or waited; `priority` and `compartment` are those it
+    has, which its agent's type may have lowered."""
 
     spec: RequestSpec
+    agent: Agent
+    priority: int
+    compartment: int
     model: str  # comparison key of the model that will answer
     substituted_for: str
     line: LineKey
     arrived_ns: int
+    rank: int  # its place among the requests of its agent
+    passage: Passage
+    starts_before: int  # attempts that had been made when it arrived
     state: State = State.RECEIVED
     deadline_timer: int = 0
+    room_timer: int = 0
     attempt: Attempt | None = None
     tries: int = 0
-    head_since_ns: int = 0  # its place in its line when it was last taken
+    entry: int = 0  # its handle in the queue, or in the waiting room
+    head_since_ns: int = -1  # its place in its line when it was last taken
     told_position: int = 0
     told_reason: WaitReason | None = None
 
@@ -37,6 +67,7 @@ class Attempt:
     """One call to a backend, which holds a slot until it is proven to have ended.
 
     `ending` is set once the request was told to end: how it will have ended when the call has.
+    `flow` and `charged`: whose virtual counter pays for it, and what was charged so far.
     """
 
     id: AttemptId
@@ -44,6 +75,8 @@ class Attempt:
     backend: str
     residency: Residency
     started_ns: int
+    flow: int
+    charged: int
     first_token_ns: int = 0
     ending: Trigger | None = None
     grace_timer: int = 0  # set once its call has ended without proof that the work has

@@ -17,7 +17,6 @@ from broker.core.placement import (
     BackendPolicy,
     BackendState,
     Demand,
-    LineKey,
     PlacementPolicy,
     choose_victim,
     has_room,
@@ -25,7 +24,7 @@ from broker.core.placement import (
     rank_targets,
 )
 from broker.core.ports import Resident
-from broker.core.queueing import Line
+from broker.core.queueing import Line, LineKey
 from broker.core.residency import Residency, ResidencyState, ResidencyTrigger
 from broker.core.stimuli import (
     BackendSeen,
@@ -55,7 +54,7 @@ class Residencies:
         on_load_failed: Callable[[str, BrokerError, int], None],
     ) -> None:
         self.backends = {each.name: BackendState(each) for each in backends}
-        self._policy = policy
+        self.policy = policy
         self._lines = lines
         self._timers = timers
         self._estimates = estimates
@@ -132,7 +131,7 @@ class Residencies:
         """A renewal that reaches a server which has just lost the model loads it again. What comes
         back so within the keep_alive that it asked for is the broker's, not a stranger's."""
         if residency.managed and residency.renewed_ns > residency.listed_ns:
-            until_ns = residency.renewed_ns + self._policy.keep_alive_ns
+            until_ns = residency.renewed_ns + self.policy.keep_alive_ns
             backend.expected_until_ns[residency.runner] = until_ns
 
     def _appeared(self, backend: BackendState, runner: str, row: Resident, now_ns: int) -> None:
@@ -186,7 +185,7 @@ class Residencies:
         if residency.is_aborting:
             return
         # Each new try would evict a good model first (OLLAMA.md §2): it is not tried for a while.
-        until_ns = now_ns + self._policy.failed_load_hold_ns
+        until_ns = now_ns + self.policy.failed_load_hold_ns
         backend.held_until_ns[ended.runner] = until_ns
         self._timers.set(until_ns, partial(self._hold_over, backend, ended.runner))
         self._on_load_failed(ended.runner, ended.error, now_ns)
@@ -213,7 +212,7 @@ class Residencies:
         self._timers.cancel(residency.renew_timer)
 
     def _keep(self, backend: BackendState, residency: Residency, now_ns: int) -> None:
-        at_ns = now_ns + self._policy.keep_alive_ns // 2
+        at_ns = now_ns + self.policy.keep_alive_ns // 2
         residency.renew_timer = self._timers.set(at_ns, partial(self._renew, backend, residency))
 
     def _renew(self, backend: BackendState, residency: Residency, now_ns: int) -> None:
@@ -366,5 +365,5 @@ class Residencies:
             residency.is_large
             and residency.running == 0
             and may_leave(residency, self._lines)
-            and now_ns - residency.large_used_ns >= self._policy.num_ctx_hold_ns
+            and now_ns - residency.large_used_ns >= self.policy.num_ctx_hold_ns
         )

@@ -9,7 +9,7 @@ from itertools import islice
 from broker.core.announcements import wait_reason
 from broker.core.effects import WaitReason
 from broker.core.engine import Engine
-from broker.core.lifecycle import State
+from broker.core.lifecycle import WAITS, State
 from broker.core.requests import Outcome, RequestKey
 from broker.core.residency import ResidencyState
 from broker.core.tally import PriorityTally
@@ -126,14 +126,14 @@ def _request_views(engine: Engine, requests_max: int) -> list[RequestView]:
     for record in islice(engine.records.values(), requests_max):
         reason: WaitReason | None = None
         detail = ""
-        if record.state is State.QUEUED:
-            reason, detail = wait_reason(record.line, record.model, engine.backends)
+        if record.state in WAITS:
+            reason, detail = wait_reason(record, engine.backends, engine.bulkheads)
         attempt = record.attempt
         views.append(
             RequestView(
                 key=record.spec.key,
                 model=record.spec.model,
-                priority=record.spec.priority,
+                priority=record.priority,
                 state=record.state,
                 arrived_ns=record.arrived_ns,
                 started_ns=attempt.started_ns if attempt else 0,

@@ -2,17 +2,217 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Final
+
+from broker.core.admission import GateName
+from broker.core.announcements import PLAYED_FORWARD_MAX, wait_reason
+from broker.core.dispatch import changes_made
 from broker.core.engine import Engine
 from broker.core.errors import RequestUnknown
-from broker.core.requests import RequestKey
-from broker.core.views import Explanation
+from broker.core.journal import Ended, Refused, Start
+from broker.core.lifecycle import WAITS, State
+from broker.core.record import Attempt, Passage, Record
+from broker.core.requests import Outcome, RequestKey
+from broker.core.views import Explanation, GateView, OvertakingView
+
+EXAMPLES_MAX: Final = 3
+
+
+class Rule:
+    """Why one request may start before another that came earlier."""
+
+    PLACEMENT: Final = "placement: the model it needs was resident, or was loaded first"
+    CONTEXT: Final = "placement: it fits the context that was loaded"
+    PAUSE: Final = "pause: an operator held this agent back"
+    BULKHEAD: Final = "bulkhead: this request's compartment was full"
+    OWN_ORDER: Final = "order among this agent's own requests"
+    PRIORITY: Final = "priority: a better one stands back less"
+    AGEING: Final = "ageing: it had been the head of its agent for longer"
+    BOOST: Final = "fair share: an operator boosted its agent"
+    FAIR_SHARE: Final = "fair share: its agent had been served less"
 
 
 def explain(engine: Engine, key: RequestKey, now_ns: int) -> Explanation:
     """See `Explanation`. RequestUnknown where nothing is known of it any more."""
+    record = engine.records.get(key)
+    if record is not None:
+        return _under_way(engine, record, now_ns)
+    ended = engine.ledger.journal.ended.get(key)
+    if isinstance(ended, Ended):
+        return _told(engine, ended.record, ended.attempt, now_ns, ended)
+    if isinstance(ended, Refused):
+        return _refused(ended, now_ns)
     raise RequestUnknown(f"agent {key[0]!r} has no request {key[1]!r} that is remembered")
 
 
 def requests_called(engine: Engine, request_id: str) -> list[RequestKey]:
     """Requests with this id that can be explained, of whatever agent."""
-    return [key for key in engine.records if key[1] == request_id]
+    ended = engine.ledger.journal.ended
+    return sorted(
+        {key for known in (engine.records, ended) for key in known if key[1] == request_id}
+    )
+
+
+def _under_way(engine: Engine, record: Record, now_ns: int) -> Explanation:
+    return _told(engine, record, record.attempt, now_ns, None)
+
+
+def _told(
+    engine: Engine, record: Record, attempt: Attempt | None, now_ns: int, ended: Ended | None
+) -> Explanation:
+    reason, detail, position = "", "", 0
+    if ended is None and record.state in WAITS:
+        why, detail = wait_reason(record, engine.backends, engine.bulkheads)
+        reason, position = why.value, _position(engine, record, now_ns)
+    until = attempt.id if attempt else ended.starts_before + 1 if ended else None
+    overtaken, is_complete = _overtaken(engine, record, until)
+    return Explanation(
+        key=record.spec.key,
+        model=record.spec.model,
+        priority=record.priority,
+        compartment=engine.bulkheads.name(record.compartment),
+        state=ended.outcome.value if ended else record.state.value,
+        arrived_ns=record.arrived_ns,
+        started_ns=attempt.started_ns if attempt else 0,
+        ended_ns=ended.at_ns if ended else 0,
+        at_ns=now_ns,
+        position=position,
+        wait_reason=reason,
+        wait_detail=detail,
+        changes=changes_made(record, attempt.residency) if attempt else (),
+        gates=tuple(_gates(record.passage)),
+        overtaken=overtaken,
+        is_complete=is_complete,
+        problem=ended.problem if ended else "",
+    )
+
+
+def _refused(refused: Refused, now_ns: int) -> Explanation:
+    spec = refused.spec
+    return Explanation(
+        key=spec.key,
+        model=spec.model,
+        priority=spec.priority,
+        compartment="",
+        state=Outcome.REFUSED.value,
+        arrived_ns=refused.at_ns,
+        started_ns=0,
+        ended_ns=refused.at_ns,
+        at_ns=now_ns,
+        position=0,
+        wait_reason="",
+        wait_detail="",
+        changes=(),
+        gates=tuple(_gates(refused.passage, refused.problem)),
+        overtaken=(),
+        is_complete=True,
+        problem=refused.problem,
+    )
+
+
+def _position(engine: Engine, record: Record, now_ns: int) -> int:
+    """Where it stands; as it was last told where it is further back than is worked out."""
+    if record.state is State.ADMITTED:
+        return record.told_position
+    order = engine.backlog.forward(record.line[0], now_ns, PLAYED_FORWARD_MAX)
+    for position, each in enumerate(order, start=1):
+        if each is record:
+            return position
+    return record.told_position
+
+
+# Gates
+
+
+def _gates(passage: Passage, problem: str = "") -> Iterator[GateView]:
+    """The gates in their order, up to the one that said no."""
+    for name, detail in _details(passage):
+        if name == passage.stopped_at:
+            yield GateView(
+                name=name, passed=False, detail=problem + (f" ({detail})" if detail else "")
+            )
+            return
+        yield GateView(name=name, passed=True, detail=detail)
+
+
+def _details(passage: Passage) -> Iterator[tuple[str, str]]:
+    yield GateName.IDENTITY, ""
+    yield GateName.IDEMPOTENCY, ""
+    yield GateName.VALIDATION, ""
+    left = passage.requests_left
+    yield GateName.REQUEST_BUCKET, "no limit" if left is None else f"{left:.1f} requests left"
+    yield GateName.TOKEN_BUCKET, _tokens_text(passage)
+    yield GateName.BACKPRESSURE, _pressure_text(passage)
+    yield GateName.FEASIBILITY, _feasibility_text(passage)
+
+
+def _tokens_text(passage: Passage) -> str:
+    if passage.tokens_reserved < 0:
+        return "no limit"
+    text = f"{passage.tokens_reserved} tokens reserved"
+    left = passage.tokens_left
+    return text if left is None else f"{text}, {left:.0f} left"
+
+
+def _pressure_text(passage: Passage) -> str:
+    text = (
+        f"{passage.queued} of {passage.queued_max} waited, {passage.agent_queued} of this agent, "
+        f"{passage.queued_bytes} bytes"
+    )
+    if passage.displaced is not None:
+        return f"{text}; displaced {passage.displaced[1]} of {passage.displaced[0]}"
+    return f"{text}; stood in the waiting room" if passage.was_in_room else text
+
+
+def _feasibility_text(passage: Passage) -> str:
+    if passage.wait_ns is None:
+        return f"not judged: {passage.samples} samples are too few"
+    return (
+        f"an answer takes about {passage.wait_ns / 1e9:.1f} s, "
+        f"{passage.remaining_ns / 1e9:.1f} s were left ({passage.samples} samples)"
+    )
+
+
+# Overtaking
+
+
+def _overtaken(
+    engine: Engine, record: Record, until: int | None
+) -> tuple[tuple[OvertakingView, ...], bool]:
+    """Who came later and started earlier, by rule; and whether that is all of it. `until`: the
+    number of the start that was its own, or the first after its end."""
+    starts = engine.ledger.journal.starts
+    by_rule: dict[str, list[RequestKey]] = {}
+    for start in starts:
+        if start.attempt <= record.starts_before or start.arrived_ns <= record.arrived_ns:
+            continue
+        if until is not None and start.attempt >= until:
+            break
+        by_rule.setdefault(_rule(engine, record, start), []).append(start.key)
+    is_complete = not starts or starts[0].attempt <= record.starts_before + 1
+    views = (
+        OvertakingView(rule=rule, count=len(keys), examples=tuple(keys[-EXAMPLES_MAX:]))
+        for rule, keys in by_rule.items()
+    )
+    return tuple(sorted(views, key=lambda each: -each.count)), is_complete
+
+
+def _rule(engine: Engine, record: Record, start: Start) -> str:
+    """Which rule let this start before the record."""
+    agent = record.agent
+    if start.line[0] != record.line[0]:
+        return Rule.PLACEMENT
+    if agent.is_paused and agent.paused_ns <= start.at_ns:
+        return Rule.PAUSE
+    if start.closed >> record.compartment & 1 and start.compartment != record.compartment:
+        return Rule.BULKHEAD
+    if start.line != record.line:
+        return Rule.CONTEXT
+    if start.priority != record.priority:
+        return Rule.PRIORITY if start.priority < record.priority else Rule.AGEING
+    if start.key[0] == agent.id:
+        return Rule.OWN_ORDER
+    if start.compartment != record.compartment:
+        return Rule.AGEING
+    return Rule.BOOST if start.was_boosted else Rule.FAIR_SHARE

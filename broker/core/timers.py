@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from _sched.heap import IndexedHeap
 from broker.core.errors import InvariantBroken
 
 Action = Callable[[int], None]
+
+# Each live request has at most two alarms, each attempt one; a bound against a leak of ours.
+TIMERS_MAX: Final = 1 << 24
 
 
 class Timers:
@@ -15,13 +19,13 @@ class Timers:
 
     __slots__ = ("_actions", "_heap")
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int = TIMERS_MAX) -> None:
         self._heap = IndexedHeap(capacity)
         self._actions: dict[int, Action] = {}
 
     def set(self, at_ns: int, action: Action) -> int:
         """Arranges `action(now_ns)` and returns a handle. InvariantBroken where there is no room:
-        the capacity follows from the limits of what may be under way."""
+        what may be under way at once has limits of its own."""
         handle = self._heap.push(at_ns)
         if handle == 0:
             raise InvariantBroken(f"more than {self._heap.capacity} timers")

@@ -199,7 +199,8 @@ class Driver:
 
     def quota(self, agent_id: str) -> QuotaView:
         """What an agent may use, also one never seen. AgentUnknown where it may nothing."""
-        return self._engine.agents.quota(agent_id, self._clock.monotonic_ns())
+        queued_max = self._engine.policy.queue.queued_per_agent_max
+        return self._engine.agents.quota(agent_id, queued_max, self._clock.monotonic_ns())
 
     def agents(self) -> list[AgentView]:
         """The agents that are remembered, in the order of their ids."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from broker.core.admission import (
+from broker.core.targets import (
     NO_BACKEND_RETRY_NS,
     NUM_CTX_ASSUMED,
     RETRY_AFTER_NS_MIN,

@@ -16,7 +16,8 @@ from broker.core.effects import (
     TakeOver,
     TellRequeued,
 )
-from broker.core.engine import DRAIN_RETRY_NS, TRIES_MAX
+from broker.core.arrivals import DRAIN_RETRY_NS
+from broker.core.engine import TRIES_MAX
 from broker.core.errors import (
     BackendFailed,
     BackendUnreachable,

@@ -1,0 +1,174 @@
+"""Newcomers: through the gates into the queue, or into the waiting room and from there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Final
+
+from broker.core.admission import Admission, GateName, Gates, Place
+from broker.core.agents import Agents
+from broker.core.announcements import Announcer
+from broker.core.backlog import Backlog
+from broker.core.backpressure import Backpressure
+from broker.core.effects import Admit, Effect, Refuse, TakeOver, TellSlowDown
+from broker.core.errors import BrokerError, Displaced, Draining, RequestIdInUse
+from broker.core.estimates import Estimates
+from broker.core.journal import Refused
+from broker.core.ledger import Ledger
+from broker.core.lifecycle import WAITS, Trigger
+from broker.core.placement import BackendState
+from broker.core.queueing import AgentOrder, QueuePolicy
+from broker.core.quota import Quotas
+from broker.core.record import Record
+from broker.core.requests import Outcome, RequestSpec
+from broker.core.tally import Tally
+from broker.core.targets import find_line
+from broker.core.timers import Timers
+from broker.core.waiting_room import WaitingRoom
+
+DRAIN_RETRY_NS: Final = 5_000_000_000  # a service manager restarts a daemon within seconds
+
+
+class Arrivals:
+    """See the module. `draining` refuses everybody who comes from now on."""
+
+    def __init__(
+        self,
+        policy: QueuePolicy,
+        agents: Agents,
+        quotas: Quotas,
+        ledger: Ledger,
+        backlog: Backlog,
+        room: WaitingRoom,
+        announcer: Announcer,
+        estimates: Estimates,
+        tally: Tally,
+        timers: Timers,
+        backends: Mapping[str, BackendState],
+        emit: Callable[[Effect], None],
+    ) -> None:
+        self.draining = False
+        pressure = Backpressure(policy, backlog, room, tally, estimates)
+        self._gates = Gates(backends, agents, quotas, backlog, pressure, estimates, tally)
+        self._backpressure = pressure
+        self._ledger = ledger
+        self._backlog = backlog
+        self._room = room
+        self._announcer = announcer
+        self._tally = tally
+        self._timers = timers
+        self._backends = backends
+        self._emit = emit
+        self._arrived = 0
+
+    def configure(self, policy: QueuePolicy) -> None:
+        """Who comes from now on is judged by this."""
+        self._backpressure.policy = policy
+        self._room.configure(policy.room_max)
+
+    def arrive(self, spec: RequestSpec, now_ns: int) -> None:
+        """A request comes: it is taken over, let in or refused."""
+        live = self._ledger.records.get(spec.key)
+        if live is not None and live.spec.fingerprint == spec.fingerprint:
+            self._take_over(live, spec)
+            return
+        gates = self._gates
+        gates.begin()
+        try:
+            if live is not None:
+                gates.at(GateName.IDEMPOTENCY)
+                raise RequestIdInUse(f"request_id {spec.key[1]!r} is in use with other content")
+            if self.draining:
+                raise Draining("the broker is leaving", retry_after_ns=DRAIN_RETRY_NS)
+            admission = gates.decide(spec, self._ledger.live, now_ns)
+        except BrokerError as error:
+            self._refuse(spec, error, now_ns)
+            return
+        self._let_in(spec, admission, now_ns)
+
+    def _refuse(self, spec: RequestSpec, error: BrokerError, now_ns: int) -> None:
+        self._tally.end(spec.priority, Outcome.REFUSED)
+        if spec.key not in self._ledger.records:
+            passage = self._gates.passage_refused()
+            refused = Refused(spec=spec, passage=passage, problem=error.message, at_ns=now_ns)
+            self._ledger.journal.end(spec.key, refused)
+        self._emit(Refuse(error))
+
+    def _take_over(self, record: Record, spec: RequestSpec) -> None:
+        """The same request came again: the newer call has its stream, and its deadline counts."""
+        self._ledger.set_deadline(record, spec.deadline_ns)
+        self._emit(TakeOver(spec.key))
+        if record.state in WAITS:
+            self._announcer.tell_again(record)
+
+    def _let_in(self, spec: RequestSpec, admission: Admission, now_ns: int) -> None:
+        self._arrived += 1
+        is_by_deadline = self._backpressure.policy.agent_order is AgentOrder.DEADLINE
+        record = Record(
+            spec=spec,
+            agent=admission.agent,
+            priority=admission.priority,
+            compartment=admission.compartment,
+            model=admission.model,
+            substituted_for=admission.substituted_for,
+            line=admission.line,
+            arrived_ns=now_ns,
+            rank=spec.deadline_ns if is_by_deadline else self._arrived,
+            passage=admission.passage,
+            starts_before=self._ledger.attempts_made,
+        )
+        record.move(Trigger.ADMIT)
+        self._ledger.open(record)
+        self._emit(Admit(spec.key))
+        if admission.place is Place.ROOM:
+            self._stand(record, now_ns)
+            return
+        if admission.victim is not None:
+            self._displace(admission.victim, record, now_ns)
+        self._enter(record, now_ns)
+
+    def _enter(self, record: Record, now_ns: int) -> None:
+        record.move(Trigger.ENQUEUE)
+        self._backlog.enter(record, now_ns)
+        self._announcer.tell_first(record)
+        slow_down_ns = self._backpressure.slow_down_ns(record.agent)
+        if slow_down_ns is not None:
+            self._emit(TellSlowDown(record.spec.key, slow_down_ns))
+
+    def _displace(self, victim: Record, by: Record, now_ns: int) -> None:
+        backlog = self._backlog.of_agent(victim.agent)
+        error = Displaced(
+            f"the queue is full and {backlog} requests of this agent wait: the last gave its place "
+            f"to one of an agent with {self._backlog.of_agent(by.agent)}",
+            retry_after_ns=self._backpressure.retry_after_ns(backlog),
+        )
+        self._ledger.end(victim, Trigger.DISPLACE, error, now_ns)
+
+    # The waiting room
+
+    def _stand(self, record: Record, now_ns: int) -> None:
+        at_ns = now_ns + self._backpressure.policy.room_wait_ns
+        record.room_timer = self._timers.set(at_ns, partial(self._time_is_up, record))
+        self._room.enter(record)
+        self._announcer.tell_standing(record, len(self._room))
+
+    def _time_is_up(self, record: Record, now_ns: int) -> None:
+        error = self._backpressure.full(record.spec.size_bytes)
+        self._ledger.end(record, Trigger.REFUSE, error, now_ns)
+
+    def fill(self, now_ns: int) -> bool:
+        """Lets those who stand into the queue, as far as there are places. Did anybody enter?"""
+        has_entered = False
+        while (record := self._room.first()) is not None:
+            if not self._backpressure.has_place(record.spec.size_bytes):
+                break
+            try:  # its model may have gone, or changed, meanwhile
+                record.line = find_line(record.spec, record.model, self._backends)
+            except BrokerError as error:
+                self._ledger.end(record, Trigger.FAIL, error, now_ns)
+                continue
+            self._ledger.leave_room(record)
+            self._enter(record, now_ns)
+            has_entered = True
+        return has_entered

@@ -1,0 +1,104 @@
+"""What operators change while the broker runs: boosts, blocks, pauses, and the whole policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from broker.core.agents import Agents, Override
+from broker.core.announcements import Announcer
+from broker.core.backlog import Backlog
+from broker.core.ledger import Ledger
+from broker.core.stimuli import (
+    BlockAsked,
+    BoostAsked,
+    CancelCause,
+    PauseAsked,
+    ResumeAsked,
+    Scope,
+)
+from broker.core.timers import Timers
+
+
+class Operations:
+    """Each change of a scope counts at once, for what waits as for what comes; what runs goes on.
+
+    A change with an end is undone at that moment, unless it was made anew meanwhile.
+    """
+
+    def __init__(
+        self,
+        agents: Agents,
+        backlog: Backlog,
+        ledger: Ledger,
+        announcer: Announcer,
+        timers: Timers,
+    ) -> None:
+        self._agents = agents
+        self._backlog = backlog
+        self._ledger = ledger
+        self._announcer = announcer
+        self._timers = timers
+        self._ends: dict[tuple[Scope, str], int] = {}  # timers by scope and what they end
+
+    def boost(self, asked: BoostAsked, now_ns: int) -> None:
+        override = self._agents.override(asked.scope)
+        override.weight_factor = asked.weight_factor
+        override.rate_factor = asked.rate_factor
+        override.priority_best = asked.priority_best
+        self._until(asked.scope, "boost", _unboost, asked.until_ns)
+        self._agents.reapply(asked.scope, now_ns)
+        self._backlog.look_again(now_ns)
+
+    def block(self, asked: BlockAsked, now_ns: int) -> None:
+        self._agents.override(asked.scope).is_blocked = True
+        self._until(asked.scope, "block", _unblock, asked.until_ns)
+        self._agents.reapply(asked.scope, now_ns)
+        if asked.cancels_waiting:
+            meant = {each.id for each in self._agents.meant(asked.scope)}
+            for record in list(self._ledger.records.values()):
+                if record.entry and record.agent.id in meant:
+                    self._ledger.cancel(record.spec.key, CancelCause.AGENT_BLOCKED, now_ns)
+
+    def pause(self, asked: PauseAsked, now_ns: int) -> None:
+        self._agents.override(asked.scope).is_paused = True
+        self._until(asked.scope, "pause", _unpause, asked.until_ns)
+        self._paused_or_resumed(asked.scope, now_ns)
+
+    def resume(self, asked: ResumeAsked, now_ns: int) -> None:
+        for what in ("boost", "block", "pause"):
+            self._timers.cancel(self._ends.pop((asked.scope, what), 0))
+        self._agents.forget_override(asked.scope)
+        self._paused_or_resumed(asked.scope, now_ns)
+
+    def _paused_or_resumed(self, scope: Scope, now_ns: int) -> None:
+        self._agents.reapply(scope, now_ns)
+        self._backlog.look_again(now_ns)
+        for record in self._backlog.waiting_of(self._agents.meant(scope)):
+            self._announcer.tell_again(record)
+
+    def _until(
+        self, scope: Scope, what: str, undo: Callable[[Override], None], until_ns: int | None
+    ) -> None:
+        self._timers.cancel(self._ends.pop((scope, what), 0))
+        if until_ns is not None:
+            over = partial(self._over, scope, what, undo)
+            self._ends[scope, what] = self._timers.set(until_ns, over)
+
+    def _over(self, scope: Scope, what: str, undo: Callable[[Override], None], now_ns: int) -> None:
+        del self._ends[scope, what]
+        undo(self._agents.override(scope))
+        self._paused_or_resumed(scope, now_ns)
+
+
+def _unboost(override: Override) -> None:
+    override.weight_factor = override.rate_factor = 1.0
+    override.priority_best = 0
+
+
+def _unblock(override: Override) -> None:
+    override.is_blocked = False
+
+
+def _unpause(override: Override) -> None:
+    override.is_paused = False

@@ -1,0 +1,240 @@
+"""Token buckets on the way in: each agent's own, its type's, everybody's; requests and tokens.
+
+A request takes from all that apply or from none. What a later gate refuses gets back what it paid.
+Tokens are reserved by estimate and settled by what the backend counted; a bucket may so be in debt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from _sched.bucket import BucketArray
+from broker.core.agent_policy import AgentsPolicy, AgentTypePolicy, BucketPolicy
+from broker.core.errors import (
+    BrokerRateLimited,
+    QuotaExceeded,
+    TokenQuotaExceeded,
+    TypeRateLimited,
+)
+from broker.core.views import BucketView
+
+NONE: Final = 0  # the handle of a bucket that is not there
+NOT_COUNTED: Final = -1  # instead of an amount: there is no bucket of tokens
+SECONDS_PER_MINUTE: Final = 60.0
+
+
+@dataclass(slots=True)
+class Purse:
+    """The handles of one holder's two buckets: an agent's, a type's, or everybody's."""
+
+    requests: int = NONE
+    tokens: int = NONE
+
+
+class Quotas:
+    """All buckets. Amounts are requests and model tokens."""
+
+    __slots__ = ("_all", "_buckets", "_policy", "_types")
+
+    def __init__(self, policy: AgentsPolicy) -> None:
+        self._buckets = BucketArray()
+        self._policy = policy
+        self._all = Purse()
+        self._types: dict[str, Purse] = {}
+        self._configure_shared(0)
+
+    def configure(self, policy: AgentsPolicy, now_ns: int) -> None:
+        """Other rates from now on. Agents' own buckets follow with `refit`."""
+        self._policy = policy
+        self._configure_shared(now_ns)
+
+    def _configure_shared(self, now_ns: int) -> None:
+        policy = self._policy
+        self._fit(self._all, policy.requests, policy.tokens, 1.0, now_ns)
+        kept = {each.name: each for each in policy.types}
+        for name in [name for name in self._types if name not in kept]:
+            self.close(self._types.pop(name))
+        for name, each in kept.items():
+            purse = self._types.setdefault(name, Purse())
+            self._fit(purse, each.all_requests, each.all_tokens, 1.0, now_ns)
+
+    def refit(self, purse: Purse, of: AgentTypePolicy, factor: float, now_ns: int) -> None:
+        """Gives an agent the buckets of its type, its rates multiplied; levels are kept."""
+        self._fit(purse, of.requests, of.tokens, factor, now_ns)
+
+    def close(self, purse: Purse) -> None:
+        """Forgets a holder's buckets."""
+        for handle in (purse.requests, purse.tokens):
+            if handle:
+                self._buckets.remove(handle)
+        purse.requests = purse.tokens = NONE
+
+    def _fit(
+        self,
+        purse: Purse,
+        requests: BucketPolicy | None,
+        tokens: BucketPolicy | None,
+        factor: float,
+        now_ns: int,
+    ) -> None:
+        purse.requests = self._fit_one(purse.requests, requests, factor, 1.0, now_ns)
+        purse.tokens = self._fit_one(purse.tokens, tokens, factor, 0.0, now_ns)
+
+    def _fit_one(
+        self,
+        handle: int,
+        policy: BucketPolicy | None,
+        factor: float,
+        capacity_min: float,
+        now_ns: int,
+    ) -> int:
+        if policy is None:
+            if handle:
+                self._buckets.remove(handle)
+            return NONE
+        rate_per_s = policy.per_minute * factor / SECONDS_PER_MINUTE
+        capacity = max(policy.capacity * factor, capacity_min)
+        if not handle:
+            return self._buckets.add(rate_per_s, capacity, now_ns)
+        self._buckets.configure(handle, rate_per_s, capacity, now_ns)
+        return handle
+
+    # Requests
+
+    def take_request(self, purse: Purse, agent_type: str, now_ns: int) -> float | None:
+        """Pays for one request; what the agent has left. QuotaExceeded or BrokerRateLimited where
+        one of the buckets is empty: then nothing is paid."""
+        own, shared, everybody = (
+            purse.requests,
+            self._types[agent_type].requests,
+            self._all.requests,
+        )
+        buckets = self._buckets
+        if own and (wait_ns := buckets.acquire(own, 1.0, now_ns)):
+            raise QuotaExceeded(
+                f"this agent may send {self._rate_text(own)}", retry_after_ns=wait_ns
+            )
+        if shared and (wait_ns := buckets.acquire(shared, 1.0, now_ns)):
+            if own:
+                buckets.refund(own, 1.0, now_ns)
+            raise TypeRateLimited(
+                f"all agents of type {agent_type!r} together may send {self._rate_text(shared)}",
+                retry_after_ns=wait_ns,
+            )
+        if everybody and (wait_ns := buckets.acquire(everybody, 1.0, now_ns)):
+            for each in (own, shared):
+                if each:
+                    buckets.refund(each, 1.0, now_ns)
+            raise BrokerRateLimited(
+                f"all agents together may send {self._rate_text(everybody)}",
+                retry_after_ns=wait_ns,
+            )
+        return buckets.level(own, now_ns) if own else None
+
+    def give_back(self, purse: Purse, agent_type: str, tokens_reserved: int, now_ns: int) -> None:
+        """A request that had paid got nothing for it after all."""
+        self.settle(purse, agent_type, tokens_reserved, 0, now_ns)
+        for each in (purse.requests, self._requests_of(agent_type), self._all.requests):
+            if each:
+                self._buckets.refund(each, 1.0, now_ns)
+
+    def _requests_of(self, agent_type: str) -> int:
+        """A reload may have taken the type away while the request was under way."""
+        purse = self._types.get(agent_type)
+        return purse.requests if purse else NONE
+
+    # Tokens
+
+    def counts_tokens(self, purse: Purse, agent_type: str) -> bool:
+        """Is there any bucket of tokens that applies?"""
+        return bool(purse.tokens or self._tokens_of(agent_type) or self._all.tokens)
+
+    def reserve(self, purse: Purse, agent_type: str, tokens: int, now_ns: int) -> float | None:
+        """Reserves tokens; what the agent has left. A request larger than a burst needs the bucket
+        full, and puts it in debt when it is settled. TokenQuotaExceeded, and nothing is taken,
+        where a bucket has too little."""
+        taken: list[tuple[int, float]] = []
+        for handle in (purse.tokens, self._tokens_of(agent_type), self._all.tokens):
+            if not handle:
+                continue
+            # In debt nothing starts, even where nothing is known of what it will cost.
+            amount = max(1.0, min(float(tokens), self._buckets.burst_of(handle)))
+            wait_ns = self._buckets.acquire(handle, amount, now_ns)
+            if wait_ns:
+                for each, paid in taken:
+                    self._buckets.refund(each, paid, now_ns)
+                raise TokenQuotaExceeded(
+                    f"this needs about {max(1, tokens)} tokens, of {self._tokens_text(handle)}",
+                    retry_after_ns=wait_ns if wait_ns > 0 else None,
+                )
+            taken.append((handle, amount))
+        return self._buckets.level(purse.tokens, now_ns) if purse.tokens else None
+
+    def settle(self, purse: Purse, agent_type: str, reserved: int, used: int, now_ns: int) -> None:
+        """A request is over, and used so many tokens. `reserved` NOT_COUNTED: no bucket did."""
+        if reserved == NOT_COUNTED:
+            return
+        for handle in (purse.tokens, self._tokens_of(agent_type), self._all.tokens):
+            if handle:
+                amount = max(1.0, min(float(reserved), self._buckets.burst_of(handle)))
+                self._buckets.settle(handle, amount, float(used), now_ns)
+
+    def _tokens_of(self, agent_type: str) -> int:
+        purse = self._types.get(agent_type)
+        return purse.tokens if purse else NONE
+
+    # Views
+
+    def views(self, purse: Purse, agent_type: str, now_ns: int) -> tuple[BucketView, ...]:
+        """Every bucket that this agent's requests pay into."""
+        shared = self._types.get(agent_type, Purse())
+        named = (
+            ("requests", purse.requests),
+            ("type_requests", shared.requests),
+            ("all_requests", self._all.requests),
+            ("tokens", purse.tokens),
+            ("type_tokens", shared.tokens),
+            ("all_tokens", self._all.tokens),
+        )
+        return tuple(self._view(name, handle, now_ns) for name, handle in named if handle)
+
+    def fresh_views(self, of: AgentTypePolicy, now_ns: int) -> tuple[BucketView, ...]:
+        """The same for an agent of this type that was never seen."""
+        own = tuple(_full_views(of))
+        shared = self.views(Purse(), of.name, now_ns)
+        order = [
+            "requests", "type_requests", "all_requests", "tokens", "type_tokens", "all_tokens",
+        ]  # fmt: skip
+        return tuple(sorted((*own, *shared), key=lambda each: order.index(each.name)))
+
+    def requests_left(self, purse: Purse, now_ns: int) -> float | None:
+        return self._buckets.level(purse.requests, now_ns) if purse.requests else None
+
+    def _view(self, name: str, handle: int, now_ns: int) -> BucketView:
+        buckets = self._buckets
+        return BucketView(
+            name=name,
+            per_minute=buckets.rate_of(handle) * SECONDS_PER_MINUTE,
+            burst=buckets.burst_of(handle),
+            left=buckets.level(handle, now_ns),
+            next_ns=max(0, buckets.time_until(handle, 1.0, now_ns)),
+        )
+
+    def _rate_text(self, handle: int) -> str:
+        per_minute = self._buckets.rate_of(handle) * SECONDS_PER_MINUTE
+        return f"{per_minute:g} requests a minute, {self._buckets.burst_of(handle):g} at once"
+
+    def _tokens_text(self, handle: int) -> str:
+        per_minute = self._buckets.rate_of(handle) * SECONDS_PER_MINUTE
+        return f"{per_minute:g} a minute, {self._buckets.burst_of(handle):g} at once"
+
+
+def _full_views(of: AgentTypePolicy) -> Iterator[BucketView]:
+    for name, policy, least in (("requests", of.requests, 1.0), ("tokens", of.tokens, 0.0)):
+        if policy is not None:
+            burst = max(policy.capacity, least)
+            yield BucketView(
+                name=name, per_minute=policy.per_minute, burst=burst, left=burst, next_ns=0
+            )

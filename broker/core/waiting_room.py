@@ -1,0 +1,53 @@
+"""The waiting room: where urgent requests stand for a moment while the queue is full."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from _sched.heap import IndexedHeap
+from broker.core.record import Record
+
+# More than any configuration allows in it; the heap takes memory only for those that are there.
+ROOM_MAX = 1_000_000
+
+
+class WaitingRoom:
+    """Bounded; the best priority leaves first, the one that came first among equals.
+
+    Nobody is put out for a better one: who was let in has the time that it was promised.
+    """
+
+    __slots__ = ("_heap", "_records", "_size_max")
+
+    def __init__(self, size_max: int) -> None:
+        self._size_max = size_max
+        self._heap = IndexedHeap(ROOM_MAX)
+        self._records: dict[int, Record] = {}
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(list(self._records.values()))
+
+    def configure(self, size_max: int) -> None:
+        """From now on so many; who is in it stays."""
+        self._size_max = size_max
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._records) >= self._size_max
+
+    def enter(self, record: Record) -> None:
+        record.entry = self._heap.push(record.priority)
+        self._records[record.entry] = record
+
+    def leave(self, record: Record) -> None:
+        """From wherever it stands."""
+        self._heap.remove(record.entry)
+        del self._records[record.entry]
+        record.entry = 0
+
+    def first(self) -> Record | None:
+        best = self._heap.peek_best()
+        return None if best is None else self._records[best[1]]
