@@ -55,10 +55,8 @@ def test_live_settings_change_and_others_wait(file: Path, running: Config) -> No
         streams_max = 20_000
         [queue]
         agent_order = "deadline"
-        [[agents.types]]
-        name = "system"
-        match = ["system-*", "night-*"]
-        weight = 0.5
+        [agents]
+        remembered_max = 500
         [bulkheads]
         batch = 2
         [[backends]]
@@ -75,22 +73,7 @@ def test_live_settings_change_and_others_wait(file: Path, running: Config) -> No
         "server.drain_timeout_s: 30 -> 5",
         "limits.queued_max: 100 -> 200",
         'queue.agent_order: "arrival" -> "deadline"',
-        'agents.types[0].name: "opus" -> "system"',
-        'agents.types[0].match: ["opus-*"] -> ["system-*", "night-*"]',
-        "agents.types[0].weight: 1.0 -> 0.5",
-        "agents.types[0].requests_per_minute: 10.0 -> unset",
-        *(
-            f"agents.types[{index}].{setting} -> unset"
-            for index, settings in (
-                (1, ('name: "sonnet"', 'match: ["sonnet-*"]', "weight: 1.0")),
-                (1, ("requests_per_minute: 20.0", "priority_best: 1", "may_be_critical: true")),
-                (1, ('bulkhead: ""',)),
-                (2, ('name: "system"', 'match: ["system-*"]', "weight: 1.0")),
-                (2, ("requests_per_minute: 50.0", "priority_best: 1", "may_be_critical: true")),
-                (2, ('bulkhead: ""',)),
-            )
-            for setting in settings
-        ),
+        "agents.remembered_max: 10000 -> 500",
         "bulkheads.opus: 10 -> unset",
         "bulkheads.sonnet: 20 -> unset",
         "bulkheads.critical: 5 -> unset",
@@ -109,6 +92,39 @@ def test_live_settings_change_and_others_wait(file: Path, running: Config) -> No
     assert plan.config.server == running.server.model_copy(update={"drain_timeout_s": 5})
     assert (plan.config.backends, plan.config.models) == (running.backends, {})
     assert plan.config.bulkheads == {"batch": 2}
+
+
+def test_types_are_told_by_their_place_in_the_file(file: Path, running: Config) -> None:
+    plan = reread(
+        file,
+        running,
+        STARTED_WITH
+        + """
+        [[agents.types]]
+        name = "opus"
+        match = ["opus-*", "lead"]
+        weight = 2
+        [[agents.types]]
+        name = "system"
+        match = ["system-*"]
+        requests_per_minute = 50
+        """,
+    )
+    assert plan.changed == (
+        'agents.types[0].match: ["opus-*"] -> ["opus-*", "lead"]',
+        "agents.types[0].weight: 1.0 -> 2.0",
+        "agents.types[0].requests_per_minute: 10.0 -> unset",
+        'agents.types[1].name: "sonnet" -> "system"',
+        'agents.types[1].match: ["sonnet-*"] -> ["system-*"]',
+        "agents.types[1].requests_per_minute: 20.0 -> 50.0",
+        'agents.types[2].name: "system" -> unset',
+        'agents.types[2].match: ["system-*"] -> unset',
+        "agents.types[2].weight: 1.0 -> unset",
+        "agents.types[2].requests_per_minute: 50.0 -> unset",
+        "agents.types[2].priority_best: 1 -> unset",
+        "agents.types[2].may_be_critical: true -> unset",
+        'agents.types[2].bulkhead: "" -> unset',
+    )
 
 
 def test_what_needs_a_restart_is_said_each_time(file: Path, running: Config) -> None:
