@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 
 from broker_client.pb.broker.v1 import admin_pb2, models_pb2
 from broker_client.pb.broker.v1 import inference_pb2 as pb
+from tests.integration.bad_operations import OPERATIONS
 from tests.integration.wire_requests import called, chat, embed, generate, said, tool
 
 PROMPT_BYTES_MAX = 4096  # of the daemon under test
@@ -377,6 +378,6 @@ BAD_FIELDS = (
     *_numbers(),
     *(
         BadField(covers=covers, request=request, field=field, says=says)
-        for covers, request, field, says in (*GENERATION, *CONVERSATION, *OTHERS)
+        for covers, request, field, says in (*GENERATION, *CONVERSATION, *OTHERS, *OPERATIONS)
     ),
 )

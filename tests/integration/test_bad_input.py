@@ -12,10 +12,17 @@ import grpc
 import pytest
 import pytest_asyncio
 
-from broker.config.schema import AgentsConfig, Config, LimitsConfig, ServerConfig
+from broker.config.schema import (
+    AgentsConfig,
+    AgentTypeConfig,
+    Config,
+    LimitsConfig,
+    ServerConfig,
+)
 from broker_client.pb.broker.v1 import admin_pb2, inference_pb2, models_pb2
 from tests.integration import bad_fields
 from tests.integration.bad_fields import BAD_FIELDS, BadField
+from tests.integration.bad_operations import OPUS
 from tests.integration.daemon import (
     BACKEND,
     FREE_PORTS,
@@ -52,6 +59,8 @@ CONFIG = Config(
     server=ServerConfig(**{**FREE_PORTS.model_dump(), "message_bytes_max": 400_000}),
     limits=LIMITS,
     backends=(BACKEND,),
+    # No rates: what is asked here comes in no time.
+    agents=AgentsConfig(types=(AgentTypeConfig(name="any", match=("*",)),), default_type="any"),
 )
 METHOD_OF = {message.name: method for method, message in request_types()}
 
@@ -142,6 +151,15 @@ async def test_several_problems_are_reported_together(daemon: RunningDaemon) -> 
         pb.CancelRequest(agent_id="a", request_id="r"),
         models_pb2.ListRequest(),
         admin_pb2.DrainRequest(),
+        pb.GetQuotaRequest(agent_id="a"),
+        admin_pb2.ExplainRequest(request_id="r"),
+        admin_pb2.CancelRequestRequest(request_id="r"),
+        admin_pb2.ListAgentsRequest(),
+        admin_pb2.BoostRequest(scope=OPUS, priority_best=1),
+        admin_pb2.BlockRequest(scope=OPUS),
+        admin_pb2.PauseRequest(),
+        admin_pb2.ResumeRequest(),
+        admin_pb2.ReloadRequest(),
     ],
     ids=lambda each: type(each).__name__,
 )
@@ -269,6 +287,9 @@ SURROGATE = b"\x03\xed\xa0\x80"
         ("CancelRequest", b"\x0a" + SURROGATE),
         ("GetRequest", b"\x0a" + NO_UTF8),
         ("ListRequest", b"\x12" + SURROGATE),
+        ("ExplainRequest", b"\x12" + NO_UTF8),
+        ("BlockRequest", b"\x0a\x04\x0a" + NO_UTF8),
+        ("GetQuotaRequest", b"\x0a" + SURROGATE),
     ],
 )
 async def test_bytes_that_are_no_message_are_the_callers_mistake(

@@ -12,9 +12,10 @@ from broker.api.grpc.codec import (
     fill_timings,
     fill_usage,
     fingerprint,
+    whole_ms,
 )
 from broker.core.content import Completion, Embeddings, FinishReason, ToolCall
-from broker.core.effects import TellQueued, TellRequeued, WaitReason
+from broker.core.effects import TellQueued, TellRequeued, TellSlowDown, WaitReason
 from broker.core.requests import Criticality
 from broker.runtime.streams import Done, Pieces, Started, Timings
 from broker_client.pb.broker.v1 import common_pb2
@@ -144,6 +145,16 @@ def test_what_waits() -> None:
     unknown = encode(TellQueued(KEY, 1, None, WaitReason.SLOT, ""))
     assert not unknown.queued.HasField("eta_ms")
     assert set(WAIT_REASON) == set(WaitReason)
+
+
+@pytest.mark.parametrize(
+    ("duration_ns", "milliseconds"), [(0, 0), (1, 1), (1_000_000, 1), (1_000_001, 2)]
+)
+def test_a_time_to_wait_is_never_told_too_short(duration_ns: int, milliseconds: int) -> None:
+    assert whole_ms(duration_ns) == milliseconds
+    event = EventEncoder("r").encode(TellSlowDown(KEY, duration_ns))
+    assert event.WhichOneof("event") == "slow_down"
+    assert event.slow_down.retry_after_ms == milliseconds
 
 
 def test_what_starts_and_what_goes_back() -> None:

@@ -40,6 +40,8 @@ def made(kind: Kind) -> errors.BrokerError:
         return kind((errors.FieldProblem(field="f", problem="is wrong"),))
     if kind is errors.ModelUnknown:
         return errors.ModelUnknown("m", ("a", "b"))
+    if kind is errors.AgentNotFound:
+        return errors.AgentNotFound("a", ("b", "c"))
     if kind is errors.BackendRefused:
         return errors.BackendRefused("no", status=400)
     return kind("words")
@@ -64,31 +66,48 @@ def test_every_error_has_a_code_and_a_reason(kind: Kind) -> None:
     assert isinstance(info, error_details_pb2.ErrorInfo)
     assert (info.reason, info.domain) == (error.reason, "broker.v1")
     assert (info.metadata["outcome"], info.metadata["sent_pieces"]) == ("failed", "3")
-    is_short_for_all = code_of(error) is _Code.UNAVAILABLE
-    assert bool(details(status, error_details_pb2.RetryInfo)) is is_short_for_all
+    invites_back = code_of(error) is _Code.UNAVAILABLE or isinstance(error, errors.QuotaExceeded)
+    assert bool(details(status, error_details_pb2.RetryInfo)) is invites_back
     is_bad = isinstance(error, errors.InvalidRequest)
     assert bool(details(status, error_details_pb2.BadRequest)) is is_bad
 
 
-def test_what_may_be_tried_again_and_only_that_is_unavailable() -> None:
+def test_what_may_be_tried_again_is_short_for_all_or_the_callers_own_share() -> None:
     for kind in set(classes()) - {errors.BackendUnreachable, errors.BackendBusy}:
-        assert (code_of(made(kind)) is _Code.UNAVAILABLE) is kind.retryable
+        is_own = issubclass(kind, errors.QuotaExceeded)
+        expected = _Code.RESOURCE_EXHAUSTED if is_own else _Code.UNAVAILABLE
+        assert (code_of(made(kind)) is expected) is kind.retryable, kind
+    assert code_of(errors.AgentBlocked("by an operator")) is _Code.PERMISSION_DENIED
 
 
 def test_the_nearest_class_of_the_table_counts() -> None:
     assert CODES[errors.BackendFailed] is _Code.INTERNAL
     assert code_of(errors.BackendUnreachable("gone")) is _Code.UNAVAILABLE
     assert code_of(errors.AgentUnknown(())) is _Code.INVALID_ARGUMENT
+    assert code_of(errors.TokenQuotaExceeded("used up")) is _Code.RESOURCE_EXHAUSTED
+    assert code_of(errors.DeadlineInfeasible("too late")) is _Code.UNAVAILABLE
     assert code_of(errors.Internal("a bug")) is _Code.INTERNAL
 
 
+@pytest.mark.parametrize("kind", [errors.QueueFull, errors.Displaced, errors.AgentQueueFull])
 @pytest.mark.parametrize("after_ns", [None, 1, 2_500_000_000])
-def test_a_measured_time_to_come_back_is_said_else_a_second(after_ns: int | None) -> None:
-    status = rich_status(errors.QueueFull("full", retry_after_ns=after_ns), None, None)
+def test_a_measured_time_to_come_back_is_said_else_a_second(
+    after_ns: int | None, kind: Kind
+) -> None:
+    status = rich_status(kind("full", retry_after_ns=after_ns), None, None)
     (retry,) = details(status, error_details_pb2.RetryInfo)
     assert isinstance(retry, error_details_pb2.RetryInfo)
     expected = RETRY_AFTER_NS_DEFAULT if after_ns is None else after_ns
     assert retry.retry_delay.ToNanoseconds() == expected
+
+
+@pytest.mark.parametrize(
+    "error", [errors.ModelUnknown("m", ("a", "b")), errors.AgentNotFound("m", ("a", "b"))]
+)
+def test_the_nearest_names_are_for_programs_too(error: errors.BrokerError) -> None:
+    (info,) = details(rich_status(error, None, None), error_details_pb2.ErrorInfo)
+    assert isinstance(info, error_details_pb2.ErrorInfo)
+    assert info.metadata["nearest"] == "a,b"
 
 
 def test_what_is_not_known_is_not_said() -> None:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import pytest
+from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.api.grpc.validation import (
     Problems,
     RequestLimits,
+    check_boost,
+    check_for_ms,
     check_generate,
     check_json_object,
     check_metadata,
     check_schema,
+    check_scope,
 )
 from broker.core.errors import InvalidRequest
+from broker_client.pb.broker.v1 import admin_pb2
 from broker_client.pb.broker.v1 import inference_pb2 as pb
 
 
@@ -104,3 +109,77 @@ def test_whatever_parses_is_taken_or_refused_with_names(data: bytes) -> None:
     problems = Problems()
     check_generate(request, len(data), RequestLimits(), problems)
     assert "" not in found(problems)
+
+
+def test_nobody_is_everybody_only_where_no_name_is_needed() -> None:
+    problems = Problems()
+    check_scope(admin_pb2.Scope(), problems, is_needed=False)
+    assert found(problems) == {}
+    check_scope(admin_pb2.Scope(), problems, is_needed=True)
+    assert found(problems) == {"scope": "must name an agent_id or an agent_type"}
+
+
+@pytest.mark.parametrize("who", ["agent_id", "agent_type"])
+@pytest.mark.parametrize("is_needed", [True, False])
+def test_an_empty_name_is_never_everybody(who: str, is_needed: bool) -> None:
+    problems = Problems()
+    scope = admin_pb2.Scope()
+    setattr(scope, who, "")
+    check_scope(scope, problems, is_needed=is_needed)
+    assert list(found(problems)) == [f"scope.{who}"]
+
+
+@pytest.mark.parametrize(
+    ("for_ms", "good"),
+    [(-1, False), (0, True), (2_592_000_000, True), (2_592_000_001, False), (2**63 - 1, False)],
+)
+def test_how_long_an_operators_word_may_hold(for_ms: int, good: bool) -> None:
+    problems = Problems()
+    check_for_ms(for_ms, problems)
+    assert (found(problems) == {}) is good
+
+
+def boost(**changed: float) -> admin_pb2.BoostRequest:
+    request = admin_pb2.BoostRequest(scope=admin_pb2.Scope(agent_type="opus"))
+    for name, value in changed.items():
+        setattr(request, name, value)
+    return request
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        boost(weight_factor=0.01),
+        boost(weight_factor=100, rate_factor=0.01),
+        boost(rate_factor=1),
+        boost(priority_best=1),
+        boost(priority_best=10),
+    ],
+)
+def test_a_boost_that_says_something_within_its_limits_is_good(
+    request_: admin_pb2.BoostRequest,
+) -> None:
+    problems = Problems()
+    check_boost(request_, problems)
+    assert found(problems) == {}
+
+
+def test_a_boost_of_nothing_by_nothing_for_less_than_nothing() -> None:
+    problems = Problems()
+    check_boost(admin_pb2.BoostRequest(for_ms=-1), problems)
+    assert list(found(problems)) == ["scope", "for_ms", "weight_factor"]
+
+
+@given(st.binary(max_size=60))
+def test_whatever_parses_as_a_boost_is_taken_or_refused_with_names(data: bytes) -> None:
+    request = admin_pb2.BoostRequest()
+    try:
+        request.ParseFromString(data)
+    except DecodeError:
+        return
+    problems = Problems()
+    check_boost(request, problems)
+    if not found(problems):
+        factors = [getattr(request, name) for name in ("weight_factor", "rate_factor")]
+        assert all(0.01 <= each <= 100 or each == 0 for each in factors)
+        assert request.scope.agent_id or request.scope.agent_type

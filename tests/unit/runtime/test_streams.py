@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.core.content import Completion, FinishReason, Piece, ToolCall
-from broker.core.effects import TellQueued, TellRequeued, WaitReason
+from broker.core.effects import TellQueued, TellRequeued, TellSlowDown, WaitReason
 from broker.core.errors import ClientTooSlow, DeadlineExpired, InvalidRequest, TakenOver
 from broker.core.requests import Outcome
 from broker.runtime.streams import (
@@ -212,3 +212,38 @@ async def _collect(reader: Subscription, events: list[StreamEvent]) -> None:
 
 def _nothing() -> None:
     """The first piece interests nobody here."""
+
+
+async def test_of_many_calls_to_slow_down_the_last_is_read_and_no_position_is_lost() -> None:
+    mine = stream()
+    reader = mine.attach()
+    for number in range(1, 1000):
+        mine.tell(queued(number))
+        mine.tell(TellSlowDown(KEY, number))
+    mine.feed([Piece("a")])
+    mine.finish(DONE)
+    assert await read_all(reader) == [
+        queued(999),
+        TellSlowDown(KEY, 999),
+        Pieces(0, "a", "", (), 1),
+        DONE,
+    ]
+
+
+async def test_a_call_to_slow_down_wakes_its_reader() -> None:
+    mine = stream()
+    waiting = asyncio.ensure_future(anext(mine.attach()))
+    await asyncio.sleep(0)  # the reader waits now
+    mine.tell(TellSlowDown(KEY, 5))
+    assert await waiting == TellSlowDown(KEY, 5)
+
+
+async def test_a_later_reader_hears_where_it_stands_and_not_what_was_said_to_another() -> None:
+    mine = stream()
+    mine.tell(TellSlowDown(KEY, 5))  # nobody reads
+    mine.tell(queued(3))
+    mine.attach()
+    mine.tell(TellSlowDown(KEY, 6))
+    reader = mine.attach()
+    mine.finish(DONE)
+    assert await read_all(reader) == [queued(3), DONE]

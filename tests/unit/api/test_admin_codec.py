@@ -1,0 +1,160 @@
+"""What operators ask for and are told, between the wire and the words of the core."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from broker.api.grpc.admin_codec import (
+    decode_boost,
+    decode_lasting,
+    decode_scope,
+    encode_agent,
+    encode_explanation,
+)
+from broker.api.grpc.inference import encode_quota
+from broker.core.effects import WaitReason
+from broker.core.stimuli import Scope
+from broker.core.views import (
+    AgentView,
+    BucketView,
+    Explanation,
+    GateView,
+    OvertakingView,
+    QuotaView,
+)
+from broker.services.operations import Boost
+from broker_client.pb.broker.v1 import admin_pb2 as pb
+from broker_client.pb.broker.v1 import common_pb2
+
+MS = 1_000_000
+STORY = Explanation(
+    key=("opus-1", "r"),
+    model="m:latest",
+    priority=4,
+    compartment="opus",
+    state="queued",
+    arrived_ns=1_000 * MS,
+    started_ns=0,
+    ended_ns=0,
+    at_ns=3_500 * MS,
+    position=2,
+    wait_reason=WaitReason.SLOT.value,
+    wait_detail="a slot",
+    changes=("priority lowered from 1 to 4",),
+    gates=(GateView(name="backpressure", passed=True, detail="3 of 10"),),
+    overtaken=(OvertakingView(rule="a better priority", count=4, examples=(("opus-2", "q"),)),),
+    is_complete=True,
+    problem="",
+)
+AGENT = AgentView(
+    agent_id="opus-1",
+    agent_type="opus",
+    weight=2.0,
+    priority_best=3,
+    queued=1,
+    running=2,
+    arrived=9,
+    ended=6,
+    served_cost=2**40,
+    requests_left=None,
+    is_paused=True,
+    is_blocked=False,
+    is_boosted=True,
+)
+QUOTA = QuotaView(
+    agent_id="opus-1",
+    agent_type="opus",
+    weight=2.0,
+    priority_best=3,
+    may_be_critical=True,
+    queued=1,
+    queued_max=100,
+    running=2,
+    compartment="opus",
+    compartment_running=3,
+    compartment_max=None,
+    buckets=(BucketView(name="tokens", per_minute=60.0, burst=90.0, left=-1.5, next_ns=2_500_001),),
+    is_paused=False,
+    is_blocked=True,
+)
+
+
+def test_a_scope_is_an_agent_a_type_or_everybody() -> None:
+    assert decode_scope(pb.Scope(agent_id="a")) == Scope(agent_id="a")
+    assert decode_scope(pb.Scope(agent_type="t")) == Scope(agent_type="t")
+    assert decode_scope(pb.PauseRequest().scope) == Scope()
+
+
+def test_what_a_boost_leaves_out_changes_nothing() -> None:
+    assert decode_boost(pb.BoostRequest(priority_best=2)) == Boost(priority_best=2)
+    assert decode_boost(pb.BoostRequest(rate_factor=0.5)) == Boost(rate_factor=0.5)
+    assert decode_boost(pb.BoostRequest(weight_factor=3)) == Boost(weight_factor=3.0)
+
+
+def test_no_time_is_until_resumed() -> None:
+    assert decode_lasting(0) is None
+    assert decode_lasting(1) == MS
+
+
+def test_one_that_waits_has_waited_until_now() -> None:
+    encoded = encode_explanation(STORY)
+    assert (encoded.agent_id, encoded.request_id, encoded.priority) == ("opus-1", "r", 4)
+    assert (encoded.age_ms, encoded.queue_wait_ms, encoded.position) == (2_500, 2_500, 2)
+    assert not encoded.HasField("run_ms")
+    assert not encoded.HasField("ended_ago_ms")
+    assert encoded.wait_reason == common_pb2.WAIT_REASON_SLOT
+    assert list(encoded.changes) == ["priority lowered from 1 to 4"]
+    assert encoded.gates == [pb.Gate(name="backpressure", passed=True, detail="3 of 10")]
+    example = pb.RequestName(agent_id="opus-2", request_id="q")
+    assert encoded.overtakings == [
+        pb.Overtaking(rule="a better priority", count=4, examples=[example])
+    ]
+    assert encoded.complete
+
+
+def test_one_that_runs_runs_until_now() -> None:
+    runs = replace(STORY, state="streaming", started_ns=1_500 * MS, position=0, wait_reason="")
+    encoded = encode_explanation(runs)
+    assert (encoded.queue_wait_ms, encoded.run_ms) == (500, 2_000)
+    assert encoded.wait_reason == common_pb2.WAIT_REASON_UNSPECIFIED
+
+
+@pytest.mark.parametrize(
+    ("started_ms", "queue_wait_ms", "run_ms"), [(0, 2_000.0, None), (1_250, 250.0, 1_750.0)]
+)
+def test_one_that_is_over_neither_waits_nor_runs_on(
+    started_ms: int, queue_wait_ms: float, run_ms: float | None
+) -> None:
+    over = replace(
+        STORY, state="expired", started_ns=started_ms * MS, ended_ns=3_000 * MS, wait_reason=""
+    )
+    encoded = encode_explanation(over)
+    assert (encoded.age_ms, encoded.ended_ago_ms) == (2_500, 500)
+    assert encoded.queue_wait_ms == queue_wait_ms
+    assert (encoded.run_ms if encoded.HasField("run_ms") else None) == run_ms
+
+
+@pytest.mark.parametrize("reason", WaitReason)
+def test_every_wait_has_a_number_on_the_wire(reason: WaitReason) -> None:
+    encoded = encode_explanation(replace(STORY, wait_reason=reason.value))
+    name = common_pb2.WaitReason.Name(encoded.wait_reason)
+    assert name == f"WAIT_REASON_{reason.value}"
+
+
+def test_an_agent_with_and_without_a_bucket() -> None:
+    encoded = encode_agent(AGENT)
+    assert (encoded.weight, encoded.priority_best, encoded.served_cost) == (2.0, 3, 2**40)
+    assert (encoded.paused, encoded.blocked, encoded.boosted) == (True, False, True)
+    assert not encoded.HasField("requests_left")
+    assert encode_agent(replace(AGENT, requests_left=0.0)).HasField("requests_left")
+
+
+def test_a_quota_says_no_limit_by_silence_and_rounds_waits_up() -> None:
+    encoded = encode_quota(QUOTA)
+    assert not encoded.HasField("compartment_max")
+    assert (encoded.queued_max, encoded.paused, encoded.blocked) == (100, False, True)
+    (bucket,) = encoded.buckets
+    assert (bucket.name, bucket.left, bucket.next_ms) == ("tokens", -1.5, 3)
+    assert encode_quota(replace(QUOTA, compartment_max=7)).compartment_max == 7
