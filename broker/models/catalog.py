@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from broker.core.admission import NUM_CTX_ASSUMED
 from broker.core.model_name import comparison_key, nearest
 from broker.core.ports import ModelFacts
 from broker.core.stimuli import ModelSpec
+from broker.core.targets import NUM_CTX_ASSUMED
 
 # Embedding runners have one slot, whatever OLLAMA_NUM_PARALLEL says (reference/OLLAMA.md §3.1).
 EMBEDDING_SLOTS = 1

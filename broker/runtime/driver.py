@@ -32,11 +32,10 @@ from broker.core.effects import (
 )
 from broker.core.engine import Engine
 from broker.core.errors import BrokerError, Internal, InvariantBroken, LoadFailed, RequestUnknown
+from broker.core.policy import EnginePolicy
 from broker.core.ports import Backend
 from broker.core.requests import AttemptId, Outcome, RequestKey, RequestSpec
-from broker.core.policy import EnginePolicy
 from broker.core.snapshot import Snapshot, take_snapshot
-from broker.core.story import explain, requests_called
 from broker.core.stimuli import (
     Arrived,
     AttemptEnded,
@@ -52,6 +51,7 @@ from broker.core.stimuli import (
     Stimulus,
     TimerFired,
 )
+from broker.core.story import explain, requests_called
 from broker.core.views import AgentView, Explanation, QuotaView
 from broker.runtime.attempts import Call, Errand
 from broker.runtime.clock import Clock
@@ -205,6 +205,10 @@ class Driver:
     def agents(self) -> list[AgentView]:
         """The agents that are remembered, in the order of their ids."""
         return self._engine.agents.views(self._clock.monotonic_ns())
+
+    def agent_types(self) -> tuple[str, ...]:
+        """The names of the types that the configuration knows."""
+        return self._engine.agents.types()
 
     def adjust(self, change: BoostAsked | BlockAsked | PauseAsked | ResumeAsked) -> int:
         """Changes what some agents may, and returns how many are known that it concerns.
