@@ -12,6 +12,7 @@ from brokerctl.figures import counted, duration_text
 
 # What a state means for somebody who asks where the request is.
 STATES: Final = {
+    "admitted": "stands in the waiting room before the full queue",
     "queued": "waits",
     "requeued": "waits again",
     "dispatched": "was handed to a backend; no token yet",
@@ -45,12 +46,18 @@ def page(story: Explanation) -> list[str]:
     """The whole story in lines."""
     return [
         f"request {story.request_id} of agent {story.agent_id} {standing_text(story)}",
-        f"  model {story.model}, priority {story.priority}, compartment {story.compartment}",
+        f"  {plan_text(story)}",
         f"  {times_text(story)}",
         *(f"  changed: {each}" for each in story.changes),
         *gate_lines(story),
         *overtaking_lines(story),
     ]
+
+
+def plan_text(story: Explanation) -> str:
+    """As what it counts; one that was refused came into no compartment."""
+    text = f"model {story.model}, priority {story.priority}"
+    return f"{text}, compartment {story.compartment}" if story.compartment else text
 
 
 def standing_text(story: Explanation) -> str:

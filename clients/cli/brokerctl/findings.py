@@ -151,7 +151,7 @@ def queue_findings(status: Status) -> list[Finding]:
             "let agents send less, or raise limits.queued_max and the backends' slots",
         )
     ]
-    waits = Counter(each.wait_reason for each in status.requests if each.state == "queued")
+    waits = Counter(each.wait_reason for each in status.requests)
     if waits["no_room"]:
         findings.append(
             odd(

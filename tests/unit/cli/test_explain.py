@@ -75,6 +75,7 @@ def test_one_that_was_refused_names_the_gate_with_its_numbers() -> None:
     refused = replace(
         WAITS,
         state="refused",
+        compartment="",
         position=0,
         queue_wait_ms=0.0,
         ended_ago_ms=2500.0,
@@ -87,7 +88,7 @@ def test_one_that_was_refused_names_the_gate_with_its_numbers() -> None:
     )
     assert page(refused) == [
         "request r-1 of agent opus-1 was refused: 10 requests a minute are used up",
-        "  model qwen3:8b, priority 5, compartment opus",
+        "  model qwen3:8b, priority 5",
         "  came 2.5 s ago, was never started, and over after 0 ms, ended 2.5 s ago",
         "gates on its way in:",
         "  passed   request bucket",

@@ -48,7 +48,8 @@ class BackendStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestStatus:
-    """One request; `state` is "queued", "dispatched", "streaming" or "cancelling"."""
+    """One request; `state` is "admitted" (in the room before the full queue), "queued",
+    "dispatched", "streaming" or "cancelling"."""
 
     request_id: str
     agent_id: str

@@ -293,7 +293,9 @@ class RequestStatus(_message.Message):
     priority: _builtins.int
     """1 to 10."""
     state: _builtins.str
-    """"queued", "dispatched", "streaming" or "cancelling"."""
+    """"admitted" (in the room before the full queue), "queued", "dispatched", "streaming" or
+    "cancelling".
+    """
     age_ms: _builtins.float
     """Milliseconds since it arrived."""
     tokens: _builtins.int
@@ -301,7 +303,7 @@ class RequestStatus(_message.Message):
     backend: _builtins.str
     """The backend that has it; empty while it waits."""
     wait_reason: _common_pb2.WaitReason.ValueType
-    """What it waits for; not set unless state is "queued"."""
+    """What it waits for; not set unless state is "admitted" or "queued"."""
     wait_detail: _builtins.str
     """The same for people."""
     def __init__(
@@ -469,10 +471,10 @@ class ExplainResponse(_message.Message):
     priority: _builtins.int
     """1 to 10, as it counts: a ceiling may have lowered it."""
     compartment: _builtins.str
-    """The bulkhead that it runs in."""
+    """The bulkhead that it runs in; empty where it was refused."""
     state: _builtins.str
-    """"queued", "dispatched", "streaming" or "cancelling" while it is under way; else how it ended:
-    "completed", "failed", "refused", "cancelled", "expired", "shed" or "displaced".
+    """As in RequestStatus while it is under way; else how it ended: "completed", "failed", "refused",
+    "cancelled", "expired", "shed" or "displaced".
     """
     age_ms: _builtins.float
     """Since it arrived."""
@@ -668,7 +670,7 @@ class CancelRequestResponse(_message.Message):
     agent_id: _builtins.str
     """Whose it was."""
     state: _builtins.str
-    """Where it was found: "queued", "dispatched", "streaming" or "cancelling"."""
+    """Where it was found; as in RequestStatus."""
     def __init__(
         self,
         *,

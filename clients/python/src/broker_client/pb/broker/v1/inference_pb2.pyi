@@ -941,7 +941,9 @@ class CancelResponse(_message.Message):
 
     STATE_FIELD_NUMBER: _builtins.int
     state: _builtins.str
-    """Where it was found: "queued", "dispatched" or "streaming"."""
+    """Where it was found: "admitted" (in the room before the full queue), "queued", "dispatched",
+    "streaming" or "cancelling".
+    """
     def __init__(
         self,
         *,
