@@ -107,7 +107,8 @@ async def test_who_waits_is_told_at_once_and_when_the_line_moves(daemon: Running
     running = await daemon.backend.calls.get()
     waiting = []
     for number in (1, 2):
-        stream = daemon.inference.Generate(generate(agent_id=f"opus-{number}"))
+        # Agents that were not served yet, so that of these two the first comes first.
+        stream = daemon.inference.Generate(generate(agent_id=f"new-{number}"))
         (event,) = await read_until(stream, "queued")
         assert event.queued.position == number
         assert event.queued.reason == common_pb2.WAIT_REASON_SLOT
