@@ -24,6 +24,7 @@ import grpc
 from bench.processes import running
 from bench.result import Result
 from bench.workload import (
+    AGENT_TYPES,
     DECODE_TOKENS_PER_S,
     MODELS,
     PATIENCE_S,
@@ -144,7 +145,8 @@ def _catalogue_entry(name: str, load_s: float) -> str:
 
 @asynccontextmanager
 async def _broker(url: str, speed: float) -> AsyncIterator[str]:
-    """The broker as it comes; its times are shortened as the simulator's clock is."""
+    """The broker as it comes, but for the rates of agents, which it does not limit here; its times
+    are shortened as the simulator's clock is."""
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "broker.toml"
         config.write_text(
@@ -164,12 +166,22 @@ async def _broker(url: str, speed: float) -> AsyncIterator[str]:
             slots = {SLOTS}
             resident_max = {RESIDENT}
             """
+            + "".join(_agent_type(kind) for kind, _ in AGENT_TYPES)
         )
         arguments = ["-m", "broker.daemon.main", "--config", str(config)]
         async with running(arguments, ready="broker listening") as measured:
             address: str = json.loads(measured.ready_line)["grpc"]
             await _wait_known(address)
             yield address
+
+
+def _agent_type(kind: str) -> str:
+    """Without rates: Ollama alone limits nobody either, and real time is not the fleet's."""
+    return f"""
+            [[agents.types]]
+            name = "{kind}"
+            match = ["{kind}-*"]
+            """
 
 
 async def _wait_known(address: str) -> None:
