@@ -227,7 +227,7 @@ class FairQueue:
         flow = found.flow
         is_head = flow.sorted()[0] is found
         head_since_ns = flow.head_since_ns if is_head else now_ns
-        flow.counter = _counter(flow.counter + _virtual(cost, flow.agent.weight))
+        flow.counter = clamped_counter(flow.counter + virtual_units(cost, flow.agent.weight))
         flow.taken = next(self._takes)
         flow.in_flight += 1
         self._take_out(found, now_ns)
@@ -243,8 +243,8 @@ class FairQueue:
         if found is None or found.in_flight == 0:
             return False
         weight = found.agent.weight
-        more = _virtual(actual, weight) - _virtual(charged, weight)
-        found.counter = _counter(found.counter + more)
+        more = virtual_units(actual, weight) - virtual_units(charged, weight)
+        found.counter = clamped_counter(found.counter + more)
         found.in_flight -= 1
         self._let_go(found)
         return True
@@ -300,8 +300,8 @@ class FairQueue:
             best = min(candidates)[3]
             order.append(rest[best].pop(0).handle)
             takes += 1
-            charge = _virtual(cost, self._flows[best].agent.weight)
-            counter[best] = _counter(counter[best] + charge)
+            charge = virtual_units(cost, self._flows[best].agent.weight)
+            counter[best] = clamped_counter(counter[best] + charge)
             taken[best], since[best] = takes, now_ns
         return order
 
@@ -382,11 +382,11 @@ class FairQueue:
         del self._flows[flow.handle]
 
 
-def _virtual(cost: int, weight: float) -> int:
+def virtual_units(cost: int, weight: float) -> int:
     return int(min(cost * VIRTUAL_SCALE / weight, UNITS_MAX))
 
 
-def _counter(counter: int) -> int:
+def clamped_counter(counter: int) -> int:
     return min(max(0, counter), COUNTER_MAX)
 
 

@@ -249,6 +249,8 @@ cdef class VirtualTokenCounters:
         cdef FlowCounter* flow = counter_at(self, slot)
         cdef CounterClass* of = class_at(self, flow.of)
         cdef Order served = self.served_order()
+        if flow.state == PARKED:
+            self.leave(slot)
         self._charges += 1
         flow.charged = self._charges
         self._rekey(slot, flow.counter + units_of(cost, flow.weight))

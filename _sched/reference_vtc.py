@@ -1,0 +1,143 @@
+"""The virtual token counters in plain Python, obviously right: the oracle of the tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import count
+
+from _sched.reference_queue import clamped_counter, virtual_units
+
+
+@dataclass(slots=True, eq=False)
+class _Flow:
+    handle: int
+    of: int
+    weight: float
+    counter: int = 0
+    charged: int = 0  # the number of its last charge; 0: never
+    in_flight: int = 0
+    is_active: bool = False
+    is_parked: bool = False
+
+    def order(self) -> tuple[int, int, int]:
+        return self.counter, self.charged, self.handle
+
+
+class VirtualTokenCounters:
+    """As `_sched.vtc.VirtualTokenCounters`. Handles are drawn by it alone."""
+
+    def __init__(self, parked_max: int = 1024) -> None:
+        self.parked_max = parked_max
+        self._sequence = count(1)
+        self._charges = count(1)
+        self._classes: set[int] = set()
+        self._flows: dict[int, _Flow] = {}
+
+    def __len__(self) -> int:
+        return len(self._flows)
+
+    def open_class(self) -> int:
+        handle = next(self._sequence)
+        self._classes.add(handle)
+        return handle
+
+    def close_class(self, of: int) -> bool:
+        if of not in self._classes or self._of(of):
+            return False
+        self._classes.remove(of)
+        return True
+
+    def add_flow(self, of: int, weight: float) -> int:
+        if of not in self._classes:
+            raise KeyError(of)
+        handle = next(self._sequence)
+        self._flows[handle] = _Flow(handle, of, weight)
+        return handle
+
+    def remove_flow(self, flow: int) -> bool:
+        return self._flows.pop(flow, None) is not None
+
+    def set_weight(self, flow: int, weight: float) -> bool:
+        if flow not in self._flows:
+            return False
+        self._flows[flow].weight = weight
+        return True
+
+    def activate(self, flow: int, lift: bool = True) -> bool:
+        found = self._flows.get(flow)
+        if found is None or found.is_active:
+            return False
+        if lift:
+            found.counter = max(found.counter, self._floor(found.of, besides=found) or 0)
+        found.is_active, found.is_parked = True, False
+        return True
+
+    def deactivate(self, flow: int) -> bool:
+        found = self._flows.get(flow)
+        if found is None or not found.is_active:
+            return False
+        found.is_active = False
+        return True
+
+    def charge(self, flow: int, cost: int) -> bool:
+        found = self._flows.get(flow)
+        if found is None:
+            return False
+        found.counter = clamped_counter(found.counter + virtual_units(cost, found.weight))
+        found.charged = next(self._charges)
+        found.in_flight += 1
+        found.is_parked = False
+        return True
+
+    def settle(self, flow: int, charged: int, actual: int) -> bool:
+        found = self._flows.get(flow)
+        if found is None or found.in_flight == 0:
+            return False
+        more = virtual_units(actual, found.weight) - virtual_units(charged, found.weight)
+        found.counter = clamped_counter(found.counter + more)
+        found.in_flight -= 1
+        return True
+
+    def least(self, of: int) -> int:
+        if of not in self._classes:
+            raise KeyError(of)
+        active = [each for each in self._of(of) if each.is_active]
+        return min(active, key=_Flow.order).handle if active else 0
+
+    def counter_of(self, flow: int) -> int | None:
+        found = self._flows.get(flow)
+        return None if found is None else found.counter
+
+    def floor_of(self, of: int) -> int | None:
+        if of not in self._classes:
+            raise KeyError(of)
+        return self._floor(of)
+
+    def park(self, flow: int) -> bool:
+        found = self._flows.get(flow)
+        if found is None or found.is_active or found.is_parked or found.in_flight:
+            return False
+        found.is_parked = True
+        return True
+
+    def pop_spent(self, of: int) -> int:
+        if of not in self._classes:
+            raise KeyError(of)
+        parked = sorted((each for each in self._of(of) if each.is_parked), key=_Flow.order)
+        floor = self._floor(of)
+        if not parked:
+            return 0
+        is_spent = floor is not None and parked[0].counter <= floor
+        if not is_spent and len(parked) <= self.parked_max:
+            return 0
+        parked[0].is_parked = False
+        return parked[0].handle
+
+    def _of(self, of: int) -> list[_Flow]:
+        return [each for each in self._flows.values() if each.of == of]
+
+    def _floor(self, of: int, besides: _Flow | None = None) -> int | None:
+        others = [each for each in self._of(of) if each is not besides]
+        active = [each.counter for each in others if each.is_active]
+        served = [each.counter for each in others if each.in_flight]
+        return min(active or served, default=None)
