@@ -1,4 +1,4 @@
-# cython: language_level=3
+# cython: language_level=3, binding=False
 """Token buckets in one array, by handle, the clock passed in.
 
 A bucket is refilled when it is looked at, not by a timer. Its level is told from the moment of the

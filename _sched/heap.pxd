@@ -30,11 +30,17 @@ cdef class IndexedHeap:
     cdef bint c_rekey(self, uint64_t handle, int64_t key) except -1
 
     cdef bint _leads(self, Entry a, Entry b, uint32_t side) noexcept nogil
-    cdef void _set(self, uint32_t side, uint32_t node, Entry entry) noexcept nogil
-    cdef void _rise(self, uint32_t side, uint32_t node, Entry entry) noexcept nogil
-    cdef uint32_t _fall(self, uint32_t side, uint32_t node) noexcept nogil
-    cdef void _enter(self, uint32_t side, uint32_t node, Entry entry) noexcept nogil
-    cdef void _fill(self, uint32_t side, uint32_t node, Entry entry) noexcept nogil
+    cdef void _set(self, uint32_t side, size_t node, Entry entry) noexcept nogil
+    cdef void _rise(self, uint32_t side, size_t node, Entry entry) noexcept nogil
+    cdef size_t _leading(
+        self, Entry* ends, size_t a, size_t b, uint32_t side
+    ) noexcept nogil
+    cdef size_t _leading_of_four(
+        self, Entry* ends, size_t first, uint32_t side
+    ) noexcept nogil
+    cdef size_t _fall(self, uint32_t side, size_t node) noexcept nogil
+    cdef void _enter(self, uint32_t side, size_t node, Entry entry) noexcept nogil
+    cdef void _fill(self, uint32_t side, size_t node, Entry entry) noexcept nogil
     cdef void _take_out(self, uint32_t slot) noexcept nogil
     cdef bint _holds(self, uint64_t handle) noexcept nogil
     cdef int _grow(self) except -1
