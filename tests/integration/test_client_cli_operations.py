@@ -68,9 +68,7 @@ async def test_everybody_is_paused_and_resumed_only_by_name(broker: ScriptedBrok
         "requests wait and none is started, what runs goes on\n"
     )
     result = await brokerctl(broker, "resume", "--all")
-    assert result.stdout == (
-        "every agent is left to the configuration again (3 agents known now)\n"
-    )
+    assert result.stdout == "what was said of every agent is ended (3 agents known now)\n"
     assert broker.levers == [admin_pb2.PauseRequest(), admin_pb2.ResumeRequest()]
     document = json.loads((await brokerctl(broker, "resume", "opus-1", "--json")).stdout)
     assert document == {"agent_id": "opus-1", "agent_type": "", "for_s": None, "agents": 1}

@@ -272,7 +272,7 @@ async def test_a_lever_that_holds_for_a_while_ends_by_itself(daemon: RunningDaem
     stream = daemon.inference.Generate(generate(agent_id="opus-1"))
     await read_until(stream, "started")
     (await daemon.backend.calls.get()).complete()
-    await read_until(stream, "done")
+    assert kinds(await read_until(stream, "done")) == ["done"]
 
 
 async def test_without_a_file_there_is_nothing_to_reload(daemon: RunningDaemon) -> None:

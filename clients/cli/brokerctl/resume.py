@@ -24,4 +24,4 @@ def resume(call: Call, agent: str | None, agent_type: str | None, all_agents: bo
         print_json(document(whom, count))
         return
     known = concerned_text(whom, count)
-    click.echo(f"{whom.words} is left to the configuration again{known}")
+    click.echo(f"what was said of {whom.words} is ended{known}")
