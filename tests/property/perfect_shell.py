@@ -102,13 +102,14 @@ class PerfectShell:
         self.graces: list[tuple[int, Call]] = []  # slots that come free at a time
         self.attempts_seen = 0
         self.admitted = 0
+        self.finished = 0
         self.outcomes: list[Outcome] = []
         self.drained = 0
         self.ending: AttemptEnded | None = None
         self.story: list[tuple[Stimulus, int, str]] = []  # what was said, when, and the answer
         self._laws: dict[type[Effect], Callable[[Any], None]] = {
             Admit: self._admitted,
-            Refuse: self._anything,
+            Refuse: self._refused,
             TellQueued: self._told,
             TellSlowDown: self._told,
             TellRequeued: self._told,
@@ -137,8 +138,8 @@ class PerfectShell:
 
     # The laws
 
-    def _anything(self, effect: Effect) -> None:
-        """No law speaks of it."""
+    def _refused(self, effect: Refuse) -> None:
+        self.outcomes.append(Outcome.REFUSED)
 
     def _admitted(self, effect: Admit) -> None:
         assert effect.key not in self.live
@@ -177,6 +178,7 @@ class PerfectShell:
     def _finish(self, effect: Finish) -> None:
         self.live.remove(effect.key)  # KeyError: ended twice, or never admitted
         self.outcomes.append(effect.outcome)
+        self.finished += 1
         is_complete = effect.outcome is Outcome.COMPLETED
         assert (effect.error is None) == is_complete
         if is_complete:

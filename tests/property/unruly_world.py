@@ -265,9 +265,9 @@ class UnrulyWorld(PerfectShell):
         the renewals of what is resident."""
         engine = self.engine
         assert (engine.records, engine.lines, engine.attempts) == ({}, {}, {})
-        ended = {each: n for each, n in engine.tally.outcomes.items() if each != Outcome.REFUSED}
-        assert ended == {each: self.outcomes.count(each) for each in ended}
-        assert sum(ended.values()) == self.admitted
+        ended = engine.tally.outcomes
+        assert ended == {each: self.outcomes.count(each) for each in Outcome}
+        assert self.finished == self.admitted
         assert (engine.tally.queued, engine.tally.running) == (0, 0)
         self.feed(DrainAsked(self.now_ns))
         assert self.drained == 1
