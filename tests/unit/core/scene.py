@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TypeVar
 
 from broker.core import invariants
+from broker.core.agent_policy import OPEN_HOUSE, AgentsPolicy
 from broker.core.effects import (
     AbortAttempt,
     Effect,
@@ -17,6 +19,7 @@ from broker.core.effects import (
 )
 from broker.core.engine import Engine
 from broker.core.errors import BrokerError
+from broker.core.estimates import SAMPLES_MIN
 from broker.core.model_name import comparison_key
 from broker.core.placement import BackendPolicy, PlacementPolicy
 from broker.core.policy import EnginePolicy
@@ -37,9 +40,11 @@ from broker.core.stimuli import (
     BackendSeen,
     CancelAsked,
     CancelCause,
+    FirstToken,
     LoadEnded,
     ModelsListed,
     ModelSpec,
+    PolicyChanged,
     ResidentsSeen,
     Stimulus,
     TimerFired,
@@ -65,6 +70,7 @@ def request(
     needs: frozenset[str] = frozenset(),
     fallback_models: tuple[str, ...] = (),
     size_bytes: int = 100,
+    criticality: Criticality = Criticality.NORMAL,
 ) -> RequestSpec:
     return RequestSpec(
         key=(agent, request_id),
@@ -72,7 +78,7 @@ def request(
         kind=RequestKind.GENERATE,
         model=model,
         priority=priority,
-        criticality=Criticality.NORMAL,
+        criticality=criticality,
         deadline_ns=deadline_ns,
         size_bytes=size_bytes,
         num_ctx_needed=num_ctx_needed,
@@ -91,6 +97,8 @@ def arrived(
     content: bytes = b"content",
     num_ctx_needed: int = 0,
     fallback_models: tuple[str, ...] = (),
+    size_bytes: int = 100,
+    criticality: Criticality = Criticality.NORMAL,
 ) -> Arrived:
     return Arrived(
         request(
@@ -102,6 +110,8 @@ def arrived(
             content=content,
             num_ctx_needed=num_ctx_needed,
             fallback_models=fallback_models,
+            size_bytes=size_bytes,
+            criticality=criticality,
         )
     )
 
@@ -177,12 +187,14 @@ class Scene:
         *backends: BackendPolicy,
         queue: QueuePolicy | None = None,
         placement: PlacementPolicy | None = None,
+        agents: AgentsPolicy = OPEN_HOUSE,
     ) -> None:
         self.engine = Engine(
             EnginePolicy(
                 backends=backends or (BackendPolicy(name="b1"),),
                 queue=queue or QueuePolicy(),
                 placement=placement or PlacementPolicy(),
+                agents=agents,
             )
         )
         self.now_ns = 0
@@ -257,24 +269,77 @@ class Scene:
         raise AssertionError(f"{request_id} has no attempt")
 
     def ends(
-        self, request_id: str, error: BrokerError | None = None, *, agent: str = "a"
+        self,
+        request_id: str,
+        error: BrokerError | None = None,
+        *,
+        agent: str = "a",
+        prompt_tokens: int = 0,
+        output_tokens: int = 0,
     ) -> list[Effect]:
         """The backend call of this request returns."""
-        return self.turn(AttemptEnded(self.attempt(request_id, agent), error))
+        attempt = self.attempt(request_id, agent)
+        return self.turn(AttemptEnded(attempt, error, prompt_tokens, output_tokens))
+
+    def end_one(self, *, output_tokens: int = 0) -> tuple[str, str]:
+        """The oldest call returns well; whose it was. With one slot: whose turn it was."""
+        attempt = next(iter(self.engine.attempts.values()))
+        self.turn(AttemptEnded(attempt.id, None, 0, output_tokens))
+        return attempt.record.spec.key
+
+    def order(self) -> str:
+        """Lets everything run to its end, one call after the other; the ids as they were served."""
+        names = []
+        while self.engine.attempts:
+            names.append(self.end_one()[1])
+        return " ".join(names)
+
+    def measured(
+        self,
+        service_ns: int = SECOND_NS,
+        *,
+        samples: int = SAMPLES_MIN,
+        agent: str = "a",
+        model: str = "m",
+        prompt_tokens: int = 0,
+        output_tokens: int = 0,
+    ) -> None:
+        """So many requests run alone and as long as this, the first token at half of it."""
+        for number in range(samples):
+            name = f"sample{number}"
+            deadline_ns = self.now_ns + service_ns + 10 * MINUTE_NS
+            self.turn(arrived(name, agent=agent, model=model, deadline_ns=deadline_ns))
+            self.wait(service_ns // 2)
+            self.turn(FirstToken(self.attempt(name, agent)))
+            self.wait(service_ns - service_ns // 2)
+            self.ends(name, agent=agent, prompt_tokens=prompt_tokens, output_tokens=output_tokens)
+
+    # Operators
+
+    def reload(
+        self, *, queue: QueuePolicy | None = None, agents: AgentsPolicy | None = None
+    ) -> list[Effect]:
+        """The operator's decisions change, as far as they are given here."""
+        policy = self.engine.policy
+        changed = replace(policy, queue=queue or policy.queue, agents=agents or policy.agents)
+        return self.turn(PolicyChanged(changed))
 
 
 def serving(
     *models: ModelSpec,
     queue: QueuePolicy | None = None,
     placement: PlacementPolicy | None = None,
+    agents: AgentsPolicy = OPEN_HOUSE,
+    first_agent: str = "a",
 ) -> Scene:
-    """A scene with one backend that has these models and has loaded the first of them."""
-    scene = Scene(queue=queue, placement=placement)
+    """A scene with one backend that has these models and has loaded the first of them, for the sake
+    of a request of `first_agent`."""
+    scene = Scene(queue=queue, placement=placement, agents=agents)
     scene.open("b1", *models)
     name = models[0].name.removesuffix(":latest")
-    scene.turn(arrived("first", model=name))
+    scene.turn(arrived("first", agent=first_agent, model=name))
     scene.loaded(name)
-    scene.ends("first")
+    scene.ends("first", agent=first_agent)
     return scene
 
 

@@ -7,6 +7,7 @@ import pytest
 from broker.core.announcements import is_material
 from broker.core.effects import TellQueued
 from broker.core.errors import BackendUnreachable, LoadFailed
+from broker.core.estimates import SAMPLES_MIN
 from broker.core.placement import BackendPolicy
 from broker.core.stimuli import CancelAsked, CancelCause
 from tests.unit.core.scene import (
@@ -201,6 +202,17 @@ def test_nothing_is_estimated_before_something_was_measured() -> None:
     assert word.eta_ns is None
 
 
+def test_nothing_is_estimated_before_the_twentieth_sample() -> None:
+    scene = serving(model("m"))  # which was the first sample
+    scene.measured(4 * SECOND_NS, samples=SAMPLES_MIN - 2)
+    scene.turn(arrived("running"))
+    [word] = of(scene.turn(arrived("r1")), TellQueued)
+    assert word.eta_ns is None
+    scene.ends("running")
+    [word] = of(scene.turn(arrived("r2")), TellQueued)
+    assert word.eta_ns is not None
+
+
 def test_the_estimate_is_the_measured_service_times_the_place_over_the_slots() -> None:
     scene = Scene()
     scene.open("b1", model("m", slots=2))
@@ -208,10 +220,12 @@ def test_the_estimate_is_the_measured_service_times_the_place_over_the_slots() -
     scene.loaded("m")
     scene.wait(4 * SECOND_NS)
     scene.ends("r1")
+    scene.measured(4 * SECOND_NS)
     for name in ("r2", "r3", "r4"):
         scene.turn(arrived(name))
     [word] = of(scene.turn(arrived("r5")), TellQueued)
-    assert (word.position, word.eta_ns) == (2, 4 * SECOND_NS)
+    assert word.position == 2
+    assert word.eta_ns == pytest.approx(4 * SECOND_NS)
 
 
 def test_the_estimate_of_what_is_not_resident_includes_the_measured_load() -> None:
@@ -222,9 +236,10 @@ def test_the_estimate_of_what_is_not_resident_includes_the_measured_load() -> No
     scene.loaded("m")
     scene.wait(4 * SECOND_NS)
     scene.ends("r1")
+    scene.measured(4 * SECOND_NS)
     scene.seen("b1")  # it has vanished
     [word] = of(scene.turn(arrived("r2")), TellQueued)
-    assert word.eta_ns == 13 * SECOND_NS
+    assert word.eta_ns == pytest.approx(13 * SECOND_NS)
 
 
 def test_a_failed_load_measures_nothing() -> None:

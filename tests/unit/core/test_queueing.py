@@ -1,60 +1,92 @@
-"""The order within a line: handicaps, turns, heads, places kept, and the positions told of it."""
+"""The order within a line: handicaps, turns, heads, places kept. Line by line, without an engine;
+as clients see it: test_fair_share.py."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from broker.core.errors import InvariantBroken
-from broker.core.queueing import Line, QueuePolicy, positions
+from _sched.queue import FairQueue
+from broker.core.bulkheads import Bulkheads
+from broker.core.queueing import Line, QueuePolicy
 
 STEP_NS = 1000  # the handicap per priority in these tests
-POLICY = QueuePolicy(handicap_ns_per_priority=STEP_NS)
+COST = 10  # of every request
 
 
 class Waiting:
     """A line that is filled by words such as "a1" (agent a, first request) at priority 5."""
 
-    def __init__(self, policy: QueuePolicy = POLICY) -> None:
-        self.line = Line(policy)
-        self.priority_of: dict[str, int] = {}
-        self.queued_ns: dict[str, int] = {}
+    def __init__(self, bulkheads: Bulkheads | None = None) -> None:
+        self.queue = FairQueue(STEP_NS)
+        self.bulkheads = bulkheads or Bulkheads({})
+        self.line = Line(("runner", 0), self.queue, self.bulkheads)
+        self._agents: dict[str, int] = {}
+        self._names: dict[int, str] = {}
+        self._entries: dict[str, int] = {}
+        self._priority_of: dict[str, int] = {}
+        self._queued_ns: dict[str, int] = {}
+        self._ranks: dict[str, int] = {}
+        self._flows: dict[str, int] = {}
 
-    def push(self, names: str, *, at_ns: int, priority: int = 5) -> None:
+    def agent(self, name: str) -> int:
+        if name not in self._agents:
+            self._agents[name] = self.queue.add_agent(1.0)
+        return self._agents[name]
+
+    def push(self, names: str, *, at_ns: int, priority: int = 5, compartment: int = 0) -> None:
         for name in names.split():
-            self.priority_of[name], self.queued_ns[name] = priority, at_ns
-            self.line.push((name[0], name), priority, at_ns, at_ns)
-            self.line.check()
+            self._priority_of[name], self._queued_ns[name] = priority, at_ns
+            self._ranks[name] = len(self._ranks)
+            self._push(name, at_ns, compartment, -1)
 
     def come_back(self, name: str, *, at_ns: int, head_since_ns: int) -> None:
-        self.line.push(
-            (name[0], name),
-            self.priority_of[name],
-            self.queued_ns[name],
+        """Its attempt came to nothing, and cost nothing."""
+        self._push(name, at_ns, 0, head_since_ns)
+        assert self.queue.settle(self._flows.pop(name), COST, 0)
+
+    def _push(self, name: str, at_ns: int, compartment: int, head_since_ns: int) -> None:
+        entry = self.queue.push(
+            self.line.group,
+            self._priority_of[name],
+            compartment,
+            self.agent(name[0]),
+            self._ranks[name],
+            self._queued_ns[name],
             at_ns,
-            head_since_ns=head_since_ns,
+            head_since_ns,
         )
-        self.line.check()
+        self._names[entry], self._entries[name] = name, entry
 
     def remove(self, name: str, *, at_ns: int) -> None:
-        self.line.remove((name[0], name), self.priority_of[name], at_ns)
-        self.line.check()
+        assert self.queue.remove(self._entries[name], at_ns)
+
+    def best(self) -> tuple[int, int, str] | None:
+        found = self.line.best()
+        return None if found is None else (found[0], found[1], self._names[found[2]])
 
     def take(self, *, at_ns: int) -> tuple[str, int]:
         """The next request, and since when it was its agent's head."""
         best = self.line.best()
         assert best is not None
-        _, priority, key = best
-        head_since_ns = self.line.take(key, priority, at_ns)
-        self.line.check()
-        return key[1], head_since_ns
+        taken = self.queue.take(best[2], COST, at_ns)
+        assert taken is not None
+        name = self._names[best[2]]
+        self._flows[name] = taken[0]
+        return name, taken[1]
 
     def order(self, *, at_ns: int) -> str:
         """Takes everything."""
         return " ".join(self.take(at_ns=at_ns)[0] for _ in range(self.line.size))
 
+    def forward(self, *, at_ns: int) -> str:
+        entries = self.queue.forward([self.line.group], COST, at_ns, 1000)
+        return " ".join(self._names[each] for each in entries)
+
 
 def test_an_empty_line_has_no_next() -> None:
-    assert Line(POLICY).best() is None
+    assert Waiting().best() is None
 
 
 def test_one_agent_is_served_first_come_first_served() -> None:
@@ -75,8 +107,9 @@ def test_an_agent_that_was_served_goes_behind_those_that_were_not() -> None:
     waiting = Waiting()
     waiting.push("a1 a2", at_ns=0)
     assert waiting.take(at_ns=1)[0] == "a1"
-    waiting.push("b1", at_ns=2)
-    assert waiting.order(at_ns=3) == "a2 b1"  # b came behind a's new turn
+    waiting.push("b1", at_ns=2)  # lifted to a's counter, and not served before
+    waiting.push("c1", at_ns=3)
+    assert waiting.order(at_ns=3) == "b1 c1 a2"
 
 
 def test_a_better_priority_goes_first_among_those_of_one_moment() -> None:
@@ -101,8 +134,11 @@ def test_a_lower_priority_ages_into_its_turn(arrival_ns: int, order: str) -> Non
     assert waiting.order(at_ns=arrival_ns) == order
 
 
-def test_the_handicap_grows_with_each_step_from_the_highest_priority() -> None:
-    assert [POLICY.handicap_ns(priority) for priority in (1, 2, 10)] == [0, STEP_NS, 9 * STEP_NS]
+@pytest.mark.parametrize("priority", [1, 2, 10])
+def test_the_handicap_grows_with_each_step_from_the_highest_priority(priority: int) -> None:
+    waiting = Waiting()
+    waiting.push("a1", at_ns=7, priority=priority)
+    assert waiting.best() == (7 + (priority - 1) * STEP_NS, priority, "a1")
 
 
 def test_the_tail_of_a_flood_does_not_age() -> None:
@@ -152,13 +188,12 @@ def test_an_agent_that_left_altogether_comes_back_as_the_last() -> None:
 def test_what_comes_back_has_its_old_place_and_its_old_key() -> None:
     waiting = Waiting()
     waiting.push("a1 a2", at_ns=0)
-    waiting.push("b1", at_ns=1)
+    waiting.push("c1", at_ns=1, priority=6)
     name, head_since_ns = waiting.take(at_ns=2)
     assert (name, head_since_ns) == ("a1", 0)
     waiting.come_back("a1", at_ns=50, head_since_ns=head_since_ns)
-    best = waiting.line.best()
-    assert best == (4 * STEP_NS, 5, ("a", "a1"))
-    assert waiting.order(at_ns=60) == "a1 b1 a2"
+    assert waiting.best() == (4 * STEP_NS, 5, "a1")
+    assert waiting.order(at_ns=60) == "a1 a2 c1"
 
 
 def test_several_that_come_back_stand_in_the_order_in_which_they_had_come() -> None:
@@ -189,58 +224,57 @@ def test_the_waits_of_all_are_added_up() -> None:
     waiting = Waiting()
     waiting.push("a1", at_ns=10)
     waiting.push("b1", at_ns=30)
-    assert waiting.line.waited_ns(100) == 160
+    assert waiting.line.demand(100) == (2, 160)
     waiting.remove("a1", at_ns=100)
-    assert waiting.line.waited_ns(100) == 70
+    assert waiting.line.demand(100) == (1, 70)
 
 
-def test_every_request_that_waits_is_named_once() -> None:
-    waiting = Waiting()
-    waiting.push("a1 a2 b1", at_ns=0)
-    waiting.push("a3", at_ns=0, priority=1)
-    everybody = list(waiting.line.requests())
-    assert sorted(key[1] for key in everybody) == ["a1", "a2", "a3", "b1"]
+def test_who_may_not_run_waits_and_wants_nothing() -> None:
+    """Of a paused agent, or of a compartment that is full."""
+    bulkheads = Bulkheads({"batch": 1})
+    waiting = Waiting(bulkheads)
+    waiting.push("a1", at_ns=10)
+    waiting.push("b1", at_ns=20, compartment=bulkheads.bit("batch"))
+    waiting.push("c1", at_ns=30)
+    bulkheads.run(bulkheads.bit("batch"), 1)
+    waiting.queue.pause(waiting.agent("a"), True)
+    assert waiting.line.size == 3
+    assert waiting.line.demand(100) == (1, 70)
+    assert waiting.forward(at_ns=100).split()[0] in ("b1", "c1")
+    best = waiting.best()
+    assert best is not None
+    assert best[2] == "c1"
 
 
-@pytest.mark.parametrize("priority", [0, 11])
-def test_a_priority_that_does_not_exist_is_a_bug_by_now(priority: int) -> None:
-    with pytest.raises(InvariantBroken, match="reached the queue"):
-        Line(POLICY).push(("a", "a1"), priority, 0, 0)
-
-
-def test_positions_are_the_order_of_taking_if_time_stands_still() -> None:
+def test_what_is_played_forward_is_the_order_of_taking_if_time_stands_still() -> None:
     waiting = Waiting()
     waiting.push("a1 a2 a3", at_ns=0, priority=7)
     waiting.push("b1 b2", at_ns=STEP_NS // 2, priority=6)
     waiting.push("c1 c2 a9", at_ns=STEP_NS, priority=5)
     now_ns = 4 * STEP_NS
-    told = positions([waiting.line], now_ns)
-    real = waiting.order(at_ns=now_ns).split()
-    assert [key[1] for key in told] == real
-    assert list(told.values()) == list(range(1, len(real) + 1))
-
-
-def test_positions_over_two_lines_are_counted_through() -> None:
-    """Lines of two context sizes that one runner serves."""
-    usual, large = Waiting(), Waiting()
-    usual.push("a1 a2", at_ns=0)
-    large.push("b1", at_ns=0)
-    large.push("c1", at_ns=5, priority=1)
-    told = positions([usual.line, large.line], 10)
-    assert {key[1]: place for key, place in told.items()} == {"c1": 1, "a1": 2, "b1": 3, "a2": 4}
+    told = waiting.forward(at_ns=now_ns)
+    assert told == waiting.order(at_ns=now_ns)
+    assert len(told.split()) == 8
 
 
 @pytest.mark.parametrize(
-    ("queued_max", "live_max", "handicap_ns", "interval_ns"),
-    [(0, 10, 1, 1), (10, 9, 1, 1), (10, 10, -1, 1), (10, 10, 0, 0)],
+    "wrong",
+    [
+        {"queued_max": 0},
+        {"queued_max": 10, "live_max": 9},
+        {"queued_per_agent_max": 0},
+        {"room_max": -1},
+        {"room_wait_ns": 0},
+        {"handicap_ns_per_priority": -1},
+        {"announce_interval_ns": 0},
+        {"slow_down_share": 0.0},
+        {"slow_down_share": 1.1},
+        {"deadline_margin": 0.9},
+        {"prompt_token_cost": -1},
+        {"output_token_cost": -1},
+    ],
+    ids=lambda wrong: " ".join(wrong),
 )
-def test_a_policy_without_sense_is_refused(
-    queued_max: int, live_max: int, handicap_ns: int, interval_ns: int
-) -> None:
+def test_a_policy_without_sense_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
-        QueuePolicy(
-            queued_max=queued_max,
-            live_max=live_max,
-            handicap_ns_per_priority=handicap_ns,
-            announce_interval_ns=interval_ns,
-        )
+        QueuePolicy(**wrong)

@@ -1,37 +1,33 @@
-"""Each gate on the way in: who is refused, with what reason, and what to try instead."""
+"""What a request asks for, held against what there is: who is refused, and what to try instead."""
 
 from __future__ import annotations
 
 import pytest
 
-from broker.core.targets import (
-    NO_BACKEND_RETRY_NS,
-    NUM_CTX_ASSUMED,
-    RETRY_AFTER_NS_MIN,
-    Admission,
-    UnderWay,
-    admit,
-    context_line,
-)
 from broker.core.errors import (
     BrokerError,
     CapabilityMissing,
-    DeadlineExpired,
     InvalidRequest,
     LoadFailed,
     ModelUnknown,
     NoBackend,
-    QueueFull,
 )
-from broker.core.estimates import Estimates
 from broker.core.placement import BackendPolicy, BackendState
-from broker.core.queueing import QueuePolicy
+from broker.core.queueing import LineKey
 from broker.core.requests import RequestSpec
 from broker.core.stimuli import ModelSpec
+from broker.core.targets import (
+    NO_BACKEND_RETRY_NS,
+    NUM_CTX_ASSUMED,
+    check_capabilities,
+    check_loadable,
+    context_line,
+    find_line,
+    find_model,
+)
 from tests.unit.core.scene import SECOND_NS, model, request
 
 NOW_NS = 5 * SECOND_NS
-POLICY = QueuePolicy(queued_max=10, queued_bytes_max=1000, live_max=20)
 
 
 def backend(name: str, *models: ModelSpec, up: bool = True, problem: str = "") -> BackendState:
@@ -41,49 +37,25 @@ def backend(name: str, *models: ModelSpec, up: bool = True, problem: str = "") -
     return state
 
 
-def ask(
-    spec: RequestSpec,
-    *backends: BackendState,
-    queued: int = 0,
-    queued_bytes: int = 0,
-    live: int = 0,
-    estimates: Estimates | None = None,
-) -> Admission:
+def ask(spec: RequestSpec, *backends: BackendState) -> tuple[str, LineKey, str]:
+    """(comparison key, line, name it replaces) of what the request gets."""
     known = {each.name: each for each in backends}
-    under_way = UnderWay(queued=queued, queued_bytes=queued_bytes, live=live)
-    return admit(spec, known, POLICY, estimates or Estimates(), under_way, NOW_NS)
+    key, found, substituted_for = find_model(spec, known)
+    check_capabilities(spec, found)
+    line = context_line(spec, found)
+    check_loadable(found, known, NOW_NS)
+    return key, line, substituted_for
 
 
-def refused(
-    spec: RequestSpec,
-    *backends: BackendState,
-    queued: int = 0,
-    queued_bytes: int = 0,
-    live: int = 0,
-    estimates: Estimates | None = None,
-) -> BrokerError:
+def refused(spec: RequestSpec, *backends: BackendState) -> BrokerError:
     with pytest.raises(BrokerError) as caught:
-        ask(
-            spec,
-            *backends,
-            queued=queued,
-            queued_bytes=queued_bytes,
-            live=live,
-            estimates=estimates,
-        )
+        ask(spec, *backends)
     return caught.value
 
 
 def test_a_good_request_gets_a_model_and_a_line() -> None:
-    admission = ask(request("r", model="M"), backend("b1", model("m")))
-    assert admission == Admission(model="m:latest", substituted_for="", line=("blob-m", 0))
-
-
-@pytest.mark.parametrize("late_ns", [0, 1])
-def test_a_deadline_that_has_passed_is_refused(late_ns: int) -> None:
-    error = refused(request("r", deadline_ns=NOW_NS - late_ns), backend("b1", model("m")))
-    assert isinstance(error, DeadlineExpired)
-    assert not error.retryable
+    target = ask(request("r", model="M"), backend("b1", model("m")))
+    assert target == ("m:latest", ("blob-m", 0), "")
 
 
 def test_an_unknown_model_is_refused_with_the_three_nearest_names_of_all_backends() -> None:
@@ -137,18 +109,18 @@ def test_a_typing_error_is_told_though_another_backend_is_down() -> None:
 
 def test_the_model_asked_for_goes_before_its_fallbacks() -> None:
     spec = request("r", model="m", fallback_models=("other",))
-    admission = ask(spec, backend("b1", model("other")), backend("b2", model("m")))
-    assert (admission.model, admission.substituted_for) == ("m:latest", "")
+    target = ask(spec, backend("b1", model("other")), backend("b2", model("m")))
+    assert target == ("m:latest", ("blob-m", 0), "")
 
 
 def test_the_first_fallback_that_answers_stands_in_and_says_for_whom() -> None:
     spec = request("r", model="m", fallback_models=("nowhere", "second", "third"))
-    admission = ask(
+    target = ask(
         spec,
         backend("b1", model("m"), up=False),
         backend("b2", model("third"), model("second")),
     )
-    assert (admission.model, admission.substituted_for) == ("second:latest", "m")
+    assert target == ("second:latest", ("blob-second", 0), "m")
 
 
 def test_a_missing_capability_is_named_beside_what_the_model_has() -> None:
@@ -161,7 +133,7 @@ def test_a_missing_capability_is_named_beside_what_the_model_has() -> None:
 
 def test_a_backend_that_tells_no_capabilities_is_believed_to_have_them() -> None:
     spec = request("r", needs=frozenset({"vision"}))
-    assert ask(spec, backend("b1", model("m"))).model == "m:latest"
+    assert ask(spec, backend("b1", model("m")))[0] == "m:latest"
 
 
 @pytest.mark.parametrize(
@@ -201,33 +173,6 @@ def test_a_context_above_the_ceiling_is_a_wrong_field_that_names_the_limit(
     assert f"is {needed}; m:latest may have at most {ceiling}" in error.message
 
 
-def test_a_full_queue_refuses_and_says_when_a_place_is_free() -> None:
-    error = refused(request("r"), backend("b1", model("m")), queued=10)
-    assert isinstance(error, QueueFull)
-    assert "10 requests wait, of at most 10" in error.message
-    assert error.retry_after_ns == SECOND_NS  # nothing is measured yet
-    assert ask(request("r"), backend("b1", model("m")), queued=9)
-
-
-@pytest.mark.parametrize(
-    ("gap_ns", "retry_after_ns"),
-    [(3 * SECOND_NS, 3 * SECOND_NS), (1000, RETRY_AFTER_NS_MIN)],
-)
-def test_the_retry_after_of_a_full_queue_is_the_measured_gap_between_departures(
-    gap_ns: int, retry_after_ns: int
-) -> None:
-    estimates = Estimates()
-    for number in range(4):
-        estimates.departed(number * gap_ns)
-    error = refused(request("r"), backend("b1", model("m")), queued=10, estimates=estimates)
-    assert error.retry_after_ns == retry_after_ns
-
-
-def test_what_runs_is_bounded_as_well() -> None:
-    assert isinstance(refused(request("r"), backend("b1", model("m")), live=20), QueueFull)
-    assert ask(request("r"), backend("b1", model("m")), live=19)
-
-
 def test_a_model_that_could_not_be_loaded_is_refused_until_it_is_tried_again() -> None:
     first, second = backend("b1", model("m")), backend("b2", model("m"))
     first.held_until_ns["blob-m"] = NOW_NS + 9
@@ -240,46 +185,6 @@ def test_a_model_that_could_not_be_loaded_is_refused_until_it_is_tried_again() -
     assert ask(request("r"), first, second)
 
 
-def test_the_gates_stand_in_their_order() -> None:
-    """A request that every gate would refuse hears the first, then the second, and so on."""
-    down = backend("b1", model("m"), up=False)
-    bad = model("m", capabilities=frozenset({"completion"}))
-    held = backend("b1", bad)
-    held.held_until_ns["blob-m"] = NOW_NS + 1
-    needy = request("r", needs=frozenset({"vision"}), num_ctx_needed=9999, deadline_ns=NOW_NS)
-    heard = [type(refused(needy, down, queued=10))]
-    needy = request("r", needs=frozenset({"vision"}), num_ctx_needed=9999)
-    heard.append(type(refused(needy, down, queued=10)))
-    heard.append(type(refused(needy, held, queued=10)))
-    heard.append(type(refused(request("r", num_ctx_needed=9999), held, queued=10)))
-    heard.append(type(refused(request("r"), held, queued=10)))
-    held.held_until_ns.clear()
-    heard.append(type(refused(request("r"), held, queued=10)))
-    assert heard == [
-        DeadlineExpired,
-        NoBackend,
-        CapabilityMissing,
-        InvalidRequest,
-        LoadFailed,
-        QueueFull,
-    ]
-
-
-def test_waiting_bytes_are_bounded_but_a_large_request_may_wait_alone() -> None:
-    large = request("r", size_bytes=900)
-    holder = backend("b1", model("m"))
-    error = refused(large, holder, queued=1, queued_bytes=101)
-    assert isinstance(error, QueueFull)
-    assert "1001 bytes, of at most 1000" in error.message
-    assert ask(large, holder, queued=1, queued_bytes=100)
-    assert ask(request("r", size_bytes=5000), holder)
-
-
-def test_too_many_under_way_is_said_in_other_words_than_too_many_waiting() -> None:
-    error = refused(request("r"), backend("b1", model("m")), queued=3, live=20)
-    assert error.message == "20 requests are under way, of at most 20"
-
-
 def test_of_two_capabilities_that_will_do_one_is_enough() -> None:
     def eyes(*capabilities: str) -> BackendState:
         return backend("b1", model("m", capabilities=frozenset({"completion", *capabilities})))
@@ -290,3 +195,32 @@ def test_of_two_capabilities_that_will_do_one_is_enough() -> None:
     error = refused(picture, eyes())
     assert isinstance(error, CapabilityMissing)
     assert "it lacks vision or audio" in error.message
+
+
+def test_what_is_asked_for_is_judged_in_one_order() -> None:
+    """A request that every check would refuse hears the first, then the second, and so on."""
+    down = backend("b1", model("m"), up=False)
+    held = backend("b1", model("m", capabilities=frozenset({"completion"})))
+    held.held_until_ns["blob-m"] = NOW_NS + 1
+    needy = request("r", needs=frozenset({"vision"}), num_ctx_needed=9999)
+    heard = [type(refused(needy, down)), type(refused(needy, held))]
+    heard.append(type(refused(request("r", num_ctx_needed=9999), held)))
+    heard.append(type(refused(request("r"), held)))
+    assert heard == [NoBackend, CapabilityMissing, InvalidRequest, LoadFailed]
+
+
+def test_the_line_of_an_admitted_request_follows_its_model_to_another_runner() -> None:
+    pulled_anew = {"b1": backend("b1", model("m", runner="newer", num_ctx_max=8192))}
+    assert find_line(request("r"), "m:latest", pulled_anew) == ("newer", 0)
+    assert find_line(request("r", num_ctx_needed=5000), "m:latest", pulled_anew) == ("newer", 8192)
+
+
+def test_the_line_of_an_admitted_request_is_known_while_its_backend_is_down() -> None:
+    away = {"b1": backend("b1", model("m"), up=False)}
+    assert find_line(request("r"), "m:latest", away) == ("blob-m", 0)
+
+
+def test_an_admitted_request_whose_model_is_gone_hears_of_the_nearest() -> None:
+    with pytest.raises(ModelUnknown) as caught:
+        find_line(request("r"), "m:latest", {"b1": backend("b1", model("m2"))})
+    assert caught.value.nearest == ("m2:latest",)
