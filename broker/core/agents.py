@@ -57,6 +57,7 @@ class Agent:
     is_blocked: bool = False
     is_boosted: bool = False
     paused_ns: int = 0  # since when
+    paused_whom: str = ""  # whom the operator named who paused it
     live: int = 0  # requests under way
     running: int = 0
     arrived: int = 0
@@ -145,6 +146,9 @@ class Agents:
     def configure(self, policy: AgentsPolicy, now_ns: int) -> None:
         """Other types, rates, weights and ceilings from now on."""
         self._policy = policy
+        for scope in list(self._overrides):
+            if scope.agent_type and scope.agent_type not in self.types():
+                del self._overrides[scope]
         for agent in self._known.values():
             try:
                 agent.type = self.type_of(agent.id)
@@ -193,7 +197,8 @@ class Agents:
             Scope(agent_type=agent.type.name),
             Scope(agent_id=agent.id),
         )
-        changes = [self._overrides[each] for each in scopes if each in self._overrides]
+        known = {each: self._overrides[each] for each in scopes if each in self._overrides}
+        changes = list(known.values())
         weight, rate, best = agent.type.weight, 1.0, agent.type.priority_best
         for each in changes:
             weight *= each.weight_factor
@@ -202,12 +207,12 @@ class Agents:
         agent.weight, agent.priority_best = weight, best
         agent.is_blocked = any(each.is_blocked for each in changes)
         agent.is_boosted = any(each.is_boost for each in changes)
-        is_paused = any(each.is_paused for each in changes)
-        if is_paused and not agent.is_paused:
+        paused = [scope for scope, each in known.items() if each.is_paused]
+        if paused and not agent.is_paused:
             agent.paused_ns = now_ns
-        agent.is_paused = is_paused
+        agent.is_paused, agent.paused_whom = bool(paused), _whom(paused[0]) if paused else ""
         self._queue.set_weight(agent.handle, weight)
-        self._queue.pause(agent.handle, is_paused)
+        self._queue.pause(agent.handle, agent.is_paused)
         self._quotas.refit(agent.purse, agent.type, rate, now_ns)
 
     # Views
@@ -263,3 +268,9 @@ class Agents:
             is_paused=agent.is_paused,
             is_blocked=agent.is_blocked,
         )
+
+
+def _whom(scope: Scope) -> str:
+    if scope.agent_id:
+        return f"agent {scope.agent_id}"
+    return f"agents of type {scope.agent_type}" if scope.agent_type else "everybody"

@@ -42,7 +42,7 @@ def wait_reason(
     if record.state is State.ADMITTED:
         return WaitReason.QUEUE_FULL, "a place in the queue, which is full"
     if record.agent.is_paused:
-        return WaitReason.PAUSED, f"an operator to resume agent {record.agent.id}"
+        return WaitReason.PAUSED, f"an operator to resume {record.agent.paused_whom}"
     bit = record.compartment
     if bulkheads.is_closed(bit):
         limit, name = bulkheads.limit(bit), bulkheads.name(bit)
