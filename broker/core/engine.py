@@ -181,6 +181,8 @@ class Engine:
         """One turn. Effects are to be performed in their order. InvariantBroken is our bug."""
         self._effects = []
         self._handlers[type(stimulus)](stimulus, now_ns)
+        if type(stimulus) is FirstToken:
+            return self._effects  # nothing became free, nobody came: the most frequent turn
         self._dispatch(now_ns)
         if self.residencies.settle(now_ns):
             self._dispatch(now_ns)

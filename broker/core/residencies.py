@@ -22,6 +22,7 @@ from broker.core.placement import (
     has_room,
     may_leave,
     rank_targets,
+    serves,
 )
 from broker.core.ports import Resident
 from broker.core.queueing import Line, LineKey
@@ -228,8 +229,8 @@ class Residencies:
 
         Room that is there is used first, on any backend, before anything is told to leave.
         """
-        if not self._lines and all(each.is_at_rest for each in self.backends.values()):
-            return False  # the usual turn of a broker with slots to spare
+        if self._is_settled():
+            return False  # the usual turn
         ready = list[BackendState]()
         for backend in self.backends.values():
             if backend.is_switching:
@@ -249,6 +250,17 @@ class Residencies:
                 targets = self._targets(backend, now_ns, with_promises=True)
             has_opened |= self._gate_or_open(backend, targets, now_ns)
         return has_opened
+
+    def _is_settled(self) -> bool:
+        """Does nothing wait for a next step, and is all that waits for a slot served already?"""
+        for backend in self.backends.values():
+            if not backend.is_at_rest:
+                return False
+            if backend.up:
+                for key in self._lines:
+                    if key[0] in backend.by_runner and not serves(backend, key):
+                        return False
+        return True
 
     def _targets(self, backend: BackendState, now_ns: int, *, with_promises: bool) -> list[Demand]:
         others = [each for each in self.backends.values() if each is not backend]
