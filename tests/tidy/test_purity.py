@@ -32,6 +32,7 @@ PURE: Final = frozenset(
         "difflib",
         "enum",
         "fnmatch",
+        "fractions",
         "functools",
         "hashlib",
         "heapq",
@@ -106,7 +107,10 @@ def writes_times_only(text: str, module: str) -> bool:
 def cython_impurities(text: str, name: str) -> Iterator[str]:
     """Extensions take from C's library only memory and numbers, and from Python what is pure."""
     pattern = re.compile(r"^\s*(?:from\s+(\S+)\s+c?import|c?import\s+(\S+))", re.MULTILINE)
-    allowed = ("libc.stdint", "libc.stdlib", "libc.string", "libc.math", "libc.limits", "cython")
+    allowed = (
+        *("libc.stdint", "libc.stdlib", "libc.string", "libc.math", "libc.limits", "libc.float"),
+        *("cpython.mem", "cython"),
+    )
     for match in pattern.finditer(text):
         module = match[1] or match[2]
         is_ours = module.startswith(("_sched", "."))
