@@ -19,6 +19,9 @@ from broker.core.stimuli import AttemptEnded
 # Of English text in the vocabularies in use; only for what no backend has counted.
 BYTES_PER_TOKEN: Final = 4
 
+# Whatever a backend says that it has counted, nothing costs more: the queue's own bound.
+COST_MAX: Final = 1 << 40
+
 
 class Dispatch(NamedTuple):
     """This request on this runner of this backend."""
@@ -70,10 +73,11 @@ def prompt_tokens_of(attempt: Attempt, ended: AttemptEnded) -> int:
 
 def cost_of(attempt: Attempt, ended: AttemptEnded, policy: QueuePolicy) -> int:
     """What an attempt did cost, in the units of fairness."""
-    return (
+    cost = (
         policy.prompt_token_cost * prompt_tokens_of(attempt, ended)
         + policy.output_token_cost * ended.output_tokens
     )
+    return min(max(0, cost), COST_MAX)
 
 
 def served_of(attempt: Attempt, ended: AttemptEnded, policy: QueuePolicy, now_ns: int) -> Served:
