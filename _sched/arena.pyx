@@ -40,7 +40,8 @@ cdef class Arena:
     def take(self):
         """Takes a block and returns its handle. MemoryError where there is no more room."""
         blocks_reserve(&self._blocks)
-        handle = next_handle(&self._blocks)  # first: a handle that cannot be told would be lost
+        # First, as a handle that cannot be told would be lost.
+        cdef object handle = next_handle(&self._blocks)
         blocks_take(&self._blocks)
         if ARENA_CHECKS:
             self._check()

@@ -82,7 +82,7 @@ cdef class FairQueue(Books):
         """A new agent."""
         check_weight(weight)
         blocks_reserve(&self.agent_blocks)
-        handle = next_handle(&self.agent_blocks)
+        cdef object handle = next_handle(&self.agent_blocks)
         self.add_agent_at(blocks_take(&self.agent_blocks), weight)
         self.changed()
         return handle
@@ -150,7 +150,7 @@ cdef class FairQueue(Books):
     def open_group(self):
         """A new group."""
         blocks_reserve(&self.group_blocks)
-        handle = next_handle(&self.group_blocks)
+        cdef object handle = next_handle(&self.group_blocks)
         blocks_take(&self.group_blocks)
         return handle
 
@@ -191,7 +191,7 @@ cdef class FairQueue(Books):
             raise KeyError(agent)
         self.reserve()
         # First, as a handle that cannot be told would be lost.
-        handle = next_handle(&self.request_blocks)
+        cdef object handle = next_handle(&self.request_blocks)
         cdef uint32_t slot = blocks_take(&self.request_blocks)
         cdef Request* request = request_at(self, slot)
         cdef uint32_t flow = self.flow_of(in_group, priority, compartment, owner)

@@ -60,7 +60,7 @@ cdef class VirtualTokenCounters:
     def open_class(self):
         """A new class, without flows."""
         blocks_reserve(&self.classes)
-        handle = next_handle(&self.classes)
+        cdef object handle = next_handle(&self.classes)
         self.open()
         return handle
 
@@ -79,7 +79,7 @@ cdef class VirtualTokenCounters:
         if slot == 0:
             raise KeyError(of)
         blocks_reserve(&self.flows)
-        handle = next_handle(&self.flows)
+        cdef object handle = next_handle(&self.flows)
         self.add(slot, weight)
         self._changed()
         return handle
@@ -181,7 +181,7 @@ cdef class VirtualTokenCounters:
         slot = self.spent(slot)
         if slot == 0:
             return 0
-        handle = handle_of(&self.flows, slot)
+        cdef object handle = handle_of(&self.flows, slot)
         self.leave(slot)
         self._changed()
         return handle

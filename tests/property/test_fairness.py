@@ -1,0 +1,270 @@
+"""How far apart two flows of equal weight can be, and what the queue bears."""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import dataclass, field
+from random import Random
+
+import pytest
+
+from _sched.queue import FairQueue
+
+COST_MAX = 100
+
+
+@dataclass
+class Servers:
+    """One class, `slots` servers. The first two agents begin together and never run dry."""
+
+    slots: int
+    queue: FairQueue = field(default_factory=lambda: FairQueue(0))
+    running: list[tuple[int, int, int, int]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.group = self.queue.open_group()
+        self.agents = [self.queue.add_agent(1.0) for _ in range(4)]
+        self.agent_of: dict[int, int] = {}
+        self.dispatched = [0] * 4  # what was begun, at its true cost
+        self.served = [0] * 4  # what is over
+
+    def push(self, agent: int) -> None:
+        handle = self.queue.push(self.group, 1, 0, self.agents[agent], 0, 0, 0)
+        self.agent_of[handle] = agent
+
+    def top_up(self) -> None:
+        for agent in (0, 1):
+            while self.queue.backlog(self.agents[agent]) < 2:
+                self.push(agent)
+
+    def start(self, actual: int, charged: int) -> None:
+        best = self.queue.best(self.group, 0)
+        if best is not None and len(self.running) < self.slots:
+            agent = self.agent_of.pop(best[2])
+            taken = self.queue.take(best[2], charged, 0)
+            assert taken is not None
+            self.running.append((taken[0], agent, charged, actual))
+            self.dispatched[agent] += actual
+
+    def end(self, at: int) -> None:
+        if self.running:
+            flow, agent, charged, actual = self.running.pop(at % len(self.running))
+            assert self.queue.settle(flow, charged, actual)
+            self.served[agent] += actual
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3, 5])
+@pytest.mark.parametrize("error_max", [0, 10, COST_MAX])
+def test_two_flows_that_stay_backlogged_stay_close(slots: int, error_max: int) -> None:
+    """What is served differs by less than (slots + 1) of the largest requests, however wrong the
+    estimates are; what is begun, over any stretch of time, by at most twice the largest and the
+    errors of those that run beside it."""
+    for seed in range(40):
+        chance = Random(seed)
+        servers = Servers(slots)
+        leads = []
+        servers.top_up()
+        for _ in range(150):
+            for _ in range(chance.choice([0, 0, 0, 1, 4])):
+                servers.push(chance.choice([2, 3]))
+            for _ in range(slots):
+                servers.top_up()
+                actual = chance.choice([0, COST_MAX, chance.randint(0, COST_MAX)])
+                error = chance.choice([-error_max, error_max, chance.randint(0, error_max)])
+                servers.start(actual, max(0, min(COST_MAX, actual + error)))
+                leads.append(servers.dispatched[0] - servers.dispatched[1])
+            for _ in range(chance.choice([0, 1, 1, 2, 5])):
+                servers.end(chance.choice([-1, -1, chance.randrange(slots)]))
+                assert abs(servers.served[0] - servers.served[1]) < (slots + 1) * COST_MAX, seed
+        assert max(leads) - min(leads) <= 2 * (COST_MAX + (slots - 1) * error_max), seed
+
+
+def test_a_hundred_thousand_come_out_in_order() -> None:
+    queue = FairQueue(0)
+    group, agent = queue.open_group(), queue.add_agent(1.0)
+    handles = {queue.push(group, 1, 0, agent, at * 7919 % 100_003, 0, 0): at for at in range(10**5)}
+    forecast = queue.forward([group], 1, 0, 10**5)
+    order = []
+    while (best := queue.best(group, 0)) is not None:
+        order.append(best[2])
+        taken = queue.take(best[2], 1, 0)
+        assert taken is not None
+        assert queue.settle(taken[0], 1, 1)
+    assert order == forecast
+    assert order == sorted(handles, key=lambda each: handles[each] * 7919 % 100_003)
+    assert len(queue) == queue.flows() == 0
+    assert queue.close_group(group)
+    assert queue.remove_agent(agent)
+
+
+@pytest.mark.slow
+def test_a_million_requests_leave_no_memory_behind() -> None:
+    queue = FairQueue(0)
+    group = queue.open_group()
+    agents = [queue.add_agent(1.0) for _ in range(10)]
+
+    def serve(times: int) -> None:
+        for at in range(times):
+            queue.push(group, 1 + at % 3, 0, agents[at % 10], at, at, at)
+            best = queue.best(group, 0)
+            assert best is not None
+            taken = queue.take(best[2], 3, at)
+            assert taken is not None
+            queue.settle(taken[0], 3, 4)
+
+    serve(1_000)
+    held, blocks = sys.getsizeof(queue), sys.getallocatedblocks()
+    serve(1_000_000)
+    assert sys.getsizeof(queue) == held
+    assert abs(sys.getallocatedblocks() - blocks) < 100
+    queue.check()
+
+
+def test_ten_thousand_agents_come_and_go() -> None:
+    queue = FairQueue(0)
+    group = queue.open_group()
+    held = []
+    for _ in range(3):
+        agents = [queue.add_agent(1.0) for _ in range(10_000)]
+        for agent in agents:
+            queue.push(group, 1, 0, agent, 0, 0, 0)
+        for agent in agents:
+            assert not queue.remove_agent(agent)
+            assert queue.remove(queue.worst(agent), 0)
+            assert queue.remove_agent(agent)
+        assert queue.largest_backlog() is None
+        assert len(queue) == queue.flows() == 0
+        held.append(sys.getsizeof(queue))
+    assert held[0] == held[1] == held[2]
+    assert queue.close_group(group)
+
+
+def test_a_waiting_request_takes_a_hundred_bytes() -> None:
+    queue = FairQueue(0)
+    group, agent = queue.open_group(), queue.add_agent(1.0)
+    for at in range(100_000):
+        queue.push(group, 1, 0, agent, at, at, at)
+    assert sys.getsizeof(queue) <= 100_000 * 100
+
+
+@pytest.fixture
+def busy() -> tuple[FairQueue, int, int, int]:
+    """A queue with something waiting and something in flight: (queue, group, agent, flow)."""
+    queue = FairQueue(100)
+    group, agent = queue.open_group(), queue.add_agent(1.0)
+    for rank in range(5):
+        queue.push(group, 2, 1, agent, rank, 0, 0)
+    taken = queue.take(queue.worst(agent), 3, 0)
+    assert taken is not None
+    return queue, group, agent, taken[0]
+
+
+Busy = tuple[FairQueue, int, int, int]
+
+
+def test_what_is_out_of_range_changes_nothing(busy: Busy) -> None:
+    queue, group, agent, flow = busy
+    head = queue.worst(agent)
+    for priority, compartment in [(0, 0), (256, 0), (-1, 0), (1, -1), (1, 63), (2**70, 0)]:
+        with pytest.raises((ValueError, OverflowError)):
+            queue.push(group, priority, compartment, agent, 0, 0, 0)
+    for now_ns in (-1, 2**62 + 1, 2**64):
+        with pytest.raises((ValueError, OverflowError)):
+            queue.push(group, 1, 0, agent, 0, 0, now_ns)
+        with pytest.raises((ValueError, OverflowError)):
+            queue.take(head, 1, now_ns)
+        with pytest.raises((ValueError, OverflowError)):
+            queue.remove(head, now_ns)
+        with pytest.raises((ValueError, OverflowError)):
+            queue.forward([group], 1, now_ns, 1)
+    for cost in (-1, 2**40 + 1, 2**64):
+        with pytest.raises((ValueError, OverflowError)):
+            queue.take(head, cost, 0)
+        with pytest.raises((ValueError, OverflowError)):
+            queue.settle(flow, cost, 1)
+        with pytest.raises((ValueError, OverflowError)):
+            queue.forward([group], cost, 0, 1)
+    for weight in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(ValueError):
+            queue.add_agent(weight)
+        with pytest.raises(ValueError):
+            queue.set_weight(agent, weight)
+    for handicap_ns in (-1, 2**54 + 1):
+        with pytest.raises(ValueError):
+            queue.handicap_ns_per_priority = handicap_ns
+        with pytest.raises(ValueError):
+            FairQueue(handicap_ns)
+    _is_whole(busy)
+
+
+def test_what_is_unknown_changes_nothing(busy: Busy) -> None:
+    queue, group, agent, flow = busy
+    for handle in (0, 1, flow ^ (1 << 40), 2**64 - 1):
+        with pytest.raises(KeyError):
+            queue.push(handle, 1, 0, agent, 0, 0, 0)
+        with pytest.raises(KeyError):
+            queue.push(group, 1, 0, handle, 0, 0, 0)
+        with pytest.raises(KeyError):
+            queue.forward([group, handle], 1, 0, 1)
+        assert queue.take(handle, 1, 0) is None
+        assert not queue.settle(handle, 1, 1)
+        assert not queue.remove(handle, 0)
+        assert queue.counter_of(group, 2, 1, handle) is None
+    _is_whole(busy)
+
+
+def test_what_is_no_number_changes_nothing(busy: Busy) -> None:
+    queue, group, agent, _ = busy
+    with pytest.raises(TypeError):
+        queue.push(group, 1, 0, agent, "first", 0, 0)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        queue.take(None, 1, 0)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        queue.forward([group, None], 1, 0, 1)  # type: ignore[list-item]
+    _is_whole(busy)
+
+
+def test_a_caller_that_raises_or_calls_back_finds_the_queue_whole(busy: Busy) -> None:
+    queue, group, agent, _ = busy
+
+    def groups() -> object:
+        yield group
+        assert queue.remove(queue.worst(agent), 0)
+        assert queue.push(group, 2, 1, agent, 0, 0, 0)
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        queue.forward(groups(), 1, 0, 9)  # type: ignore[arg-type]
+    _is_whole(busy)
+
+
+def test_memory_that_runs_out_loses_nothing(busy: Busy) -> None:
+    """The n-th allocation fails, for every n, while the queue has to grow."""
+    testcapi = pytest.importorskip("_testcapi")
+    queue, group, agent, _ = busy
+    failures = 0
+    for at in range(200):
+        before = len(queue)
+        testcapi.set_nomemory(at % 4, at % 4 + 1)
+        try:
+            queue.push(group, 2, 1, agent, at, 0, 0)
+            pushed = 1
+        except MemoryError:
+            pushed = 0
+        finally:
+            testcapi.remove_mem_hooks()
+        failures += 1 - pushed
+        assert len(queue) == before + pushed
+        queue.check()
+    assert 0 < failures < 200
+
+
+def _is_whole(busy: Busy) -> None:
+    queue, group, agent, flow = busy
+    queue.check()
+    assert len(queue) == queue.size(group) == queue.backlog(agent) == 4
+    assert len(queue.forward([group], 1, 0, 9)) == 4
+    assert queue.flows() == 1
+    assert queue.counter_of(group, 2, 1, agent) == 3_000
+    assert queue.settle(flow, 3, 3)
