@@ -106,32 +106,35 @@ class Quotas:
     def take_request(self, purse: Purse, agent_type: str, now_ns: int) -> float | None:
         """Pays for one request; what the agent has left. QuotaExceeded or BrokerRateLimited where
         one of the buckets is empty: then nothing is paid."""
-        own, shared, everybody = (
-            purse.requests,
-            self._types[agent_type].requests,
-            self._all.requests,
-        )
+        own, everybody = purse.requests, self._all.requests
+        shared = self._types[agent_type].requests
         buckets = self._buckets
-        if own and (wait_ns := buckets.acquire(own, 1.0, now_ns)):
+        if own and buckets.acquire(own, 1.0, now_ns):
             raise QuotaExceeded(
-                f"this agent may send {self._rate_text(own)}", retry_after_ns=wait_ns
+                f"this agent may send {self._rate_text(own)}",
+                retry_after_ns=self._request_wait_ns(own, shared, everybody, now_ns),
             )
-        if shared and (wait_ns := buckets.acquire(shared, 1.0, now_ns)):
+        if shared and buckets.acquire(shared, 1.0, now_ns):
             if own:
                 buckets.refund(own, 1.0, now_ns)
             raise TypeRateLimited(
                 f"all agents of type {agent_type!r} together may send {self._rate_text(shared)}",
-                retry_after_ns=wait_ns,
+                retry_after_ns=self._request_wait_ns(own, shared, everybody, now_ns),
             )
-        if everybody and (wait_ns := buckets.acquire(everybody, 1.0, now_ns)):
+        if everybody and buckets.acquire(everybody, 1.0, now_ns):
             for each in (own, shared):
                 if each:
                     buckets.refund(each, 1.0, now_ns)
             raise BrokerRateLimited(
                 f"all agents together may send {self._rate_text(everybody)}",
-                retry_after_ns=wait_ns,
+                retry_after_ns=self._request_wait_ns(own, shared, everybody, now_ns),
             )
         return buckets.level(own, now_ns) if own else None
+
+    def _request_wait_ns(self, own: int, shared: int, everybody: int, now_ns: int) -> int:
+        """Until all of them hold a request: who came back for one would be refused by the next."""
+        held = [each for each in (own, shared, everybody) if each]
+        return max(self._buckets.time_until(each, 1.0, now_ns) for each in held)
 
     def give_back(self, purse: Purse, agent_type: str, tokens_reserved: int, now_ns: int) -> None:
         """A request that had paid got nothing for it after all."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from broker.core.arrivals import DRAIN_RETRY_NS
 from broker.core.effects import (
     AbortAttempt,
     Drained,
@@ -16,7 +17,6 @@ from broker.core.effects import (
     TakeOver,
     TellRequeued,
 )
-from broker.core.arrivals import DRAIN_RETRY_NS
 from broker.core.engine import TRIES_MAX
 from broker.core.errors import (
     BackendFailed,
