@@ -220,6 +220,10 @@ class Agents:
     def types(self) -> tuple[str, ...]:
         return tuple(each.name for each in self._policy.types)
 
+    def paused(self) -> tuple[str, ...]:
+        """Whom operators have paused, in words."""
+        return tuple(_whom(scope) for scope, each in self._overrides.items() if each.is_paused)
+
     def views(self, now_ns: int) -> list[AgentView]:
         """All that are remembered, in the order of their ids."""
         return [

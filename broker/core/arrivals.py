@@ -88,7 +88,7 @@ class Arrivals:
         self._let_in(spec, admission, now_ns)
 
     def _refuse(self, spec: RequestSpec, error: BrokerError, now_ns: int) -> None:
-        self._tally.end(spec.priority, Outcome.REFUSED)
+        self._tally.end(spec.priority, Outcome.REFUSED, error.reason)
         if spec.key not in self._ledger.records:
             passage = self._gates.passage_refused()
             refused = Refused(spec=spec, passage=passage, problem=error.message, at_ns=now_ns)

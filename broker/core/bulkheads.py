@@ -56,8 +56,13 @@ class Bulkheads:
     def limit(self, bit: int) -> int | None:
         return self._limits.get(bit)
 
-    def names(self) -> list[str]:
-        return list(self._bits)
+    def limited(self) -> list[tuple[str, int, int]]:
+        """(compartment, how many run, how many may) of each that has a limit."""
+        return [
+            (name, self._running[bit], self._limits[bit])
+            for name, bit in self._bits.items()
+            if bit in self._limits
+        ]
 
     def is_closed(self, bit: int) -> bool:
         return bool(self.closed >> bit & 1)

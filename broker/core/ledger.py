@@ -104,7 +104,7 @@ class Ledger:
             )
         elif record.attempt is None:
             self.pay_tokens(record, 0, now_ns)
-        self._tally.end(record.priority, outcome)
+        self._tally.end(record.priority, outcome, error.reason if error is not None else "")
         problem = error.message if error is not None else ""
         self.journal.end(
             spec.key,

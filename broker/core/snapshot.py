@@ -50,12 +50,22 @@ class RequestView:
     key: RequestKey
     model: str
     priority: int
+    compartment: str  # "" where no bulkhead limits it
     state: State
     arrived_ns: int
     started_ns: int
     backend: str
     wait_reason: WaitReason | None
     wait_detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BulkheadView:
+    """A compartment with a limit."""
+
+    name: str
+    running: int
+    running_max: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +77,13 @@ class Snapshot:
     queued: int
     queued_max: int
     running: int
+    standing: int  # in the waiting room
+    standing_max: int
+    agents: int  # remembered
+    paused: tuple[str, ...]  # whom operators have paused, in words
+    bulkheads: tuple[BulkheadView, ...]
     outcomes: Mapping[Outcome, int]
+    refusals: Mapping[str, int]  # by reason
     priorities: Mapping[int, PriorityTally]
     backends: tuple[BackendView, ...]
     requests: tuple[RequestView, ...]
@@ -81,7 +97,16 @@ def take_snapshot(engine: Engine, now_ns: int, *, requests_max: int = 0) -> Snap
         queued=engine.tally.queued,
         queued_max=engine.policy.queue.queued_max,
         running=engine.tally.running,
+        standing=len(engine.room),
+        standing_max=engine.policy.queue.room_max,
+        agents=len(engine.agents),
+        paused=engine.agents.paused(),
+        bulkheads=tuple(
+            BulkheadView(name=name, running=running, running_max=limit)
+            for name, running, limit in engine.bulkheads.limited()
+        ),
         outcomes=dict(engine.tally.outcomes),
+        refusals=dict(engine.tally.refusals),
         priorities={
             priority: replace(row) for priority, row in sorted(engine.tally.priorities.items())
         },
@@ -134,6 +159,7 @@ def _request_views(engine: Engine, requests_max: int) -> list[RequestView]:
                 key=record.spec.key,
                 model=record.spec.model,
                 priority=record.priority,
+                compartment=engine.bulkheads.name(record.compartment),
                 state=record.state,
                 arrived_ns=record.arrived_ns,
                 started_ns=attempt.started_ns if attempt else 0,

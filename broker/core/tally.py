@@ -22,10 +22,11 @@ class PriorityTally:
 class Tally:
     """Kept by the engine, read by snapshots."""
 
-    __slots__ = ("outcomes", "priorities", "queued", "running")
+    __slots__ = ("outcomes", "priorities", "queued", "refusals", "running")
 
     def __init__(self) -> None:
         self.outcomes: dict[Outcome, int] = dict.fromkeys(Outcome, 0)
+        self.refusals: dict[str, int] = {}  # by the reason that the client was told
         self.priorities: dict[int, PriorityTally] = {}
         self.queued = 0
         self.running = 0
@@ -48,6 +49,9 @@ class Tally:
         row.queue_wait_ns_sum += queue_wait_ns
         row.queue_wait_ns_max = max(row.queue_wait_ns_max, queue_wait_ns)
 
-    def end(self, priority: int, outcome: Outcome) -> None:
+    def end(self, priority: int, outcome: Outcome, reason: str = "") -> None:
+        """A request ended. `reason`: what its client was told, where it was refused."""
         self.outcomes[outcome] += 1
         self.of(priority).ended += 1
+        if outcome is Outcome.REFUSED:
+            self.refusals[reason] = self.refusals.get(reason, 0) + 1
