@@ -56,6 +56,7 @@ def test_requests_are_shown_oldest_first_and_only_as_many_as_asked_for() -> None
         key=("a", "r1"),
         model="m",
         priority=2,
+        compartment="",
         state=State.DISPATCHED,
         arrived_ns=SECOND_NS,
         started_ns=SECOND_NS,
