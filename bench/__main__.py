@@ -11,7 +11,7 @@ from typing import Protocol
 
 import uvloop
 
-from bench import fleet, path
+from bench import fleet, micro, path
 from bench.result import Result
 
 
@@ -21,7 +21,7 @@ class Benchmark(Protocol):
     def __call__(self, *, quick: bool) -> Awaitable[Result]: ...
 
 
-BENCHMARKS: dict[str, Benchmark] = {"path": path.run, "fleet": fleet.run}
+BENCHMARKS: dict[str, Benchmark] = {"micro": micro.run, "path": path.run, "fleet": fleet.run}
 
 
 async def _run(names: list[str], *, quick: bool, json_file: Path | None) -> None:

@@ -45,8 +45,8 @@ async def running(
     )
     reader: asyncio.Task[None] | None = None
     try:
-        if core is not None and hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(process.pid, {core % (os.cpu_count() or 1)})
+        if core is not None:
+            _pin(process.pid, core)
         line = await asyncio.wait_for(_read_until(process, ready), START_TIMEOUT_S)
         reader = asyncio.create_task(_discard(process))
         yield Measured(psutil.Process(process.pid), line)
@@ -60,6 +60,24 @@ async def running(
                 await process.wait()
         if reader is not None:
             await reader
+
+
+async def output_of(arguments: Sequence[str], *, core: int | None = None) -> str:
+    """What `python ARGUMENTS` prints, once it has ended. RuntimeError where it fails."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, *arguments, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        if core is not None:
+            _pin(process.pid, core)
+        printed, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode != 0:
+        raise RuntimeError(f"python {' '.join(arguments)} ended with {process.returncode}")
+    return printed.decode()
 
 
 async def _read_until(process: asyncio.subprocess.Process, ready: str) -> str:
@@ -80,5 +98,9 @@ async def _discard(process: asyncio.subprocess.Process) -> None:
 
 def pin_self(core: int) -> None:
     """Keeps this process (the load) off the core of what is measured."""
+    _pin(0, core)
+
+
+def _pin(pid: int, core: int) -> None:
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {core % (os.cpu_count() or 1)})
+        os.sched_setaffinity(pid, {core % (os.cpu_count() or 1)})

@@ -12,16 +12,21 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """`figures` are the metrics by name; `bounds` the largest value that each should reach."""
+    """`figures` are the metrics by name; `bounds` are the largest values that they may have,
+    `floors` the smallest. `not_measured`: metrics that could not be, and why. `picture` is an SVG.
+    """
 
     name: str
     seed: int
     figures: dict[str, float]
     bounds: dict[str, float] = field(default_factory=dict)
+    floors: dict[str, float] = field(default_factory=dict)
+    not_measured: dict[str, str] = field(default_factory=dict)
     table: str = ""
+    picture: str = ""
 
     def write(self, path: Path) -> None:
-        """{name, commit, machine, seed, figures, bounds} as JSON."""
+        """All but what is for people, with commit and machine, as JSON."""
         document = {
             "name": self.name,
             "commit": commit(),
@@ -29,20 +34,27 @@ class Result:
             "seed": self.seed,
             "figures": self.figures,
             "bounds": self.bounds,
+            "floors": self.floors,
+            "not_measured": self.not_measured,
         }
         path.write_text(json.dumps(document, indent=2) + "\n")
 
     def render(self) -> str:
         """For people: the table, then each figure with its bound."""
         lines = [self.table.rstrip(), ""] if self.table else []
-        width = max(len(name) for name in self.figures)
+        width = max(len(name) for name in (*self.figures, *self.not_measured))
         for name, value in self.figures.items():
-            bound = self.bounds.get(name)
-            verdict = ""
-            if bound is not None:
-                verdict = f"  bound {bound:g}: {'reached' if value <= bound else 'MISSED'}"
-            lines.append(f"{name:<{width}}  {value:10.3f}{verdict}")
+            lines.append(f"{name:<{width}}  {value:10.3f}{self._verdict(name, value)}")
+        for name, why in self.not_measured.items():
+            lines.append(f"{name:<{width}}  NOT MEASURED: {why}")
         return "\n".join(lines)
+
+    def _verdict(self, name: str, value: float) -> str:
+        if (bound := self.bounds.get(name)) is not None:
+            return f"  at most {bound:g}: {'reached' if value <= bound else 'MISSED'}"
+        if (floor := self.floors.get(name)) is not None:
+            return f"  at least {floor:g}: {'reached' if value >= floor else 'MISSED'}"
+        return ""
 
 
 def commit() -> str:

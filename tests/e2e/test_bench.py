@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.result import Result
+
 ROOT = Path(__file__).resolve().parents[2]
 METRICS = {
     "path": {
@@ -19,6 +21,14 @@ METRICS = {
         "idle_rss_mb",
     },
     "fleet": {"fleet_loads_vs_direct"},
+    "micro": {
+        "heap_hold_100k_vs_heapq",
+        "heap_hold_100k_vs_cpp",
+        "bucket_vs_python",
+        "engine_request_vs_rpc",
+        "dispatch_100k_vs_1k",
+        "queued_request_bytes",
+    },
 }
 
 
@@ -36,9 +46,34 @@ def test_a_benchmark_writes_its_metrics_and_where_it_ran(name: str, tmp_path: Pa
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     result = json.loads(file.read_text())
-    assert set(result) == {"name", "commit", "machine", "seed", "figures", "bounds"}
+    assert set(result) == {
+        "name",
+        "commit",
+        "machine",
+        "seed",
+        "figures",
+        "bounds",
+        "floors",
+        "not_measured",
+    }
     assert result["name"] == name
-    assert METRICS[name] == set(result["bounds"])
-    assert METRICS[name] <= set(result["figures"])
+    assert METRICS[name] == {*result["bounds"], *result["floors"]}
+    assert METRICS[name] <= {*result["figures"], *result["not_measured"]}
     for metric in METRICS[name]:
         assert metric in ran.stdout
+
+
+def test_a_metric_is_held_to_its_side_of_the_bound() -> None:
+    result = Result(
+        name="any",
+        seed=0,
+        figures={"cost": 2.0, "dear": 3.0, "gain": 4.0, "poor": 1.0, "plain": 9.0},
+        bounds={"cost": 2.0, "dear": 2.0, "unknown": 1.0},
+        floors={"gain": 4.0, "poor": 4.0},
+        not_measured={"unknown": "there is no compiler"},
+    )
+    verdicts = {line.split()[0]: line.split()[1:] for line in result.render().splitlines()}
+    assert verdicts["cost"][-1] == verdicts["gain"][-1] == "reached"
+    assert verdicts["dear"][-1] == verdicts["poor"][-1] == "MISSED"
+    assert verdicts["plain"] == ["9.000"]
+    assert " ".join(verdicts["unknown"]) == "NOT MEASURED: there is no compiler"
