@@ -10,9 +10,8 @@ these, in that order. What a later gate refuses gets back what it paid.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from broker.core.agents import Agent, Agents
 from broker.core.backlog import Backlog
@@ -53,8 +52,7 @@ class Place(Enum):
     ROOM = "room"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Admission:
+class Admission(NamedTuple):
     """What the gates decided: the model that will answer, the line to wait in, and where."""
 
     agent: Agent
@@ -196,12 +194,15 @@ class Gates:
         if own_ns is None or mean_ns is None:
             return  # silent: too few samples
         ahead = self._backlog.ahead(line, priority, compartment, agent)
-        slots = sum(
-            each.by_runner[runner].slots
-            for each in self._backends.values()
-            if runner in each.by_runner
-        )
-        wait_ns = numbers["wait_ns"] = own_ns + ahead * mean_ns / max(1, slots)
+        wait_ns = own_ns
+        if ahead:
+            slots = sum(
+                each.by_runner[runner].slots
+                for each in self._backends.values()
+                if runner in each.by_runner
+            )
+            wait_ns += ahead * mean_ns / max(1, slots)
+        numbers["wait_ns"] = wait_ns
         if wait_ns <= remaining_ns * self._policy.deadline_margin:
             return
         short_ns = int(wait_ns / self._policy.deadline_margin) - remaining_ns

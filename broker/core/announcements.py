@@ -94,10 +94,10 @@ def estimate_ns(
     service_ns = estimates.service_ns(line[0])
     if service_ns is None or reason in _NO_ESTIMATE:
         return None
-    slots = max(
-        (each.by_runner[line[0]].slots for each in backends.values() if line[0] in each.by_runner),
-        default=1,
-    )
+    slots = 1
+    for backend in backends.values():
+        if line[0] in backend.by_runner:
+            slots = max(slots, backend.by_runner[line[0]].slots)
     wait_ns = service_ns * position / slots
     if reason in (WaitReason.LOADING, WaitReason.SWAP):
         load_ns = estimates.load_ns(line[0])

@@ -7,7 +7,7 @@ then say nothing. Better estimates (per agent, per kind of prompt) take this pla
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 # Weight of a new sample: about the last 20 samples count. High enough to follow a change of
 # workload within a minute on a busy box, low enough that one long answer does not move it much.
@@ -34,8 +34,7 @@ class MovingAverage:
         return self._mean if self.count >= samples_min else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Served:
+class Served(NamedTuple):
     """How one request was served, as measured. `first_token_ns` is 0 where there was none."""
 
     service_ns: int
@@ -83,10 +82,21 @@ class _Rates:
 class Estimates:
     """Averages by (backend, runner), by runner, and of the whole broker."""
 
-    __slots__ = ("_costs", "_departure_gap_ns", "_last_departure_ns", "_load_ns", "_rates")
+    __slots__ = (
+        "_costs",
+        "_departure_gap_ns",
+        "_last_departure_ns",
+        "_load_ns",
+        "_rates",
+        "_samples",
+        "_service_ns",
+    )
 
     def __init__(self) -> None:
         self._rates: dict[str, dict[str, _Rates]] = {}  # by runner, then by backend
+        # Asked for with every arrival, changed with every end: worked out then.
+        self._service_ns: dict[str, float] = {}
+        self._samples: dict[str, int] = {}
         self._costs: dict[str, MovingAverage] = {}
         self._load_ns: dict[str, MovingAverage] = {}
         self._departure_gap_ns = MovingAverage()
@@ -94,8 +104,18 @@ class Estimates:
 
     def served(self, runner: str, backend: str, served: Served) -> None:
         """A request was completed."""
-        self._rates.setdefault(runner, {}).setdefault(backend, _Rates()).add(served)
-        self._costs.setdefault(runner, MovingAverage()).add(served.cost)
+        by_backend = self._rates.setdefault(runner, {})
+        rates = by_backend.get(backend)
+        if rates is None:
+            rates = by_backend[backend] = _Rates()
+            self._costs.setdefault(runner, MovingAverage())
+        rates.add(served)
+        self._costs[runner].add(served.cost)
+        self._samples[runner] = max(each.service_ns.count for each in by_backend.values())
+        means = [each.service_ns.mean(SAMPLES_MIN) for each in by_backend.values()]
+        known = [each for each in means if each is not None]
+        if known:
+            self._service_ns[runner] = min(known)
 
     def loaded(self, runner: str, load_ns: int) -> None:
         self._load_ns.setdefault(runner, MovingAverage()).add(load_ns)
@@ -112,18 +132,23 @@ class Estimates:
 
     def keep(self, runners: set[str]) -> None:
         """Forgets the runners that no backend has any more."""
-        for kept in (self._rates, self._costs, self._load_ns):
+        for kept in (
+            self._rates,
+            self._costs,
+            self._load_ns,
+            self._service_ns,
+            self._samples,
+        ):
             for runner in [each for each in kept if each not in runners]:
                 del kept[runner]
 
     def samples(self, runner: str) -> int:
         """Completed requests of this runner on the backend that has served it most."""
-        return max((each.service_ns.count for each in self._by(runner)), default=0)
+        return self._samples.get(runner, 0)
 
     def service_ns(self, runner: str) -> float | None:
         """The mean time that a request runs, on the backend where it is shortest."""
-        means = [each.service_ns.mean(SAMPLES_MIN) for each in self._by(runner)]
-        return min((each for each in means if each is not None), default=None)
+        return self._service_ns.get(runner)
 
     def expected_ns(self, runner: str, prompt_bytes: int) -> float | None:
         """How long a request of this size runs, on the backend where that is shortest."""

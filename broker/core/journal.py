@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from broker.core.queueing import LineKey
@@ -31,8 +30,7 @@ class Start(NamedTuple):
     was_boosted: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
+class Ended(NamedTuple):
     """A request that was under way. `starts_before`: attempts that had been made when it ended."""
 
     record: Record
@@ -43,8 +41,7 @@ class Ended:
     starts_before: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refused:
+class Refused(NamedTuple):
     """A request that was never let in."""
 
     spec: RequestSpec

@@ -32,7 +32,10 @@ class Tally:
         self.running = 0
 
     def of(self, priority: int) -> PriorityTally:
-        return self.priorities.setdefault(priority, PriorityTally())
+        row = self.priorities.get(priority)
+        if row is None:
+            row = self.priorities[priority] = PriorityTally()
+        return row
 
     def queue(self, priority: int, change: int) -> None:
         self.queued += change
