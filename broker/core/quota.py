@@ -158,22 +158,34 @@ class Quotas:
         """Reserves tokens; what the agent has left. A request larger than a burst needs the bucket
         full, and puts it in debt when it is settled. TokenQuotaExceeded, and nothing is taken,
         where a bucket has too little."""
-        taken: list[tuple[int, float]] = []
+        buckets, taken = self._buckets, list[tuple[int, float]]()
         for handle in (purse.tokens, self._tokens_of(agent_type), self._all.tokens):
             if not handle:
                 continue
-            # In debt nothing starts, even where nothing is known of what it will cost.
-            amount = max(1.0, min(float(tokens), self._buckets.burst_of(handle)))
-            wait_ns = self._buckets.acquire(handle, amount, now_ns)
-            if wait_ns:
+            amount = self._amount(handle, tokens)
+            if buckets.acquire(handle, amount, now_ns):
                 for each, paid in taken:
-                    self._buckets.refund(each, paid, now_ns)
+                    buckets.refund(each, paid, now_ns)
                 raise TokenQuotaExceeded(
                     f"this needs about {max(1, tokens)} tokens, of {self._tokens_text(handle)}",
-                    retry_after_ns=wait_ns if wait_ns > 0 else None,
+                    retry_after_ns=self._token_wait_ns(purse, agent_type, tokens, now_ns),
                 )
             taken.append((handle, amount))
-        return self._buckets.level(purse.tokens, now_ns) if purse.tokens else None
+        return buckets.level(purse.tokens, now_ns) if purse.tokens else None
+
+    def _amount(self, handle: int, tokens: int) -> float:
+        """What a reservation takes from this bucket. In debt nothing starts, even where nothing is
+        known of what it will cost."""
+        return max(1.0, min(float(tokens), self._buckets.burst_of(handle)))
+
+    def _token_wait_ns(self, purse: Purse, agent_type: str, tokens: int, now_ns: int) -> int:
+        """Until all of the buckets hold what a reservation takes from them."""
+        held = (purse.tokens, self._tokens_of(agent_type), self._all.tokens)
+        return max(
+            self._buckets.time_until(each, self._amount(each, tokens), now_ns)
+            for each in held
+            if each
+        )
 
     def settle(self, purse: Purse, agent_type: str, reserved: int, used: int, now_ns: int) -> None:
         """A request is over, and used so many tokens. `reserved` NOT_COUNTED: no bucket did."""
@@ -181,7 +193,7 @@ class Quotas:
             return
         for handle in (purse.tokens, self._tokens_of(agent_type), self._all.tokens):
             if handle:
-                amount = max(1.0, min(float(reserved), self._buckets.burst_of(handle)))
+                amount = self._amount(handle, reserved)
                 self._buckets.settle(handle, amount, float(used), now_ns)
 
     def _tokens_of(self, agent_type: str) -> int:
