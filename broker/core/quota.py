@@ -23,6 +23,7 @@ from broker.core.views import BucketView
 NONE: Final = 0  # the handle of a bucket that is not there
 NOT_COUNTED: Final = -1  # instead of an amount: there is no bucket of tokens
 SECONDS_PER_MINUTE: Final = 60.0
+CAPACITY_MIN: Final = 1.0  # a bucket that holds less than one would never let anybody in
 
 
 @dataclass(slots=True)
@@ -79,15 +80,14 @@ class Quotas:
         factor: float,
         now_ns: int,
     ) -> None:
-        purse.requests = self._fit_one(purse.requests, requests, factor, 1.0, now_ns)
-        purse.tokens = self._fit_one(purse.tokens, tokens, factor, 0.0, now_ns)
+        purse.requests = self._fit_one(purse.requests, requests, factor, now_ns)
+        purse.tokens = self._fit_one(purse.tokens, tokens, factor, now_ns)
 
     def _fit_one(
         self,
         handle: int,
         policy: BucketPolicy | None,
         factor: float,
-        capacity_min: float,
         now_ns: int,
     ) -> int:
         if policy is None:
@@ -95,7 +95,7 @@ class Quotas:
                 self._buckets.remove(handle)
             return NONE
         rate_per_s = policy.per_minute * factor / SECONDS_PER_MINUTE
-        capacity = max(policy.capacity * factor, capacity_min)
+        capacity = max(policy.capacity * factor, CAPACITY_MIN)
         if not handle:
             return self._buckets.add(rate_per_s, capacity, now_ns)
         self._buckets.configure(handle, rate_per_s, capacity, now_ns)
@@ -247,9 +247,9 @@ class Quotas:
 
 
 def _full_views(of: AgentTypePolicy) -> Iterator[BucketView]:
-    for name, policy, least in (("requests", of.requests, 1.0), ("tokens", of.tokens, 0.0)):
+    for name, policy in (("requests", of.requests), ("tokens", of.tokens)):
         if policy is not None:
-            burst = max(policy.capacity, least)
+            burst = max(policy.capacity, CAPACITY_MIN)
             yield BucketView(
                 name=name, per_minute=policy.per_minute, burst=burst, left=burst, next_ns=0
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from broker.core.agent_policy import AgentsPolicy, AgentTypePolicy, BucketPolicy
 from broker.core.errors import BackendFailed, BackendUnreachable, BrokerError, TokenQuotaExceeded
 from broker.core.queueing import QueuePolicy
-from broker.core.stimuli import CancelAsked, CancelCause
+from broker.core.stimuli import BoostAsked, CancelAsked, CancelCause, Scope
 from tests.unit.core.gate_words import is_let_in, kind, refused
 from tests.unit.core.scene import MINUTE_NS, SECOND_NS, Scene, arrived, model, serving
 
@@ -191,3 +191,14 @@ def test_what_a_full_queue_refuses_gets_its_tokens_back() -> None:
         asks(scene, name, agent="free")
     assert not asks(scene, "r")
     assert left(scene) == 100
+
+
+def test_however_far_an_operator_lowers_a_rate_the_bucket_lets_somebody_in_one_day() -> None:
+    scene = house(kind("metered", "metered", tokens=HUNDRED))
+    asks(scene, "r")
+    uses(scene, "r", 100)
+    scene.turn(BoostAsked(scope=Scope(agent_id="metered"), rate_factor=0.001))
+    retry_after_ns = refusal(scene, "r2").retry_after_ns
+    assert retry_after_ns == 1000 * SECOND_NS
+    scene.wait(retry_after_ns)
+    assert asks(scene, "r2")
