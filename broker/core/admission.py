@@ -187,10 +187,8 @@ class Gates:
         runner, estimates = line[0], self._estimates
         numbers, remaining_ns = self._numbers, spec.deadline_ns - now_ns
         numbers["samples"], numbers["remaining_ns"] = estimates.samples(runner), remaining_ns
-        own_ns, mean_ns = (
-            estimates.expected_ns(runner, spec.size_bytes),
-            estimates.service_ns(runner),
-        )
+        mean_ns = estimates.service_ns(runner)
+        own_ns = None if mean_ns is None else estimates.expected_ns(runner, spec.size_bytes)
         if own_ns is None or mean_ns is None:
             return  # silent: too few samples
         ahead = self._backlog.ahead(line, priority, compartment, agent)
