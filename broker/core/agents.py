@@ -56,6 +56,7 @@ class Agent:
     is_paused: bool = False
     is_blocked: bool = False
     is_boosted: bool = False
+    is_of_no_type: bool = False  # a reload took its type away; `type` is the one it had
     paused_ns: int = 0  # since when
     paused_whom: str = ""  # whom the operator named who paused it
     live: int = 0  # requests under way
@@ -101,6 +102,8 @@ class Agents:
             self._known[agent_id] = agent
             self._apply(agent, now_ns)
         else:
+            if agent.is_of_no_type:
+                self.type_of(agent_id)
             self._known.move_to_end(agent_id)
         agent.arrived += 1
         return agent
@@ -152,8 +155,10 @@ class Agents:
         for agent in self._known.values():
             try:
                 agent.type = self.type_of(agent.id)
-            except AgentUnknown:
-                continue  # what it has under way goes on as it was; what comes is refused
+            except AgentUnknown:  # what it has under way goes on as it was; what comes is refused
+                agent.is_of_no_type = True
+                continue
+            agent.is_of_no_type = False
             self._apply(agent, now_ns)
 
     def concerned(self, scope: Scope) -> int:
