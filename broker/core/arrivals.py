@@ -61,9 +61,13 @@ class Arrivals:
         self._backends = backends
         self._emit = emit
         self._arrived = 0
+        self._rank_from = self._rank_last = 0  # the ranks given since the order last changed
 
     def configure(self, policy: QueuePolicy) -> None:
-        """Who comes from now on is judged by this."""
+        """Who comes from now on is judged by this. Where the order of an agent's requests is
+        another one now, what comes stands behind all that came by the old one."""
+        if policy.agent_order is not self._backpressure.policy.agent_order:
+            self._rank_from = self._rank_last + 1
         self._backpressure.policy = policy
         self._room.configure(policy.room_max)
 
@@ -104,7 +108,6 @@ class Arrivals:
 
     def _let_in(self, spec: RequestSpec, admission: Admission, now_ns: int) -> None:
         self._arrived += 1
-        is_by_deadline = self._backpressure.policy.agent_order is AgentOrder.DEADLINE
         record = Record(
             spec=spec,
             agent=admission.agent,
@@ -114,7 +117,7 @@ class Arrivals:
             substituted_for=admission.substituted_for,
             line=admission.line,
             arrived_ns=now_ns,
-            rank=spec.deadline_ns if is_by_deadline else self._arrived,
+            rank=self._rank(spec),
             passage=admission.passage,
             starts_before=self._ledger.attempts_made,
         )
@@ -127,6 +130,13 @@ class Arrivals:
         if admission.victim is not None:
             self._displace(admission.victim, record, now_ns)
         self._enter(record, now_ns)
+
+    def _rank(self, spec: RequestSpec) -> int:
+        """Its place among the requests of its agent."""
+        is_by_deadline = self._backpressure.policy.agent_order is AgentOrder.DEADLINE
+        rank = self._rank_from + (spec.deadline_ns if is_by_deadline else self._arrived)
+        self._rank_last = max(self._rank_last, rank)
+        return rank
 
     def _enter(self, record: Record, now_ns: int) -> None:
         record.move(Trigger.ENQUEUE)

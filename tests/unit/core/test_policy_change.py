@@ -7,7 +7,7 @@ import pytest
 from broker.core.agent_policy import AgentsPolicy, AgentTypePolicy, BucketPolicy
 from broker.core.effects import TellQueued
 from broker.core.errors import AgentQueueFull, AgentUnknown, QueueFull, QuotaExceeded
-from broker.core.queueing import QueuePolicy
+from broker.core.queueing import AgentOrder, QueuePolicy
 from broker.core.requests import Outcome
 from tests.unit.core.gate_words import ended_with, is_let_in, kind, refused
 from tests.unit.core.scene import (
@@ -225,3 +225,18 @@ def test_another_handicap_counts_for_what_waits_already() -> None:
     scene.turn(arrived("new", agent="c", priority=5))
     scene.reload(queue=QueuePolicy(handicap_ns_per_priority=MINUTE_NS))
     assert started(scene.ends("running")) == ["new"]
+
+
+def test_another_order_of_an_agents_requests_leaves_those_that_wait_where_they_are() -> None:
+    """In both directions: what comes after the change never passes what came before."""
+    scene = serving(model("m"))
+    scene.turn(arrived("running"))
+    scene.turn(arrived("a1", deadline_ns=9 * MINUTE_NS))
+    scene.turn(arrived("a2", deadline_ns=8 * MINUTE_NS))
+    scene.reload(queue=QueuePolicy(agent_order=AgentOrder.DEADLINE))
+    scene.turn(arrived("b1", deadline_ns=5 * MINUTE_NS))
+    scene.turn(arrived("b2", deadline_ns=4 * MINUTE_NS))
+    scene.reload(queue=QueuePolicy())
+    scene.turn(arrived("c1", deadline_ns=3 * MINUTE_NS))
+    scene.turn(arrived("c2", deadline_ns=2 * MINUTE_NS))
+    assert scene.order() == "running a1 a2 b2 b1 c1 c2"
