@@ -26,13 +26,36 @@ class SnapshotCollector(Collector):
         yield GaugeMetricFamily(
             "broker_queue_limit", "Requests that may wait at once", value=snapshot.queued_max
         )
+        yield GaugeMetricFamily(
+            "broker_waiting_room_depth",
+            "Requests that stand before the full queue",
+            value=snapshot.standing,
+        )
+        yield GaugeMetricFamily(
+            "broker_waiting_room_limit",
+            "Requests that may stand before the full queue at once",
+            value=snapshot.standing_max,
+        )
+        yield GaugeMetricFamily(
+            "broker_agents_remembered", "Agents whose books are kept", value=snapshot.agents
+        )
+        yield GaugeMetricFamily(
+            "broker_pauses", "Pauses of operators that hold now", value=len(snapshot.paused)
+        )
         yield from self._priorities(snapshot)
+        yield from self._bulkheads(snapshot)
         ended = CounterMetricFamily(
             "broker_requests_ended", "Requests by how they ended", labels=["outcome"]
         )
         for outcome, count in snapshot.outcomes.items():
             ended.add_metric([outcome.value], count)
         yield ended
+        refused = CounterMetricFamily(
+            "broker_refusals", "Requests refused, by the reason told", labels=["reason"]
+        )
+        for reason, count in snapshot.refusals.items():
+            refused.add_metric([reason], count)
+        yield refused
         yield from self._backends(snapshot)
 
     def _priorities(self, snapshot: Snapshot) -> Iterator[Metric]:
@@ -53,6 +76,22 @@ class SnapshotCollector(Collector):
             waited.add_metric(labels, tally.queue_wait_ns_sum / 1e9)
             started.add_metric(labels, tally.started)
         yield from (queued, running, waited, started)
+
+    def _bulkheads(self, snapshot: Snapshot) -> Iterator[Metric]:
+        running = GaugeMetricFamily(
+            "broker_bulkhead_running",
+            "Requests of the compartment that run; its saturation is this over the limit",
+            labels=["compartment"],
+        )
+        limit = GaugeMetricFamily(
+            "broker_bulkhead_limit",
+            "Requests of the compartment that may run at once",
+            labels=["compartment"],
+        )
+        for each in snapshot.bulkheads:
+            running.add_metric([each.name], each.running)
+            limit.add_metric([each.name], each.running_max)
+        yield from (running, limit)
 
     def _backends(self, snapshot: Snapshot) -> Iterator[Metric]:
         up = GaugeMetricFamily("broker_backend_up", "Does it answer", labels=["backend"])

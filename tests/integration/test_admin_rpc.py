@@ -8,7 +8,7 @@ import grpc
 import pytest
 import pytest_asyncio
 
-from broker.config.schema import Config
+from broker.config.schema import Config, LimitsConfig, QueueConfig
 from broker.core.errors import BackendFailed, BackendUnreachable
 from broker.daemon.wiring import broker_version
 from broker_client.pb.broker.v1 import admin_pb2 as pb
@@ -83,6 +83,46 @@ async def test_what_runs_and_what_waits_is_shown(daemon: RunningDaemon) -> None:
     assert (waits[2].ended, waits[5].ended) == (1, 1)
     assert waits[5].queue_wait_ms_mean == waits[5].queue_wait_ms_max > 0
     assert (status.backends[0].loads, status.backends[0].loads_failed) == (1, 0)
+
+
+async def test_what_holds_requests_back_is_shown() -> None:
+    few = LimitsConfig(queued_max=1)
+    one_slot = BACKEND.model_copy(update={"slots": 1})
+    queue = QueueConfig(announce_interval_ms=50, room_max=5, room_wait_ms=600_000)
+    config = Config(
+        server=FREE_PORTS,
+        backends=(one_slot,),
+        limits=few,
+        queue=queue,
+        placement=QUICK["placement"],
+        bulkheads={"opus": 1},
+    )
+    async with running_daemon(config) as daemon:
+        running = daemon.inference.Generate(generate(request_id="runs"))
+        await read_until(running, "started")
+        waiting = daemon.inference.Generate(generate(request_id="waits", agent_id="system-1"))
+        await read_until(waiting, "queued")
+        standing = daemon.inference.Generate(
+            generate(request_id="stands", agent_id="opus-2", priority=3)
+        )
+        await daemon.until_status(lambda status: status.standing == 1)
+        await refused(daemon.inference.Generate(generate(agent_id="system-2", priority=9)))
+        await daemon.admin.Pause(pb.PauseRequest(scope=pb.Scope(agent_type="sonnet")))
+        status = await daemon.admin.GetStatus(pb.GetStatusRequest(requests_max=10))
+        assert (status.queued, status.standing, status.standing_max) == (1, 1, 5)
+        assert list(status.bulkheads) == [
+            pb.BulkheadStatus(compartment="opus", running=1, running_max=1)
+        ]
+        assert {each.request_id: each.compartment for each in status.requests} == {
+            "runs": "opus",
+            "waits": "",
+            "stands": "opus",
+        }
+        assert list(status.paused) == ["agents of type sonnet"]
+        assert list(status.refusals) == [pb.RefusalCount(reason="QUEUE_FULL", count=1)]
+        assert status.agents == 4
+        for each in (running, waiting, standing):
+            each.cancel()
 
 
 async def test_a_backend_that_is_away_says_why(daemon: RunningDaemon) -> None:

@@ -56,6 +56,20 @@ def encode_status(status: Status) -> pb.GetStatusResponse:
             _encode_request(each, snapshot.at_ns, status.pieces[each.key])
             for each in snapshot.requests
         ],
+        standing=snapshot.standing,
+        standing_max=snapshot.standing_max,
+        agents=snapshot.agents,
+        paused=snapshot.paused,
+        bulkheads=[
+            pb.BulkheadStatus(
+                compartment=each.name, running=each.running, running_max=each.running_max
+            )
+            for each in snapshot.bulkheads
+        ],
+        refusals=[
+            pb.RefusalCount(reason=reason, count=count)
+            for reason, count in snapshot.refusals.items()
+        ],
     )
 
 
@@ -102,6 +116,7 @@ def _encode_request(view: RequestView, now_ns: int, pieces: int) -> pb.RequestSt
         tokens=pieces,
         backend=view.backend,
         wait_detail=view.wait_detail,
+        compartment=view.compartment,
     )
     if view.wait_reason is not None:
         encoded.wait_reason = WAIT_REASON[view.wait_reason]

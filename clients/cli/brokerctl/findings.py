@@ -141,36 +141,61 @@ def model_findings(models: Sequence[Model]) -> list[Finding]:
     return [good(f"{counted(len(models), 'model')}, {len(able)} of them for generating text")]
 
 
+def admission_findings(status: Status) -> list[Finding]:
+    """Who is held back on purpose, and which compartments are full while requests wait for them."""
+    findings = []
+    if status.paused:
+        waiting = sum(1 for each in status.requests if each.wait_reason == "paused")
+        findings.append(
+            odd(
+                f"operators have paused {', '.join(status.paused)}; "
+                f"{waiting_text(waiting)} for that to end",
+                "`brokerctl resume` with the same agent, --type or --all ends it",
+            )
+        )
+    held = Counter(each.compartment for each in status.requests if each.wait_reason == "bulkhead")
+    for each in status.bulkheads:
+        if each.running >= each.running_max and held[each.compartment]:
+            findings.append(
+                odd(
+                    f"bulkhead {each.compartment} is full: {each.running} of at most "
+                    f"{each.running_max} run, {waiting_text(held[each.compartment])} for it",
+                    f"that is its purpose; if the backends have slots to spare, raise "
+                    f"{each.compartment} under [bulkheads] and `brokerctl reload`",
+                )
+            )
+    return findings
+
+
+def waiting_text(count: int) -> str:
+    """ "1 request waits", "2 requests wait"."""
+    return f"{counted(count, 'request')} {'waits' if count == 1 else 'wait'}"
+
+
 def queue_findings(status: Status) -> list[Finding]:
     """Who waits, and for what."""
     findings = [
         good(f"{counted(status.queued, 'request')} waiting, {status.running} running")
         if status.queued < status.queued_max
         else bad(
-            f"the queue is full: {status.queued} requests wait",
+            f"the queue is full: {status.queued} requests wait"
+            + (f", and {status.standing} stand in the waiting room" if status.standing else ""),
             "let agents send less, or raise limits.queued_max and the backends' slots",
         )
     ]
+    findings += admission_findings(status)
     waits = Counter(each.wait_reason for each in status.requests)
     if waits["no_room"]:
         findings.append(
             odd(
-                f"{counted(waits['no_room'], 'request')} wait for room that models loaded by "
-                "others hold",
+                f"{waiting_text(waits['no_room'])} for room that models loaded by others hold",
                 "see those models above; or set memory_gb under [[backends]]",
-            )
-        )
-    if waits["paused"]:
-        findings.append(
-            odd(
-                f"{counted(waits['paused'], 'request')} wait because an operator has paused them",
-                "`brokerctl resume` ends a pause; `brokerctl agents` lists who is paused",
             )
         )
     if waits["backend_down"]:
         findings.append(
             odd(
-                f"{counted(waits['backend_down'], 'request')} wait for a backend that is down",
+                f"{waiting_text(waits['backend_down'])} for a backend that is down",
                 "see the backends above",
             )
         )

@@ -13,7 +13,12 @@ from brokerctl.figures import bytes_text, counted, duration_text
 
 def status_view(status: Status, address: str) -> RenderableType:
     """Everything that `brokerctl status` shows."""
-    parts: list[RenderableType] = [headline(status, address), backends_table(status)]
+    parts: list[RenderableType] = [headline(status, address)]
+    if status.paused:
+        parts.append(paused_line(status))
+    if any(each.running for each in status.bulkheads):
+        parts.append(bulkheads_line(status))
+    parts.append(backends_table(status))
     if any(each.models for each in status.backends):
         parts.append(residents_table(status))
     if status.priorities:
@@ -30,11 +35,35 @@ def headline(status: Status, address: str) -> Text:
     line = Text(f"broker {status.version} at {address}, up {uptime}, level {status.level}")
     line.append(
         f"; {counted(status.queued, 'request')} of at most {status.queued_max} waiting, "
-        f"{status.running} running"
+        f"{status.running} running; {counted(status.agents, 'agent')} known"
     )
+    if status.standing:
+        line.append(
+            f"; the queue is full: {status.standing} of at most {status.standing_max} stand in "
+            "the waiting room",
+            style="bold yellow",
+        )
     if status.draining:
         line.append("; leaving: new work is refused", style="bold yellow")
     return line
+
+
+def paused_line(status: Status) -> Text:
+    """Whom operators hold back, which is easily forgotten."""
+    whom = ", ".join(status.paused)
+    return Text(f"paused: {whom}; `brokerctl resume` ends it", style="bold yellow")
+
+
+def bulkheads_line(status: Status) -> Text:
+    """The compartments that are in use, those that are full so that one sees it."""
+    parts = []
+    for each in status.bulkheads:
+        room = f"{each.compartment} {each.running} of {each.running_max}"
+        if each.running >= each.running_max:
+            parts.append(Text(f"{room}: full", style="bold yellow"))
+        elif each.running:
+            parts.append(Text(room))
+    return Text("running in bulkheads: ").append_text(Text(", ").join(parts))
 
 
 def backends_table(status: Status) -> Table:
@@ -105,13 +134,15 @@ def priorities_table(status: Status) -> Table:
 
 def requests_table(status: Status) -> Table:
     """One row per request, oldest first."""
-    table = Table("request", "agent", "model", "priority", "state", "age", "tokens", "waits for")
+    columns = ("request", "agent", "model", "priority", "bulkhead", "state", "age", "tokens")
+    table = Table(*columns, "waits for")
     for each in status.requests:
         table.add_row(
             escape(each.request_id),
             escape(each.agent_id),
             escape(each.model),
             str(each.priority),
+            escape(each.compartment),
             each.state + (f" on {escape(each.backend)}" if each.backend else ""),
             duration_text(each.age_ms),
             str(each.tokens),
@@ -121,6 +152,16 @@ def requests_table(status: Status) -> Table:
 
 
 def outcomes_line(status: Status) -> str:
-    """How the requests since start have ended."""
-    ended = [f"{count} {outcome}" for outcome, count in status.outcomes.items() if count]
+    """How the requests since start have ended, and why some were refused."""
+    ended = []
+    for outcome, count in status.outcomes.items():
+        if count:
+            why = f" ({refusals_text(status)})" if outcome == "refused" and status.refusals else ""
+            ended.append(f"{count} {outcome}{why}")
     return "ended since start: " + (", ".join(ended) if ended else "none yet")
+
+
+def refusals_text(status: Status) -> str:
+    """Most frequent first: "3 rate limited, 1 queue full"."""
+    ordered = sorted(status.refusals.items(), key=lambda each: (-each[1], each[0]))
+    return ", ".join(f"{count} {reason.lower().replace('_', ' ')}" for reason, count in ordered)

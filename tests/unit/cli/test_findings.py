@@ -7,6 +7,7 @@ from dataclasses import replace
 from broker_client import (
     BackendModel,
     BackendStatus,
+    BulkheadStatus,
     Model,
     ModelPlace,
     RequestStatus,
@@ -45,7 +46,13 @@ HEALTHY = Status(
     queued=0,
     queued_max=1000,
     running=1,
+    standing=0,
+    standing_max=100,
+    agents=1,
+    paused=(),
+    bulkheads=(BulkheadStatus(compartment="opus", running=1, running_max=10),),
     outcomes={},
+    refusals={},
     priorities=(),
     backends=(BACKEND,),
     requests=(),
@@ -138,28 +145,48 @@ def test_a_broker_that_leaves_is_of_another_version_and_at_a_level() -> None:
     ]
 
 
+WAITING = RequestStatus(
+    request_id="r",
+    agent_id="a",
+    model="m",
+    priority=5,
+    state="queued",
+    age_ms=1.0,
+    tokens=0,
+    backend="",
+    wait_reason="no_room",
+    wait_detail="",
+    compartment="",
+)
+
+
 def test_a_full_queue_and_what_its_requests_wait_for() -> None:
-    waiting = RequestStatus(
-        request_id="r",
-        agent_id="a",
-        model="m",
-        priority=5,
-        state="queued",
-        age_ms=1.0,
-        tokens=0,
-        backend="",
-        wait_reason="no_room",
-        wait_detail="",
-    )
-    down = replace(waiting, wait_reason="backend_down")
-    paused = replace(waiting, wait_reason="paused")
-    texts = [
-        each.text
-        for each in found(replace(HEALTHY, queued=1000, requests=(waiting, waiting, down, paused)))
-    ]
-    assert texts == [
+    down = replace(WAITING, wait_reason="backend_down")
+    full = replace(HEALTHY, queued=1000, requests=(WAITING, WAITING, down))
+    assert [each.text for each in found(full)] == [
         "the queue is full: 1000 requests wait",
         "2 requests wait for room that models loaded by others hold",
-        "1 request wait because an operator has paused them",
-        "1 request wait for a backend that is down",
+        "1 request waits for a backend that is down",
     ]
+    standing = replace(full, standing=3, requests=())
+    assert only(standing).text == (
+        "the queue is full: 1000 requests wait, and 3 stand in the waiting room"
+    )
+
+
+def test_a_pause_is_odd_even_where_nothing_waits_for_its_end() -> None:
+    paused = replace(HEALTHY, paused=("agent opus-1", "agents of type batch"))
+    assert only(paused).text == (
+        "operators have paused agent opus-1, agents of type batch; 0 requests wait for that to end"
+    )
+    held = replace(paused, requests=(replace(WAITING, wait_reason="paused"),))
+    assert only(held).text.endswith("; 1 request waits for that to end")
+
+
+def test_a_bulkhead_is_odd_where_it_is_full_and_requests_wait_for_it() -> None:
+    held = replace(WAITING, wait_reason="bulkhead", compartment="opus")
+    full = BulkheadStatus(compartment="opus", running=10, running_max=10)
+    assert found(replace(HEALTHY, bulkheads=(full,))) == []
+    finding = only(replace(HEALTHY, bulkheads=(full,), requests=(held, held)))
+    assert finding.text == ("bulkhead opus is full: 10 of at most 10 run, 2 requests wait for it")
+    assert finding.severity is Severity.ODD

@@ -64,6 +64,7 @@ from broker_client.retry import RetryPolicy
 from broker_client.status import (
     BackendModel,
     BackendStatus,
+    BulkheadStatus,
     Drain,
     PriorityStatus,
     RequestStatus,
@@ -87,6 +88,7 @@ __all__ = [
     "BackendStatus",
     "BrokerError",
     "BrokerRateLimited",
+    "BulkheadStatus",
     "Cancelled",
     "CancelledRequest",
     "CapabilityMissing",

@@ -61,11 +61,26 @@ class RequestStatus:
     backend: str
     wait_reason: str
     wait_detail: str
+    compartment: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BulkheadStatus:
+    """A compartment that has a limit, and how many of its requests run."""
+
+    compartment: str
+    running: int
+    running_max: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """The present state. `outcomes` counts ended requests since start by how they ended."""
+    """The present state.
+
+    `outcomes` counts ended requests since start by how they ended, `refusals` those refused by
+    reason. `standing` are in the waiting room before the full queue, `agents` are remembered,
+    `paused` says in words whom operators have paused.
+    """
 
     version: str
     uptime_s: float
@@ -74,7 +89,13 @@ class Status:
     queued: int
     queued_max: int
     running: int
+    standing: int
+    standing_max: int
+    agents: int
+    paused: tuple[str, ...]
+    bulkheads: tuple[BulkheadStatus, ...]
     outcomes: Mapping[str, int]
+    refusals: Mapping[str, int]
     priorities: tuple[PriorityStatus, ...]
     backends: tuple[BackendStatus, ...]
     requests: tuple[RequestStatus, ...]
@@ -99,7 +120,13 @@ def status_of(message: admin_pb2.GetStatusResponse) -> Status:
         queued=message.queued,
         queued_max=message.queued_max,
         running=message.running,
+        standing=message.standing,
+        standing_max=message.standing_max,
+        agents=message.agents,
+        paused=tuple(message.paused),
+        bulkheads=tuple(bulkhead_of(each) for each in message.bulkheads),
         outcomes={each.outcome: each.count for each in message.outcomes},
+        refusals={each.reason: each.count for each in message.refusals},
         priorities=tuple(priority_of(each) for each in message.priorities),
         backends=tuple(backend_of(each) for each in message.backends),
         requests=tuple(request_of(each) for each in message.requests),
@@ -115,6 +142,15 @@ def priority_of(message: admin_pb2.PriorityStatus) -> PriorityStatus:
         ended=message.ended,
         queue_wait_ms_mean=message.queue_wait_ms_mean,
         queue_wait_ms_max=message.queue_wait_ms_max,
+    )
+
+
+def bulkhead_of(message: admin_pb2.BulkheadStatus) -> BulkheadStatus:
+    """The wire's bulkhead, typed."""
+    return BulkheadStatus(
+        compartment=message.compartment,
+        running=message.running,
+        running_max=message.running_max,
     )
 
 
@@ -149,6 +185,7 @@ def request_of(message: admin_pb2.RequestStatus) -> RequestStatus:
         backend=message.backend,
         wait_reason=word_of(common_pb2.WaitReason.DESCRIPTOR, message.wait_reason, "WAIT_REASON_"),
         wait_detail=message.wait_detail,
+        compartment=message.compartment,
     )
 
 

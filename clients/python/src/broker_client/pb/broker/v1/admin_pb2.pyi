@@ -59,6 +59,12 @@ class GetStatusResponse(_message.Message):
     PRIORITIES_FIELD_NUMBER: _builtins.int
     BACKENDS_FIELD_NUMBER: _builtins.int
     REQUESTS_FIELD_NUMBER: _builtins.int
+    STANDING_FIELD_NUMBER: _builtins.int
+    STANDING_MAX_FIELD_NUMBER: _builtins.int
+    AGENTS_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
+    BULKHEADS_FIELD_NUMBER: _builtins.int
+    REFUSALS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """The broker's version."""
     uptime_s: _builtins.float
@@ -73,6 +79,12 @@ class GetStatusResponse(_message.Message):
     """Requests that may wait at most."""
     running: _builtins.int
     """Requests that a backend has now."""
+    standing: _builtins.int
+    """Requests that stand in the waiting room before the full queue."""
+    standing_max: _builtins.int
+    """Requests that may stand there at most."""
+    agents: _builtins.int
+    """Agents that the broker remembers."""
     @_builtins.property
     def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutcomeCount]:
         """Since start, by how they ended."""
@@ -89,6 +101,18 @@ class GetStatusResponse(_message.Message):
     def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___RequestStatus]:
         """Requests, oldest first, as many as asked for."""
 
+    @_builtins.property
+    def paused(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Whom operators have paused, in words: "agent opus-1", "agents of type batch" or "everybody"."""
+
+    @_builtins.property
+    def bulkheads(self) -> _containers.RepeatedCompositeFieldContainer[Global___BulkheadStatus]:
+        """The compartments that have a limit."""
+
+    @_builtins.property
+    def refusals(self) -> _containers.RepeatedCompositeFieldContainer[Global___RefusalCount]:
+        """Refused since start, by reason."""
+
     def __init__(
         self,
         *,
@@ -103,14 +127,76 @@ class GetStatusResponse(_message.Message):
         priorities: _abc.Iterable[Global___PriorityStatus] | None = ...,
         backends: _abc.Iterable[Global___BackendStatus] | None = ...,
         requests: _abc.Iterable[Global___RequestStatus] | None = ...,
+        standing: _builtins.int = ...,
+        standing_max: _builtins.int = ...,
+        agents: _builtins.int = ...,
+        paused: _abc.Iterable[_builtins.str] | None = ...,
+        bulkheads: _abc.Iterable[Global___BulkheadStatus] | None = ...,
+        refusals: _abc.Iterable[Global___RefusalCount] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backends", b"backends", "draining", b"draining", "level", b"level", "outcomes", b"outcomes", "priorities", b"priorities", "queued", b"queued", "queued_max", b"queued_max", "requests", b"requests", "running", b"running", "uptime_s", b"uptime_s", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "backends", b"backends", "bulkheads", b"bulkheads", "draining", b"draining", "level", b"level", "outcomes", b"outcomes", "paused", b"paused", "priorities", b"priorities", "queued", b"queued", "queued_max", b"queued_max", "refusals", b"refusals", "requests", b"requests", "running", b"running", "standing", b"standing", "standing_max", b"standing_max", "uptime_s", b"uptime_s", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class BulkheadStatus(_message.Message):
+    """A compartment and its limit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPARTMENT_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    RUNNING_MAX_FIELD_NUMBER: _builtins.int
+    compartment: _builtins.str
+    """Its name, as under [bulkheads] in the configuration."""
+    running: _builtins.int
+    """Requests of it that run now. More than may run is possible for a while after a limit was lowered."""
+    running_max: _builtins.int
+    """Requests of it that may run at once."""
+    def __init__(
+        self,
+        *,
+        compartment: _builtins.str = ...,
+        running: _builtins.int = ...,
+        running_max: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compartment", b"compartment", "running", b"running", "running_max", b"running_max"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BulkheadStatus: _TypeAlias = BulkheadStatus  # noqa: Y015
+
+@_typing.final
+class RefusalCount(_message.Message):
+    """How many requests were refused for one reason."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """As in ErrorInfo.reason: "RATE_LIMITED", "QUEUE_FULL"..."""
+    count: _builtins.int
+    """How many since start."""
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefusalCount: _TypeAlias = RefusalCount  # noqa: Y015
 
 @_typing.final
 class OutcomeCount(_message.Message):
@@ -284,6 +370,7 @@ class RequestStatus(_message.Message):
     BACKEND_FIELD_NUMBER: _builtins.int
     WAIT_REASON_FIELD_NUMBER: _builtins.int
     WAIT_DETAIL_FIELD_NUMBER: _builtins.int
+    COMPARTMENT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Its id."""
     agent_id: _builtins.str
@@ -306,6 +393,8 @@ class RequestStatus(_message.Message):
     """What it waits for; not set unless state is "admitted" or "queued"."""
     wait_detail: _builtins.str
     """The same for people."""
+    compartment: _builtins.str
+    """The bulkhead that it runs in; empty where its compartment has no limit."""
     def __init__(
         self,
         *,
@@ -319,10 +408,11 @@ class RequestStatus(_message.Message):
         backend: _builtins.str = ...,
         wait_reason: _common_pb2.WaitReason.ValueType = ...,
         wait_detail: _builtins.str = ...,
+        compartment: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "agent_id", b"agent_id", "backend", b"backend", "model", b"model", "priority", b"priority", "request_id", b"request_id", "state", b"state", "tokens", b"tokens", "wait_detail", b"wait_detail", "wait_reason", b"wait_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "agent_id", b"agent_id", "backend", b"backend", "compartment", b"compartment", "model", b"model", "priority", b"priority", "request_id", b"request_id", "state", b"state", "tokens", b"tokens", "wait_detail", b"wait_detail", "wait_reason", b"wait_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
