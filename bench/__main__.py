@@ -1,4 +1,4 @@
-"""python -m bench NAME [--quick] [--json FILE]"""
+"""python -m bench NAME [--quick] [--json FILE] [--svg FILE]"""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Protocol
 
 import uvloop
 
-from bench import fleet, micro, path
+from bench import fairness, fleet, micro, path
 from bench.result import Result
 
 
@@ -21,10 +21,17 @@ class Benchmark(Protocol):
     def __call__(self, *, quick: bool) -> Awaitable[Result]: ...
 
 
-BENCHMARKS: dict[str, Benchmark] = {"micro": micro.run, "path": path.run, "fleet": fleet.run}
+BENCHMARKS: dict[str, Benchmark] = {
+    "micro": micro.run,
+    "fairness": fairness.run,
+    "path": path.run,
+    "fleet": fleet.run,
+}
 
 
-async def _run(names: list[str], *, quick: bool, json_file: Path | None) -> None:
+async def _run(
+    names: list[str], *, quick: bool, json_file: Path | None, svg_file: Path | None
+) -> None:
     for name in names:
         print(f"== {name}{' (quick)' if quick else ''}", flush=True)
         result = await BENCHMARKS[name](quick=quick)
@@ -32,6 +39,8 @@ async def _run(names: list[str], *, quick: bool, json_file: Path | None) -> None
         if json_file is not None:
             several = len(names) > 1
             result.write(json_file.with_stem(f"{json_file.stem}-{name}") if several else json_file)
+        if svg_file is not None:
+            result.draw(svg_file)
 
 
 def main() -> int:
@@ -39,11 +48,12 @@ def main() -> int:
     parser.add_argument("name", choices=[*BENCHMARKS, "all"])
     parser.add_argument("--quick", action="store_true", help="small: shows that it works")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="draw fairness here")
     options = parser.parse_args()
     names = list(BENCHMARKS) if options.name == "all" else [options.name]
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
     with runner:
-        runner.run(_run(names, quick=options.quick, json_file=options.json))
+        runner.run(_run(names, quick=options.quick, json_file=options.json, svg_file=options.svg))
     return 0
 
 

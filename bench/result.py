@@ -39,6 +39,11 @@ class Result:
         }
         path.write_text(json.dumps(document, indent=2) + "\n")
 
+    def draw(self, path: Path) -> None:
+        """The picture, where there is one."""
+        if self.picture:
+            path.write_text(self.picture)
+
     def render(self) -> str:
         """For people: the table, then each figure with its bound."""
         lines = [self.table.rstrip(), ""] if self.table else []

@@ -61,12 +61,17 @@ class Job:
         return self.prompt_tokens / PREFILL_TOKENS_PER_S + self.output_tokens / DECODE_TOKENS_PER_S
 
 
+def trace_rows() -> list[tuple[int, int, int]]:
+    """(arrival_ms, prompt tokens, output tokens) of each request of the trace."""
+    with TRACE.open(newline="") as file:
+        rows = list(csv.reader(file))[1:]
+    return [(int(at_ms), int(prompt), int(output)) for at_ms, prompt, output in rows]
+
+
 def fleet_jobs(seed: int, *, requests_max: int | None = None) -> list[Job]:
     """The fleet's requests in order of arrival, stretched to RHO; the same for the same seed."""
     chance = random.Random(seed)
-    with TRACE.open(newline="") as file:
-        rows = [[int(cell) for cell in row] for row in list(csv.reader(file))[1:]]
-    rows = rows[:requests_max]
+    rows = trace_rows()[:requests_max]
     agents = [(kind, f"{kind}-{n}") for kind, count in AGENT_TYPES for n in range(count)]
     names = [each.name for each in MODELS]
     weights = [each.weight for each in MODELS]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
+from bench import fairness
 from bench.result import Result
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,6 +24,7 @@ METRICS = {
         "idle_rss_mb",
     },
     "fleet": {"fleet_loads_vs_direct"},
+    "fairness": {"modest_wait_vs_alone"},
     "micro": {
         "heap_hold_100k_vs_heapq",
         "heap_hold_100k_vs_cpp",
@@ -61,6 +65,20 @@ def test_a_benchmark_writes_its_metrics_and_where_it_ran(name: str, tmp_path: Pa
     assert METRICS[name] <= {*result["figures"], *result["not_measured"]}
     for metric in METRICS[name]:
         assert metric in ran.stdout
+
+
+@pytest.mark.slow
+def test_the_modest_feel_a_flood_less_than_where_the_first_come_is_served(tmp_path: Path) -> None:
+    picture = tmp_path / "fairness.svg"
+    result = asyncio.run(fairness.run(quick=True))
+    figures = result.figures
+    assert figures["ours_flood_flood_share"] < figures["fifo_flood_flood_share"]
+    ours, fifo = (figures[f"{each}_flood_modest_sojourn_p50_s"] for each in ("ours", "fifo"))
+    assert ours < fifo
+    result.draw(picture)
+    root = ElementTree.parse(picture).getroot()
+    assert root.tag.endswith("svg")
+    assert len(root.findall("{*}polyline")) == len(fairness.CURVES)
 
 
 def test_a_metric_is_held_to_its_side_of_the_bound() -> None:
