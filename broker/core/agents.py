@@ -197,13 +197,22 @@ class Agents:
 
     def _apply(self, agent: Agent, now_ns: int) -> None:
         """Computes anew all that follows from an agent's type and from what operators changed."""
+        was_paused = agent.is_paused
+        rate = self._derive(agent)
+        if agent.is_paused and not was_paused:
+            agent.paused_ns = now_ns
+        self._queue.set_weight(agent.handle, agent.weight)
+        self._queue.pause(agent.handle, agent.is_paused)
+        self._quotas.refit(agent.purse, agent.type, rate, now_ns)
+
+    def _derive(self, agent: Agent) -> float:
+        """Sets what counts for the agent itself; the factor of its rates."""
         scopes = (
             EVERYBODY,
             Scope(agent_type=agent.type.name),
             Scope(agent_id=agent.id),
         )
-        known = {each: self._overrides[each] for each in scopes if each in self._overrides}
-        changes = list(known.values())
+        changes = [self._overrides[each] for each in scopes if each in self._overrides]
         weight, rate, best = agent.type.weight, 1.0, agent.type.priority_best
         for each in changes:
             weight *= each.weight_factor
@@ -212,13 +221,8 @@ class Agents:
         agent.weight, agent.priority_best = weight, best
         agent.is_blocked = any(each.is_blocked for each in changes)
         agent.is_boosted = any(each.is_boost for each in changes)
-        paused = [scope for scope, each in known.items() if each.is_paused]
-        if paused and not agent.is_paused:
-            agent.paused_ns = now_ns
-        agent.is_paused, agent.paused_whom = bool(paused), _whom(paused[0]) if paused else ""
-        self._queue.set_weight(agent.handle, weight)
-        self._queue.pause(agent.handle, agent.is_paused)
-        self._quotas.refit(agent.purse, agent.type, rate, now_ns)
+        agent.is_paused = any(each.is_paused for each in changes)
+        return rate
 
     # Views
 
@@ -254,10 +258,8 @@ class Agents:
         """What an agent may use. One that was never seen is not remembered for asking."""
         agent = self._known.get(agent_id)
         if agent is None:
-            of = self.type_of(agent_id)
-            agent = Agent(id=agent_id, type=of, handle=0, weight=of.weight)
-            agent.priority_best = of.priority_best
-            buckets = self._quotas.fresh_views(of, now_ns)
+            agent = Agent(id=agent_id, type=self.type_of(agent_id), handle=0)
+            buckets = self._quotas.fresh_views(agent.type, self._derive(agent), now_ns)
         else:
             buckets = self._quotas.views(agent.purse, agent.type.name, now_ns)
         bit = self.compartment(agent, Criticality.NORMAL)

@@ -95,7 +95,7 @@ class Quotas:
                 self._buckets.remove(handle)
             return NONE
         rate_per_s = policy.per_minute * factor / SECONDS_PER_MINUTE
-        capacity = max(policy.capacity * factor, CAPACITY_MIN)
+        capacity = _capacity(policy, factor)
         if not handle:
             return self._buckets.add(rate_per_s, capacity, now_ns)
         self._buckets.configure(handle, rate_per_s, capacity, now_ns)
@@ -215,9 +215,11 @@ class Quotas:
         )
         return tuple(self._view(name, handle, now_ns) for name, handle in named if handle)
 
-    def fresh_views(self, of: AgentTypePolicy, now_ns: int) -> tuple[BucketView, ...]:
-        """The same for an agent of this type that was never seen."""
-        own = tuple(_full_views(of))
+    def fresh_views(
+        self, of: AgentTypePolicy, factor: float, now_ns: int
+    ) -> tuple[BucketView, ...]:
+        """The same for an agent of this type that was never seen, its rates multiplied."""
+        own = tuple(_full_views(of, factor))
         shared = self.views(Purse(), of.name, now_ns)
         order = [
             "requests", "type_requests", "all_requests", "tokens", "type_tokens", "all_tokens",
@@ -246,10 +248,18 @@ class Quotas:
         return f"{per_minute:g} a minute, {self._buckets.burst_of(handle):g} at once"
 
 
-def _full_views(of: AgentTypePolicy) -> Iterator[BucketView]:
+def _capacity(policy: BucketPolicy, factor: float) -> float:
+    return max(policy.capacity * factor, CAPACITY_MIN)
+
+
+def _full_views(of: AgentTypePolicy, factor: float) -> Iterator[BucketView]:
     for name, policy in (("requests", of.requests), ("tokens", of.tokens)):
         if policy is not None:
-            burst = max(policy.capacity, CAPACITY_MIN)
+            burst = _capacity(policy, factor)
             yield BucketView(
-                name=name, per_minute=policy.per_minute, burst=burst, left=burst, next_ns=0
+                name=name,
+                per_minute=policy.per_minute * factor,
+                burst=burst,
+                left=burst,
+                next_ns=0,
             )
