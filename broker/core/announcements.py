@@ -53,14 +53,14 @@ def wait_reason(
 def _wait_for_model(
     line: LineKey, model: str, backends: Mapping[str, BackendState]
 ) -> tuple[WaitReason, str]:
+    for backend in backends.values():  # the usual case first: asked for with every arrival
+        if backend.up and serves(backend, line):
+            return WaitReason.SLOT, f"a free slot of {model} on {backend.name}"
     having = [each for each in backends.values() if line[0] in each.by_runner]
     up = [each for each in having if each.up]
     if not up:
         names = ", ".join(each.name for each in having) or "no backend has it"
         return WaitReason.BACKEND_DOWN, f"the backend of {model} does not answer ({names})"
-    for backend in up:
-        if serves(backend, line):
-            return WaitReason.SLOT, f"a free slot of {model} on {backend.name}"
     for backend in up:
         residency = backend.residents.get(line[0])
         if residency is not None and residency.state is ResidencyState.LOADING:
@@ -151,24 +151,32 @@ class Announcer:
         else:
             self._changed.clear()
 
-    def _announce(self, now_ns: int) -> None:
+    def _announce(self, _: None, now_ns: int) -> None:
         """A round. In a queue of many thousands those far back hear nothing new until they are
         among the first: playing the rules forward for all would cost more than serving them."""
         self._timer = 0
         runners = list(self._changed)
         self._changed.clear()
         for runner in runners:
+            reasons: dict[tuple[LineKey, str, int], tuple[WaitReason, str]] = {}
             order = self._backlog.forward(runner, now_ns, PLAYED_FORWARD_MAX)
             for position, record in enumerate(order, start=1):
+                alike = record.line, record.model, record.compartment
+                why = reasons.get(alike)
+                if why is None:
+                    why = reasons[alike] = self._reason(record)
                 told = record.told_position
-                if is_material(told, position) or record.told_reason is not self._reason(record)[0]:
-                    self._tell(record, position)
+                has_moved = told != position and is_material(told, position)
+                if has_moved or record.told_reason is not why[0]:
+                    self._tell_why(record, position, *why)
 
     def _reason(self, record: Record) -> tuple[WaitReason, str]:
         return wait_reason(record, self._backends, self._backlog.bulkheads)
 
     def _tell(self, record: Record, position: int) -> None:
-        reason, detail = self._reason(record)
+        self._tell_why(record, position, *self._reason(record))
+
+    def _tell_why(self, record: Record, position: int, reason: WaitReason, detail: str) -> None:
         record.told_position, record.told_reason = position, reason
         eta_ns = estimate_ns(record.line, position, reason, self._backends, self._estimates)
         self._emit(TellQueued(record.spec.key, position, eta_ns, reason, detail))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Final
 
 from broker.core.admission import Admission, GateName, Gates, Place
@@ -159,7 +158,7 @@ class Arrivals:
 
     def _stand(self, record: Record, now_ns: int) -> None:
         at_ns = now_ns + self._backpressure.policy.room_wait_ns
-        record.room_timer = self._timers.set(at_ns, partial(self._time_is_up, record))
+        record.room_timer = self._timers.set(at_ns, self._time_is_up, record)
         self._room.enter(record)
         self._announcer.tell_standing(record, len(self._room))
 

@@ -10,7 +10,6 @@ no I/O, reads no clock, and never sees a word of a prompt or an answer.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Final
 
 from _sched.queue import FairQueue
@@ -303,7 +302,7 @@ class Engine:
             self._release(attempt, now_ns)
         else:
             at_ns = now_ns + self.policy.placement.slot_grace_ns
-            attempt.grace_timer = self.timers.set(at_ns, partial(self._release, attempt))
+            attempt.grace_timer = self.timers.set(at_ns, self._release, attempt)
 
     def _may_requeue(self, attempt: Attempt, error: BrokerError) -> bool:
         """Only what surely was not begun: no connection, and not a token."""
@@ -392,6 +391,6 @@ class Engine:
         self.timers.cancel(self._drain_timer)
         self._drain_timer = self.timers.set(asked.until_ns, self._drain_over)
 
-    def _drain_over(self, now_ns: int) -> None:
+    def _drain_over(self, _: None, now_ns: int) -> None:
         for key in list(self.records):
             self.ledger.cancel(key, CancelCause.BROKER_STOPS, now_ns)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 
 from broker.core.announcements import wait_reason
 from broker.core.backlog import Backlog
@@ -49,6 +48,7 @@ class Ledger:
         self._timers = timers
         self._backends = backends
         self._emit = emit
+        self._on_deadline = self._deadline_passed  # one for all: each look makes a new object
 
     @property
     def live(self) -> int:
@@ -64,7 +64,7 @@ class Ledger:
 
     def set_deadline(self, record: Record, at_ns: int) -> None:
         self._timers.cancel(record.deadline_timer)
-        record.deadline_timer = self._timers.set(at_ns, partial(self._deadline_passed, record))
+        record.deadline_timer = self._timers.set(at_ns, self._on_deadline, record)
 
     def leave_room(self, record: Record) -> None:
         """It stands in the waiting room no longer."""

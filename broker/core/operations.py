@@ -82,10 +82,10 @@ class Operations:
     ) -> None:
         self._timers.cancel(self._ends.pop((scope, what), 0))
         if until_ns is not None:
-            over = partial(self._over, scope, what, undo)
-            self._ends[scope, what] = self._timers.set(until_ns, over)
+            over = partial(self._over, what, undo)
+            self._ends[scope, what] = self._timers.set(until_ns, over, scope)
 
-    def _over(self, scope: Scope, what: str, undo: Callable[[Override], None], now_ns: int) -> None:
+    def _over(self, what: str, undo: Callable[[Override], None], scope: Scope, now_ns: int) -> None:
         del self._ends[scope, what]
         undo(self._agents.override(scope))
         self._paused_or_resumed(scope, now_ns)

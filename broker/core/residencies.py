@@ -188,7 +188,7 @@ class Residencies:
         # Each new try would evict a good model first (OLLAMA.md §2): it is not tried for a while.
         until_ns = now_ns + self.policy.failed_load_hold_ns
         backend.held_until_ns[ended.runner] = until_ns
-        self._timers.set(until_ns, partial(self._hold_over, backend, ended.runner))
+        self._timers.set(until_ns, partial(self._hold_over, backend), ended.runner)
         self._on_load_failed(ended.runner, ended.error, now_ns)
 
     def _hold_over(self, backend: BackendState, runner: str, now_ns: int) -> None:
@@ -214,7 +214,7 @@ class Residencies:
 
     def _keep(self, backend: BackendState, residency: Residency, now_ns: int) -> None:
         at_ns = now_ns + self.policy.keep_alive_ns // 2
-        residency.renew_timer = self._timers.set(at_ns, partial(self._renew, backend, residency))
+        residency.renew_timer = self._timers.set(at_ns, partial(self._renew, backend), residency)
 
     def _renew(self, backend: BackendState, residency: Residency, now_ns: int) -> None:
         """Renews the keep_alive while the residency lasts, but never of one that is to leave."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from _sched.heap import IndexedHeap
 from broker.core.errors import InvariantBroken
 
-Action = Callable[[int], None]
+# Who is told of an alarm: what it is about, and the moment.
+Action = Callable[[Any, int], None]
 
 # Each live request has at most two alarms, each attempt one; a bound against a leak of ours.
 TIMERS_MAX: Final = 1 << 24
@@ -21,15 +22,15 @@ class Timers:
 
     def __init__(self, capacity: int = TIMERS_MAX) -> None:
         self._heap = IndexedHeap(capacity)
-        self._actions: dict[int, Action] = {}
+        self._actions: dict[int, tuple[Action, Any]] = {}
 
-    def set(self, at_ns: int, action: Action) -> int:
-        """Arranges `action(now_ns)` and returns a handle. InvariantBroken where there is no room:
-        what may be under way at once has limits of its own."""
+    def set(self, at_ns: int, action: Action, about: Any = None) -> int:
+        """Arranges `action(about, now_ns)` and returns a handle. InvariantBroken where there is no
+        room: what may be under way at once has limits of its own."""
         handle = self._heap.push(at_ns)
         if handle == 0:
             raise InvariantBroken(f"more than {self._heap.capacity} timers")
-        self._actions[handle] = action
+        self._actions[handle] = action, about
         return handle
 
     def cancel(self, handle: int) -> None:
@@ -40,7 +41,8 @@ class Timers:
     def fire(self, now_ns: int) -> None:
         """Lets everything go off that is due, also what is set meanwhile."""
         while handle := self._heap.pop_due(now_ns):
-            self._actions.pop(handle)(now_ns)
+            action, about = self._actions.pop(handle)
+            action(about, now_ns)
 
     def next_ns(self) -> int | None:
         best = self._heap.peek_best()

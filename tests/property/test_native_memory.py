@@ -189,15 +189,18 @@ def test_the_memory_of_buckets_is_told_and_bounded_by_what_there_was_at_once() -
 
 
 def test_an_alarm_whose_action_raises_is_gone_and_the_others_remain() -> None:
-    def fail(_: int) -> None:
+    def fail(_: None, now_ns: int) -> None:
         raise LookupError("an action")
+
+    def ring(_: None, now_ns: int) -> None:
+        rung.append(now_ns)
 
     timers = Timers(8)
     rung: list[int] = []
-    timers.set(1, rung.append)
+    timers.set(1, ring)
     failing = timers.set(2, fail)
     for at_ns in (2, 3, 30):
-        timers.set(at_ns, rung.append)
+        timers.set(at_ns, ring)
     with pytest.raises(LookupError):
         timers.fire(10)
     assert rung == [10]
@@ -209,7 +212,7 @@ def test_an_alarm_whose_action_raises_is_gone_and_the_others_remain() -> None:
 
 
 def test_alarms_that_raise_leave_no_memory_behind() -> None:
-    def fail(_: int) -> None:
+    def fail(_: None, now_ns: int) -> None:
         raise LookupError("an action")
 
     def work() -> None:
