@@ -7,7 +7,9 @@ BIN := $(VENV)/bin
 ENVIRONMENT := $(VENV)/environment.stamp
 BUILT := $(VENV)/built.stamp
 SCHED := $(wildcard _sched/*.pyx _sched/*.pxd)
-DEBUG_DIR := build/debug
+# AddressSanitizer's library, if the compiler has it; without, it prints the bare name.
+ASAN := $(filter /%,$(shell $(CC) -print-file-name=libasan.so))
+DEBUG_DIR := build/$(if $(ASAN),debug-asan,debug)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -67,12 +69,27 @@ proto: build
 baseline: build
 	$(BIN)/buf build proto --as-file-descriptor-set --exclude-source-info -o proto/baseline.binpb
 
-# `_sched` with bounds checks and its O(n) checks after every change, in a folder of its own, and
-# its tests against that build. The first line proves that they do not meet the release build.
+# `_sched` with bounds checks, AddressSanitizer and its O(n) checks after every change, in a folder of
+# its own, and the tests that use it against that build. The sanitizer must be there before anything
+# allocates, and sees what Python allocates only if it is malloc's; leaks it would report of CPython
+# itself. The check before the tests proves that they meet neither the release build nor, by mistake,
+# one without the sanitizer.
+debug: export PYTHONPATH := $(DEBUG_DIR)/lib
 debug: build
-	SCHED_DEBUG=1 $(BIN)/python setup.py --quiet build --build-base $(DEBUG_DIR) --build-lib $(DEBUG_DIR)/lib
-	PYTHONPATH=$(DEBUG_DIR)/lib $(BIN)/python -P -c "import _sched.heap as m; assert '$(DEBUG_DIR)' in m.__file__, m.__file__"
-	$(BIN)/pytest -o pythonpath="$(DEBUG_DIR)/lib ." tests/property $(ARGS)
+	@$(if $(ASAN),,echo "no libasan.so beside $(CC): the debug build goes without AddressSanitizer")
+	SCHED_DEBUG=1 SCHED_ASAN=$(if $(ASAN),1,0) $(BIN)/python setup.py --quiet build --build-base $(DEBUG_DIR) --build-lib $(DEBUG_DIR)/lib
+	$(DEBUG_RUN) -P -c "$$DEBUG_CHECK"
+	$(DEBUG_RUN) -m pytest -o pythonpath="$(DEBUG_DIR)/lib ." tests/property $(ARGS)
+
+DEBUG_RUN = $(if $(ASAN),LD_PRELOAD=$(ASAN) ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc )$(BIN)/python
+define DEBUG_CHECK
+import ctypes, importlib, pathlib
+for source in pathlib.Path("_sched").glob("*.pyx"):
+    found = importlib.import_module("_sched." + source.stem).__file__
+    assert "$(DEBUG_DIR)/lib" in found, found
+assert hasattr(ctypes.CDLL(None), "__asan_init") == bool("$(ASAN)"), "the sanitizer is not loaded"
+endef
+export DEBUG_CHECK
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
