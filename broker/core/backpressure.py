@@ -47,7 +47,7 @@ class Backpressure:
     def check(self, agent: Agent, live: int) -> None:
         """AgentQueueFull where the agent itself has too much waiting, QueueFull where more is
         under way than the broker can bear."""
-        own = self._backlog.of_agent(agent)
+        own = self._backlog.of_agent(agent) + self._room.of_agent(agent)
         if own >= self.policy.queued_per_agent_max:
             raise AgentQueueFull(
                 f"{own} requests of this agent wait, of at most {self.policy.queued_per_agent_max}",

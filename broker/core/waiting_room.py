@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from _sched.heap import IndexedHeap
+from broker.core.agents import Agent
 from broker.core.record import Record
 
 # More than any configuration allows in it; the heap takes memory only for those that are there.
@@ -37,6 +38,10 @@ class WaitingRoom:
     @property
     def is_full(self) -> bool:
         return len(self._records) >= self._size_max
+
+    def of_agent(self, agent: Agent) -> int:
+        """How many of this agent's stand here."""
+        return sum(each.agent is agent for each in self._records.values())
 
     def enter(self, record: Record) -> None:
         record.entry = self._heap.push(record.priority)
