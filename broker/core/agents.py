@@ -58,7 +58,8 @@ class Agent:
     is_boosted: bool = False
     is_of_no_type: bool = False  # a reload took its type away; `type` is the one it had
     paused_ns: int = 0  # since when
-    paused_whom: str = ""  # whom the operator named who paused it
+    resumed_ns: int = 0
+    paused_whom: str = ""  # whom the operator named who paused it last
     live: int = 0  # requests under way
     running: int = 0
     arrived: int = 0
@@ -212,7 +213,8 @@ class Agents:
             Scope(agent_type=agent.type.name),
             Scope(agent_id=agent.id),
         )
-        changes = [self._overrides[each] for each in scopes if each in self._overrides]
+        known = {each: self._overrides[each] for each in scopes if each in self._overrides}
+        changes = known.values()
         weight, rate, best = agent.type.weight, 1.0, agent.type.priority_best
         for each in changes:
             weight *= each.weight_factor
@@ -221,7 +223,8 @@ class Agents:
         agent.weight, agent.priority_best = weight, best
         agent.is_blocked = any(each.is_blocked for each in changes)
         agent.is_boosted = any(each.is_boost for each in changes)
-        agent.is_paused = any(each.is_paused for each in changes)
+        paused = [scope for scope, each in known.items() if each.is_paused]
+        agent.is_paused, agent.paused_whom = bool(paused), _whom(paused[0]) if paused else ""
         return rate
 
     # Views
