@@ -24,7 +24,7 @@ from broker.core.errors import (
 )
 from broker.core.estimates import Estimates
 from broker.core.placement import BackendState
-from broker.core.queueing import LineKey, QueuePolicy
+from broker.core.queueing import AgentOrder, LineKey, QueuePolicy
 from broker.core.quota import NOT_COUNTED, Quotas
 from broker.core.record import Passage, Record
 from broker.core.requests import RequestSpec
@@ -35,9 +35,10 @@ from broker.core.targets import check_capabilities, check_loadable, context_line
 class GateName:
     """The names of the gates, in their order."""
 
+    IDEMPOTENCY: Final = "idempotency"
+    DRAINING: Final = "draining"
     IDENTITY: Final = "identity"
     VALIDATION: Final = "validation"
-    IDEMPOTENCY: Final = "idempotency"
     REQUEST_BUCKET: Final = "request bucket"
     TOKEN_BUCKET: Final = "token bucket"
     BACKPRESSURE: Final = "backpressure"
@@ -191,7 +192,9 @@ class Gates:
         own_ns = None if mean_ns is None else estimates.expected_ns(runner, spec.size_bytes)
         if own_ns is None or mean_ns is None:
             return  # silent: too few samples
-        ahead = self._backlog.ahead(line, priority, compartment, agent)
+        ahead = 0
+        if self._policy.agent_order is AgentOrder.ARRIVAL:  # else a later one may come first
+            ahead = self._backlog.ahead(line, priority, compartment, agent)
         wait_ns = own_ns
         if ahead:
             slots = sum(

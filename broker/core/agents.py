@@ -202,6 +202,8 @@ class Agents:
         rate = self._derive(agent)
         if agent.is_paused and not was_paused:
             agent.paused_ns = now_ns
+        elif was_paused and not agent.is_paused:
+            agent.resumed_ns = now_ns
         self._queue.set_weight(agent.handle, agent.weight)
         self._queue.pause(agent.handle, agent.is_paused)
         self._quotas.refit(agent.purse, agent.type, rate, now_ns)
@@ -224,7 +226,9 @@ class Agents:
         agent.is_blocked = any(each.is_blocked for each in changes)
         agent.is_boosted = any(each.is_boost for each in changes)
         paused = [scope for scope, each in known.items() if each.is_paused]
-        agent.is_paused, agent.paused_whom = bool(paused), _whom(paused[0]) if paused else ""
+        agent.is_paused = bool(paused)
+        if paused:
+            agent.paused_whom = _whom(paused[0])
         return rate
 
     # Views

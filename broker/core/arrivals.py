@@ -80,9 +80,9 @@ class Arrivals:
         gates.begin()
         try:
             if live is not None:
-                gates.at(GateName.IDEMPOTENCY)
                 raise RequestIdInUse(f"request_id {spec.key[1]!r} is in use with other content")
             if self.draining:
+                gates.at(GateName.DRAINING)
                 raise Draining("the broker is leaving", retry_after_ns=DRAIN_RETRY_NS)
             admission = gates.decide(spec, self._ledger.live, now_ns)
         except BrokerError as error:
@@ -95,7 +95,7 @@ class Arrivals:
         if spec.key not in self._ledger.records:
             passage = self._gates.passage_refused()
             refused = Refused(spec=spec, passage=passage, problem=error.message, at_ns=now_ns)
-            self._ledger.journal.end(spec.key, refused)
+            self._ledger.journal.refuse(spec.key, refused)
         self._emit(Refuse(error))
 
     def _take_over(self, record: Record, spec: RequestSpec) -> None:

@@ -96,6 +96,8 @@ class Backlog:
         if taken is None:
             raise InvariantBroken(f"{record.spec.key} was to start and does not wait")
         flow, record.head_since_ns = taken
+        # What is displaced, cancelled or late frees a place too, but no faster service.
+        self._estimates.departed(now_ns)
         self._left(record, now_ns)
         return Taken(flow, cost)
 
@@ -119,7 +121,7 @@ class Backlog:
         return record
 
     def waiting(self, is_meant: Callable[[LineKey], bool]) -> list[Record]:
-        """Those that wait in the lines that are meant, the oldest handle first."""
+        """Those that wait in the lines that are meant, in no order that means anything."""
         return [each for each in self._waiting if each is not None and is_meant(each.line)]
 
     def waiting_of(self, agents: Iterable[Agent]) -> list[Record]:
@@ -192,7 +194,6 @@ class Backlog:
                 self._idle[record.line] = line
         self._tally.queue(record.priority, -1)
         self.size_bytes -= record.spec.size_bytes
-        self._estimates.departed(now_ns)
         if not self.lines:
             self._estimates.emptied()
         self._note(record.line[0])

@@ -28,8 +28,14 @@ class Bulkheads:
         self._held = [0] * (COMPARTMENTS_MAX + 1)  # requests under way that name this bit
         self.configure(limits)
 
+    def fits(self, limits: Mapping[str, int]) -> bool:
+        """Are there bits for these beside those that requests under way still name?"""
+        held = {name for name, bit in self._bits.items() if self._held[bit]}
+        return len(held | set(limits)) <= COMPARTMENTS_MAX
+
     def configure(self, limits: Mapping[str, int]) -> None:
-        """From now on these limits hold. What runs goes on, also where it is more than may."""
+        """From now on these limits hold. What runs goes on, also where it is more than may.
+        ValueError, and nothing changes, where they do not fit."""
         bits = {name: bit for name, bit in self._bits.items() if name in limits or self._held[bit]}
         free = [bit for bit in range(1, COMPARTMENTS_MAX + 1) if bit not in bits.values()]
         for name in limits:

@@ -121,7 +121,7 @@ class Estimates:
         self._load_ns.setdefault(runner, MovingAverage()).add(load_ns)
 
     def departed(self, now_ns: int) -> None:
-        """A request left the queue: places become free at this rate."""
+        """A request got its slot: places become free at this rate."""
         if self._last_departure_ns is not None:
             self._departure_gap_ns.add(now_ns - self._last_departure_ns)
         self._last_departure_ns = now_ns

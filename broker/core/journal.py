@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from broker.core.queueing import LineKey
 from broker.core.record import Attempt, Passage, Record
 from broker.core.requests import AttemptId, Outcome, RequestKey, RequestSpec
 
+T = TypeVar("T")
+
 # Starts kept: who waited through more of them hears of the last ones only, and is told so.
 STARTS_MAX: Final = 4096
 
-# Ended and refused requests kept; the one that ended first goes first.
+# Ended requests kept, and refused ones apart: a flood that is refused pushes nothing else out.
 ENDED_MAX: Final = 1000
+REFUSED_MAX: Final = 1000
 
 
 class Start(NamedTuple):
@@ -53,11 +56,12 @@ class Refused(NamedTuple):
 class Journal:
     """Bounded in both; written by the engine, read by `story.py`."""
 
-    __slots__ = ("ended", "starts")
+    __slots__ = ("ended", "refused", "starts")
 
     def __init__(self) -> None:
         self.starts: deque[Start] = deque(maxlen=STARTS_MAX)
-        self.ended: OrderedDict[RequestKey, Ended | Refused] = OrderedDict()
+        self.ended: OrderedDict[RequestKey, Ended] = OrderedDict()
+        self.refused: OrderedDict[RequestKey, Refused] = OrderedDict()
 
     def start(self, attempt: Attempt, closed: int) -> None:
         record = attempt.record
@@ -75,11 +79,17 @@ class Journal:
             )
         )
 
-    def end(self, key: RequestKey, how: Ended | Refused) -> None:
+    def end(self, key: RequestKey, how: Ended) -> None:
         """The last request under a key is the one that is remembered."""
-        ended = self.ended
-        if key in ended:
-            ended.move_to_end(key)
-        elif len(ended) >= ENDED_MAX:
-            ended.popitem(last=False)
-        ended[key] = how
+        _remember(self.ended, key, how, ENDED_MAX)
+
+    def refuse(self, key: RequestKey, how: Refused) -> None:
+        _remember(self.refused, key, how, REFUSED_MAX)
+
+
+def _remember(ends: OrderedDict[RequestKey, T], key: RequestKey, how: T, size_max: int) -> None:
+    if key in ends:
+        ends.move_to_end(key)
+    elif len(ends) >= size_max:
+        ends.popitem(last=False)
+    ends[key] = how

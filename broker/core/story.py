@@ -38,20 +38,20 @@ def explain(engine: Engine, key: RequestKey, now_ns: int) -> Explanation:
     record = engine.records.get(key)
     if record is not None:
         return _under_way(engine, record, now_ns)
-    ended = engine.ledger.journal.ended.get(key)
-    if isinstance(ended, Ended):
+    journal = engine.ledger.journal
+    ended, refused = journal.ended.get(key), journal.refused.get(key)
+    if refused is not None and (ended is None or ended.at_ns <= refused.at_ns):
+        return _refused(refused, now_ns)
+    if ended is not None:
         return _told(engine, ended.record, ended.attempt, now_ns, ended)
-    if isinstance(ended, Refused):
-        return _refused(ended, now_ns)
     raise RequestUnknown(f"agent {key[0]!r} has no request {key[1]!r} that is remembered")
 
 
 def requests_called(engine: Engine, request_id: str) -> list[RequestKey]:
     """Requests with this id that can be explained, of whatever agent."""
-    ended = engine.ledger.journal.ended
-    return sorted(
-        {key for known in (engine.records, ended) for key in known if key[1] == request_id}
-    )
+    journal = engine.ledger.journal
+    known = (*engine.records, *journal.ended, *journal.refused)
+    return sorted({key for key in known if key[1] == request_id})
 
 
 def _under_way(engine: Engine, record: Record, now_ns: int) -> Explanation:
@@ -137,9 +137,8 @@ def _gates(passage: Passage, problem: str = "") -> Iterator[GateView]:
 
 
 def _details(passage: Passage) -> Iterator[tuple[str, str]]:
-    yield GateName.IDENTITY, ""
-    yield GateName.IDEMPOTENCY, ""
-    yield GateName.VALIDATION, ""
+    for name in (GateName.IDEMPOTENCY, GateName.DRAINING, GateName.IDENTITY, GateName.VALIDATION):
+        yield name, ""
     left = passage.requests_left
     yield GateName.REQUEST_BUCKET, "no limit" if left is None else f"{left:.1f} requests left"
     yield GateName.TOKEN_BUCKET, _tokens_text(passage)
@@ -203,7 +202,8 @@ def _rule(engine: Engine, record: Record, start: Start) -> str:
     agent = record.agent
     if start.line[0] != record.line[0]:
         return Rule.PLACEMENT
-    if agent.is_paused and agent.paused_ns <= start.at_ns:
+    is_over = not agent.is_paused and agent.resumed_ns <= start.at_ns
+    if agent.paused_whom and agent.paused_ns <= start.at_ns and not is_over:
         return Rule.PAUSE
     if start.closed >> record.compartment & 1 and start.compartment != record.compartment:
         return Rule.BULKHEAD

@@ -24,6 +24,7 @@ import uvloop
 from broker.config.load import ConfigProblems, load
 from broker.config.reload import plan_reload
 from broker.config.schema import Config
+from broker.core.errors import InvalidRequest
 from broker.daemon.engine_policy import engine_policy
 from broker.daemon.signals import RELOADING, Signals
 from broker.daemon.wiring import (
@@ -112,9 +113,12 @@ class Daemon:
         except ConfigProblems as wrong:
             problems = tuple(map(str, wrong.problems))
             return ReloadReport(changed=(), needs_restart=(), problems=problems)
-        self._config = plan.config
         if self._parts is not None:
-            self._parts.driver.reconfigure(engine_policy(plan.config))
+            try:
+                self._parts.driver.reconfigure(engine_policy(plan.config))
+            except InvalidRequest as wrong:
+                return ReloadReport(changed=(), needs_restart=(), problems=(wrong.message,))
+        self._config = plan.config
         if not self._drain_asked.is_set():
             self._drain_timeout_ms = plan.config.server.drain_timeout_s * 1000
         return ReloadReport(changed=plan.changed, needs_restart=plan.needs_restart, problems=())

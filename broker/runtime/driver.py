@@ -31,7 +31,15 @@ from broker.core.effects import (
     Unload,
 )
 from broker.core.engine import Engine
-from broker.core.errors import BrokerError, Internal, InvariantBroken, LoadFailed, RequestUnknown
+from broker.core.errors import (
+    BrokerError,
+    FieldProblem,
+    Internal,
+    InvalidRequest,
+    InvariantBroken,
+    LoadFailed,
+    RequestUnknown,
+)
 from broker.core.policy import EnginePolicy
 from broker.core.ports import Backend
 from broker.core.requests import AttemptId, Outcome, RequestKey, RequestSpec
@@ -218,7 +226,11 @@ class Driver:
         return concerned
 
     def reconfigure(self, policy: EnginePolicy) -> None:
-        """From now on these decisions hold."""
+        """From now on these decisions hold. InvalidRequest, and nothing changes, where they cannot
+        before some work has ended."""
+        if not self._engine.bulkheads.fits(policy.agents.bulkheads):
+            problem = "too many beside those that work under way still runs in; try again later"
+            raise InvalidRequest((FieldProblem(field="bulkheads", problem=problem),))
         self.feed(PolicyChanged(policy))
 
     def drain(self, timeout_ns: int) -> None:
