@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from _sched.heap import IndexedHeap
@@ -18,12 +19,13 @@ class WaitingRoom:
     Nobody is put out for a better one: who was let in has the time that it was promised.
     """
 
-    __slots__ = ("_heap", "_records", "_size_max")
+    __slots__ = ("_heap", "_of_agent", "_records", "_size_max")
 
     def __init__(self, size_max: int) -> None:
         self._size_max = size_max
         self._heap = IndexedHeap(ROOM_MAX)
         self._records: dict[int, Record] = {}
+        self._of_agent: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self._records)
@@ -41,16 +43,21 @@ class WaitingRoom:
 
     def of_agent(self, agent: Agent) -> int:
         """How many of this agent's stand here."""
-        return sum(each.agent is agent for each in self._records.values())
+        return self._of_agent[agent.id]
 
     def enter(self, record: Record) -> None:
         record.entry = self._heap.push(record.priority)
         self._records[record.entry] = record
+        self._of_agent[record.agent.id] += 1
 
     def leave(self, record: Record) -> None:
         """From wherever it stands."""
         self._heap.remove(record.entry)
         del self._records[record.entry]
+        agent_id = record.agent.id
+        self._of_agent[agent_id] -= 1
+        if not self._of_agent[agent_id]:
+            del self._of_agent[agent_id]
         record.entry = 0
 
     def first(self) -> Record | None:
