@@ -69,6 +69,7 @@ class Backlog:
     def enter(self, record: Record, now_ns: int) -> None:
         """A request waits now; where it was taken before, at its old place."""
         line = self._line(record.line)
+        record.line = line.key  # one tuple for all that wait here
         record.entry = self._queue.push(
             line.group,
             record.priority,
@@ -85,7 +86,8 @@ class Backlog:
         self._waiting[slot] = record
         self._tally.queue(record.priority, 1)
         self.size_bytes += record.spec.size_bytes
-        self._look(line, now_ns)
+        if line.key not in self.ready:
+            self._look(line, now_ns)
         self._note(record.line[0])
 
     def take(self, record: Record, now_ns: int) -> Taken:

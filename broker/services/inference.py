@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import secrets
 from dataclasses import dataclass
+from sys import intern
 
 from broker.core.content import EmbedContent, GenerateContent
 from broker.core.errors import RequestUnknown
@@ -59,11 +60,13 @@ class InferenceService:
         """Hands the call to the engine. The caller must `leave` the subscription in the end.
         Raises the BrokerError of the gate that says no."""
         is_embed = isinstance(call.content, EmbedContent)
+        request_id = call.request_id or f"{self._drawn_prefix}-{next(self._drawn)}"
         spec = RequestSpec(
-            key=(call.agent_id, call.request_id or f"{self._drawn_prefix}-{next(self._drawn)}"),
+            # Agents and models are few, requests many: each name is kept once.
+            key=(intern(call.agent_id), request_id),
             fingerprint=call.fingerprint,
             kind=RequestKind.EMBED if is_embed else RequestKind.GENERATE,
-            model=call.model,
+            model=intern(call.model),
             priority=call.priority,
             criticality=call.criticality,
             deadline_ns=self._deadline_ns(call.remaining_s),
