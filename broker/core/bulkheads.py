@@ -30,13 +30,15 @@ class Bulkheads:
 
     def fits(self, limits: Mapping[str, int]) -> bool:
         """Are there bits for these beside those that requests under way still name?"""
-        held = {name for name, bit in self._bits.items() if self._held[bit]}
+        held = {name for name, bit in self._bits.items() if self._is_used(bit)}
         return len(held | set(limits)) <= COMPARTMENTS_MAX
 
     def configure(self, limits: Mapping[str, int]) -> None:
         """From now on these limits hold. What runs goes on, also where it is more than may.
         ValueError, and nothing changes, where they do not fit."""
-        bits = {name: bit for name, bit in self._bits.items() if name in limits or self._held[bit]}
+        bits = {
+            name: bit for name, bit in self._bits.items() if name in limits or self._is_used(bit)
+        }
         free = [bit for bit in range(1, COMPARTMENTS_MAX + 1) if bit not in bits.values()]
         for name in limits:
             if name not in bits:
@@ -84,6 +86,10 @@ class Bulkheads:
         if bit in self._limits:
             self._close_or_open(bit)
         return self.closed != before
+
+    def _is_used(self, bit: int) -> bool:
+        """What was cancelled is under way no longer, and may still run."""
+        return bool(self._held[bit] or self._running[bit])
 
     def _close_or_open(self, bit: int) -> None:
         if self._running[bit] >= self._limits[bit]:
