@@ -162,6 +162,13 @@ def outcomes_line(status: Status) -> str:
 
 
 def refusals_text(status: Status) -> str:
-    """Most frequent first: "3 rate limited, 1 queue full"."""
+    """Most frequent first: "3 rate limited, 1 queue full"; a single one needs no count."""
     ordered = sorted(status.refusals.items(), key=lambda each: (-each[1], each[0]))
-    return ", ".join(f"{count} {reason.lower().replace('_', ' ')}" for reason, count in ordered)
+    if len(ordered) == 1:
+        return words_of(ordered[0][0])
+    return ", ".join(f"{count} {words_of(reason)}" for reason, count in ordered)
+
+
+def words_of(reason: str) -> str:
+    """ "RATE_LIMITED" -> "rate limited"."""
+    return reason.lower().replace("_", " ")

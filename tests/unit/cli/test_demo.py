@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
+import grpc
 import pytest
 from rich.console import Console
 
@@ -17,11 +18,15 @@ from broker_client import (
     Model,
     ModelPlace,
     Queued,
+    QuotaExceeded,
     Requeued,
+    Retrying,
     Started,
     Status,
 )
+from broker_client.errors import ErrorDetails
 from brokerctl.demo.fleet import Agent, Outcome, Plan, draw_plans, follow
+from brokerctl.demo.greedy import Greedy
 from brokerctl.demo.stage import (
     backend_verdict,
     is_free,
@@ -32,11 +37,13 @@ from brokerctl.demo.stage import (
     spread,
     without_ollama,
 )
-from brokerctl.demo.summary import percentile, summarize, summary_view
+from brokerctl.demo.summary import greedy_line, percentile, summarize, summary_view
 from brokerctl.demo.view import PlainView, activity, picture
 
 PLAN = Plan(agent_id="opus-1", priority=2, model="tiny:latest", prompt="?", max_tokens=9)
 QUEUED = Queued(position=2, eta_ms=1500, reason="slot", detail="a free slot", request_id="r")
+TOO_MUCH = QuotaExceeded(ErrorDetails(code=grpc.StatusCode.RESOURCE_EXHAUSTED, message="too much"))
+RETRYING = Retrying(error=TOO_MUCH, delay_s=5.4)
 STARTED = Started(model="tiny:latest", backend="b", level="normal", substituted_for="", changes=())
 
 
@@ -128,6 +135,10 @@ def test_an_agent_is_followed_through_its_request() -> None:
     assert str(activity(agent, width=60)) == "streams  so it is"
     follow(agent, Requeued(reason="p1", discard_before_seq=0))
     assert str(activity(agent, width=60)).startswith("waits")
+    follow(agent, RETRYING)
+    assert str(activity(agent, width=60)) == "tries again in 5.4 s: too much"
+    follow(agent, QUEUED)
+    assert str(activity(agent, width=60)).startswith("waits")
     agent.current, agent.ended = None, 1
     assert str(activity(agent, width=60)) == "has all its answers"
 
@@ -156,6 +167,8 @@ def test_plain_lines_say_each_thing_once(capsys: pytest.CaptureFixture[str]) -> 
     view = PlainView(Console(width=160, highlight=False))
     view.watch(agent, QUEUED)
     view.watch(agent, QUEUED)
+    view.watch(agent, RETRYING)
+    view.tell("the greedy one")
     view.watch(agent, Outcome(plan=PLAN, wait_ms=1500, tokens=1))
     view.watch(agent, Outcome(plan=PLAN, error="QueueFull: full"))
     view.show(status(("tiny:latest", "loading", True)), [agent])
@@ -163,6 +176,8 @@ def test_plain_lines_say_each_thing_once(capsys: pytest.CaptureFixture[str]) -> 
     view.show(status(("x", "resident", False)), [agent])
     assert capsys.readouterr().out.splitlines() == [
         "opus-1 (priority 2, tiny:latest) waits, position 2, about 1.5 s",
+        "opus-1 (priority 2, tiny:latest) tries again in 5.4 s: too much",
+        "the greedy one",
         "opus-1 (priority 2, tiny:latest) got 1 token after waiting 1.5 s",
         "opus-1 (priority 2, tiny:latest) FAILED: QueueFull: full",
         "model tiny:latest: loading",
@@ -203,6 +218,18 @@ def test_a_summary_counts_every_request_once() -> None:
     assert (last.priority, last.answered, last.failed, last.wait_ms_p50) == (9, 0, 1, None)
     text = printed(summary_view(outcomes, status(), elapsed_ms=2000))
     assert "2 requests of 2 agents answered, 2 failed; 11 tokens in 2.0 s; 4 model loads" in text
+
+
+def test_greed_is_compared_with_the_others() -> None:
+    greedy = Greedy("m", tell=lambda line: None)
+    greedy.let_in, greedy.refused, greedy.why = 2, 28, "too many"
+    outcomes = [Outcome(plan=PLAN, wait_ms=each) for each in (100, 300, 900)]
+    said = "opus-greedy asked 30 times at once: 2 let in, 28 refused (too many)"
+    assert greedy_line(greedy, outcomes) == said
+    greedy.waits_ms = [2000, 4000]
+    waits = "its median wait was 2.0 s, that of the twelve 300 ms"
+    assert greedy_line(greedy, outcomes) == f"{said}; {waits}"
+    assert greedy_line(greedy, []) == said
 
 
 def test_the_configurations_it_writes_are_good(tmp_path: Path) -> None:

@@ -88,6 +88,8 @@ def test_refusals_say_why_the_most_frequent_first() -> None:
     assert shown(message)[-1] == (
         "ended since start: 36 completed, 5 refused (4 rate limited, 1 queue full)"
     )
+    del message.refusals[0]
+    assert shown(message)[-1] == "ended since start: 36 completed, 5 refused (rate limited)"
 
 
 def test_a_request_shows_its_bulkhead() -> None:

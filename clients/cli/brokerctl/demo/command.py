@@ -23,9 +23,10 @@ from rich.console import Console
 from broker_client import AsyncClient, BrokerError
 from broker_client.channel import ADDRESS_DEFAULT
 from brokerctl.demo.fleet import Fleet, draw_plans
+from brokerctl.demo.greedy import AGENT, REQUESTS, Greedy
 from brokerctl.demo.processes import ProcessFailed
 from brokerctl.demo.stage import Stage, StageBuilder, StageFailed
-from brokerctl.demo.summary import summary_view
+from brokerctl.demo.summary import greedy_line, summary_view
 from brokerctl.demo.view import LiveView, PlainView, View, keep_showing
 from brokerctl.explanation import EXIT_INTERRUPTED, EXIT_SAID_NO, sentence_of
 from brokerctl.status_tables import status_view
@@ -60,7 +61,7 @@ ENDING_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     help="At how many times the real speed a simulated Ollama runs.",
 )
 def demo(once: bool, requests: int, port: int, seed: int, speed: float) -> None:
-    """Watch twelve agents stream through a broker of their own.
+    """Watch twelve agents stream through a broker of their own, and a greedy one be held back.
 
     It runs before the Ollama of this host, with a resident model or else the smallest, or before
     a simulated one where none answers. The exit status is 1 where a request failed.
@@ -114,19 +115,23 @@ class Performance:
     async def _play(self) -> int:
         stage = await self._builder.build()
         self._say(f"twelve agents ask {', '.join(stage.models)}")
+        self._say(f"a thirteenth, {AGENT}, asks {REQUESTS} times at once, more than it may")
         view: View = (LiveView if self._console.is_terminal else PlainView)(self._console)
         plans = draw_plans(stage.models, requests=self._requests, seed=self._seed)
         fleet = Fleet(plans, view.watch)
+        greedy = Greedy(stage.models[0], view.tell)
         async with AsyncClient(stage.address) as client:
             began_ns = time.monotonic_ns()
             with view:
-                await self._show_while_running(fleet, view, stage, client)
+                await self._show_while_running(fleet, greedy, view, stage, client)
             elapsed_ms = (time.monotonic_ns() - began_ns) / 1_000_000
             status = await client.status()
-        self._failed = sum(1 for each in fleet.outcomes if each.error)
-        for error in sorted({each.error for each in fleet.outcomes if each.error}):
+        errors = [each.error for each in fleet.outcomes if each.error] + greedy.errors
+        self._failed = len(errors)
+        for error in sorted(set(errors)):
             self._complain(error)
         self._console.print(summary_view(fleet.outcomes, status, elapsed_ms=elapsed_ms))
+        self._say(greedy_line(greedy, fleet.outcomes))
         self._say("")
         self._say("$ brokerctl status")
         self._console.print(status_view(status, stage.address))
@@ -136,11 +141,13 @@ class Performance:
         return self._status()
 
     async def _show_while_running(
-        self, fleet: Fleet, view: View, stage: Stage, client: AsyncClient
+        self, fleet: Fleet, greedy: Greedy, view: View, stage: Stage, client: AsyncClient
     ) -> None:
         showing = asyncio.create_task(keep_showing(view, client, fleet.agents))
         try:
-            await fleet.run(stage.address)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(fleet.run(stage.address))
+                group.create_task(greedy.run(stage.address))
         finally:
             showing.cancel()
             with contextlib.suppress(asyncio.CancelledError):

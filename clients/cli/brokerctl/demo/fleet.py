@@ -74,6 +74,7 @@ class Agent:
     current: Plan | None = None
     queued: Queued | None = None
     started: Started | None = None
+    retrying: Retrying | None = None
     tail: str = ""
     pieces: int = 0
     ended: int = 0
@@ -120,7 +121,7 @@ class Fleet:
         async with AsyncClient(address, agent_id=agent.agent_id) as broker:
             for plan in agent.plans:
                 agent.current, agent.queued, agent.started = plan, None, None
-                agent.tail, agent.pieces = "", 0
+                agent.tail, agent.pieces, agent.retrying = "", 0, None
                 outcome = await self._ask(agent, plan, broker)
                 agent.current = None
                 agent.ended += 1
@@ -155,13 +156,15 @@ def follow(agent: Agent, event: Event) -> None:
     """Keeps what the view shows of an agent up to date."""
     match event:
         case Queued():
-            agent.queued, agent.started = event, None
+            agent.queued, agent.started, agent.retrying = event, None, None
         case Started():
-            agent.started = event
+            agent.started, agent.retrying = event, None
         case Chunk():
             agent.tail = (agent.tail + event.thinking + event.text)[-TAIL_CHARACTERS:]
             agent.pieces += event.tokens
-        case Requeued() | Retrying():
+        case Requeued():
             agent.started = None
+        case Retrying():
+            agent.started, agent.retrying = None, event
         case _:
             pass

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from broker_client import Status
 from brokerctl.demo.fleet import Outcome
+from brokerctl.demo.greedy import Greedy
 from brokerctl.figures import counted, duration_text
 
 
@@ -79,3 +80,13 @@ def totals_line(outcomes: Sequence[Outcome], status: Status, *, elapsed_ms: floa
         f"failed; {tokens} tokens in {duration_text(elapsed_ms)}; "
         f"{counted(loads, 'model load')}"
     )
+
+
+def greedy_line(greedy: Greedy, outcomes: Sequence[Outcome]) -> str:
+    """What greed came to, and that it was not at the cost of the others."""
+    waits = [each.wait_ms for each in outcomes if not each.error]
+    text = greedy.entry_text()
+    if not (greedy.waits_ms and waits):
+        return text
+    its, theirs = (duration_text(percentile(each, 0.5)) for each in (greedy.waits_ms, waits))
+    return f"{text}; its median wait was {its}, that of the twelve {theirs}"

@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from broker_client import AsyncClient, BackendModel, Event, Queued, Status
+from broker_client import AsyncClient, BackendModel, Event, Queued, Retrying, Status
 from brokerctl.demo.fleet import Agent, Outcome, Plan
 from brokerctl.figures import counted, duration_text
 
@@ -44,8 +44,14 @@ class PlainView:
                 return
             self._told[agent.agent_id] = agent.current
             self._say(f"{who(agent)} waits, position {event.position}{about(event)}")
+        elif isinstance(event, Retrying):
+            self._say(f"{who(agent)} {held_back_text(event)}")
         elif isinstance(event, Outcome):
             self._say(outcome_text(event))
+
+    def tell(self, line: str) -> None:
+        """Hears of the greedy agent."""
+        self._say(line)
 
     def show(self, status: Status, agents: Sequence[Agent]) -> None:
         """Tells what changed among the models."""
@@ -76,6 +82,10 @@ class LiveView:
 
     def watch(self, agent: Agent, event: Event | Outcome) -> None:
         """The picture is drawn from the agents themselves."""
+
+    def tell(self, line: str) -> None:
+        """Keeps it above the picture."""
+        self._console.print(line, markup=False)
 
     def show(self, status: Status, agents: Sequence[Agent]) -> None:
         """Draws it."""
@@ -139,6 +149,9 @@ def activity(agent: Agent, *, width: int) -> Text:
     if agent.current is None:
         has_ended = agent.ended == len(agent.plans)
         return Text("has all its answers" if has_ended else "", style="green")
+    if agent.retrying is not None:
+        line = held_back_text(agent.retrying)
+        return Text(line, style="magenta", no_wrap=True, overflow="ellipsis")
     if agent.started is not None:
         words = " ".join(agent.tail.split())[-(width - len(STREAMS)) :]
         return Text(f"{STREAMS}{words}", style="cyan", no_wrap=True)
@@ -147,6 +160,12 @@ def activity(agent: Agent, *, width: int) -> Text:
         line = f"waits, position {agent.queued.position}{about(agent.queued)}{detail}"
         return Text(line, style="yellow", no_wrap=True, overflow="ellipsis")
     return Text("asks")
+
+
+def held_back_text(retrying: Retrying) -> str:
+    """Why it comes again, and when."""
+    delay = duration_text(retrying.delay_s * 1000)
+    return f"tries again in {delay}: {retrying.error}"
 
 
 def about(queued: Queued) -> str:
