@@ -68,8 +68,13 @@ async def test_everybody_is_paused_and_resumed_only_by_name(broker: ScriptedBrok
         "requests wait and none is started, what runs goes on\n"
     )
     result = await brokerctl(broker, "resume", "--all")
-    assert result.stdout == "what was said of every agent is ended (3 agents known now)\n"
+    assert result.stdout == (
+        "no pause of everybody holds any more (3 agents known now); "
+        "one of an agent or a type still may\n"
+    )
     assert broker.levers == [admin_pb2.PauseRequest(), admin_pb2.ResumeRequest()]
+    result = await brokerctl(broker, "resume", "opus-1")
+    assert result.stdout == "no boost, block or pause of agent opus-1 holds any more\n"
     document = json.loads((await brokerctl(broker, "resume", "opus-1", "--json")).stdout)
     assert document == {"agent_id": "opus-1", "agent_type": "", "for_s": None, "agents": 1}
 
@@ -165,7 +170,7 @@ async def test_the_story_of_a_request_on_a_page(broker: ScriptedBroker) -> None:
         "  came 1.5 s ago\n"
         "gates on its way in:\n"
         "  passed   request bucket  9 of 10 left\n"
-        "overtaken by 3 requests:\n"
+        "overtaken by 3 requests that came later and started earlier, by this rule:\n"
         "  3  a bulkhead (lately other of opus-2)\n"
     )
     as_json = await brokerctl(broker, "explain", "known", "--agent", "opus-3", "--json")

@@ -73,11 +73,13 @@ def times_text(story: Explanation) -> str:
     """When it came, how long it waited and ran."""
     waited = duration_text(story.queue_wait_ms)
     parts = [f"came {duration_text(story.age_ms)} ago"]
+    if story.state == "refused" and not story.queue_wait_ms:
+        return f"{parts[0]} and was told so at once"
     if story.run_ms is not None:
         runs = "has run" if story.ended_ago_ms is None else "ran"
         parts += [f"waited {waited}", f"{runs} {duration_text(story.run_ms)}"]
     elif story.ended_ago_ms is not None:
-        parts.append(f"was never started, and over after {waited}")
+        parts.append(f"was never started, and given up after {waited}")
     if story.ended_ago_ms is not None:
         parts.append(f"ended {duration_text(story.ended_ago_ms)} ago")
     return ", ".join(parts)
@@ -103,7 +105,8 @@ def overtaking_lines(story: Explanation) -> list[str]:
         return ["nobody overtook it" if story.complete else "who overtook it is forgotten"]
     total = sum(each.count for each in story.overtakings)
     at_least = "" if story.complete else "at least "
-    lines = [f"overtaken by {at_least}{counted(total, 'request')}:"]
+    overtakers = f"{at_least}{counted(total, 'request')}"
+    lines = [f"overtaken by {overtakers} that came later and started earlier, by this rule:"]
     width = max(len(str(each.count)) for each in story.overtakings)
     for each in story.overtakings:
         lines.append(f"  {each.count:{width}}  {each.rule}{examples_text(each)}")

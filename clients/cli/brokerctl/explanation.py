@@ -43,9 +43,13 @@ NEXT_STEPS: Final[tuple[tuple[type[BrokerError], str], ...]] = (
     (InvalidRequest, "correct what is named and try again"),
     (ModelUnknown, "`brokerctl models` lists the models there are"),
     (CapabilityMissing, "`brokerctl models NAME` shows what a model can do"),
-    (RequestUnknown, "`brokerctl status --requests 100` lists what is under way"),
+    (
+        RequestUnknown,
+        "`brokerctl status --requests 100` lists what is under way, `brokerctl explain` knows what "
+        "ended lately",
+    ),
     (AgentNotFound, "`brokerctl agents` lists those that are known"),
-    (AgentBlocked, "`brokerctl resume AGENT` ends that"),
+    (AgentBlocked, "`brokerctl resume` with the same AGENT or --type ends that"),
     (AgentQueueFull, "let some of its requests end first"),
     (QuotaExceeded, "`brokerctl quota AGENT` shows what is left and when more comes"),
     (QueueFull, "try again later, or with a better --priority"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from brokerctl.call import Call, asking, print_json
-from brokerctl.whom import chosen, concerned_text, document, everybody, scoped
+from brokerctl.whom import Whom, chosen, concerned_text, document, everybody, scoped
 
 
 @click.command()
@@ -23,5 +23,11 @@ def resume(call: Call, agent: str | None, agent_type: str | None, all_agents: bo
     if call.as_json:
         print_json(document(whom, count))
         return
-    known = concerned_text(whom, count)
-    click.echo(f"what was said of {whom.words} is ended{known}")
+    click.echo(ended_text(whom, concerned_text(whom, count)))
+
+
+def ended_text(whom: Whom, known: str) -> str:
+    """What holds no more, if ever it did, for that is not told apart; and what still may."""
+    if whom.agent_id or whom.agent_type:
+        return f"no boost, block or pause of {whom.words} holds any more{known}"
+    return f"no pause of everybody holds any more{known}; one of an agent or a type still may"

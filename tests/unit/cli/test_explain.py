@@ -89,11 +89,18 @@ def test_one_that_was_refused_names_the_gate_with_its_numbers() -> None:
     assert page(refused) == [
         "request r-1 of agent opus-1 was refused: 10 requests a minute are used up",
         "  model qwen3:8b, priority 5",
-        "  came 2.5 s ago, was never started, and over after 0 ms, ended 2.5 s ago",
+        "  came 2.5 s ago and was told so at once",
         "gates on its way in:",
         "  passed   request bucket",
         "  said no  backpressure    1000 of 1000 wait",
     ]
+
+
+@pytest.mark.parametrize("state", ["refused", "expired"])
+def test_one_that_never_ran_says_how_long_it_stood(state: str) -> None:
+    never = replace(WAITS, state=state, position=0, ended_ago_ms=500.0, queue_wait_ms=2000.0)
+    said = "  came 2.5 s ago, was never started, and given up after 2.0 s, ended 500 ms ago"
+    assert page(never)[2] == said
 
 
 def test_who_overtook_it_by_rule_and_what_is_forgotten() -> None:
@@ -108,7 +115,7 @@ def test_who_overtook_it_by_rule_and_what_is_forgotten() -> None:
         complete=False,
     )
     assert page(found)[3:] == [
-        "overtaken by at least 15 requests:",
+        "overtaken by at least 15 requests that came later and started earlier, by this rule:",
         "  12  a better priority (lately q of sonnet-2)",
         "   1  its model is resident (q of sonnet-2)",
         "   2  a bulkhead",

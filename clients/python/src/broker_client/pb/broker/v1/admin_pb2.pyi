@@ -863,7 +863,7 @@ class Agent(_message.Message):
     arrived: _builtins.int
     """Requests that came, since it is remembered."""
     ended: _builtins.int
-    """Requests that ended, since it is remembered; refused ones too."""
+    """Requests that ended, since it is remembered; not those refused as they came."""
     served_cost: _builtins.int
     """What it was served: tokens of prompts and answers, weighted as fairness weighs them."""
     requests_left: _builtins.float
