@@ -315,7 +315,6 @@ class Engine:
 
     def _requeue(self, attempt: Attempt, error: BrokerError, now_ns: int) -> None:
         record = attempt.record
-        self.backlog.settle(attempt.flow, attempt.charged, 0)
         self._release(attempt, now_ns)
         record.move(Trigger.REQUEUE)
         record.attempt = None
@@ -323,6 +322,8 @@ class Engine:
         self._emit(TellRequeued(record.spec.key, error.message))
         record.move(Trigger.ENQUEUE)
         self.backlog.enter(record, now_ns)
+        # Only now: an agent with nothing waiting or running would be forgotten with its counter.
+        self.backlog.settle(attempt.flow, attempt.charged, 0)
 
     def _release(self, attempt: Attempt, now_ns: int) -> None:
         """The attempt's work is over: its slot is free again."""
