@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -85,6 +87,39 @@ def test_a_removed_parent_gap_filled_by_a_smaller_entry_rises() -> None:
     assert heap.remove(handles[11])
     heap.check()
     assert [entry[0] for entry in iter(heap.pop_best, None)] == [1, 2, 3, 4, 10, 12]
+
+
+@pytest.mark.parametrize("entries_max", [3, 7, 40])
+def test_both_ends_stay_right_over_long_histories_of_moves_and_removals(entries_max: int) -> None:
+    """Chance reaches what a search for short histories does not: each corner, often."""
+    chance = Random(entries_max)
+    heap, live = IndexedHeap(entries_max), dict[int, tuple[int, int]]()
+    for age in range(6_000):
+        if len(live) < entries_max and chance.random() < 0.5:
+            key = chance.randrange(50)
+            live[heap.push(key)] = key, age
+        elif live:
+            handle, key = chance.choice(list(live)), chance.randrange(50)
+            if chance.random() < 0.7:
+                assert heap.rekey(handle, key)
+                live[handle] = key, live[handle][1]
+            else:
+                assert heap.remove(handle)
+                del live[handle]
+        heap.check()
+        if live:
+            best, worst = min(live, key=live.__getitem__), max(live, key=live.__getitem__)
+            assert heap.peek_best() == (live[best][0], best)
+            assert heap.peek_worst() == (live[worst][0], worst)
+
+
+def test_an_entry_alone_in_the_last_node_becomes_the_worst_when_that_one_moves() -> None:
+    """It is in no array of worst entries, so a gap there falls past it."""
+    heap = IndexedHeap(16)
+    handles = {key: heap.push(key) for key in (0, 10, 5)}
+    assert heap.rekey(handles[10], 3)
+    heap.check()
+    assert [entry[0] for entry in iter(heap.pop_worst, None)] == [5, 3, 0]
 
 
 def test_a_stale_handle_is_refused_after_its_slot_is_used_again() -> None:
