@@ -1,0 +1,154 @@
+"""Feasibility: what will surely miss its deadline is refused at once, on measurements only."""
+
+from __future__ import annotations
+
+import pytest
+
+from broker.core.backpressure import RETRY_AFTER_NS_MAX, RETRY_AFTER_NS_MIN
+from broker.core.errors import DeadlineExpired, DeadlineInfeasible
+from broker.core.estimates import SAMPLES_MIN
+from broker.core.queueing import AgentOrder, QueuePolicy
+from broker.core.requests import Outcome
+from broker.core.stimuli import ModelsListed
+from tests.unit.core.gate_words import ended_with, is_let_in, refused
+from tests.unit.core.scene import MINUTE_NS, SECOND_NS, Scene, arrived, busy, model, serving
+
+SERVICE_NS = 10 * SECOND_NS
+
+
+def measured(*, slots: int = 1, queue: QueuePolicy | None = None) -> Scene:
+    """A request of m takes ten seconds, as was measured; of n nothing is known."""
+    scene = Scene(queue=queue)
+    scene.open("b1", model("m", slots=slots), model("n"))
+    scene.turn(arrived("first"))
+    scene.loaded("m")
+    scene.wait(SERVICE_NS)
+    scene.ends("first")
+    scene.measured(SERVICE_NS)
+    return scene
+
+
+def within(scene: Scene, name: str, left_ns: int, agent: str = "a", of_model: str = "m") -> bool:
+    """A request with so much time left: is it let in?"""
+    at_ns = scene.now_ns + left_ns
+    return is_let_in(scene.turn(arrived(name, agent=agent, model=of_model, deadline_ns=at_ns)))
+
+
+def refusal(scene: Scene, name: str, left_ns: int, agent: str = "a") -> DeadlineInfeasible:
+    error = refused(scene.turn(arrived(name, agent=agent, deadline_ns=scene.now_ns + left_ns)))
+    assert isinstance(error, DeadlineInfeasible)
+    return error
+
+
+@pytest.mark.parametrize("late_ns", [0, 1])
+def test_a_deadline_that_has_passed_is_refused(late_ns: int) -> None:
+    scene = busy()
+    scene.wait(MINUTE_NS)
+    error = refused(scene.turn(arrived("r", deadline_ns=scene.now_ns - late_ns)))
+    assert isinstance(error, DeadlineExpired)
+    assert not error.retryable
+
+
+def test_before_twenty_samples_nothing_is_judged() -> None:
+    scene = serving(model("m"))  # which was the first sample
+    scene.measured(SERVICE_NS, samples=SAMPLES_MIN - 2)
+    assert within(scene, "r1", 1)
+    scene.ends("r1")
+    assert not within(scene, "r2", 1)
+
+
+def test_what_is_known_of_one_model_says_nothing_of_another() -> None:
+    assert within(measured(), "r", 1, of_model="n")
+
+
+def test_only_what_would_be_late_at_twice_the_measured_speed_is_refused() -> None:
+    scene = measured()
+    assert not within(scene, "r1", SERVICE_NS // 2 - SECOND_NS)
+    assert within(scene, "r2", SERVICE_NS // 2 + SECOND_NS)
+
+
+def test_the_margin_is_the_operators() -> None:
+    assert not within(measured(queue=QueuePolicy(deadline_margin=1)), "r", 9 * SECOND_NS)
+    assert within(measured(queue=QueuePolicy(deadline_margin=100)), "r", SECOND_NS)
+
+
+def test_the_refusal_says_what_is_left_what_it_takes_and_when_to_come_again() -> None:
+    scene = measured()
+    for name in ("running", "r1", "r2"):
+        assert within(scene, name, 10 * MINUTE_NS)
+    error = refusal(scene, "r", 9 * SECOND_NS)
+    assert error.message == (
+        "9.0 s are left, and by what was measured an answer takes 30.0 s "
+        "(2 requests of this agent are before it)"
+    )
+    assert error.retryable
+    assert error.retry_after_ns == pytest.approx(30 / 2 * SECOND_NS - 9 * SECOND_NS)
+
+
+def test_the_time_told_is_within_bounds() -> None:
+    scene = measured()
+    for number in range(40):
+        within(scene, f"r{number}", 20 * MINUTE_NS)
+    assert refusal(scene, "r", SECOND_NS).retry_after_ns == RETRY_AFTER_NS_MAX
+    scene = measured()
+    assert refusal(scene, "r", SERVICE_NS // 2 - 1000).retry_after_ns == RETRY_AFTER_NS_MIN
+
+
+def test_only_the_agents_own_earlier_requests_are_surely_before_it() -> None:
+    scene = measured()
+    for number in range(20):
+        assert within(scene, f"r{number}", 20 * MINUTE_NS)
+    assert not within(scene, "mine", 30 * SECOND_NS)
+    assert within(scene, "anothers", 30 * SECOND_NS, agent="b")
+
+
+def test_of_the_agents_own_only_those_of_the_same_priority_are_surely_before_it() -> None:
+    scene = measured()
+    for number in range(20):
+        assert within(scene, f"r{number}", 20 * MINUTE_NS)
+    at_ns = scene.now_ns + 30 * SECOND_NS
+    assert is_let_in(scene.turn(arrived("urgent", priority=1, deadline_ns=at_ns)))
+
+
+def test_by_deadline_no_earlier_request_is_surely_before_it() -> None:
+    """The one that has least time goes first, so those with more do not count."""
+    scene = measured(queue=QueuePolicy(agent_order=AgentOrder.DEADLINE))
+    for number in range(20):
+        assert within(scene, f"r{number}", 20 * MINUTE_NS)
+    assert within(scene, "r", 30 * SECOND_NS)
+    scene.end_one()
+    assert scene.attempt("r")
+
+
+def test_several_slots_work_at_once() -> None:
+    scene = measured(slots=4)
+    for number in range(4 + 8):
+        assert within(scene, f"r{number}", 20 * MINUTE_NS)
+    assert within(scene, "feasible", 16 * SECOND_NS)
+    assert not within(scene, "late", 14 * SECOND_NS)
+
+
+def test_what_was_measured_is_forgotten_with_its_model() -> None:
+    scene = measured()
+    scene.turn(ModelsListed("b1", (model("m", runner="newer"),)))
+    assert within(scene, "r", 1)
+
+
+def test_a_long_prompt_is_expected_to_take_longer() -> None:
+    scene = serving(model("m"))
+    scene.measured(SERVICE_NS, samples=40, prompt_tokens=25, output_tokens=11)
+    at_ns = scene.now_ns + SERVICE_NS  # half of a usual one's is its prompt
+    assert is_let_in(scene.turn(arrived("usual", deadline_ns=at_ns)))
+    scene.ends("usual")
+    assert not is_let_in(scene.turn(arrived("long", deadline_ns=at_ns, size_bytes=1000)))
+
+
+def test_what_was_let_in_and_is_late_all_the_same_expires_at_its_deadline() -> None:
+    scene = measured()
+    assert within(scene, "running", MINUTE_NS)
+    assert within(scene, "r", 6 * SECOND_NS)
+    outcome, error = ended_with(scene.wait(6 * SECOND_NS), "r")
+    assert outcome is Outcome.EXPIRED
+    assert error is not None
+    words = "the deadline passed after 6.0 s of waiting for a free slot of m:latest on b1"
+    assert error.message == words
