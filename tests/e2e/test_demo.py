@@ -48,7 +48,8 @@ def test_once_without_a_terminal_ends_well_and_leaves_nothing() -> None:
         ended = f"{36 + let_in} completed, {refused} refused (rate limited)"
         assert f"ended since start: {ended}" in said
         assert len(re.findall(r"got \d+ tokens? after waiting", said)) == 36
-        assert re.search(r"model \S+: loading", said)
+        # At this speed a load may be over between two looks; what it leaves stays to the end.
+        assert re.search(r"model \S+: resident", said)
         assert "\x1b" not in said
         assert demo.left_behind() == []
 

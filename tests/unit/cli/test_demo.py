@@ -222,9 +222,9 @@ def test_a_summary_counts_every_request_once() -> None:
 
 def test_greed_is_compared_with_the_others() -> None:
     greedy = Greedy("m", tell=lambda line: None)
-    greedy.let_in, greedy.refused, greedy.why = 2, 28, "too many"
+    greedy.let_in, greedy.refused = 2, 28
     outcomes = [Outcome(plan=PLAN, wait_ms=each) for each in (100, 300, 900)]
-    said = "opus-greedy asked 30 times at once: 2 let in, 28 refused (too many)"
+    said = "opus-greedy asked 30 times at once: 2 let in, 28 refused"
     assert greedy_line(greedy, outcomes) == said
     greedy.waits_ms = [2000, 4000]
     waits = "its median wait was 2.0 s, that of the twelve 300 ms"

@@ -69,12 +69,10 @@ class Greedy:
 
     def _tell_if_known(self) -> None:
         if self.let_in + self.refused == REQUESTS:
-            self._tell(self.entry_text())
+            self._tell(f"{self.entry_text()} ({self.why})" if self.why else self.entry_text())
 
     def entry_text(self) -> str:
         """What came of its rush."""
-        why = f" ({self.why})" if self.why else ""
         return (
-            f"{AGENT} asked {REQUESTS} times at once: {self.let_in} let in, "
-            f"{self.refused} refused{why}"
+            f"{AGENT} asked {REQUESTS} times at once: {self.let_in} let in, {self.refused} refused"
         )
