@@ -7,9 +7,11 @@ because ports speak of them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from typing import NamedTuple
+
+from broker.core.value import value
 
 
 class ToolCall(NamedTuple):
@@ -20,7 +22,7 @@ class ToolCall(NamedTuple):
     arguments_json: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class Tool:
     """A tool that a model may call. `parameters_json` is the JSON Schema of its arguments."""
 
@@ -29,7 +31,7 @@ class Tool:
     parameters_json: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class Message:
     """One message of a conversation. Images are raw bytes."""
 
@@ -42,7 +44,7 @@ class Message:
     tool_call_id: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class Prompt:
     """A plain prompt. Images are raw bytes."""
 
@@ -53,7 +55,7 @@ class Prompt:
     raw: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class GenerateContent:
     """All of a generation that a backend needs, apart from the model and its context size.
 
@@ -69,7 +71,7 @@ class GenerateContent:
     think: bool | str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class EmbedContent:
     """Texts to embed. `dimensions` 0 means whole vectors."""
 
@@ -93,7 +95,7 @@ class FinishReason(Enum):
     UNSAID = "unsaid"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class Completion:
     """How a generation ended well: the terminator came. Durations are the backend's own."""
 
@@ -106,7 +108,7 @@ class Completion:
     total_duration_ns: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class Embeddings:
     """Vectors in the order of the inputs."""
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 
 from broker.core.errors import BrokerError
 from broker.core.requests import AttemptId, Outcome, RequestKey
+from broker.core.value import value
 
 
 class WaitReason(Enum):
@@ -22,21 +22,21 @@ class WaitReason(Enum):
     QUEUE_FULL = "QUEUE_FULL"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Admit:
     """The request that just arrived is under way; further effects name it by its key."""
 
     key: RequestKey
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Refuse:
     """The request that just arrived is not taken; nothing of it remains."""
 
     error: BrokerError
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class TellQueued:
     """Tell the client where it stands."""
 
@@ -47,7 +47,7 @@ class TellQueued:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class TellSlowDown:
     """Ask the client to send less for a while. Nothing is lost."""
 
@@ -55,7 +55,7 @@ class TellSlowDown:
     retry_after_ns: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class TellRequeued:
     """Tell the client that its request waits again, at its old place; no piece was sent."""
 
@@ -63,14 +63,14 @@ class TellRequeued:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class TakeOver:
     """What just arrived is the request under this key: the newer call gets its stream."""
 
     key: RequestKey
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class StartAttempt:
     """Call the backend. Ends in AttemptEnded, after at most one FirstToken."""
 
@@ -85,14 +85,14 @@ class StartAttempt:
     load_wait_ns: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class AbortAttempt:
     """Close the call of this attempt, in one step. Still ends in AttemptEnded."""
 
     attempt: AttemptId
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Finish:
     """The request is over for its client. Exactly one per request that was admitted."""
 
@@ -101,7 +101,7 @@ class Finish:
     error: BrokerError | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Load:
     """Make the model resident. Ends in LoadEnded."""
 
@@ -111,7 +111,7 @@ class Load:
     num_ctx: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class AbortLoad:
     """Close the call of this load: nobody waits for it any more. Still ends in LoadEnded."""
 
@@ -119,7 +119,7 @@ class AbortLoad:
     runner: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Unload:
     """Make the model leave and prove it. Ends in UnloadEnded."""
 
@@ -128,7 +128,7 @@ class Unload:
     model: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Renew:
     """Renew the keep_alive of a resident model. Its end is no stimulus: the next one tells."""
 
@@ -137,14 +137,14 @@ class Renew:
     num_ctx: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SetTimer:
     """Send TimerFired at this moment; replaces the timer set before."""
 
     at_ns: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Drained:
     """Nothing is under way any more: the broker may stop."""
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final, NewType
+
+from broker.core.value import value
 
 PRIORITY_HIGHEST: Final = 1
 PRIORITY_LOWEST: Final = 10
@@ -40,7 +41,7 @@ class Outcome(Enum):
     DISPLACED = "displaced"  # given up for another agent's request
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class RequestSpec:
     """What the engine decides by.
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
 from broker.core.errors import BrokerError
 from broker.core.ports import Resident
 from broker.core.requests import AttemptId, RequestKey, RequestSpec
+from broker.core.value import value
 
 if TYPE_CHECKING:  # policies are made of parts that themselves speak of models
     from broker.core.policy import EnginePolicy
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class ModelSpec:
     """A model on one backend, as the engine plans with it.
 
@@ -31,7 +31,7 @@ class ModelSpec:
     capabilities: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Arrived:
     """A valid request came in."""
 
@@ -46,7 +46,7 @@ class CancelCause(Enum):
     BROKER_STOPS = "the broker stops"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CancelAsked:
     """Somebody wants this request to end. One that is not under way is no error."""
 
@@ -54,14 +54,14 @@ class CancelAsked:
     cause: CancelCause
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class FirstToken:
     """The backend sent the first piece of this attempt."""
 
     attempt: AttemptId
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class AttemptEnded:
     """The backend call returned: with tokens, with an error, or because it was aborted."""
 
@@ -71,7 +71,7 @@ class AttemptEnded:
     output_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class BackendSeen:
     """A backend answered, or did not. `problem` says why not."""
 
@@ -80,7 +80,7 @@ class BackendSeen:
     problem: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ModelsListed:
     """Everything that a backend has on disk."""
 
@@ -88,7 +88,7 @@ class ModelsListed:
     models: tuple[ModelSpec, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ResidentsSeen:
     """What a backend has loaded, as asked at `asked_ns`: older news than any later change."""
 
@@ -97,7 +97,7 @@ class ResidentsSeen:
     asked_ns: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LoadEnded:
     """A load that the engine asked for is over."""
 
@@ -106,7 +106,7 @@ class LoadEnded:
     error: BrokerError | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class UnloadEnded:
     """An unload that the engine asked for is over: proven gone, or not."""
 
@@ -115,14 +115,14 @@ class UnloadEnded:
     error: BrokerError | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class DrainAsked:
     """Refuse new work; what is under way may take until `until_ns`."""
 
     until_ns: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class Scope:
     """Whom an operator means: one agent, all agents of a type, or, with neither, everybody."""
 
@@ -130,7 +130,7 @@ class Scope:
     agent_type: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class BoostAsked:
     """These agents count for more, or less, until a moment (None: until resumed).
 
@@ -145,7 +145,7 @@ class BoostAsked:
     until_ns: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class BlockAsked:
     """New requests of these agents are refused until a moment (None: until resumed)."""
 
@@ -154,7 +154,7 @@ class BlockAsked:
     until_ns: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class PauseAsked:
     """Nothing of these agents is started until a moment (None: until resumed). It may wait."""
 
@@ -162,21 +162,21 @@ class PauseAsked:
     until_ns: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ResumeAsked:
     """Ends what was asked for with this very scope: boost, block and pause."""
 
     scope: Scope
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class PolicyChanged:
     """The operator's decisions are others now. The backends must be the same ones."""
 
     policy: EnginePolicy
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class TimerFired:
     """The moment of the last SetTimer has come."""
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from broker.core.content import Completion, Embeddings, Piece, ToolCall
@@ -23,6 +22,7 @@ from broker.core.errors import (
     TakenOver,
 )
 from broker.core.requests import Outcome, RequestKey
+from broker.core.value import value
 
 # Pieces that gathered are merged up to this many bytes of text per message, well below what gRPC
 # carries at once and far above a token.
@@ -48,7 +48,7 @@ class Pieces(NamedTuple):
     piece_count: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class Timings:
     """Where the time of a request went, in nanoseconds."""
 

@@ -10,6 +10,7 @@ from sys import intern
 from broker.core.content import EmbedContent, GenerateContent
 from broker.core.errors import RequestUnknown
 from broker.core.requests import Criticality, RequestKey, RequestKind, RequestSpec
+from broker.core.value import value
 from broker.core.views import QuotaView
 from broker.runtime.driver import Driver
 from broker.runtime.streams import Subscription
@@ -26,7 +27,7 @@ class DeadlinePolicy:
     margin_share: float = 0.1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class Submission:
     """A call whose fields are valid. `remaining_s` is what is left of its deadline, if any."""
 
