@@ -218,7 +218,7 @@ cdef class Books:
     cdef int changed(self) except -1:
         if QUEUE_CHECKS:
             self._unchecked += 1
-            if self._unchecked > self.request_blocks.live >> 8:
+            if self._unchecked > (self.request_blocks.live + self.agent_blocks.live) >> 8:
                 self._unchecked = 0
                 self._check()
         return 0

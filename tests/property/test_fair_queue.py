@@ -3,87 +3,108 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from _sched.queue import FairQueue
 from _sched.reference_queue import FairQueue as Oracle
 
 HANDICAP_NS = 100
-COMPARTMENTS = 3
-WEIGHTS = st.one_of(st.sampled_from([1.0, 1.0, 0.5, 3.0, 1e-300]), st.floats(0.01, 100.0))
-COSTS = st.one_of(st.integers(0, 5), st.integers(0, 2**40))
-STEPS_NS = st.integers(0, 300)
-CLOSED = st.integers(0, 2**COMPARTMENTS - 1)
+PRIORITIES = (1, 2)
+COMPARTMENTS = (0, 1)
+AGENTS_MAX = 5
+GROUPS_MAX = 2
+
+Pair = tuple[int, int]  # a handle of the queue and the oracle's for the same
+
+WEIGHTS = st.sampled_from([1.0, 1.0, 1.0, 2.0, 0.3, 1e-300])
+# Mostly small, so that counters meet; now and then as large as a cost can be.
+COSTS = st.sampled_from([0, 1, 1, 2, 3, 5, 8, 2**40])
+STEPS_NS = st.sampled_from([0, 0, 1, 60, 100, 300])
+RANKS = st.sampled_from([0, 0, 0, -1, 1, -(2**63), 2**63 - 1])
+AT = st.integers(0, 11)
 
 
 @dataclass(frozen=True)
 class Place:
     """Where a request waited, so that it can come back."""
 
-    group: tuple[int, int]
+    group: Pair
     priority: int
     compartment: int
-    agent: tuple[int, int]
+    agent: Pair
     rank: int
     arrived_ns: int
 
 
 class FairQueueMachine(RuleBasedStateMachine):
-    """Every handle is a pair: the queue's and the oracle's. Old pairs stay, to be tried again."""
+    """The queue beside its oracle. Requests that are gone stay in the list, to be tried again."""
 
-    groups: Bundle[tuple[int, int]] = Bundle("groups")
-    agents: Bundle[tuple[int, int]] = Bundle("agents")
-    entries: Bundle[tuple[int, int]] = Bundle("entries")
-
-    @initialize(parked_max=st.sampled_from([0, 1, 2, 1024]))
+    @initialize(parked_max=st.sampled_from([0, 1, 1024]))
     def start(self, parked_max: int) -> None:
         self.queue = FairQueue(HANDICAP_NS, parked_max)
         self.oracle = Oracle(HANDICAP_NS, parked_max)
         self.now_ns = 0
-        self.all_groups: list[tuple[int, int]] = []
-        self.all_agents: list[tuple[int, int]] = []
+        self.groups: list[Pair] = []
+        self.agents: list[Pair] = []
+        self.entries: list[Pair] = [(0, 0)]
         self.twin: dict[int, int] = {0: 0}  # the queue's handle of a request -> the oracle's
         self.places: dict[int, Place] = {}
-        self.served: list[tuple[tuple[int, int], int, int, Place]] = []
+        self.served: list[tuple[Pair, int, int, Place]] = []
+        self.open_group()
+        for _ in range(3):
+            self.add_agent(1.0)
 
     # Agents and groups
 
-    @rule(target=agents, weight=WEIGHTS)
-    def add_agent(self, weight: float) -> tuple[int, int]:
-        pair = self.queue.add_agent(weight), self.oracle.add_agent(weight)
-        self.all_agents.append(pair)
-        return pair
+    @rule(weight=WEIGHTS)
+    def add_agent(self, weight: float) -> None:
+        if len(self.agents) < AGENTS_MAX:
+            self.agents.append((self.queue.add_agent(weight), self.oracle.add_agent(weight)))
 
-    @rule(target=groups)
-    def open_group(self) -> tuple[int, int]:
-        pair = self.queue.open_group(), self.oracle.open_group()
-        self.all_groups.append(pair)
-        return pair
+    @rule()
+    def open_group(self) -> None:
+        if len(self.groups) < GROUPS_MAX:
+            self.groups.append((self.queue.open_group(), self.oracle.open_group()))
 
-    @rule(agent=agents)
-    def remove_agent(self, agent: tuple[int, int]) -> None:
-        assert self.queue.remove_agent(agent[0]) == self.oracle.remove_agent(agent[1])
+    @rule(at=AT)
+    def remove_agent(self, at: int) -> None:
+        mine, theirs = agent = self.agents[at % len(self.agents)]
+        removed = self.oracle.remove_agent(theirs)
+        assert self.queue.remove_agent(mine) == removed
+        if removed:
+            self.agents.remove(agent)
+            self.add_agent(1.0)
+            assert not self.queue.remove_agent(mine)
+            assert not self.queue.pause(mine, True)
+            assert self.queue.worst(mine) == self.queue.backlog(mine) == 0
+            with pytest.raises(KeyError):
+                self.queue.push(self.groups[0][0], 1, 0, mine, 0, 0, 0)
 
-    @rule(group=groups)
-    def close_group(self, group: tuple[int, int]) -> None:
-        closed = self.oracle.close_group(group[1])
-        assert self.queue.close_group(group[0]) == closed
+    @rule()
+    def close_group(self) -> None:
+        mine, theirs = self.groups[-1]
+        closed = self.oracle.close_group(theirs)
+        assert self.queue.close_group(mine) == closed
         if closed:
-            self.all_groups.remove(group)
+            self.groups.pop()
+            self.open_group()
 
-    @rule(agent=agents, weight=WEIGHTS)
-    def set_weight(self, agent: tuple[int, int], weight: float) -> None:
-        assert self.queue.set_weight(agent[0], weight) == self.oracle.set_weight(agent[1], weight)
+    @rule(at=AT, weight=WEIGHTS)
+    def set_weight(self, at: int, weight: float) -> None:
+        mine, theirs = self.agents[at % len(self.agents)]
+        assert self.queue.set_weight(mine, weight) == self.oracle.set_weight(theirs, weight)
 
-    @rule(agent=agents, paused=st.booleans())
-    def pause(self, agent: tuple[int, int], paused: bool) -> None:
-        assert self.queue.pause(agent[0], paused) == self.oracle.pause(agent[1], paused)
+    @rule(at=AT, paused=st.booleans())
+    def pause(self, at: int, paused: bool) -> None:
+        mine, theirs = self.agents[at % len(self.agents)]
+        assert self.queue.pause(mine, paused) == self.oracle.pause(theirs, paused)
 
-    @rule(handicap_ns=st.integers(0, 1_000))
+    @rule(handicap_ns=st.sampled_from([0, 1, 100, 1_000]))
     def set_handicap(self, handicap_ns: int) -> None:
         self.queue.handicap_ns_per_priority = handicap_ns
         self.oracle.handicap_ns_per_priority = handicap_ns
@@ -91,104 +112,75 @@ class FairQueueMachine(RuleBasedStateMachine):
     # Requests
 
     @rule(
-        target=entries,
-        group=groups,
-        agent=agents,
-        priority=st.integers(1, 3),
-        compartment=st.integers(0, COMPARTMENTS - 1),
-        rank=st.one_of(st.just(0), st.integers(-3, 3), st.integers(-(2**63), 2**63 - 1)),
+        at=AT,
+        group=AT,
+        priority=st.sampled_from(PRIORITIES),
+        compartment=st.sampled_from(COMPARTMENTS),
+        rank=RANKS,
         step_ns=STEPS_NS,
     )
     def push(
-        self,
-        group: tuple[int, int],
-        agent: tuple[int, int],
-        priority: int,
-        compartment: int,
-        rank: int,
-        step_ns: int,
-    ) -> tuple[int, int]:
+        self, at: int, group: int, priority: int, compartment: int, rank: int, step_ns: int
+    ) -> None:
         self.now_ns += step_ns
-        return self._push(Place(group, priority, compartment, agent, rank, self.now_ns), -1)
+        agent, where = self.agents[at % len(self.agents)], self.groups[group % len(self.groups)]
+        self._push(Place(where, priority, compartment, agent, rank, self.now_ns), -1)
 
-    @rule(target=entries, group=groups, agent=agents)
-    def push_to_one_class(self, group: tuple[int, int], agent: tuple[int, int]) -> tuple[int, int]:
+    @rule(at=AT, times=st.integers(1, 3), step_ns=STEPS_NS)
+    def push_to_one_class(self, at: int, times: int, step_ns: int) -> None:
         """Most fairness is between the agents of one class."""
-        return self._push(Place(group, 1, 0, agent, 0, self.now_ns), -1)
-
-    @rule(entry=entries, cost=COSTS, step_ns=STEPS_NS)
-    def take(self, entry: tuple[int, int], cost: int, step_ns: int) -> None:
         self.now_ns += step_ns
-        self._take(entry, cost)
+        agent = self.agents[at % len(self.agents)]
+        for _ in range(times):
+            self._push(Place(self.groups[0], 1, 0, agent, 0, self.now_ns), -1)
 
-    @rule(at=st.integers(0, 9), closed=CLOSED, cost=COSTS, step_ns=STEPS_NS)
-    def take_best(self, at: int, closed: int, cost: int, step_ns: int) -> None:
-        if self.all_groups:
-            self.now_ns += step_ns
-            best = self.queue.best(self.all_groups[at % len(self.all_groups)][0], closed)
+    @rule(at=AT, cost=COSTS, step_ns=STEPS_NS)
+    def take(self, at: int, cost: int, step_ns: int) -> None:
+        self.now_ns += step_ns
+        self._take(self.entries[-1 - at % len(self.entries)], cost)
+
+    @rule(times=st.integers(1, 3), closed=st.sampled_from([0, 0, 1, 2]), cost=COSTS)
+    def take_best(self, times: int, closed: int, cost: int) -> None:
+        for _ in range(times):
+            best = self.queue.best(self.groups[0][0], closed)
             if best is not None:
                 self._take((best[2], self.twin[best[2]]), cost)
 
-    @rule(at=st.integers(0, 9), actual=COSTS)
+    @rule(at=AT, actual=COSTS)
     def settle(self, at: int, actual: int) -> None:
         if self.served:
             flow, charged, _, _ = self.served.pop(at % len(self.served))
             mine = self.queue.settle(flow[0], charged, actual)
             assert mine == self.oracle.settle(flow[1], charged, actual)
 
-    @rule(target=entries, at=st.integers(0, 9))
-    def come_back(self, at: int) -> tuple[int, int]:
+    @rule(at=AT, step_ns=STEPS_NS)
+    def come_back(self, at: int, step_ns: int) -> None:
         """Taken, not served after all: back to its place, and the charge is given back."""
-        if not self.served:
-            return 0, 0
-        flow, charged, head_since_ns, place = self.served.pop(at % len(self.served))
-        pair = self._push(place, head_since_ns)
-        mine = self.queue.settle(flow[0], charged, 0)
-        assert mine == self.oracle.settle(flow[1], charged, 0)
-        return pair
-
-    @rule(entry=entries, step_ns=STEPS_NS)
-    def remove(self, entry: tuple[int, int], step_ns: int) -> None:
         self.now_ns += step_ns
-        mine = self.queue.remove(entry[0], self.now_ns)
-        assert mine == self.oracle.remove(entry[1], self.now_ns)
+        if self.served:
+            flow, charged, head_since_ns, place = self.served.pop(at % len(self.served))
+            self._push(place, head_since_ns)
+            mine = self.queue.settle(flow[0], charged, 0)
+            assert mine == self.oracle.settle(flow[1], charged, 0)
+
+    @rule(at=AT, step_ns=STEPS_NS)
+    def remove(self, at: int, step_ns: int) -> None:
+        self.now_ns += step_ns
+        mine, theirs = self.entries[-1 - at % len(self.entries)]
+        assert self.queue.remove(mine, self.now_ns) == self.oracle.remove(theirs, self.now_ns)
 
     @rule(flow=st.integers(0, 2**64 - 1))
     def settle_nonsense(self, flow: int) -> None:
         if flow not in {each[0][0] for each in self.served}:
             assert not self.queue.settle(flow, 1, 1)
 
-    # Questions
-
-    @rule(cost=COSTS, limit=st.integers(-1, 6), mask=st.integers(0, 15))
-    def forward(self, cost: int, limit: int, mask: int) -> None:
-        groups = [each for at, each in enumerate(self.all_groups) if mask >> at % 4 & 1]
-        for most in (limit, len(self.oracle)):
-            mine = self.queue.forward((each[0] for each in groups), cost, self.now_ns, most)
-            theirs = self.oracle.forward([each[1] for each in groups], cost, self.now_ns, most)
-            assert [self.twin[each] for each in mine] == theirs
-
-    @rule(closed=CLOSED)
-    def demand(self, closed: int) -> None:
-        for mine, theirs in self.all_groups:
-            demand = self.oracle.demand(theirs, closed, self.now_ns)
-            assert self.queue.demand(mine, closed, self.now_ns) == demand
-
-    @rule(closed=CLOSED)
-    def best_of_the_open(self, closed: int) -> None:
-        for group in self.all_groups:
-            self._same_best(group, closed)
-
-    @rule(priority=st.integers(1, 3), compartment=st.integers(0, COMPARTMENTS - 1))
-    def counters(self, priority: int, compartment: int) -> None:
-        for group in self.all_groups:
-            for agent in self.all_agents:
-                mine = self.queue.counter_of(group[0], priority, compartment, agent[0])
-                theirs = self.oracle.counter_of(group[1], priority, compartment, agent[1])
-                assert mine == theirs
-                waiting = self.oracle.waiting_of(group[1], priority, compartment, agent[1])
-                mine = self.queue.waiting_of(group[0], priority, compartment, agent[0])
-                assert mine == waiting
+    @rule(cost=COSTS, limit=st.integers(-1, 6))
+    def forward(self, cost: int, limit: int) -> None:
+        for groups in (self.groups, self.groups[:1]):
+            for most in (limit, len(self.oracle)):
+                mine = self.queue.forward((each[0] for each in groups), cost, self.now_ns, most)
+                theirs = self.oracle.forward([each[1] for each in groups], cost, self.now_ns, most)
+                assert [self.twin[each] for each in mine] == theirs
 
     @invariant()
     def agrees(self) -> None:
@@ -196,29 +188,28 @@ class FairQueueMachine(RuleBasedStateMachine):
         assert len(self.queue) == len(self.oracle)
         assert self.queue.flows() == self.oracle.flows()
         self._same_largest()
-        for agent in self.all_agents:
-            assert self.queue.backlog(agent[0]) == self.oracle.backlog(agent[1])
-            assert self.twin[self.queue.worst(agent[0])] == self.oracle.worst(agent[1])
-        for group in self.all_groups:
+        for mine, theirs in self.agents:
+            assert self.queue.backlog(mine) == self.oracle.backlog(theirs)
+            assert self.twin[self.queue.worst(mine)] == self.oracle.worst(theirs)
+        for group in self.groups:
             assert self.queue.size(group[0]) == self.oracle.size(group[1])
-            self._same_best(group, 0)
+            self._same_counters(group)
+            for closed in range(2 ** len(COMPARTMENTS)):
+                self._same_best(group, closed)
+                demand = self.oracle.demand(group[1], closed, self.now_ns)
+                assert self.queue.demand(group[0], closed, self.now_ns) == demand
 
-    def _push(self, place: Place, head_since_ns: int) -> tuple[int, int]:
+    def _push(self, place: Place, head_since_ns: int) -> None:
         rest = place.rank, place.arrived_ns, self.now_ns, head_since_ns
         where = place.priority, place.compartment
-        try:
-            theirs = self.oracle.push(place.group[1], *where, place.agent[1], *rest)
-        except KeyError:
-            with pytest.raises(KeyError):
-                self.queue.push(place.group[0], *where, place.agent[0], *rest)
-            return 0, 0
+        theirs = self.oracle.push(place.group[1], *where, place.agent[1], *rest)
         mine = self.queue.push(place.group[0], *where, place.agent[0], *rest)
         assert mine not in self.twin
         self.twin[mine] = theirs
         self.places[mine] = place
-        return mine, theirs
+        self.entries.append((mine, theirs))
 
-    def _take(self, entry: tuple[int, int], cost: int) -> None:
+    def _take(self, entry: Pair, cost: int) -> None:
         mine = self.queue.take(entry[0], cost, self.now_ns)
         theirs = self.oracle.take(entry[1], cost, self.now_ns)
         if mine is None or theirs is None:
@@ -227,7 +218,15 @@ class FairQueueMachine(RuleBasedStateMachine):
         assert mine[1] == theirs[1]
         self.served.append(((mine[0], theirs[0]), cost, mine[1], self.places[entry[0]]))
 
-    def _same_best(self, group: tuple[int, int], closed: int) -> None:
+    def _same_counters(self, group: Pair) -> None:
+        for place in product(PRIORITIES, COMPARTMENTS, self.agents):
+            priority, compartment, (mine, theirs) = place
+            counter = self.oracle.counter_of(group[1], priority, compartment, theirs)
+            assert self.queue.counter_of(group[0], priority, compartment, mine) == counter
+            waiting = self.oracle.waiting_of(group[1], priority, compartment, theirs)
+            assert self.queue.waiting_of(group[0], priority, compartment, mine) == waiting
+
+    def _same_best(self, group: Pair, closed: int) -> None:
         mine, theirs = self.queue.best(group[0], closed), self.oracle.best(group[1], closed)
         if mine is None or theirs is None:
             assert mine is theirs
@@ -240,10 +239,10 @@ class FairQueueMachine(RuleBasedStateMachine):
             assert mine is theirs
         else:
             assert mine[1] == theirs[1]
-            assert (mine[0], theirs[0]) in self.all_agents
+            assert (mine[0], theirs[0]) in self.agents
 
 
 FairQueueMachine.TestCase.settings = settings(
-    max_examples=150, stateful_step_count=60, deadline=None, derandomize=True
+    max_examples=300, stateful_step_count=60, deadline=None, derandomize=True
 )
 TestFairQueue = FairQueueMachine.TestCase
