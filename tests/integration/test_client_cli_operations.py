@@ -74,7 +74,15 @@ async def test_everybody_is_paused_and_resumed_only_by_name(broker: ScriptedBrok
     )
     assert broker.levers == [admin_pb2.PauseRequest(), admin_pb2.ResumeRequest()]
     result = await brokerctl(broker, "resume", "opus-1")
-    assert result.stdout == "no boost, block or pause of agent opus-1 holds any more\n"
+    assert result.stdout == (
+        "no boost, block or pause of agent opus-1 alone holds any more; "
+        "one of its type or of everybody still may\n"
+    )
+    result = await brokerctl(broker, "resume", "--type", "opus")
+    assert result.stdout == (
+        "no boost, block or pause of type opus as a whole holds any more (3 agents known now); "
+        "one of an agent or of everybody still may\n"
+    )
     document = json.loads((await brokerctl(broker, "resume", "opus-1", "--json")).stdout)
     assert document == {"agent_id": "opus-1", "agent_type": "", "for_s": None, "agents": 1}
 

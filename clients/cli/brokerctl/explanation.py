@@ -31,6 +31,7 @@ from broker_client.errors import (
     QuotaExceeded,
     RequestUnknown,
 )
+from brokerctl.figures import duration_text
 
 # Exit statuses, also in `brokerctl --help`. 2 is click's, for wrong use.
 EXIT_SAID_NO: Final = 1
@@ -52,10 +53,10 @@ NEXT_STEPS: Final[tuple[tuple[type[BrokerError], str], ...]] = (
     (AgentBlocked, "`brokerctl resume` with the same AGENT or --type ends that"),
     (AgentQueueFull, "let some of its requests end first"),
     (QuotaExceeded, "`brokerctl quota AGENT` shows what is left and when more comes"),
-    (QueueFull, "try again later, or with a better --priority"),
-    (Displaced, "try again later, or with a better --priority"),
+    (QueueFull, "a better --priority may get in"),
+    (Displaced, "a better --priority may get in"),
     (DeadlineInfeasible, "give it more time, or a better --priority"),
-    (BrokerRateLimited, "try again later"),
+    (BrokerRateLimited, "all agents share this limit"),
     (NoBackend, "`brokerctl doctor` says which backend does not answer, and why"),
     (LoadFailed, "`brokerctl doctor` shows the state of the backends"),
     (BackendFailed, "`brokerctl doctor` shows the state of the backends"),
@@ -64,12 +65,17 @@ NEXT_STEPS: Final[tuple[tuple[type[BrokerError], str], ...]] = (
     (ConnectionLost, "`brokerctl doctor` says whether the broker still answers"),
 )
 
+# There is room for them again after a time that the broker has measured.
+COMES_AGAIN: Final = (QuotaExceeded, BrokerRateLimited, QueueFull, Displaced)
+
 
 def sentence_of(error: BrokerError, address: str) -> str:
     """What happened and what to do, in one line."""
     if isinstance(error, Unreachable):
         return f"no broker answers at {address}; start one with `brokerd`"
     words = error.message or f"the broker answered {error.code.name}"
+    if isinstance(error, COMES_AGAIN) and error.retry_after_s:
+        words = f"{words}; come back in {duration_text(error.retry_after_s * 1000)}"
     for kind, step in NEXT_STEPS:
         if isinstance(error, kind):
             return f"{words}; {step}"

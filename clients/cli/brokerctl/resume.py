@@ -28,6 +28,13 @@ def resume(call: Call, agent: str | None, agent_type: str | None, all_agents: bo
 
 def ended_text(whom: Whom, known: str) -> str:
     """What holds no more, if ever it did, for that is not told apart; and what still may."""
-    if whom.agent_id or whom.agent_type:
-        return f"no boost, block or pause of {whom.words} holds any more{known}"
-    return f"no pause of everybody holds any more{known}; one of an agent or a type still may"
+    if whom.agent_id:
+        ended, still = f"boost, block or pause of agent {whom.agent_id} alone", "its type"
+    elif whom.agent_type:
+        ended, still = (
+            f"boost, block or pause of type {whom.agent_type} as a whole",
+            "a single agent",
+        )
+    else:
+        return f"no pause of everybody holds any more{known}; one of an agent or a type still may"
+    return f"no {ended} holds any more{known}; one of {still} or of everybody still may"

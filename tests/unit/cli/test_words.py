@@ -6,7 +6,13 @@ import grpc
 import pytest
 
 from broker_client import BrokerError, Model, ModelPlace
-from broker_client.errors import BY_REASON, ConnectionLost, ErrorDetails, Unreachable
+from broker_client.errors import (
+    BY_REASON,
+    ConnectionLost,
+    ErrorDetails,
+    QueueFull,
+    Unreachable,
+)
 from brokerctl.explanation import error_document, exit_status_of, sentence_of
 from brokerctl.figures import amount_text, bytes_text, counted, duration_text
 from brokerctl.model_choice import choose_model
@@ -112,3 +118,14 @@ def test_without_a_resident_model_the_smallest_that_can_is_chosen() -> None:
 
 def test_no_model_is_no_choice() -> None:
     assert choose_model([model("e", 1, able=False)]) is None
+
+
+def test_a_refusal_says_when_to_come_back() -> None:
+    full = QueueFull(
+        ErrorDetails(
+            code=grpc.StatusCode.UNAVAILABLE, message="10 requests wait", retry_after_s=295.0
+        )
+    )
+    assert sentence_of(full, "host:1") == (
+        "10 requests wait; come back in 4 min 55 s; a better --priority may get in"
+    )
