@@ -29,12 +29,11 @@ def resume(call: Call, agent: str | None, agent_type: str | None, all_agents: bo
 def ended_text(whom: Whom, known: str) -> str:
     """What holds no more, if ever it did, for that is not told apart; and what still may."""
     if whom.agent_id:
-        ended, still = f"boost, block or pause of agent {whom.agent_id} alone", "its type"
+        ended = f"no boost, block or pause of agent {whom.agent_id} alone"
+        still = "one of its type or of everybody"
     elif whom.agent_type:
-        ended, still = (
-            f"boost, block or pause of type {whom.agent_type} as a whole",
-            "a single agent",
-        )
+        ended = f"no boost, block or pause of type {whom.agent_type} as a whole"
+        still = "one of an agent or of everybody"
     else:
-        return f"no pause of everybody holds any more{known}; one of an agent or a type still may"
-    return f"no {ended} holds any more{known}; one of {still} or of everybody still may"
+        ended, still = "no pause of everybody", "one of an agent or a type"
+    return f"{ended} holds any more{known}; {still} still may"
