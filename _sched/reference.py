@@ -138,3 +138,19 @@ class BucketArray:
     def is_full(self, handle: int, now_ns: int) -> bool:
         bucket = self._buckets[handle]
         return bucket.at(now_ns) == bucket.burst
+
+
+class MovingAverage:
+    """As `_sched.average.MovingAverage`."""
+
+    def __init__(self, weight: float) -> None:
+        self.count = 0
+        self._mean = 0.0
+        self._weight = weight
+
+    def add(self, sample: float) -> None:
+        self.count += 1
+        self._mean += (sample - self._mean) * max(self._weight, 1 / self.count)
+
+    def mean(self, samples_min: int = 1) -> float | None:
+        return self._mean if self.count >= max(1, samples_min) else None

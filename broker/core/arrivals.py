@@ -21,6 +21,7 @@ from broker.core.queueing import AgentOrder, QueuePolicy
 from broker.core.quota import Quotas
 from broker.core.record import Record
 from broker.core.requests import Outcome, RequestSpec
+from broker.core.stimuli import Arrived
 from broker.core.tally import Tally
 from broker.core.targets import find_line
 from broker.core.timers import Timers
@@ -70,8 +71,9 @@ class Arrivals:
         self._backpressure.policy = policy
         self._room.configure(policy.room_max)
 
-    def arrive(self, spec: RequestSpec, now_ns: int) -> None:
+    def arrive(self, arrived: Arrived, now_ns: int) -> None:
         """A request comes: it is taken over, let in or refused."""
+        spec = arrived.spec
         live = self._ledger.records.get(spec.key)
         if live is not None and live.spec.fingerprint == spec.fingerprint:
             self._take_over(live, spec)

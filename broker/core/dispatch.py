@@ -42,10 +42,10 @@ def next_dispatch(
     free_most = 0
     for backend in backends.values():
         residency = backend.resident(runner)
-        if not backend.up or residency is None or not residency.has_free_slot:
+        if residency is None:
             continue
         free = residency.slots - residency.running
-        if free > free_most:
+        if free > free_most and backend.up and residency.has_free_slot:
             entry = _next_for(residency, lines)
             if entry:
                 found, free_most = Dispatch(backend, residency, entry), free

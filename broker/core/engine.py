@@ -138,7 +138,7 @@ class Engine:
             self.agents, self.backlog, self.ledger, self._announcer, self.timers
         )
         return {
-            Arrived: lambda arrived, now_ns: self._arrivals.arrive(arrived.spec, now_ns),
+            Arrived: self._arrivals.arrive,
             CancelAsked: lambda asked, now_ns: self.ledger.cancel(asked.key, asked.cause, now_ns),
             FirstToken: self._first_token,
             AttemptEnded: self._attempt_ended,

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from _sched.average import MovingAverage
+
 # Weight of a new sample: about the last 20 samples count. High enough to follow a change of
 # workload within a minute on a busy box, low enough that one long answer does not move it much.
 SAMPLE_WEIGHT: Final = 0.1
@@ -17,21 +19,8 @@ SAMPLE_WEIGHT: Final = 0.1
 SAMPLES_MIN: Final = 20
 
 
-class MovingAverage:
-    """An exponentially weighted mean; the first samples count alike."""
-
-    __slots__ = ("_mean", "count")
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._mean = 0.0
-
-    def add(self, sample: float) -> None:
-        self.count += 1
-        self._mean += (sample - self._mean) * max(SAMPLE_WEIGHT, 1 / self.count)
-
-    def mean(self, samples_min: int = 1) -> float | None:
-        return self._mean if self.count >= samples_min else None
+def _average() -> MovingAverage:
+    return MovingAverage(SAMPLE_WEIGHT)
 
 
 class Served(NamedTuple):
@@ -49,11 +38,11 @@ class Served(NamedTuple):
 class _Rates:
     """The averages of one runner on one backend."""
 
-    service_ns: MovingAverage = field(default_factory=MovingAverage)
-    prefill_ns_per_token: MovingAverage = field(default_factory=MovingAverage)
-    decode_ns_per_token: MovingAverage = field(default_factory=MovingAverage)
-    tokens_per_byte: MovingAverage = field(default_factory=MovingAverage)
-    output_tokens: MovingAverage = field(default_factory=MovingAverage)
+    service_ns: MovingAverage = field(default_factory=_average)
+    prefill_ns_per_token: MovingAverage = field(default_factory=_average)
+    decode_ns_per_token: MovingAverage = field(default_factory=_average)
+    tokens_per_byte: MovingAverage = field(default_factory=_average)
+    output_tokens: MovingAverage = field(default_factory=_average)
 
     def add(self, served: Served) -> None:
         self.service_ns.add(served.service_ns)
@@ -99,7 +88,7 @@ class Estimates:
         self._samples: dict[str, int] = {}
         self._costs: dict[str, MovingAverage] = {}
         self._load_ns: dict[str, MovingAverage] = {}
-        self._departure_gap_ns = MovingAverage()
+        self._departure_gap_ns = _average()
         self._last_departure_ns: int | None = None
 
     def served(self, runner: str, backend: str, served: Served) -> None:
@@ -108,7 +97,7 @@ class Estimates:
         rates = by_backend.get(backend)
         if rates is None:
             rates = by_backend[backend] = _Rates()
-            self._costs.setdefault(runner, MovingAverage())
+            self._costs.setdefault(runner, _average())
         rates.add(served)
         self._costs[runner].add(served.cost)
         self._samples[runner] = max(each.service_ns.count for each in by_backend.values())
@@ -118,7 +107,7 @@ class Estimates:
             self._service_ns[runner] = min(known)
 
     def loaded(self, runner: str, load_ns: int) -> None:
-        self._load_ns.setdefault(runner, MovingAverage()).add(load_ns)
+        self._load_ns.setdefault(runner, _average()).add(load_ns)
 
     def departed(self, now_ns: int) -> None:
         """A request got its slot: places become free at this rate."""
