@@ -120,8 +120,10 @@ class Gates:
         line = context_line(spec, model)
         check_loadable(model, self._backends, now_ns)
         self._gate = GateName.REQUEST_BUCKET
-        left = self._quotas.take_request(agent.purse, agent.type.name, now_ns)
-        self._numbers["requests_left"] = left
+        try:
+            self._quotas.take_request(agent.purse, agent.type.name, now_ns)
+        finally:
+            self._numbers["requests_left"] = self._quotas.requests_left(agent.purse, now_ns)
         priority = max(spec.priority, agent.priority_best)
         compartment = self._agents.compartment(agent, spec.criticality)
         try:
@@ -149,9 +151,11 @@ class Gates:
             return
         self._gate = GateName.TOKEN_BUCKET
         tokens = self._estimates.tokens(line[0], spec.size_bytes)
-        left = self._quotas.reserve(agent.purse, agent.type.name, tokens, now_ns)
-        self._numbers["tokens_reserved"] = tokens
-        self._numbers["tokens_left"] = left
+        try:
+            self._quotas.reserve(agent.purse, agent.type.name, tokens, now_ns)
+            self._numbers["tokens_reserved"] = tokens
+        finally:
+            self._numbers["tokens_left"] = self._quotas.tokens_left(agent.purse, now_ns)
 
     def _find_place(
         self, spec: RequestSpec, agent: Agent, priority: int, live: int

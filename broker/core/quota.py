@@ -103,9 +103,9 @@ class Quotas:
 
     # Requests
 
-    def take_request(self, purse: Purse, agent_type: str, now_ns: int) -> float | None:
-        """Pays for one request; what the agent has left. QuotaExceeded or BrokerRateLimited where
-        one of the buckets is empty: then nothing is paid."""
+    def take_request(self, purse: Purse, agent_type: str, now_ns: int) -> None:
+        """Pays for one request. QuotaExceeded or BrokerRateLimited where one of the buckets is
+        empty: then nothing is paid."""
         own, everybody = purse.requests, self._all.requests
         shared = self._types[agent_type].requests
         buckets = self._buckets
@@ -129,7 +129,6 @@ class Quotas:
                 f"all agents together may send {self._rate_text(everybody)}",
                 retry_after_ns=self._request_wait_ns(own, shared, everybody, now_ns),
             )
-        return buckets.level(own, now_ns) if own else None
 
     def _request_wait_ns(self, own: int, shared: int, everybody: int, now_ns: int) -> int:
         """Until all of them hold a request: who came back for one would be refused by the next."""
@@ -154,10 +153,10 @@ class Quotas:
         """Is there any bucket of tokens that applies?"""
         return bool(purse.tokens or self._tokens_of(agent_type) or self._all.tokens)
 
-    def reserve(self, purse: Purse, agent_type: str, tokens: int, now_ns: int) -> float | None:
-        """Reserves tokens; what the agent has left. A request larger than a burst needs the bucket
-        full, and puts it in debt when it is settled. TokenQuotaExceeded, and nothing is taken,
-        where a bucket has too little."""
+    def reserve(self, purse: Purse, agent_type: str, tokens: int, now_ns: int) -> None:
+        """Reserves tokens. A request larger than a burst needs the bucket full, and puts it in debt
+        when it is settled. TokenQuotaExceeded, and nothing is taken, where a bucket has too
+        little."""
         buckets, taken = self._buckets, list[tuple[int, float]]()
         for handle in (purse.tokens, self._tokens_of(agent_type), self._all.tokens):
             if not handle:
@@ -171,7 +170,6 @@ class Quotas:
                     retry_after_ns=self._token_wait_ns(purse, agent_type, tokens, now_ns),
                 )
             taken.append((handle, amount))
-        return buckets.level(purse.tokens, now_ns) if purse.tokens else None
 
     def _amount(self, handle: int, tokens: int) -> float:
         """What a reservation takes from this bucket. In debt nothing starts, even where nothing is
@@ -228,6 +226,9 @@ class Quotas:
 
     def requests_left(self, purse: Purse, now_ns: int) -> float | None:
         return self._buckets.level(purse.requests, now_ns) if purse.requests else None
+
+    def tokens_left(self, purse: Purse, now_ns: int) -> float | None:
+        return self._buckets.level(purse.tokens, now_ns) if purse.tokens else None
 
     def _view(self, name: str, handle: int, now_ns: int) -> BucketView:
         buckets = self._buckets

@@ -12,11 +12,13 @@ from broker.core.engine import Engine
 from broker.core.errors import RequestUnknown
 from broker.core.journal import Ended, Refused, Start
 from broker.core.lifecycle import WAITS, State
+from broker.core.quota import NOT_COUNTED
 from broker.core.record import Attempt, Passage, Record
 from broker.core.requests import Outcome, RequestKey
 from broker.core.views import Explanation, GateView, OvertakingView
 
 EXAMPLES_MAX: Final = 3
+NO_LIMIT: Final = "no limit"  # of the agent's own
 
 
 class Rule:
@@ -129,9 +131,9 @@ def _gates(passage: Passage, problem: str = "") -> Iterator[GateView]:
     """The gates in their order, up to the one that said no."""
     for name, detail in _details(passage):
         if name == passage.stopped_at:
-            yield GateView(
-                name=name, passed=False, detail=problem + (f" ({detail})" if detail else "")
-            )
+            has_numbers = detail not in ("", NO_LIMIT)  # a bucket that the agent shares said no
+            text = f"{problem} ({detail})" if has_numbers else problem
+            yield GateView(name=name, passed=False, detail=text)
             return
         yield GateView(name=name, passed=True, detail=detail)
 
@@ -140,17 +142,17 @@ def _details(passage: Passage) -> Iterator[tuple[str, str]]:
     for name in (GateName.IDEMPOTENCY, GateName.DRAINING, GateName.IDENTITY, GateName.VALIDATION):
         yield name, ""
     left = passage.requests_left
-    yield GateName.REQUEST_BUCKET, "no limit" if left is None else f"{left:.1f} requests left"
+    yield GateName.REQUEST_BUCKET, NO_LIMIT if left is None else f"{left:.1f} requests left"
     yield GateName.TOKEN_BUCKET, _tokens_text(passage)
     yield GateName.BACKPRESSURE, _pressure_text(passage)
     yield GateName.FEASIBILITY, _feasibility_text(passage)
 
 
 def _tokens_text(passage: Passage) -> str:
-    if passage.tokens_reserved < 0:
-        return "no limit"
-    text = f"{passage.tokens_reserved} tokens reserved"
-    left = passage.tokens_left
+    left, reserved = passage.tokens_left, passage.tokens_reserved
+    if reserved == NOT_COUNTED:
+        return NO_LIMIT if left is None else f"{left:.0f} left"
+    text = f"{reserved} tokens reserved"
     return text if left is None else f"{text}, {left:.0f} left"
 
 
