@@ -246,3 +246,28 @@ FairQueueMachine.TestCase.settings = settings(
     max_examples=300, stateful_step_count=60, deadline=None, derandomize=True
 )
 TestFairQueue = FairQueueMachine.TestCase
+
+Queues = pytest.mark.parametrize("kind", [FairQueue, Oracle])
+
+
+@Queues
+def test_a_forecast_takes_turns_also_where_nothing_is_charged(
+    kind: type[FairQueue] | type[Oracle],
+) -> None:
+    queue = kind(HANDICAP_NS)
+    group, first, second = queue.open_group(), queue.add_agent(1.0), queue.add_agent(1.0)
+    pushed = [queue.push(group, 1, 0, agent, 0, 0, 0) for agent in [first] * 3 + [second] * 3]
+    turns = [pushed.index(each) for each in queue.forward([group], 0, 0, 6)]
+    assert turns == [0, 3, 1, 4, 2, 5]
+
+
+@Queues
+def test_who_returns_is_lifted_to_another_one_served_not_to_itself(
+    kind: type[FairQueue] | type[Oracle],
+) -> None:
+    queue = kind(HANDICAP_NS)
+    group, first, second = queue.open_group(), queue.add_agent(1.0), queue.add_agent(1.0)
+    for agent, cost in ((first, 1), (second, 3)):
+        assert queue.take(queue.push(group, 1, 0, agent, 0, 0, 0), cost, 0)
+    queue.push(group, 1, 0, first, 0, 0, 0)
+    assert queue.counter_of(group, 1, 0, first) == 4_000  # the second began at 1,000
