@@ -6,7 +6,7 @@ of the engine as seen from outside, told without looking into it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -28,31 +28,29 @@ from broker.core.effects import (
     TellRequeued,
     TellSlowDown,
     Unload,
+    WaitReason,
 )
 from broker.core.engine import Engine
-from broker.core.placement import BackendPolicy, PlacementPolicy
-from broker.core.policy import EnginePolicy
-from broker.core.queueing import QueuePolicy
-from broker.core.requests import AttemptId, Outcome, RequestKey
+from broker.core.errors import BackendUnreachable, BrokerError
+from broker.core.requests import AttemptId, Outcome, RequestKey, RequestSpec
 from broker.core.stimuli import (
+    Arrived,
     AttemptEnded,
     BackendSeen,
+    BlockAsked,
     ModelsListed,
     ModelSpec,
+    PolicyChanged,
     ResidentsSeen,
     Stimulus,
+    TimerFired,
 )
-from tests.unit.core.scene import MINUTE_NS, SECOND_NS
-
-POLICY: Final = EnginePolicy(
-    backends=(
-        BackendPolicy(name="b1", resident_max=2, memory_bytes=5000),
-        BackendPolicy(name="b2", exclusive=True),
-    ),
-    queue=QueuePolicy(queued_max=6, live_max=40),
-    placement=PlacementPolicy(num_ctx_hold_ns=2 * MINUTE_NS),
-)
-GRACE_NS: Final = POLICY.placement.slot_grace_ns
+from tests.property.bucket_books import BucketBooks
+from tests.property.entry_books import EntryBooks, Live, Where
+from tests.property.house_rules import GRACE_NS, House
+from tests.property.operator_books import OperatorBooks
+from tests.property.order_books import OrderBooks
+from tests.unit.core.scene import SECOND_NS
 
 
 def spec(name: str, slots: int, size_bytes: int, *, runner: str = "") -> ModelSpec:
@@ -72,7 +70,7 @@ MODELS: Final = (spec("m", 1, 1000), spec("n", 2, 1500), spec("o", 1, 4000))
 class Call:
     """A backend call that the shell makes for an attempt."""
 
-    key: RequestKey
+    live: Live
     backend: str
     runner: str
     has_token: bool = False
@@ -92,12 +90,16 @@ class Server:
 class PerfectShell:
     """Books and laws."""
 
-    def __init__(self) -> None:
-        self.engine = Engine(POLICY)
+    def __init__(self, house: House) -> None:
+        self.house = house
+        self.engine = Engine(house.first)
         self.now_ns = SECOND_NS
         self.alarm_ns: int | None = None
-        self.servers = {each.name: Server() for each in POLICY.backends}
-        self.live: set[RequestKey] = set()
+        self.servers = {each.name: Server() for each in house.first.backends}
+        self.operators = OperatorBooks(house.first)
+        self.entry = EntryBooks(self.operators)
+        self.buckets = BucketBooks(self.operators)
+        self.order = OrderBooks(self.operators)
         self.calls: dict[AttemptId, Call] = {}
         self.graces: list[tuple[int, Call]] = []  # slots that come free at a time
         self.attempts_seen = 0
@@ -105,14 +107,15 @@ class PerfectShell:
         self.finished = 0
         self.outcomes: list[Outcome] = []
         self.drained = 0
-        self.ending: AttemptEnded | None = None
+        self.turn: Stimulus = TimerFired()
+        self.refusal: BrokerError | None = None  # what the last turn was answered by, if by no
         self.story: list[tuple[Stimulus, int, str]] = []  # what was said, when, and the answer
         self._laws: dict[type[Effect], Callable[[Any], None]] = {
             Admit: self._admitted,
             Refuse: self._refused,
-            TellQueued: self._told,
+            TellQueued: self._queued,
             TellSlowDown: self._told,
-            TellRequeued: self._told,
+            TellRequeued: self._requeued,
             TakeOver: self._told,
             StartAttempt: self._start,
             AbortAttempt: self._abort,
@@ -128,46 +131,134 @@ class PerfectShell:
             self.feed(ModelsListed(name, MODELS))
             self.feed(BackendSeen(name, True))
 
+    @property
+    def live(self) -> dict[RequestKey, Live]:
+        return self.entry.live
+
     def feed(self, stimulus: Stimulus) -> None:
         """One turn, its effects held against the books, and the engine's own laws."""
+        self.turn, self.refusal = stimulus, None
         effects = self.engine.handle(stimulus, self.now_ns)
         self.story.append((stimulus, self.now_ns, repr(effects)))
+        self._hear(stimulus, effects)
         for effect in effects:
             self._laws[type(effect)](effect)
+        self.entry.check()
+        if isinstance(stimulus, BlockAsked) and stimulus.cancels_waiting:
+            waiting = [*self.entry.those(Where.QUEUE), *self.entry.those(Where.ROOM)]
+            assert not any(self.operators.means(stimulus.scope, each.key[0]) for each in waiting)
         invariants.check(self.engine)
+
+    def _hear(self, stimulus: Stimulus, effects: Sequence[Effect]) -> None:
+        """What the books know from the stimulus alone."""
+        self.operators.hear(stimulus, self.now_ns)
+        self.buckets.refit(self.now_ns)
+        self.order.refit(each.id for each in self.engine.agents)
+        match stimulus:
+            case Arrived() if self.engine.agents.find(stimulus.spec.key[0]) is not None:
+                self.buckets.meet(stimulus.spec.key[0], self.now_ns)
+            case PolicyChanged():
+                self.entry.is_lowered = True
+            case AttemptEnded():
+                is_back = any(isinstance(each, TellRequeued) for each in effects)
+                self._attempt_ended(stimulus, is_back=is_back)
+            case TimerFired():
+                over = [call for until_ns, call in self.graces if until_ns <= self.now_ns]
+                self.graces = [each for each in self.graces if each[0] > self.now_ns]
+                for call in over:
+                    self.order.release(call.live.compartment)
+            case ModelsListed():
+                self._move_what_waits()
+
+    def _attempt_ended(self, ended: AttemptEnded, *, is_back: bool) -> None:
+        call = self.calls.pop(ended.attempt)
+        if call.is_aborted and ended.error is not None:
+            self.graces.append((self.now_ns + GRACE_NS, call))
+        else:
+            self.order.release(call.live.compartment)
+        if is_back:
+            self.order.come_back(ended.attempt, self.now_ns)
+            return
+        prompt_tokens = ended.prompt_tokens
+        if not prompt_tokens and not isinstance(ended.error, BackendUnreachable):
+            prompt_tokens = call.live.spec.size_bytes // 4  # what was cut off is not free
+        costs = self.operators.policy.queue
+        cost = costs.prompt_token_cost * prompt_tokens
+        self.order.settle(ended.attempt, cost + costs.output_token_cost * ended.output_tokens)
+        self.buckets.settle(call.live, prompt_tokens + ended.output_tokens, self.now_ns)
+
+    def _move_what_waits(self) -> None:
+        """What waits for a model that was pulled anew waits for that from now on."""
+        known = {each.runner for server in self.servers.values() for each in server.listed}
+        for key, waiting in list(self.order.waiting.items()):
+            record = self.engine.records.get(key)
+            if waiting.line[0] not in known and record is not None:
+                self.order.move(key, record.line, self.now_ns)
 
     # The laws
 
+    def _arrival(self) -> RequestSpec:
+        assert isinstance(self.turn, Arrived), "something was answered that did not arrive"
+        return self.turn.spec
+
     def _refused(self, effect: Refuse) -> None:
+        spec = self._arrival()
+        self.refusal = effect.error
         self.outcomes.append(Outcome.REFUSED)
+        self.entry.refuse(spec, effect.error)
+        runners = {each.name.removesuffix(":latest"): each.runner for each in MODELS}
+        tokens = self.engine.estimates.tokens(runners.get(spec.model, "blob-m"), spec.size_bytes)
+        self.buckets.refuse(spec.key[0], effect.error, tokens, self.now_ns)
 
     def _admitted(self, effect: Admit) -> None:
-        assert effect.key not in self.live
-        self.live.add(effect.key)
+        spec = self._arrival()
+        assert spec.key == effect.key
         self.admitted += 1
+        record = self.engine.records[spec.key]
+        compartment = self.engine.bulkheads.name(record.compartment)
+        live = self.entry.admit(spec, compartment, self.now_ns)
+        self.buckets.admit(live, record.passage.tokens_reserved, self.now_ns)
 
-    def _told(self, effect: TellQueued | TellSlowDown | TellRequeued | TakeOver) -> None:
+    def _told(self, effect: TellSlowDown | TakeOver) -> None:
         assert effect.key in self.live
-        if isinstance(effect, TellQueued):
-            assert effect.position >= 1
+
+    def _queued(self, effect: TellQueued) -> None:
+        assert effect.position >= 1
+        live = self.live[effect.key]
+        stands = effect.reason is WaitReason.QUEUE_FULL
+        if stands and live.where is Where.NOWHERE:
+            self.entry.stand(live)
+        elif not stands and live.where in (Where.NOWHERE, Where.ROOM):
+            self.entry.enter(live)
+            self.order.enter(live, self.engine.records[effect.key].line, self.now_ns)
+        assert live.where is (Where.ROOM if stands else Where.QUEUE)
+        if effect.reason is WaitReason.PAUSED:
+            names = (effect.key[0], self.operators.type_of(effect.key[0]).name, "every")
+            assert any(name in effect.detail for name in names), "whom to resume is not said"
+
+    def _requeued(self, effect: TellRequeued) -> None:
+        live = self.live[effect.key]
+        live.where, live.is_back = Where.QUEUE, True
 
     def _start(self, effect: StartAttempt) -> None:
         assert effect.attempt > self.attempts_seen
         self.attempts_seen = effect.attempt
-        assert effect.key in self.live
-        assert all(each.key != effect.key or each.is_aborted for each in self.calls.values())
+        live = self.live[effect.key]
+        assert live.where is Where.QUEUE
         server = self.servers[effect.backend]
         runner = {each.name: each.runner for each in server.listed}[effect.model]
         assert server.switching is None or server.switching.runner != runner
         slots = next(each.slots for each in server.listed if each.runner == runner)
         assert self._held(effect.backend, runner) < slots, "two attempts for one slot"
-        self.calls[effect.attempt] = Call(key=effect.key, backend=effect.backend, runner=runner)
+        live.where = Where.SLOT
+        self.calls[effect.attempt] = Call(live=live, backend=effect.backend, runner=runner)
+        attempt = self.engine.attempts[effect.attempt]
+        lines = {each.line for each in self.order.waiting.values() if each.line[0] == runner}
+        fitting = [line for line in lines if attempt.residency.fits(line[1])]
+        self.order.start(effect.key, effect.attempt, attempt.charged, fitting, self.now_ns)
 
     def _held(self, backend: str, runner: str) -> int:
-        calls = [
-            *self.calls.values(),
-            *(call for until, call in self.graces if until > self.now_ns),
-        ]
+        calls = [*self.calls.values(), *(call for _, call in self.graces)]
         return sum(each.backend == backend and each.runner == runner for each in calls)
 
     def _abort(self, effect: AbortAttempt) -> None:
@@ -176,14 +267,24 @@ class PerfectShell:
         call.is_aborted = True
 
     def _finish(self, effect: Finish) -> None:
-        self.live.remove(effect.key)  # KeyError: ended twice, or never admitted
+        live = self.live[effect.key]  # KeyError: ended twice, or never admitted
         self.outcomes.append(effect.outcome)
         self.finished += 1
         is_complete = effect.outcome is Outcome.COMPLETED
         assert (effect.error is None) == is_complete
         if is_complete:
-            assert self.ending is not None
-            assert self.ending.error is None
+            assert isinstance(self.turn, AttemptEnded)
+            assert self.turn.error is None
+        if effect.outcome is Outcome.DISPLACED:
+            self.entry.displaced(effect.key, self.live[self._arrival().key])
+        elif effect.outcome is Outcome.REFUSED:
+            self.entry.turned_away(effect.key, self.now_ns)
+        if effect.outcome in (Outcome.DISPLACED, Outcome.REFUSED):
+            self.buckets.give_back(live, self.now_ns)
+        elif live.where is not Where.SLOT:
+            self.buckets.settle(live, 0, self.now_ns)
+        self.order.leave(effect.key, self.now_ns)
+        del self.live[effect.key]
 
     def _load(self, effect: Load) -> None:
         server = self.servers[effect.backend]

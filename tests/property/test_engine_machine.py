@@ -11,9 +11,11 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from tests.property.unruly_world import ACTIONS, Choose, T, UnrulyWorld, digest_of_story, replay
+from tests.property.house_rules import HOUSES, House
+from tests.property.unruly_people import Choose, T
+from tests.property.unruly_world import ACTIONS, UnrulyWorld, digest_of_story, replay
 
 
 def chooser(data: st.DataObject) -> Choose:
@@ -27,9 +29,9 @@ def never(among: Sequence[T]) -> T:
 class EngineMachine(RuleBasedStateMachine):
     """Each step is one action of the world; `PerfectShell` holds the answers against the laws."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.world = UnrulyWorld(never)
+    @initialize(house=st.sampled_from(HOUSES))
+    def open(self, house: House) -> None:
+        self.world = UnrulyWorld(never, house)
 
     @rule(data=st.data(), action=st.sampled_from(ACTIONS))
     def act(self, data: st.DataObject, action: str) -> None:
@@ -39,7 +41,7 @@ class EngineMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.world.come_to_rest()
         self.world.check_nothing_remains()
-        assert replay(self.world.story) == [answer for _, _, answer in self.world.story]
+        assert replay(self.world) == [answer for _, _, answer in self.world.story]
 
 
 TestEngine = EngineMachine.TestCase

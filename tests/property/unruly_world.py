@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from hashlib import sha256
-from typing import Final, Protocol, TypeVar
+from typing import Final
 
 from broker.core.effects import Load
 from broker.core.engine import Engine
@@ -25,34 +25,19 @@ from broker.core.requests import AttemptId, Outcome
 from broker.core.stimuli import (
     AttemptEnded,
     BackendSeen,
-    CancelAsked,
-    CancelCause,
     DrainAsked,
     FirstToken,
     LoadEnded,
     ModelsListed,
     ResidentsSeen,
-    Stimulus,
+    ResumeAsked,
     TimerFired,
     UnloadEnded,
 )
-from tests.property.perfect_shell import (
-    GRACE_NS,
-    MODELS,
-    POLICY,
-    PerfectShell,
-    spec,
-)
-from tests.unit.core.scene import MINUTE_NS, SECOND_NS, arrived
-
-T = TypeVar("T")
-
-
-class Choose(Protocol):
-    """Picks one of several. Never asked to pick from nothing."""
-
-    def __call__(self, among: Sequence[T]) -> T: ...
-
+from tests.property.house_rules import FAILED_LOAD_HOLD_NS, GRACE_NS, HOUSES
+from tests.property.perfect_shell import MODELS, spec
+from tests.property.unruly_people import T, UnrulyPeople
+from tests.unit.core.scene import MINUTE_NS, SECOND_NS
 
 # What a backend may list: all, one deleted, one pulled anew under its name, one name more.
 LISTS: Final = (
@@ -63,38 +48,8 @@ LISTS: Final = (
 )
 
 
-class UnrulyWorld(PerfectShell):
+class UnrulyWorld(UnrulyPeople):
     """Actions, and in the end a way to rest."""
-
-    def __init__(self, choose: Choose) -> None:
-        super().__init__()
-        self.choose = choose
-
-    # Actions: agents
-
-    def arrive(self) -> None:
-        number = self.choose(range(12))
-        self.feed(
-            arrived(
-                f"r{number}",
-                agent=self.choose(["ann", "bob", "cyd"]),
-                model=self.choose([*"mmmnnnoo", "alias", "nowhere"]),
-                priority=self.choose([5, 1, 9]),
-                deadline_ns=self.now_ns + self.choose([*[10 * MINUTE_NS] * 6, 30 * SECOND_NS, 0]),
-                content=self.choose([b"content"] * 5 + [b"other"]),
-                num_ctx_needed=self.choose([*[0] * 9, 5000, 8000, 9000]),
-                fallback_models=self.choose([(), ("m",)]),
-            )
-        )
-
-    def cancel(self) -> None:
-        if self.live:
-            self.feed(CancelAsked(self.choose(sorted(self.live)), self.choose(list(CancelCause))))
-
-    def drain(self) -> None:
-        """Seldom: nothing new comes after it."""
-        if self.choose(range(60)) == 59:
-            self.feed(DrainAsked(self.now_ns + self.choose([5 * MINUTE_NS, 0])))
 
     # Actions: backends
 
@@ -112,12 +67,12 @@ class UnrulyWorld(PerfectShell):
             self._end(attempt, self.choose(errors))
 
     def _end(self, attempt: AttemptId, error: BrokerError | None) -> None:
-        call = self.calls.pop(attempt)
-        if call.is_aborted and error is not None:
-            self.graces.append((self.now_ns + GRACE_NS, call))
-        self.ending = AttemptEnded(attempt, error)
-        self.feed(self.ending)
-        self.ending = None
+        """Its backend tells what was used, also of what it did not complete; or it does not."""
+        if isinstance(error, BackendUnreachable):
+            self.feed(AttemptEnded(attempt, error))
+        else:
+            prompt, output = self.choose([(0, 0), (10, 1), (25, 40), (1000, 300)])
+            self.feed(AttemptEnded(attempt, error, prompt, output))
 
     def end_abort(self) -> None:
         """What was told to end does so, as it mostly will."""
@@ -218,16 +173,6 @@ class UnrulyWorld(PerfectShell):
         ]
         self.wait(self.choose(durations))
 
-    def wait(self, duration_ns: int) -> None:
-        until_ns = self.now_ns + duration_ns
-        for _ in range(1000):
-            if self.alarm_ns is None or self.alarm_ns > until_ns:
-                self.now_ns = until_ns
-                return
-            self.now_ns, self.alarm_ns = max(self.now_ns, self.alarm_ns), None
-            self.feed(TimerFired())
-        raise AssertionError("the engine's alarm goes off for ever")
-
     def fire_early(self) -> None:
         """Event loops may be early by the resolution of their clocks."""
         if self.alarm_ns is not None:
@@ -243,7 +188,9 @@ class UnrulyWorld(PerfectShell):
             server.listed = MODELS
             self.feed(ModelsListed(name, MODELS))
             self.feed(BackendSeen(name, True))
-        self.wait(POLICY.placement.failed_load_hold_ns)
+        for scope in sorted({scope for scope, _ in self.operators.changes}, key=repr):
+            self.feed(ResumeAsked(scope))
+        self.wait(FAILED_LOAD_HOLD_NS)
         for _ in range(200):
             for name, server in self.servers.items():
                 for runner in [each for each, owner in server.loaded.items() if owner == "others"]:
@@ -254,7 +201,7 @@ class UnrulyWorld(PerfectShell):
                 self.now_ns += 1
                 self.feed(self._list(name))
             for attempt in list(self.calls):
-                self._end(attempt, None)
+                self.feed(AttemptEnded(attempt, None, 5, 5))
             self.wait(GRACE_NS)
             if not self.live and all(each.switching is None for each in self.servers.values()):
                 return
@@ -268,6 +215,7 @@ class UnrulyWorld(PerfectShell):
         ended = engine.tally.outcomes
         assert ended == {each: self.outcomes.count(each) for each in Outcome}
         assert self.finished == self.admitted
+        self.buckets.check_settled()
         assert (engine.tally.queued, engine.tally.running) == (0, 0)
         self.feed(DrainAsked(self.now_ns))
         assert self.drained == 1
@@ -278,8 +226,15 @@ class UnrulyWorld(PerfectShell):
 
 # What may happen, and how often against the rest.
 _WEIGHTS: Final = {
-    "arrive": 8,
+    "arrive": 12,
+    "flood": 2,
+    "come_when_told": 2,
     "cancel": 1,
+    "boost": 1,
+    "block": 1,
+    "pause": 1,
+    "resume": 2,
+    "reload": 1,
     "drain": 1,
     "give_token": 2,
     "end_call": 4,
@@ -298,10 +253,10 @@ _WEIGHTS: Final = {
 ACTIONS: Final = [name for name, weight in _WEIGHTS.items() for _ in range(weight)]
 
 
-def replay(story: Sequence[tuple[Stimulus, int, str]]) -> list[str]:
+def replay(world: UnrulyWorld) -> list[str]:
     """What a fresh engine answers to the same words at the same times."""
-    engine = Engine(POLICY)
-    return [repr(engine.handle(stimulus, now_ns)) for stimulus, now_ns, _ in story]
+    engine = Engine(world.house.first)
+    return [repr(engine.handle(stimulus, now_ns)) for stimulus, now_ns, _ in world.story]
 
 
 def digest_of_story(seed: int, steps: int) -> str:
@@ -311,7 +266,7 @@ def digest_of_story(seed: int, steps: int) -> str:
     def choose(among: Sequence[T]) -> T:
         return chance.choice(among)
 
-    world = UnrulyWorld(choose)
+    world = UnrulyWorld(choose, HOUSES[seed % len(HOUSES)])
     for _ in range(steps):
         getattr(world, chance.choice(ACTIONS))()
     world.come_to_rest()

@@ -1,0 +1,158 @@
+"""Who may wait: the bounded queue, displacement and the waiting room, by the design's prose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from broker.core.errors import AgentQueueFull, BrokerError, QueueFull
+from broker.core.queueing import QueuePolicy
+from broker.core.requests import RequestKey, RequestSpec
+from tests.property.operator_books import NOT_LIMITED, OperatorBooks
+
+
+class Where(Enum):
+    NOWHERE = "nowhere"  # let in a moment ago
+    ROOM = "room"
+    QUEUE = "queue"
+    SLOT = "slot"
+
+
+@dataclass(slots=True, kw_only=True)
+class Live:
+    """A request that was let in and has not ended."""
+
+    spec: RequestSpec
+    priority: int
+    compartment: str
+    number: int  # the how-many-eth it is
+    arrived_ns: int
+    where: Where = Where.NOWHERE
+    is_back: bool = False  # it had a slot and lost it
+
+    @property
+    def key(self) -> RequestKey:
+        return self.spec.key
+
+
+class EntryBooks:
+    """`live` has everybody under way. `is_lowered`: a reload may have left more than may wait."""
+
+    def __init__(self, operators: OperatorBooks) -> None:
+        self.live: dict[RequestKey, Live] = {}
+        self.is_lowered = False
+        self._operators = operators
+        self._admitted = 0
+
+    @property
+    def _policy(self) -> QueuePolicy:
+        return self._operators.policy.queue
+
+    def those(self, where: Where) -> list[Live]:
+        return [each for each in self.live.values() if each.where is where]
+
+    def backlog(self, agent: str) -> int:
+        return sum(each.key[0] == agent for each in self.those(Where.QUEUE))
+
+    def _standing(self, agent: str) -> int:
+        return sum(each.key[0] == agent for each in self.those(Where.ROOM))
+
+    def _bytes(self, besides: Live | None = None) -> int:
+        return sum(each.spec.size_bytes for each in self.those(Where.QUEUE) if each is not besides)
+
+    def has_place(self, size_bytes: int, besides: Live | None = None) -> bool:
+        """May one more of this size wait, `besides` thought away?"""
+        queued = len(self.those(Where.QUEUE)) - (besides is not None)
+        if queued >= self._policy.queued_max:
+            return False
+        return queued == 0 or self._bytes(besides) + size_bytes <= self._policy.queued_bytes_max
+
+    # The way in
+
+    def admit(self, spec: RequestSpec, compartment: str, now_ns: int) -> Live:
+        """Let in. Where it goes is told by what is said next. A compartment that nothing limits
+        may go without its name."""
+        assert spec.key not in self.live
+        self._admitted += 1
+        operators, agent = self._operators, spec.key[0]
+        assert not operators.is_blocked(agent), "a blocked agent was let in"
+        assert self.backlog(agent) + self._standing(agent) < self._policy.queued_per_agent_max
+        expected = operators.compartment(agent, spec.criticality)
+        is_limited = operators.limit(expected) is not None
+        assert compartment == expected or (compartment == NOT_LIMITED and not is_limited)
+        live = self.live[spec.key] = Live(
+            spec=spec,
+            priority=operators.priority(agent, spec.priority),
+            compartment=compartment,
+            number=self._admitted,
+            arrived_ns=now_ns,
+        )
+        return live
+
+    def stand(self, live: Live) -> None:
+        """It stands in the waiting room: there was no place, and nobody to displace for it."""
+        live.where = Where.ROOM
+        assert live.priority <= self._policy.room_priority_worst
+        assert self.is_lowered or len(self.those(Where.ROOM)) <= self._policy.room_max
+        assert not self.has_place(live.spec.size_bytes), "it stands beside a free place"
+        assert not self._may_displace(live)
+
+    def enter(self, live: Live) -> None:
+        """It waits in the queue now."""
+        if live.where is Where.ROOM:
+            ahead = [(each.priority, each.number) for each in self.those(Where.ROOM)]
+            assert (live.priority, live.number) == min(ahead), "another was before it in the room"
+        assert self.has_place(live.spec.size_bytes), "more wait than may"
+        live.where = Where.QUEUE
+
+    def refuse(self, spec: RequestSpec, error: BrokerError) -> None:
+        """Nobody is refused for want of a place while there is one."""
+        agent, policy = spec.key[0], self._policy
+        if isinstance(error, AgentQueueFull):
+            assert self.backlog(agent) + self._standing(agent) >= policy.queued_per_agent_max
+        if not isinstance(error, QueueFull):
+            return
+        priority = self._operators.priority(agent, spec.priority)
+        assert not self.has_place(spec.size_bytes), "refused beside a free place"
+        may_stand = priority <= policy.room_priority_worst
+        assert not (may_stand and len(self.those(Where.ROOM)) < policy.room_max)
+
+    def _may_displace(self, by: Live) -> bool:
+        """Is there an agent with the one largest backlog whose worst request has to go?"""
+        backlogs = {each.key[0]: self.backlog(each.key[0]) for each in self.those(Where.QUEUE)}
+        largest = [agent for agent, n in backlogs.items() if n == max(backlogs.values())]
+        if len(largest) != 1 or backlogs[largest[0]] <= self.backlog(by.key[0]) + 1:
+            return False  # among several the engine may choose
+        of_it = [each for each in self.those(Where.QUEUE) if each.key[0] == largest[0]]
+        worst = max(of_it, key=lambda each: (each.priority, each.number))
+        return worst.priority >= by.priority and self.has_place(by.spec.size_bytes, worst)
+
+    # The way out
+
+    def displaced(self, key: RequestKey, by: Live) -> None:
+        """Its agent had a backlog larger by more than one, and it was no better than who came."""
+        victim, newcomer = self.live[key], by.key[0]
+        assert victim.where is Where.QUEUE
+        assert not self.has_place(by.spec.size_bytes), "displaced beside a free place"
+        backlog = self.backlog(key[0])
+        assert backlog == max(self.backlog(each.key[0]) for each in self.live.values())
+        assert backlog > self.backlog(newcomer) + 1
+        assert victim.priority >= by.priority
+        others = [each for each in self.those(Where.QUEUE) if each.key[0] == key[0]]
+        assert victim is max(others, key=lambda each: (each.priority, each.number))
+
+    def turned_away(self, key: RequestKey, now_ns: int) -> None:
+        """Its time in the waiting room is up."""
+        live = self.live[key]
+        assert live.where is Where.ROOM
+        assert self.is_lowered or now_ns >= live.arrived_ns + self._policy.room_wait_ns
+
+    def check(self) -> None:
+        """After each turn: nobody stands who could wait, and no more wait than may."""
+        room = self.those(Where.ROOM)
+        if room:
+            first = min(room, key=lambda each: (each.priority, each.number))
+            assert not self.has_place(first.spec.size_bytes), "somebody stands beside a free place"
+        newcomers = [each for each in self.those(Where.QUEUE) if not each.is_back]
+        assert self.is_lowered or len(newcomers) <= self._policy.queued_max
+        assert not self.those(Where.NOWHERE)

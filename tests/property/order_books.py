@@ -1,0 +1,240 @@
+"""Who is next: each start held against the prose of the design, over counters of the oracle's.
+
+The oracle of the queue keeps the counters as the engine's effects tell of arrivals, starts and
+ends; which of those that wait may start first is asked by brute force, for every single start.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from _sched.reference_queue import FairQueue
+from broker.core.queueing import LineKey
+from broker.core.requests import AttemptId, RequestKey
+from broker.core.story import Rule
+from tests.property.entry_books import Live
+from tests.property.operator_books import NOT_LIMITED, OperatorBooks
+
+
+@dataclass(slots=True)
+class Waiting:
+    """A request in a line. `rules`: of those who came later and started earlier, how many each
+    rule may truly be named for."""
+
+    live: Live
+    line: LineKey
+    entry: int = 0
+    overtakings: int = 0
+    rules: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(slots=True)
+class Served:
+    """A start: whose counter was charged, how much, and what comes back if it does."""
+
+    waiting: Waiting
+    flow: int
+    charged: int
+    head_since_ns: int
+
+
+class OrderBooks:
+    """`waiting` has everybody in a line."""
+
+    def __init__(self, operators: OperatorBooks) -> None:
+        self.waiting: dict[RequestKey, Waiting] = {}
+        self.running: Counter[str] = Counter()  # by compartment
+        self._operators = operators
+        self._queue = FairQueue(operators.policy.queue.handicap_ns_per_priority)
+        self._agents: dict[str, int] = {}
+        self._groups: dict[LineKey, int] = {}
+        self._bits: dict[str, int] = {NOT_LIMITED: 0}
+        self._heads: dict[tuple[LineKey, int, str, str], tuple[RequestKey, int]] = {}
+        self._served: dict[AttemptId, Served] = {}
+
+    def refit(self, agents: Iterable[str]) -> None:
+        """Weights, pauses and handicaps are those in force. Who returns first of several that
+        return at once, in this order, is the floor for the others."""
+        self._queue.handicap_ns_per_priority = self._operators.policy.queue.handicap_ns_per_priority
+        for agent in agents:
+            if agent in self._agents:
+                self._queue.set_weight(self._agents[agent], self._operators.weight(agent))
+                self._queue.pause(self._agents[agent], self._operators.is_paused(agent))
+
+    def enter(self, live: Live, line: LineKey, now_ns: int) -> None:
+        self._push(Waiting(live, line), now_ns, -1)
+
+    def come_back(self, attempt: AttemptId, now_ns: int) -> None:
+        """It lost its slot: it waits at its old place, and nothing was paid for it."""
+        served = self._served.pop(attempt)
+        self._push(served.waiting, now_ns, served.head_since_ns)
+        self._queue.settle(served.flow, served.charged, 0)
+
+    def _push(self, waiting: Waiting, now_ns: int, head_since_ns: int) -> None:
+        live = waiting.live
+        agent = live.key[0]
+        if agent not in self._agents:
+            self._agents[agent] = self._queue.add_agent(1.0)
+            self.refit([agent])
+        if waiting.line not in self._groups:
+            self._groups[waiting.line] = self._queue.open_group()
+        waiting.entry = self._queue.push(
+            self._groups[waiting.line],
+            live.priority,
+            self._bit(live.compartment),
+            self._agents[agent],
+            live.number,
+            live.arrived_ns,
+            now_ns,
+            head_since_ns,
+        )
+        self.waiting[live.key] = waiting
+        self._look_for_head(waiting, head_since_ns if head_since_ns >= 0 else now_ns)
+
+    def _bit(self, compartment: str) -> int:
+        return self._bits.setdefault(compartment, len(self._bits))
+
+    def move(self, key: RequestKey, line: LineKey, now_ns: int) -> None:
+        """Its model was pulled anew: it waits for that from now on."""
+        waiting = self.waiting[key]
+        self.leave(key, now_ns)
+        waiting.line = line
+        self._push(waiting, now_ns, -1)
+
+    def leave(self, key: RequestKey, now_ns: int) -> None:
+        """It waits no longer, if it did, for whatever reason."""
+        waiting = self.waiting.pop(key, None)
+        if waiting is not None:
+            self._queue.remove(waiting.entry, now_ns)
+            self._look_for_head(waiting, now_ns)
+
+    def _look_for_head(self, changed: Waiting, now_ns: int) -> None:
+        """Who is head of this one's agent now? A new one is so since now."""
+        flow = self._flow(changed)
+        those = [each for each in self.waiting.values() if self._flow(each) == flow]
+        if not those:
+            self._heads.pop(flow, None)
+            return
+        head = min(those, key=lambda each: each.live.number).live.key
+        if flow not in self._heads or self._heads[flow][0] != head:
+            self._heads[flow] = head, now_ns
+
+    def _flow(self, waiting: Waiting) -> tuple[LineKey, int, str, str]:
+        live = waiting.live
+        return waiting.line, live.priority, live.compartment, live.key[0]
+
+    # The law
+
+    def is_closed(self, compartment: str) -> bool:
+        limit = self._operators.limit(compartment)
+        return limit is not None and self.running[compartment] >= limit
+
+    def start(
+        self,
+        key: RequestKey,
+        attempt: AttemptId,
+        charge: int,
+        fitting: Iterable[LineKey],
+        now_ns: int,
+    ) -> None:
+        """It got a slot that the requests of these lines fit as well."""
+        waiting = self.waiting[key]
+        live = waiting.live
+        assert not self._operators.is_paused(key[0]), "a paused agent's request was started"
+        assert not self.is_closed(live.compartment), "more run in a compartment than may"
+        self._check_turn(waiting, set(fitting))
+        for other in self.waiting.values():
+            if other.live.arrived_ns < live.arrived_ns:
+                other.overtakings += 1
+                other.rules.update(self._rules(other, waiting))
+        taken = self._queue.take(waiting.entry, charge, now_ns)
+        assert taken is not None
+        assert taken[1] == self._heads[self._flow(waiting)][1]
+        del self.waiting[key]
+        self._look_for_head(waiting, now_ns)
+        self._served[attempt] = Served(waiting, taken[0], charge, taken[1])
+        self.running[live.compartment] += 1
+
+    def _check_turn(self, waiting: Waiting, fitting: set[LineKey]) -> None:
+        """Its class has the smallest key of all that could run, its agent was served least in its
+        class, and it is the head of its agent. What could run is of no paused agent and in no
+        compartment that is full."""
+        may_run = [
+            each
+            for each in self.waiting.values()
+            if each.line in fitting
+            and not self._operators.is_paused(each.live.key[0])
+            and not self.is_closed(each.live.compartment)
+            and self._is_head(each)
+        ]
+        mine, counter = self._class(waiting), self._counter(waiting)
+        assert self._is_head(waiting), f"{waiting.live.key} was not its agent's head"
+        for each in may_run:
+            if self._class(each) == mine:
+                assert counter <= self._counter(each), f"{waiting.live.key} had been served more"
+                continue
+            rivals = [other for other in may_run if self._class(other) == self._class(each)]
+            least = min(self._counter(other) for other in rivals)
+            # Among those that were served alike the queue may choose.
+            latest_ns = max(self._key_ns(o) for o in rivals if self._counter(o) == least)
+            assert self._key_ns(waiting) <= latest_ns, f"{waiting.live.key}: {each.live.key} waits"
+
+    def _class(self, waiting: Waiting) -> tuple[LineKey, int, str]:
+        return self._flow(waiting)[:3]
+
+    def _is_head(self, waiting: Waiting) -> bool:
+        return self._heads[self._flow(waiting)][0] == waiting.live.key
+
+    def _key_ns(self, waiting: Waiting) -> int:
+        steps = waiting.live.priority - 1
+        handicap_ns = steps * self._operators.policy.queue.handicap_ns_per_priority
+        return self._heads[self._flow(waiting)][1] + handicap_ns
+
+    def _counter(self, waiting: Waiting) -> int:
+        live = waiting.live
+        counter = self._queue.counter_of(
+            self._groups[waiting.line],
+            live.priority,
+            self._bit(live.compartment),
+            self._agents[live.key[0]],
+        )
+        assert counter is not None
+        return counter
+
+    def _rules(self, late: Waiting, early: Waiting) -> set[str]:
+        """By which rules `early`, which came later, may truly be said to start before `late`."""
+        rules = set[str]()
+        if late.line[0] != early.line[0]:
+            rules.add(Rule.PLACEMENT)
+        elif late.line != early.line:
+            rules.add(Rule.CONTEXT)
+        if self._operators.is_paused(late.live.key[0]):
+            rules.add(Rule.PAUSE)
+        if self.is_closed(late.live.compartment):
+            rules.add(Rule.BULKHEAD)
+        if late.line != early.line:
+            return rules
+        if late.live.priority > early.live.priority:
+            rules.add(Rule.PRIORITY)
+        elif self._class(late) != self._class(early):
+            rules.add(Rule.AGEING)
+        elif late.live.key[0] == early.live.key[0]:
+            rules.add(Rule.OWN_ORDER)
+        elif self._counter(early) <= self._counter(late):
+            rules.add(Rule.FAIR_SHARE)
+            if self._operators.is_boosted(early.live.key[0]):
+                rules.add(Rule.BOOST)
+        return rules
+
+    # The end of a start
+
+    def settle(self, attempt: AttemptId, cost: int) -> None:
+        """What it did cost takes the place of what was charged."""
+        served = self._served.pop(attempt)
+        self._queue.settle(served.flow, served.charged, cost)
+
+    def release(self, compartment: str) -> None:
+        """Its work is over, and its place in its compartment is free."""
+        self.running[compartment] -= 1

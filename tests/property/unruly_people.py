@@ -1,0 +1,159 @@
+"""Agents and operators around a perfect shell, who ask for what they like and when they like."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol, TypeVar
+
+from broker.core.errors import QuotaExceeded
+from broker.core.requests import Criticality
+from broker.core.stimuli import (
+    Arrived,
+    BlockAsked,
+    BoostAsked,
+    CancelAsked,
+    CancelCause,
+    DrainAsked,
+    PauseAsked,
+    PolicyChanged,
+    ResumeAsked,
+    Scope,
+    TimerFired,
+)
+from broker.core.story import explain
+from tests.property.house_rules import AGENTS, House
+from tests.property.perfect_shell import PerfectShell
+from tests.unit.core.scene import MINUTE_NS, SECOND_NS, arrived, request
+
+T = TypeVar("T")
+
+
+class Choose(Protocol):
+    """Picks one of several. Never asked to pick from nothing."""
+
+    def __call__(self, among: Sequence[T]) -> T: ...
+
+
+class UnrulyPeople(PerfectShell):
+    """Their actions, and the time that passes meanwhile."""
+
+    def __init__(self, choose: Choose, house: House) -> None:
+        super().__init__(house)
+        self.choose = choose
+
+    # Actions: agents
+
+    def arrive(self) -> None:
+        spec = request(
+            f"r{self.choose(range(12))}",
+            agent=self.choose(AGENTS),
+            model=self.choose([*"mmmmmmnnnoo", "alias", "nowhere"]),
+            priority=self.choose([5, 5, 1, 3, 9]),
+            deadline_ns=self.now_ns + self.choose([*[10 * MINUTE_NS] * 6, 30 * SECOND_NS, 0]),
+            content=self.choose([b"content"] * 5 + [b"other"]),
+            num_ctx_needed=self.choose([*[0] * 9, 5000, 8000, 9000]),
+            fallback_models=self.choose([(), ("m",)]),
+            size_bytes=self.choose([100, 100, 100, 3000, 11_000]),
+        )
+        criticality = self.choose([Criticality.NORMAL] * 4 + list(Criticality))
+        self.feed(Arrived(replace(spec, criticality=criticality)))
+
+    def flood(self) -> None:
+        """One agent sends many alike at once."""
+        agent, model = self.choose(AGENTS), self.choose("mn")
+        for number in range(self.choose([3, 6])):
+            self.feed(
+                arrived(
+                    f"f{number}",
+                    agent=agent,
+                    model=model,
+                    priority=self.choose([5, 5, 2]),
+                    deadline_ns=self.now_ns + 10 * MINUTE_NS,
+                )
+            )
+
+    def come_when_told(self) -> None:
+        """Its own bucket had too little, and said when there will be enough: there is."""
+        refused, turn = self.refusal, self.turn
+        if type(refused) is not QuotaExceeded or not isinstance(turn, Arrived):
+            return
+        agent, policy = turn.spec.key[0], self.operators.policy
+        factor = self.operators.rate_factor(agent)
+        assert refused.retry_after_ns is not None
+        self.wait(refused.retry_after_ns)
+        is_as_before = factor == self.operators.rate_factor(agent)
+        assert policy is self.operators.policy
+        self.feed(Arrived(replace(turn.spec, deadline_ns=self.now_ns + MINUTE_NS)))
+        assert not (is_as_before and type(self.refusal) is QuotaExceeded), "came when told, in vain"
+
+    def cancel(self) -> None:
+        if self.live:
+            self.feed(CancelAsked(self.choose(sorted(self.live)), self.choose(list(CancelCause))))
+
+    def drain(self) -> None:
+        """Seldom: nothing new comes after it."""
+        if self.choose(range(60)) == 59:
+            self.feed(DrainAsked(self.now_ns + self.choose([5 * MINUTE_NS, 0])))
+
+    # Actions: operators
+
+    def _scope(self) -> Scope:
+        return self.choose(
+            [
+                *(Scope(agent_id=each) for each in AGENTS),
+                *(Scope(agent_type=each.name) for each in self.operators.policy.agents.types),
+                Scope(),
+            ]
+        )
+
+    def _until_ns(self) -> int | None:
+        until_ns = self.choose([None, SECOND_NS, 20 * SECOND_NS, 2 * MINUTE_NS])
+        return None if until_ns is None else self.now_ns + until_ns
+
+    def boost(self) -> None:
+        boost = BoostAsked(
+            scope=self._scope(),
+            weight_factor=self.choose([1.0, 4.0, 0.25]),
+            rate_factor=self.choose([1.0, 3.0, 0.5]),
+            priority_best=self.choose([0, 0, 1, 5]),
+            until_ns=self._until_ns(),
+        )
+        self.feed(boost)
+
+    def block(self) -> None:
+        until_ns, cancels = self._until_ns(), self.choose([False, True])
+        self.feed(BlockAsked(scope=self._scope(), cancels_waiting=cancels, until_ns=until_ns))
+
+    def pause(self) -> None:
+        self.feed(PauseAsked(scope=self._scope(), until_ns=self._until_ns()))
+
+    def resume(self) -> None:
+        scopes = sorted({scope for scope, _ in self.operators.changes}, key=repr)
+        self.feed(ResumeAsked(self.choose(scopes or [Scope()])))
+
+    def reload(self) -> None:
+        """Seldom."""
+        if self.choose(range(4)) == 3:
+            self.feed(PolicyChanged(self.choose(self.house.others)))
+
+    def explain(self) -> None:
+        """What a waiting request is told of who overtook it is true."""
+        if self.order.waiting:
+            key = self.choose(sorted(self.order.waiting))
+            waiting = self.order.waiting[key]
+            told = explain(self.engine, key, self.now_ns)
+            for view in told.overtaken:
+                assert view.count <= waiting.rules[view.rule], f"{key}: {view}"
+
+    # Time
+
+    def wait(self, duration_ns: int) -> None:
+        until_ns = self.now_ns + duration_ns
+        for _ in range(1000):
+            if self.alarm_ns is None or self.alarm_ns > until_ns:
+                self.now_ns = until_ns
+                return
+            self.now_ns, self.alarm_ns = max(self.now_ns, self.alarm_ns), None
+            self.feed(TimerFired())
+        raise AssertionError("the engine's alarm goes off for ever")
