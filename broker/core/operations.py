@@ -72,9 +72,16 @@ class Operations:
         self._paused_or_resumed(asked.scope, now_ns)
 
     def _paused_or_resumed(self, scope: Scope, now_ns: int) -> None:
+        meant = self._agents.meant(scope)
+        held = [(each.is_paused, each.paused_whom) for each in meant]
         self._agents.reapply(scope, now_ns)
         self._backlog.look_again(now_ns)
-        for record in self._backlog.waiting_of(self._agents.meant(scope)):
+        changed = [
+            each
+            for each, was in zip(meant, held, strict=True)
+            if (each.is_paused, each.paused_whom) != was
+        ]
+        for record in self._backlog.waiting_of(changed):
             self._announcer.tell_again(record)
 
     def _until(

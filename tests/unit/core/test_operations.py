@@ -122,6 +122,18 @@ def test_everybody_who_waits_hears_of_the_pause_and_of_its_end() -> None:
     assert {(name, reason) for name, _, reason in words} == {("r2", "SLOT"), ("r3", "SLOT")}
 
 
+def test_who_waits_hears_nothing_of_changes_that_do_not_hold_it_back() -> None:
+    scene = house()
+    for name in ("r1", "r2"):
+        comes(scene, name)
+    scene.wait(2 * SECOND_NS)
+    scene.turn(BoostAsked(scope=ALL, weight_factor=2, until_ns=MINUTE_NS))
+    scene.turn(BlockAsked(scope=ALL, until_ns=MINUTE_NS))
+    assert told(scene.wait(2 * MINUTE_NS)) == []
+    scene.turn(PauseAsked(scope=ONE))
+    assert told(scene.turn(PauseAsked(scope=ONE, until_ns=30 * MINUTE_NS))) == []
+
+
 def test_others_pass_who_is_paused() -> None:
     scene = house()
     comes(scene, "running", agent="x")
