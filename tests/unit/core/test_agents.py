@@ -233,6 +233,19 @@ def test_an_agent_that_sent_nothing_is_not_found_and_the_nearest_are_named() -> 
     assert "agent 'opus-7' has sent nothing lately; nearest: opus-" in caught.value.message
 
 
+def test_the_nearest_are_found_among_thousands() -> None:
+    scene = house(kind("each", "w*"))
+    for number in range(3_000):
+        meet(scene, f"worker-{number:05d}")
+    meet(scene, "wroker-opus")
+    with pytest.raises(AgentNotFound) as caught:
+        scene.engine.agents.concerned(Scope(agent_id="worker-opus"))
+    assert caught.value.nearest[0] == "wroker-opus"
+    with pytest.raises(AgentNotFound) as caught:
+        scene.engine.agents.concerned(Scope(agent_id="worker-1234"))
+    assert "worker-01234" in caught.value.nearest
+
+
 def test_a_scope_concerns_one_agent_those_of_a_type_or_everybody() -> None:
     scene = house(OPUS)
     for agent in ("opus-1", "opus-2", "x"):
