@@ -154,9 +154,8 @@ class Quotas:
         return bool(purse.tokens or self._tokens_of(agent_type) or self._all.tokens)
 
     def reserve(self, purse: Purse, agent_type: str, tokens: int, now_ns: int) -> None:
-        """Reserves tokens. A request larger than a burst needs the bucket full, and puts it in debt
-        when it is settled. TokenQuotaExceeded, and nothing is taken, where a bucket has too
-        little."""
+        """Reserves tokens. A request larger than a burst needs the bucket full, and puts it in
+        debt. TokenQuotaExceeded, and nothing is taken, where a bucket has too little."""
         buckets, taken = self._buckets, list[tuple[int, float]]()
         for handle in (purse.tokens, self._tokens_of(agent_type), self._all.tokens):
             if not handle:
@@ -170,11 +169,14 @@ class Quotas:
                     retry_after_ns=self._token_wait_ns(purse, agent_type, tokens, now_ns),
                 )
             taken.append((handle, amount))
+        for each, paid in taken:
+            if tokens > paid:
+                buckets.settle(each, paid, float(tokens), now_ns)
 
     def _amount(self, handle: int, tokens: int) -> float:
-        """What a reservation takes from this bucket. In debt nothing starts, even where nothing is
-        known of what it will cost."""
-        return max(1.0, min(float(tokens), self._buckets.burst_of(handle)))
+        """What must be there for a reservation. In debt nothing starts, even where nothing is known
+        of what it will cost."""
+        return min(_reserved(tokens), self._buckets.burst_of(handle))
 
     def _token_wait_ns(self, purse: Purse, agent_type: str, tokens: int, now_ns: int) -> int:
         """Until all of the buckets hold what a reservation takes from them."""
@@ -191,8 +193,7 @@ class Quotas:
             return
         for handle in (purse.tokens, self._tokens_of(agent_type), self._all.tokens):
             if handle:
-                amount = self._amount(handle, reserved)
-                self._buckets.settle(handle, amount, float(used), now_ns)
+                self._buckets.settle(handle, _reserved(reserved), float(used), now_ns)
 
     def _tokens_of(self, agent_type: str) -> int:
         purse = self._types.get(agent_type)
@@ -247,6 +248,11 @@ class Quotas:
     def _tokens_text(self, handle: int) -> str:
         per_minute = self._buckets.rate_of(handle) * SECONDS_PER_MINUTE
         return f"{per_minute:g} a minute, {self._buckets.burst_of(handle):g} at once"
+
+
+def _reserved(tokens: int) -> float:
+    """What a reservation takes: whatever the burst is, which may be another at the end."""
+    return max(1.0, float(tokens))
 
 
 def _capacity(policy: BucketPolicy, factor: float) -> float:

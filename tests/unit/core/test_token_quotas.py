@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from broker.core.agent_policy import AgentsPolicy, AgentTypePolicy, BucketPolicy
 from broker.core.errors import BackendFailed, BackendUnreachable, BrokerError, TokenQuotaExceeded
 from broker.core.queueing import QueuePolicy
@@ -108,7 +110,8 @@ def test_in_debt_nothing_is_let_in_though_nothing_is_known_of_what_it_needs() ->
 def test_a_request_larger_than_the_burst_needs_a_full_bucket_and_leaves_a_debt() -> None:
     scene = knowing()
     assert asks(scene, "huge", size_bytes=10_000)
-    assert left(scene) == 0
+    assert left(scene) == -920
+    assert not asks(scene, "r")
     scene.ends("huge", agent="metered", prompt_tokens=1000, output_tokens=20)
     assert left(scene) == -920
 
@@ -202,3 +205,13 @@ def test_however_far_an_operator_lowers_a_rate_the_bucket_lets_somebody_in_one_d
     assert retry_after_ns == 1000 * SECOND_NS
     scene.wait(retry_after_ns)
     assert asks(scene, "r2")
+
+
+@pytest.mark.parametrize("factor", [0.1, 100.0])
+def test_a_burst_that_changes_meanwhile_neither_gives_nor_takes_tokens(factor: float) -> None:
+    scene = knowing()
+    asks(scene, "r", size_bytes=2_000)
+    assert left(scene) == -120
+    scene.turn(BoostAsked(scope=Scope(agent_id="metered"), rate_factor=factor))
+    scene.ends("r", agent="metered", prompt_tokens=200, output_tokens=30)
+    assert left(scene) == -130
