@@ -75,7 +75,7 @@ class Journal:
                 record.priority,
                 record.compartment,
                 closed,
-                record.agent.is_boosted,
+                record.agent.weight > record.agent.type.weight,
             )
         )
 

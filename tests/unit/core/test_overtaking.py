@@ -77,6 +77,16 @@ def test_a_boosted_agent_passes_by_the_operators_word() -> None:
     assert overtaken(scene, "a2") == {Rule.BOOST: ["b1"]}
 
 
+def test_an_agent_that_an_operator_slowed_down_passes_by_its_share_all_the_same() -> None:
+    scene = house()
+    comes(scene, "a1")
+    comes(scene, "a2")
+    comes(scene, "b1", "b")
+    scene.turn(BoostAsked(scope=Scope(agent_id="b"), weight_factor=0.5))
+    scene.order()
+    assert overtaken(scene, "a2") == {Rule.FAIR_SHARE: ["b1"]}
+
+
 def test_who_was_paused_is_passed_by_that_rule_also_when_it_is_over() -> None:
     scene = house()
     comes(scene, "a1")
