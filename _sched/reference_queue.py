@@ -60,17 +60,17 @@ class _Class:
     priority: int
     compartment: int
     flows: list[_Flow] = field(default_factory=list)
+    last: _Flow | None = None  # who was the last to stop waiting, also if it is forgotten since
 
     def active(self) -> list[_Flow]:
         return [each for each in self.flows if each.is_active()]
 
     def floor(self, besides: _Flow | None = None) -> int | None:
-        """What a lift gives: the least counter of those that wait, or, if none do, of those that
-        are being served. (The highest counter ever served would not do: charges are estimates, and
-        a newcomer would pay for one that turned out too high.)"""
+        """What a lift gives: the least counter of those that wait, or, if none do, that of who was
+        the last to stop waiting, as it is now."""
         waiting = [each.counter for each in self.active() if each is not besides]
-        served = [each.counter for each in self.flows if each.in_flight and each is not besides]
-        return min(waiting or served, default=None)
+        last = [self.last.counter] if self.last is not None else []
+        return min(waiting or last, default=None)
 
 
 @dataclass(slots=True, eq=False)
@@ -130,10 +130,11 @@ class FairQueue:
         known = self._agents.get(agent)
         if known is None:
             return False
-        if known.paused and not paused:
-            for flow in known.flows:
-                if flow.entries:
-                    self._lift(flow)
+        for flow in known.flows:
+            if known.paused and not paused and flow.entries:
+                self._lift(flow)
+        for flow in [each for each in known.flows if paused and each.is_active()]:
+            flow.of.last = flow
         known.paused = paused
         return True
 
@@ -311,9 +312,7 @@ class FairQueue:
         """The virtual token counter of an agent in a class; None where none is kept."""
         for each in self._groups[group]:
             if (each.priority, each.compartment) == (priority, compartment):
-                for flow in each.flows:
-                    if flow.agent.handle == agent:
-                        return flow.counter
+                return next((f.counter for f in each.flows if f.agent.handle == agent), None)
         return None
 
     def waiting_of(self, group: int, priority: int, compartment: int, agent: int) -> int:
@@ -353,11 +352,12 @@ class FairQueue:
 
     def _take_out(self, entry: _Entry, now_ns: int) -> None:
         flow = entry.flow
-        was_head = flow.sorted()[0] is entry
+        if flow.sorted()[0] is entry:
+            flow.head_since_ns = now_ns
         flow.entries.remove(entry)
         del self._entries[entry.handle]
-        if was_head:
-            flow.head_since_ns = now_ns
+        if not flow.entries and not flow.agent.paused:
+            flow.of.last = flow
 
     def _let_go(self, flow: _Flow) -> None:
         """Forgets an idle flow whose counter a lift would give it anyway, and a class of which
@@ -369,9 +369,8 @@ class FairQueue:
             self._groups[of.group].remove(of)
             return
         idle = [each for each in of.flows if not each.entries and not each.in_flight]
-        idle.sort(key=_Flow.order)
         floor = of.floor()
-        for rank, each in enumerate(idle):
+        for rank, each in enumerate(sorted(idle, key=_Flow.order)):
             is_spent = floor is not None and each.counter <= floor
             if is_spent or len(idle) - rank > self.parked_max:
                 self._drop(each)

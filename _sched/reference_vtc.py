@@ -31,6 +31,7 @@ class VirtualTokenCounters:
         self._sequence = count(1)
         self._charges = count(1)
         self._classes: set[int] = set()
+        self._last: dict[int, _Flow] = {}  # by class, who was the last to stop being active
         self._flows: dict[int, _Flow] = {}
 
     def __len__(self) -> int:
@@ -45,6 +46,7 @@ class VirtualTokenCounters:
         if of not in self._classes or self._of(of):
             return False
         self._classes.remove(of)
+        self._last.pop(of, None)
         return True
 
     def add_flow(self, of: int, weight: float) -> int:
@@ -55,6 +57,7 @@ class VirtualTokenCounters:
         return handle
 
     def remove_flow(self, flow: int) -> bool:
+        self.deactivate(flow)
         return self._flows.pop(flow, None) is not None
 
     def set_weight(self, flow: int, weight: float) -> bool:
@@ -77,6 +80,7 @@ class VirtualTokenCounters:
         if found is None or not found.is_active:
             return False
         found.is_active = False
+        self._last[found.of] = found
         return True
 
     def charge(self, flow: int, cost: int) -> bool:
@@ -137,7 +141,6 @@ class VirtualTokenCounters:
         return [each for each in self._flows.values() if each.of == of]
 
     def _floor(self, of: int, besides: _Flow | None = None) -> int | None:
-        others = [each for each in self._of(of) if each is not besides]
-        active = [each.counter for each in others if each.is_active]
-        served = [each.counter for each in others if each.in_flight]
-        return min(active or served, default=None)
+        active = [x.counter for x in self._of(of) if x.is_active and x is not besides]
+        last = [self._last[of].counter] if of in self._last else []
+        return min(active or last, default=None)

@@ -12,6 +12,7 @@ cdef enum:
     OUT = 0                  # a flow that neither waits nor is parked
     ACTIVE = 1
     PARKED = 2
+    NEVER = -1               # instead of a counter
 
 cdef extern from *:
     """
@@ -26,7 +27,6 @@ cdef extern from *:
 cdef struct FlowCounter:
     Block block
     Links links              # in its class's heap of active flows, or in that of parked ones
-    Links served_links       # in its class's heap of flows that are being served
     uint32_t of              # the class
     int64_t counter
     uint64_t charged         # the number of its last charge; 0: never
@@ -40,7 +40,8 @@ cdef struct CounterClass:
     Block block
     uint32_t active          # the heap of its active flows, least counter first
     uint32_t parked          # the heap of its parked ones, least counter first
-    uint32_t served          # the heap of those with something in flight, least counter first
+    uint32_t last            # the flow that was the last to leave the active ones, while it is kept
+    int64_t last_counter     # its counter when it was forgotten; NEVER: none has left yet
     uint32_t flows
     uint32_t actives
     uint32_t parks
@@ -96,9 +97,8 @@ cdef class VirtualTokenCounters:
     cdef void put_by(self, uint32_t slot) noexcept nogil
     cdef uint32_t spent(self, uint32_t of) noexcept nogil
     cdef void _rekey(self, uint32_t slot, int64_t counter) noexcept nogil
-    cdef uint32_t floor(self, uint32_t of, uint32_t besides) noexcept nogil
+    cdef int64_t floor(self, uint32_t of) noexcept nogil
     cdef Order order(self) noexcept nogil
-    cdef Order served_order(self) noexcept nogil
     cdef int _changed(self) except -1
     cdef int _check(self) except -1
     cdef int _check_class(self, uint32_t of) except -1

@@ -3,9 +3,10 @@
 
 Each flow has a counter of what it was served, in virtual units: cost * 1000 / weight, truncated.
 The next is the active flow with the least (VTC, arXiv 2401.00588). Who returns from idling is
-lifted to the floor of the class: the least counter of those that are active, or, where none is, of
-those that are being served. (Virtual time as in start-time fair queueing, the highest counter ever
-served, would not do: charges are estimates, and a newcomer would pay for one that was too high.)
+lifted to the floor of the class: the least counter of those that are active, or, where none is, the
+counter of the one that was the last to leave them, as it is now. (The highest counter ever served
+would not do: charges are estimates, and a newcomer would pay for one that was too high. Nor the
+least of those in flight: one long request would hold it back for as long as it runs.)
 A flow that idles above the floor is parked, so that leaving does not clear its counter; below, a
 lift gives it all it had.
 """
@@ -25,7 +26,7 @@ from _sched.arena cimport (
     slot_is_live,
     slot_of,
 )
-from _sched.pairing cimport check_order, pairing_after, pairing_push, pairing_remove, pairing_walk
+from _sched.pairing cimport check_order, pairing_push, pairing_remove, pairing_walk
 
 cdef extern from *:
     """
@@ -155,12 +156,12 @@ cdef class VirtualTokenCounters:
         return None if slot == 0 else counter_at(self, slot).counter
 
     def floor_of(self, uint64_t of):
-        """What a lift gives in this class; None where nobody is active or served."""
+        """What a lift gives in this class; None where nobody is or was active."""
         cdef uint32_t slot = slot_of(&self.classes, of)
         if slot == 0:
             raise KeyError(of)
-        slot = self.floor(slot, 0)
-        return None if slot == 0 else counter_at(self, slot).counter
+        cdef int64_t floor = self.floor(slot)
+        return None if floor == NEVER else floor
 
     def park(self, uint64_t flow):
         """The flow idles; `pop_spent` says when it may be forgotten. False also unless idle."""
@@ -196,7 +197,9 @@ cdef class VirtualTokenCounters:
         return blocks_reserve(&self.flows)
 
     cdef uint32_t open(self) noexcept nogil:
-        return blocks_take(&self.classes)
+        cdef uint32_t slot = blocks_take(&self.classes)
+        class_at(self, slot).last_counter = NEVER
+        return slot
 
     cdef void close(self, uint32_t of) noexcept nogil:
         blocks_give_back(&self.classes, of)
@@ -212,11 +215,12 @@ cdef class VirtualTokenCounters:
         return slot
 
     cdef void drop(self, uint32_t slot) noexcept nogil:
-        cdef Order served = self.served_order()
         self.leave(slot)
-        if counter_at(self, slot).in_flight != 0:
-            pairing_remove(&served, &class_at(self, counter_at(self, slot).of).served, slot)
-        class_at(self, counter_at(self, slot).of).flows -= 1
+        cdef CounterClass* of = class_at(self, counter_at(self, slot).of)
+        if of.last == slot:
+            of.last = 0
+            of.last_counter = counter_at(self, slot).counter
+        of.flows -= 1
         blocks_give_back(&self.flows, slot)
 
     cdef void enter(self, uint32_t slot, bint lift) noexcept nogil:
@@ -225,9 +229,9 @@ cdef class VirtualTokenCounters:
         cdef FlowCounter* flow = counter_at(self, slot)
         cdef CounterClass* of = class_at(self, flow.of)
         cdef Order order = self.order()
-        cdef uint32_t floor = self.floor(flow.of, slot)
-        if lift and floor != 0 and counter_at(self, floor).counter > flow.counter:
-            self._rekey(slot, counter_at(self, floor).counter)
+        cdef int64_t floor = self.floor(flow.of)
+        if lift and floor > flow.counter:
+            self._rekey(slot, floor)
         flow.state = ACTIVE
         of.actives += 1
         pairing_push(&order, &of.active, slot)
@@ -239,6 +243,7 @@ cdef class VirtualTokenCounters:
         cdef Order order = self.order()
         if flow.state == ACTIVE:
             of.actives -= 1
+            of.last = slot
             pairing_remove(&order, &of.active, slot)
         elif flow.state == PARKED:
             of.parks -= 1
@@ -247,26 +252,18 @@ cdef class VirtualTokenCounters:
 
     cdef void bill(self, uint32_t slot, int64_t cost) noexcept nogil:
         cdef FlowCounter* flow = counter_at(self, slot)
-        cdef CounterClass* of = class_at(self, flow.of)
-        cdef Order served = self.served_order()
         if flow.state == PARKED:
             self.leave(slot)
         self._charges += 1
         flow.charged = self._charges
         self._rekey(slot, flow.counter + units_of(cost, flow.weight))
         flow.in_flight += 1
-        if flow.in_flight == 1:
-            pairing_push(&served, &of.served, slot)
 
     cdef void end(self, uint32_t slot, int64_t charged, int64_t actual) noexcept nogil:
         """Settles one charge. The flow has something in flight."""
         cdef FlowCounter* flow = counter_at(self, slot)
-        cdef CounterClass* of = class_at(self, flow.of)
-        cdef Order served = self.served_order()
         cdef int64_t more = units_of(actual, flow.weight) - units_of(charged, flow.weight)
         flow.in_flight -= 1
-        if flow.in_flight == 0:
-            pairing_remove(&served, &of.served, slot)
         if more != 0:
             self._rekey(slot, flow.counter + more)
 
@@ -282,45 +279,29 @@ cdef class VirtualTokenCounters:
     cdef uint32_t spent(self, uint32_t of) noexcept nogil:
         """The parked flow to be forgotten next, left where it is; 0: none."""
         cdef CounterClass* found = class_at(self, of)
-        cdef uint32_t floor = self.floor(of, 0)
         if found.parked == 0 or found.parks > self.parked_max:
             return found.parked
-        if floor != 0 and counter_at(self, found.parked).counter <= counter_at(self, floor).counter:
-            return found.parked
-        return 0
+        return found.parked if counter_at(self, found.parked).counter <= self.floor(of) else 0
 
-    cdef uint32_t floor(self, uint32_t of, uint32_t besides) noexcept nogil:
-        """Whose counter a lift gives, where `besides` is not active; 0: nobody's."""
+    cdef int64_t floor(self, uint32_t of) noexcept nogil:
+        """The counter that a lift gives; NEVER where nobody is or was active."""
         cdef CounterClass* found = class_at(self, of)
-        cdef Order served = self.served_order()
-        if found.active != 0:
-            return found.active
-        if found.served == besides and besides != 0:
-            return pairing_after(&served, besides)
-        return found.served
+        cdef uint32_t slot = found.active if found.active != 0 else found.last
+        return counter_at(self, slot).counter if slot != 0 else found.last_counter
 
     cdef void _rekey(self, uint32_t slot, int64_t counter) noexcept nogil:
         cdef FlowCounter* flow = counter_at(self, slot)
         cdef CounterClass* of = class_at(self, flow.of)
         cdef uint32_t* heap = &of.active if flow.state == ACTIVE else &of.parked
         cdef Order order = self.order()
-        cdef Order served = self.served_order()
         if flow.state != OUT:
             pairing_remove(&order, heap, slot)
-        if flow.in_flight != 0:
-            pairing_remove(&served, &of.served, slot)
         flow.counter = min(max(counter, <int64_t> 0), COUNTER_MAX)
-        if flow.in_flight != 0:
-            pairing_push(&served, &of.served, slot)
         if flow.state != OUT:
             pairing_push(&order, heap, slot)
 
     cdef Order order(self) noexcept nogil:
         return Order(self.flows.memory, sizeof(FlowCounter), sizeof(Block), is_less_served)
-
-    cdef Order served_order(self) noexcept nogil:
-        cdef size_t links_at = sizeof(Block) + sizeof(Links)
-        return Order(self.flows.memory, sizeof(FlowCounter), links_at, is_less_served)
 
     cdef int _changed(self) except -1:
         if VTC_CHECKS:
@@ -348,13 +329,11 @@ cdef class VirtualTokenCounters:
     cdef int _check_class(self, uint32_t of) except -1:
         cdef CounterClass* found = class_at(self, of)
         cdef Order order = self.order()
-        cdef Order served = self.served_order()
         cdef uint32_t slot = found.active
         cdef uint32_t actives = 0
         cdef uint32_t parks = 0
         check_order(&order, found.active)
         check_order(&order, found.parked)
-        check_order(&served, found.served)
         while slot != 0:
             assert counter_at(self, slot).of == of, "a flow is in another class's heap"
             assert counter_at(self, slot).state == ACTIVE, "what is not active is among the active"
@@ -367,11 +346,7 @@ cdef class VirtualTokenCounters:
             assert counter_at(self, slot).in_flight == 0, "what is being served is parked"
             parks += 1
             slot = pairing_walk(&order, slot)
-        slot = found.served
-        while slot != 0:
-            assert counter_at(self, slot).of == of, "a flow is in another class's heap"
-            assert counter_at(self, slot).in_flight != 0, "what is not served is among the served"
-            slot = pairing_walk(&served, slot)
+        assert found.last == 0 or counter_at(self, found.last).of == of, "the last is another's"
         assert actives == found.actives and parks == found.parks, "the flows are miscounted"
         assert actives + parks <= found.flows, "there are fewer flows than the heaps have"
         return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from dataclasses import dataclass, field
+from itertools import combinations
 from random import Random
 
 import pytest
@@ -78,6 +79,57 @@ def test_two_flows_that_stay_backlogged_stay_close(slots: int, error_max: int) -
                 servers.end(chance.choice([-1, -1, chance.randrange(slots)]))
                 assert abs(servers.served[0] - servers.served[1]) < (slots + 1) * COST_MAX, seed
         assert max(leads) - min(leads) <= 2 * (COST_MAX + (slots - 1) * error_max), seed
+
+
+@pytest.mark.parametrize("slots", [1, 2, 4])
+@pytest.mark.parametrize("error_max", [0, 10, COST_MAX])
+def test_flows_that_come_and_go_stay_close_while_both_wait(slots: int, error_max: int) -> None:
+    """The same of any two, from whenever both wait until one of them does not: a lift puts who
+    comes where the others are."""
+    bound = 2 * (COST_MAX + (slots - 1) * error_max)
+    for seed in range(60):
+        chance = Random(seed)
+        servers = Servers(slots)
+        leads: dict[tuple[int, int], list[int]] = {}
+        for _ in range(200):
+            for _ in range(chance.choice([0, 0, 1, 2, 6])):
+                servers.push(chance.choice([0, 0, 1, 2, 3]))
+            _note_leads(servers, leads)
+            actual = chance.choice([0, COST_MAX, chance.randint(0, COST_MAX)])
+            error = chance.choice([-error_max, error_max, chance.randint(0, error_max)])
+            servers.start(actual, max(0, min(COST_MAX, actual + error)))
+            _note_leads(servers, leads)
+            for _ in range(chance.choice([0, 1, 1, 2])):
+                servers.end(chance.choice([-1, chance.randrange(slots)]))
+            assert all(max(each) - min(each) <= bound for each in leads.values()), seed
+
+
+def _note_leads(servers: Servers, leads: dict[tuple[int, int], list[int]]) -> None:
+    waits = [servers.queue.backlog(agent) > 0 for agent in servers.agents]
+    for one, other in combinations(range(4), 2):
+        if waits[one] and waits[other]:
+            lead = servers.dispatched[one] - servers.dispatched[other]
+            leads.setdefault((one, other), []).append(lead)
+        else:
+            leads.pop((one, other), None)
+
+
+def test_a_long_request_in_flight_holds_no_newcomer_back_in_time() -> None:
+    """Others were served beside it meanwhile: who comes begins where they are, not where it is."""
+    servers = Servers(2)
+    servers.push(0)
+    servers.start(1, 1)  # runs for long
+    for _ in range(10):
+        servers.push(1)
+        servers.start(COST_MAX, COST_MAX)
+        servers.end(-1)
+    for _ in range(20):
+        servers.push(2)
+    servers.push(1)
+    servers.start(COST_MAX, COST_MAX)
+    servers.end(-1)
+    servers.start(COST_MAX, COST_MAX)
+    assert servers.dispatched[1] == 11 * COST_MAX
 
 
 def test_a_hundred_thousand_come_out_in_order() -> None:
