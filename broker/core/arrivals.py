@@ -171,9 +171,8 @@ class Arrivals:
     def fill(self, now_ns: int) -> bool:
         """Lets those who stand into the queue, as far as there are places. Did anybody enter?"""
         has_entered = False
-        while (record := self._room.first()) is not None:
-            if not self._backpressure.has_place(record.spec.size_bytes):
-                break
+        has_place = self._backpressure.has_place
+        while has_place(0) and (record := self._room.first(has_place)) is not None:
             try:  # its model may have gone, or changed, meanwhile
                 record.line = find_line(record.spec, record.model, self._backends)
             except BrokerError as error:

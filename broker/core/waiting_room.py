@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from _sched.heap import IndexedHeap
 from broker.core.agents import Agent
@@ -60,6 +60,11 @@ class WaitingRoom:
             del self._of_agent[agent_id]
         record.entry = 0
 
-    def first(self) -> Record | None:
+    def first(self, fits: Callable[[int], bool]) -> Record | None:
+        """The next to leave, whose bytes must fit: one that is too large for the place that is free
+        holds up none of the others."""
         best = self._heap.peek_best()
-        return None if best is None else self._records[best[1]]
+        if best is None or fits(self._records[best[1]].spec.size_bytes):
+            return None if best is None else self._records[best[1]]
+        others = (each for each in self._records.values() if fits(each.spec.size_bytes))
+        return min(others, key=lambda each: each.priority, default=None)

@@ -180,6 +180,18 @@ def test_who_is_too_large_for_the_place_that_is_free_waits_for_more() -> None:
     assert scene.order() == "q1 q2 large"
 
 
+def test_who_is_too_large_holds_up_nobody_behind_it() -> None:
+    scene = serving(model("m"), queue=QueuePolicy(queued_bytes_max=300), first_agent="first")
+    scene.turn(arrived("running", agent="first"))
+    for number in range(3):
+        scene.turn(arrived(f"q{number}", agent=f"q{number}", size_bytes=100))
+    for name, priority, size_bytes in (("large", 1, 300), ("r3", 3, 100), ("r2", 2, 100)):
+        assert stands(scene, name, priority, size_bytes=size_bytes)
+    running = next(iter(scene.engine.attempts))
+    assert [name for name, _, _ in told(scene.turn(AttemptEnded(running)))] == ["r2"]
+    assert scene.order().split()[-1] == "large"
+
+
 def test_the_model_of_one_who_stands_may_be_pulled_anew_meanwhile() -> None:
     scene = full()
     stands(scene, "r")
