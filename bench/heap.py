@@ -1,27 +1,31 @@
 """The indexed heap against Python's heapq and against C++'s std::priority_queue.
 
+    python -m bench.heap indexed|heapq DEPTH OPERATIONS SEED
+
 The hold model: at constant depth the best is popped and pushed back with a random later key. Keys
 and steps are uniform in [0, 2**40), which is 18 minutes in ns. Time is the processor's, the
-collector off on both sides: that spares heapq, whose tuples it would look at.
+collector off on both sides: that spares heapq, whose tuples it would look at. Each side runs in a
+process of its own, as C++ does: what one leaves of Python's memory would slow down the other.
 """
 
 from __future__ import annotations
 
-import asyncio
+import argparse
 import gc
 import random
 import shutil
-import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from heapq import heapify, heappop, heappush
 from pathlib import Path
 
 from _sched.heap import IndexedHeap
+from bench.processes import output_of, printed_by
 
 KEY_BITS = 40
+REPEATS = 5  # as in hold.cpp
 SOURCE = Path(__file__).parent / "hold.cpp"
 COMPILERS = ("g++", "c++", "clang++")
 
@@ -60,39 +64,67 @@ def heapq_ns(depth: int, operations: int, seed: int) -> float:
 
 
 def _cpu_ns(hold: Callable[[Sequence[int]], None], chance: random.Random, operations: int) -> float:
+    """The least of REPEATS, as whatever disturbs makes it more."""
     steps = [chance.getrandbits(KEY_BITS) for _ in range(operations)]
-    hold(steps[: operations // 10])  # caches and branches are warm
+    took_ns = []
     gc.disable()
     try:
-        started_ns = time.process_time_ns()
-        hold(steps)
-        return (time.process_time_ns() - started_ns) / operations
+        for _ in range(REPEATS):
+            started_ns = time.process_time_ns()
+            hold(steps)
+            took_ns.append(time.process_time_ns() - started_ns)
     finally:
         gc.enable()
+    return min(took_ns) / operations
 
 
-Hold = Callable[[int, int, int], float]
+Hold = Callable[[int, int, int], Awaitable[float]]  # (depth, operations, seed) -> ns
+
+
+def in_process(side: str, core: int) -> Hold:
+    """Ours ("indexed") or heapq ("heapq"), in a fresh process on this core."""
+
+    async def hold(depth: int, operations: int, seed: int) -> float:
+        arguments = ["-m", "bench.heap", side, str(depth), str(operations), str(seed)]
+        return float(await output_of(arguments, core=core))
+
+    return hold
 
 
 @asynccontextmanager
-async def cpp() -> AsyncIterator[Hold | str]:
+async def cpp(core: int) -> AsyncIterator[Hold | str]:
     """The same of std::priority_queue, compiled with -O3; where that cannot be, why."""
     compiler = next((found for each in COMPILERS if (found := shutil.which(each))), None)
     if compiler is None:
         yield f"there is no C++ compiler here ({', '.join(COMPILERS)})"
         return
     with tempfile.TemporaryDirectory() as folder:
-        program = Path(folder) / "hold"
-        command = [compiler, "-std=c++17", "-O3", "-o", str(program), str(SOURCE)]
-        process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
-        _, problem = await process.communicate()
-        if process.returncode != 0:
-            yield f"{compiler} does not compile {SOURCE.name}: {problem.decode().strip()[:300]}"
+        program = str(Path(folder) / "hold")
+        try:
+            await printed_by(compiler, ["-std=c++17", "-O3", "-o", program, str(SOURCE)])
+        except RuntimeError as error:
+            yield f"{SOURCE.name} is not compiled: {error}"
             return
 
-        def hold(depth: int, operations: int, seed: int) -> float:
-            arguments = [str(program), str(depth), str(operations), str(seed)]
-            ran = subprocess.run(arguments, capture_output=True, text=True, check=True)
-            return float(ran.stdout.split()[0])
+        async def hold(depth: int, operations: int, seed: int) -> float:
+            arguments = [str(depth), str(operations), str(seed)]
+            printed = await printed_by(program, arguments, core=core)
+            return float(printed.split()[0])
 
         yield hold
+
+
+SIDES = {"indexed": indexed_ns, "heapq": heapq_ns}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("side", choices=SIDES)
+    for name in ("depth", "operations", "seed"):
+        parser.add_argument(name, type=int)
+    options = parser.parse_args()
+    print(SIDES[options.side](options.depth, options.operations, options.seed))
+
+
+if __name__ == "__main__":
+    main()

@@ -114,13 +114,14 @@ async def run(*, quick: bool) -> Result:
 
 async def _measure_heap(sizes: Sizes, figures: _Figures) -> str:
     """Why C++ could not be measured; empty where it was."""
-    async with heap.cpp() as hold:
+    async with heap.cpp(MEASURED_CORE) as cpp:
+        sides = {name: heap.in_process(name, MEASURED_CORE) for name in heap.SIDES}
+        if not isinstance(cpp, str):
+            sides["cpp"] = cpp
         for seed in range(sizes.rounds):
-            figures.add("heap_indexed_ns", heap.indexed_ns(sizes.depth, sizes.holds, seed))
-            figures.add("heap_heapq_ns", heap.heapq_ns(sizes.depth, sizes.holds, seed))
-            if not isinstance(hold, str):
-                figures.add("heap_cpp_ns", hold(sizes.depth, sizes.holds, seed))
-        return hold if isinstance(hold, str) else ""
+            for name, hold in sides.items():
+                figures.add(f"heap_{name}_ns", await hold(sizes.depth, sizes.holds, seed))
+        return cpp if isinstance(cpp, str) else ""
 
 
 def _measure_bucket(sizes: Sizes, figures: _Figures) -> None:

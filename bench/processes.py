@@ -64,19 +64,25 @@ async def running(
 
 async def output_of(arguments: Sequence[str], *, core: int | None = None) -> str:
     """What `python ARGUMENTS` prints, once it has ended. RuntimeError where it fails."""
+    return await printed_by(sys.executable, arguments, core=core)
+
+
+async def printed_by(program: str, arguments: Sequence[str], *, core: int | None = None) -> str:
+    """The same of any program. `core`: to run on; else where this process may."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, *arguments, stdout=asyncio.subprocess.PIPE
+        program, *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     try:
         if core is not None:
             _pin(process.pid, core)
-        printed, _ = await process.communicate()
+        printed, problem = await process.communicate()
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
     if process.returncode != 0:
-        raise RuntimeError(f"python {' '.join(arguments)} ended with {process.returncode}")
+        words = problem.decode(errors="replace").strip()[-2000:]
+        raise RuntimeError(f"{program} {' '.join(arguments)} ended badly: {words}")
     return printed.decode()
 
 
