@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from broker.core.agents import Agent, Agents
 from broker.core.backlog import Backlog
@@ -25,7 +25,7 @@ from broker.core.errors import (
 from broker.core.estimates import Estimates
 from broker.core.placement import BackendState
 from broker.core.queueing import AgentOrder, LineKey, QueuePolicy
-from broker.core.quota import NOT_COUNTED, Quotas
+from broker.core.quota import Quotas
 from broker.core.record import Passage, Record
 from broker.core.requests import RequestSpec
 from broker.core.tally import Tally
@@ -88,7 +88,7 @@ class Gates:
         self._estimates = estimates
         self._tally = tally
         self._gate = ""
-        self._numbers: dict[str, Any] = {}
+        self._passage = Passage()
 
     @property
     def _policy(self) -> QueuePolicy:
@@ -100,11 +100,12 @@ class Gates:
 
     def begin(self) -> None:
         """A request comes."""
-        self._gate, self._numbers = GateName.IDENTITY, {}
+        self._gate, self._passage = GateName.IDENTITY, Passage()
 
     def passage_refused(self) -> Passage:
         """How far the last request came, and what stopped it."""
-        return Passage(**self._numbers, stopped_at=self._gate)
+        self._passage.stopped_at = self._gate
+        return self._passage
 
     def decide(self, spec: RequestSpec, live: int, now_ns: int) -> Admission:
         """Takes a request through the gates; `live` requests are under way. Raises the BrokerError
@@ -123,7 +124,7 @@ class Gates:
         try:
             self._quotas.take_request(agent.purse, agent.type.name, now_ns)
         finally:
-            self._numbers["requests_left"] = self._quotas.requests_left(agent.purse, now_ns)
+            self._passage.requests_left = self._quotas.requests_left(agent.purse, now_ns)
         priority = max(spec.priority, agent.priority_best)
         compartment = self._agents.compartment(agent, spec.criticality)
         try:
@@ -131,19 +132,11 @@ class Gates:
             place, victim = self._find_place(spec, agent, priority, live)
             self._check_feasible(spec, agent, priority, compartment, line, now_ns)
         except BrokerError:
-            reserved = self._numbers.get("tokens_reserved", NOT_COUNTED)
+            reserved = self._passage.tokens_reserved
             self._quotas.give_back(agent.purse, agent.type.name, reserved, now_ns)
             raise
         return Admission(
-            agent=agent,
-            priority=priority,
-            compartment=compartment,
-            model=key,
-            substituted_for=substituted_for,
-            line=line,
-            place=place,
-            victim=victim,
-            passage=Passage(**self._numbers),
+            agent, priority, compartment, key, substituted_for, line, place, victim, self._passage
         )
 
     def _reserve_tokens(self, spec: RequestSpec, agent: Agent, line: LineKey, now_ns: int) -> None:
@@ -153,28 +146,28 @@ class Gates:
         tokens = self._estimates.tokens(line[0], spec.size_bytes)
         try:
             self._quotas.reserve(agent.purse, agent.type.name, tokens, now_ns)
-            self._numbers["tokens_reserved"] = tokens
+            self._passage.tokens_reserved = tokens
         finally:
-            self._numbers["tokens_left"] = self._quotas.tokens_left(agent.purse, now_ns)
+            self._passage.tokens_left = self._quotas.tokens_left(agent.purse, now_ns)
 
     def _find_place(
         self, spec: RequestSpec, agent: Agent, priority: int, live: int
     ) -> tuple[Place, Record | None]:
         self._gate = GateName.BACKPRESSURE
-        pressure, numbers = self._backpressure, self._numbers
-        numbers["queued"], numbers["queued_max"] = self._tally.queued, self._policy.queued_max
-        numbers["agent_queued"] = self._backlog.of_agent(agent)
-        numbers["queued_bytes"] = self._backlog.size_bytes
+        pressure, passage = self._backpressure, self._passage
+        passage.queued, passage.queued_max = self._tally.queued, self._policy.queued_max
+        passage.agent_queued = self._backlog.of_agent(agent)
+        passage.queued_bytes = self._backlog.size_bytes
         pressure.check(agent, live)
         if pressure.has_place(spec.size_bytes):
             return Place.QUEUE, None
         victim = pressure.victim(spec, agent, priority)
         if victim is not None:
-            numbers["displaced"] = victim.spec.key
+            passage.displaced = victim.spec.key
             return Place.DISPLACE, victim
         if not pressure.may_stand(priority):
             raise pressure.full(spec.size_bytes)
-        numbers["was_in_room"] = True
+        passage.was_in_room = True
         return Place.ROOM, None
 
     def _check_feasible(
@@ -190,8 +183,8 @@ class Gates:
         and only what surely comes before it counted: the agent's own earlier requests."""
         self._gate = GateName.FEASIBILITY
         runner, estimates = line[0], self._estimates
-        numbers, remaining_ns = self._numbers, spec.deadline_ns - now_ns
-        numbers["samples"], numbers["remaining_ns"] = estimates.samples(runner), remaining_ns
+        passage, remaining_ns = self._passage, spec.deadline_ns - now_ns
+        passage.samples, passage.remaining_ns = estimates.samples(runner), remaining_ns
         mean_ns = estimates.service_ns(runner)
         own_ns = None if mean_ns is None else estimates.expected_ns(runner, spec.size_bytes)
         if own_ns is None or mean_ns is None:
@@ -207,7 +200,7 @@ class Gates:
                 if runner in each.by_runner
             )
             wait_ns += ahead * mean_ns / max(1, slots)
-        numbers["wait_ns"] = wait_ns
+        passage.wait_ns = wait_ns
         if wait_ns <= remaining_ns * self._policy.deadline_margin:
             return
         short_ns = int(wait_ns / self._policy.deadline_margin) - remaining_ns

@@ -7,6 +7,7 @@ once per interval: positions of a whole line change with every departure.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from broker.core.backlog import Backlog
 from broker.core.bulkheads import Bulkheads
@@ -83,28 +84,35 @@ _NO_ESTIMATE = frozenset(
 )
 
 
-def estimate_ns(
+def pace_of(
     line: LineKey,
-    position: int,
     reason: WaitReason,
     backends: Mapping[str, BackendState],
     estimates: Estimates,
-) -> int | None:
-    """Until it starts, from what was measured for this runner; None while there is too little."""
+) -> tuple[float, float] | None:
+    """(ns per place, ns before the first) until a request of this line starts, from what was
+    measured for this runner; None while there is too little."""
     service_ns = estimates.service_ns(line[0])
     if service_ns is None or reason in _NO_ESTIMATE:
         return None
-    slots = 1
+    slots, load_ns = 1, 0.0
     for backend in backends.values():
         if line[0] in backend.by_runner:
             slots = max(slots, backend.by_runner[line[0]].slots)
-    wait_ns = service_ns * position / slots
-    if reason in (WaitReason.LOADING, WaitReason.SWAP):
-        load_ns = estimates.load_ns(line[0])
-        if load_ns is None:
+    if reason is WaitReason.LOADING or reason is WaitReason.SWAP:
+        measured_ns = estimates.load_ns(line[0])
+        if measured_ns is None:
             return None
-        wait_ns += load_ns
-    return int(wait_ns)
+        load_ns = measured_ns
+    return service_ns / slots, load_ns
+
+
+class _Why(NamedTuple):
+    """What some requests wait for, in words, and how fast it goes."""
+
+    reason: WaitReason
+    detail: str
+    pace: tuple[float, float] | None
 
 
 class Announcer:
@@ -158,25 +166,27 @@ class Announcer:
         runners = list(self._changed)
         self._changed.clear()
         for runner in runners:
-            reasons: dict[tuple[LineKey, str, int], tuple[WaitReason, str]] = {}
+            whys: dict[tuple[LineKey, str, int], _Why] = {}
             order = self._backlog.forward(runner, now_ns, PLAYED_FORWARD_MAX)
             for position, record in enumerate(order, start=1):
                 alike = record.line, record.model, record.compartment
-                why = reasons.get(alike)
+                why = whys.get(alike)
                 if why is None:
-                    why = reasons[alike] = self._reason(record)
+                    why = whys[alike] = self._why(record)
                 told = record.told_position
                 has_moved = told != position and is_material(told, position)
                 if has_moved or record.told_reason is not why[0]:
-                    self._tell_why(record, position, *why)
+                    self._tell_why(record, position, why)
 
-    def _reason(self, record: Record) -> tuple[WaitReason, str]:
-        return wait_reason(record, self._backends, self._backlog.bulkheads)
+    def _why(self, record: Record) -> _Why:
+        reason, detail = wait_reason(record, self._backends, self._backlog.bulkheads)
+        return _Why(reason, detail, pace_of(record.line, reason, self._backends, self._estimates))
 
     def _tell(self, record: Record, position: int) -> None:
-        self._tell_why(record, position, *self._reason(record))
+        self._tell_why(record, position, self._why(record))
 
-    def _tell_why(self, record: Record, position: int, reason: WaitReason, detail: str) -> None:
+    def _tell_why(self, record: Record, position: int, why: _Why) -> None:
+        reason, detail, pace = why
         record.told_position, record.told_reason = position, reason
-        eta_ns = estimate_ns(record.line, position, reason, self._backends, self._estimates)
+        eta_ns = None if pace is None else int(pace[0] * position + pace[1])
         self._emit(TellQueued(record.spec.key, position, eta_ns, reason, detail))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from enum import Enum
-
 from broker.core.errors import BrokerError
 from broker.core.requests import AttemptId, Outcome, RequestKey
+from broker.core.state_machine import Symbol
 from broker.core.value import value
 
 
-class WaitReason(Enum):
+class WaitReason(Symbol):
     """What a waiting request waits for. Values are those of the wire without their prefix."""
 
     SLOT = "SLOT"

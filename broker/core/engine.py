@@ -208,7 +208,7 @@ class Engine:
         that so becomes free to who stands in the waiting room."""
         ready, backends = self.backlog.ready, self.backends
         while True:
-            for runner in dict.fromkeys(key[0] for key in ready):
+            for runner in {runner: None for runner, _ in ready}:  # each once, in their order
                 while (choice := next_dispatch(runner, backends, ready)) is not None:
                     record = self.backlog.record_of(choice.entry)
                     self._start(record, choice.backend, choice.residency, now_ns)

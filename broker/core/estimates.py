@@ -100,11 +100,15 @@ class Estimates:
             self._costs.setdefault(runner, _average())
         rates.add(served)
         self._costs[runner].add(served.cost)
-        self._samples[runner] = max(each.service_ns.count for each in by_backend.values())
-        means = [each.service_ns.mean(SAMPLES_MIN) for each in by_backend.values()]
-        known = [each for each in means if each is not None]
-        if known:
-            self._service_ns[runner] = min(known)
+        samples, best_ns = 0, None
+        for each in by_backend.values():
+            mean_ns = each.service_ns.mean(SAMPLES_MIN)
+            samples = max(samples, each.service_ns.count)
+            if mean_ns is not None and (best_ns is None or mean_ns < best_ns):
+                best_ns = mean_ns
+        self._samples[runner] = samples
+        if best_ns is not None:
+            self._service_ns[runner] = best_ns
 
     def loaded(self, runner: str, load_ns: int) -> None:
         self._load_ns.setdefault(runner, _average()).add(load_ns)

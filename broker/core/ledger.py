@@ -108,14 +108,7 @@ class Ledger:
         problem = error.message if error is not None else ""
         self.journal.end(
             spec.key,
-            Ended(
-                record=record,
-                attempt=record.attempt,
-                outcome=outcome,
-                problem=problem,
-                at_ns=now_ns,
-                starts_before=self.attempts_made,
-            ),
+            Ended(record, record.attempt, outcome, problem, now_ns, self.attempts_made),
         )
         self._emit(Finish(spec.key, outcome, error))
 

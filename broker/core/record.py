@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from broker.core.agents import Agent
 from broker.core.effects import WaitReason
@@ -14,8 +13,10 @@ from broker.core.requests import AttemptId, RequestKey, RequestSpec
 from broker.core.residency import Residency
 
 
-class Passage(NamedTuple):
-    """The numbers that the gates judged a request by; None where a gate had nothing to judge."""
+@dataclass(slots=True)
+class Passage:
+    """The numbers that the gates judged a request by; None where a gate had nothing to judge.
+    Filled in as the request goes from gate to gate."""
 
     requests_left: float | None = None
     tokens_reserved: int = NOT_COUNTED

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final, NewType
 
+from broker.core.state_machine import Symbol
 from broker.core.value import value
 
 PRIORITY_HIGHEST: Final = 1
@@ -29,7 +30,7 @@ class Criticality(Enum):
     BATCH = "batch"
 
 
-class Outcome(Enum):
+class Outcome(Symbol):
     """How a request ended. Exactly one per request; metrics count by it."""
 
     COMPLETED = "completed"  # the terminator came
