@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from broker.core.errors import BrokerError
-from broker.core.requests import Outcome, RequestKey
+from broker.core.requests import Criticality, Outcome, RequestKey
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +25,7 @@ class Task:
     prompt_tokens: int
     output_tokens: int
     patience_ns: int
+    criticality: Criticality = Criticality.NORMAL
     num_ctx_needed: int = 0
     leaves_after_ns: int = 0
     again_after_ns: int = 0
@@ -48,6 +49,7 @@ class Story:
     task: Task
     started_ns: int = 0
     first_token_ns: int = 0
+    tokens_heard: int = 0  # of its last attempt; a server may be told to send the first and last
     ended_ns: int = 0
     outcome: Outcome | None = None
     error: BrokerError | None = None

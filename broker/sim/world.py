@@ -34,7 +34,6 @@ from broker.core.engine import Engine
 from broker.core.errors import BackendFailed, BackendUnreachable, BrokerError, Cancelled
 from broker.core.requests import (
     AttemptId,
-    Criticality,
     Outcome,
     RequestKey,
     RequestKind,
@@ -104,6 +103,7 @@ class World:
             self.servers, self.timeline, self.feed, engine.policy.placement.keep_alive_ns
         )
         self._closers: dict[AttemptId, Callable[[], None]] = {}
+        self._hearing: dict[AttemptId, Story] = {}
         self._alarm_ns: int | None = None
         self._arriving: Story | None = None
         self._turning = False
@@ -140,6 +140,10 @@ class World:
         """Plans what goes wrong."""
         for fault in faults:
             plan_fault(fault, self.servers[fault.server], self.timeline)
+
+    def command(self, at_ns: int, asked: Stimulus) -> None:
+        """Plans what an operator will ask for."""
+        self.timeline.at(at_ns, partial(self.feed, asked))
 
     def drain(self, until_ns: int) -> None:
         self.feed(DrainAsked(until_ns))
@@ -187,7 +191,7 @@ class World:
             kind=RequestKind.GENERATE,
             model=task.model,
             priority=task.priority,
-            criticality=Criticality.NORMAL,
+            criticality=task.criticality,
             deadline_ns=self.timeline.now_ns + task.patience_ns,
             size_bytes=task.prompt_tokens * 4,
             num_ctx_needed=task.num_ctx_needed,
@@ -210,7 +214,7 @@ class World:
     def _start_attempt(self, effect: StartAttempt) -> None:
         story = self.stories[effect.key]
         story.started_ns = self.timeline.now_ns
-        story.first_token_ns = 0
+        story.first_token_ns = story.tokens_heard = 0
         work = Work(
             kind=WorkKind.GENERATE,
             model=effect.model,
@@ -218,12 +222,16 @@ class World:
             output_tokens=story.task.output_tokens,
             options=RunnerOptions(num_ctx=effect.num_ctx),
         )
+        self._hearing[effect.attempt] = story
         hear = partial(self._hear_attempt, effect.attempt, story)
         self._closers[effect.attempt] = self.servers[effect.backend].open(work, hear)
 
     def _hear_attempt(self, attempt: AttemptId, story: Story, signal: Signal) -> None:
         match signal:
-            case Token(index=0):
+            case Token(index=index):
+                story.tokens_heard += 1
+                if index:
+                    return
                 story.first_token_ns = self.timeline.now_ns
                 self.feed(FirstToken(attempt))
             case Finished():
@@ -231,14 +239,15 @@ class World:
             case Failed():
                 self._attempt_over(attempt, BackendFailed(signal.text, status=signal.status))
             case CutOff() if story.first_token_ns:
-                self._attempt_over(attempt, BackendFailed("the answer ended without an end"))
+                error = BackendFailed("the answer ended without an end")
+                self._attempt_over(attempt, error, 0, story.tokens_heard)
             case CutOff():
                 self._attempt_over(attempt, BackendUnreachable("the server was terminated"))
 
     def _attempt_over(
         self, attempt: AttemptId, error: BrokerError | None, prompt: int = 0, output: int = 0
     ) -> None:
-        del self._closers[attempt]
+        del self._closers[attempt], self._hearing[attempt]
         self.feed(AttemptEnded(attempt, error, prompt, output))
 
     def _abort_attempt(self, effect: AbortAttempt) -> None:
@@ -247,8 +256,12 @@ class World:
         close = self._closers.get(effect.attempt)
         if close is not None:
             close()
-            aborted = partial(self._attempt_over, effect.attempt, Cancelled("aborted"))
-            self.timeline.after(0, aborted)
+            self.timeline.after(0, partial(self._aborted, effect.attempt))
+
+    def _aborted(self, attempt: AttemptId) -> None:
+        """What had come of it was used all the same."""
+        heard = self._hearing[attempt].tokens_heard
+        self._attempt_over(attempt, Cancelled("aborted"), 0, heard)
 
     def _set_timer(self, effect: SetTimer) -> None:
         self._alarm_ns = effect.at_ns

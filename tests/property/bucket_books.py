@@ -101,16 +101,17 @@ class BucketBooks:
         counts = False
         for holder in self._holders(live.key[0]).values():
             if (handle := self._requests.get(holder)) is not None:
-                self._pay(handle, 1.0, now_ns)
+                self._check_has(handle, 1.0, now_ns)
+                self._array.refund(handle, -1.0, now_ns)
             if (handle := self._tokens.get(holder)) is not None:
                 counts = True
-                self._pay(handle, max(1.0, min(float(reserved), self._bursts[holder])), now_ns)
+                self._check_has(handle, min(_amount(reserved), self._bursts[holder]), now_ns)
+                self._array.refund(handle, -_amount(reserved), now_ns)  # it may go into debt
         self._reserved[live.number] = reserved if counts else None
 
-    def _pay(self, handle: int, amount: float, now_ns: int) -> None:
+    def _check_has(self, handle: int, amount: float, now_ns: int) -> None:
         level = self._array.level(handle, now_ns)
         assert level >= Fraction(amount) - TOLERANCE, "a bucket granted more than it had"
-        self._array.refund(handle, -amount, now_ns)
 
     def refuse(self, agent: str, error: BrokerError, tokens: int, now_ns: int) -> None:
         """A bucket that says no is short, and has enough when it said that it would."""
@@ -123,7 +124,7 @@ class BucketBooks:
                 (self._tokens[each], amount)
                 for each in holders.values()
                 if each in self._tokens
-                and (amount := max(1.0, min(float(tokens), self._bursts[each])))
+                and (amount := min(_amount(tokens), self._bursts[each]))
                 > self._array.level(self._tokens[each], now_ns) - TOLERANCE
             ]
             assert short, "refused for tokens that it had"
@@ -144,14 +145,13 @@ class BucketBooks:
         self.settle(live, 0, now_ns)
 
     def settle(self, live: Live, used: int, now_ns: int) -> None:
-        """It used so many tokens: of every bucket that there is by now, at the size it has now."""
+        """It used so many tokens: of every bucket that there is by now."""
         reserved = self._reserved.pop(live.number)
         if reserved is None:
             return  # nothing counted tokens when it came
         for holder in self._holders(live.key[0]).values():
             if (handle := self._tokens.get(holder)) is not None:
-                amount = max(1.0, min(float(reserved), self._bursts[holder]))
-                self._array.settle(handle, amount, float(used), now_ns)
+                self._array.settle(handle, _amount(reserved), float(used), now_ns)
 
     def check_settled(self) -> None:
         """At the end nothing is reserved."""
@@ -161,3 +161,8 @@ class BucketBooks:
         """Requests that this agent's own bucket would grant; None without one."""
         handle = self._requests.get((OWN, agent))
         return None if handle is None else self._array.level(handle, now_ns)
+
+
+def _amount(tokens: int) -> float:
+    """What is reserved for so many tokens, as far as they are known."""
+    return max(1.0, float(tokens))

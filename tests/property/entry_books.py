@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from broker.core.errors import AgentQueueFull, BrokerError, QueueFull
-from broker.core.queueing import QueuePolicy
+from broker.core.queueing import AgentOrder, QueuePolicy
 from broker.core.requests import RequestKey, RequestSpec
 from tests.property.operator_books import NOT_LIMITED, OperatorBooks
 
@@ -30,9 +30,16 @@ class Live:
     where: Where = Where.NOWHERE
     is_back: bool = False  # it had a slot and lost it
 
+    rank: int = 0  # its place among its agent's requests
+
     @property
     def key(self) -> RequestKey:
         return self.spec.key
+
+    @property
+    def standing(self) -> tuple[int, int, int]:
+        """By this the worst of an agent's requests is the largest."""
+        return self.priority, self.rank, self.number
 
 
 class EntryBooks:
@@ -67,6 +74,9 @@ class EntryBooks:
             return False
         return queued == 0 or self._bytes(besides) + size_bytes <= self._policy.queued_bytes_max
 
+    def _fits(self, live: Live) -> bool:
+        return self.has_place(live.spec.size_bytes)
+
     # The way in
 
     def admit(self, spec: RequestSpec, compartment: str, now_ns: int) -> Live:
@@ -87,6 +97,8 @@ class EntryBooks:
             number=self._admitted,
             arrived_ns=now_ns,
         )
+        is_by_deadline = self._policy.agent_order is AgentOrder.DEADLINE
+        live.rank = spec.deadline_ns if is_by_deadline else live.number
         return live
 
     def stand(self, live: Live) -> None:
@@ -100,8 +112,9 @@ class EntryBooks:
     def enter(self, live: Live) -> None:
         """It waits in the queue now."""
         if live.where is Where.ROOM:
-            ahead = [(each.priority, each.number) for each in self.those(Where.ROOM)]
-            assert (live.priority, live.number) == min(ahead), "another was before it in the room"
+            fitting = [each for each in self.those(Where.ROOM) if self._fits(each)]
+            first = min(fitting, key=lambda each: (each.priority, each.number))
+            assert live is first, "another was before it in the room"
         assert self.has_place(live.spec.size_bytes), "more wait than may"
         live.where = Where.QUEUE
 
@@ -124,7 +137,7 @@ class EntryBooks:
         if len(largest) != 1 or backlogs[largest[0]] <= self.backlog(by.key[0]) + 1:
             return False  # among several the engine may choose
         of_it = [each for each in self.those(Where.QUEUE) if each.key[0] == largest[0]]
-        worst = max(of_it, key=lambda each: (each.priority, each.number))
+        worst = max(of_it, key=lambda each: each.standing)
         return worst.priority >= by.priority and self.has_place(by.spec.size_bytes, worst)
 
     # The way out
@@ -139,7 +152,7 @@ class EntryBooks:
         assert backlog > self.backlog(newcomer) + 1
         assert victim.priority >= by.priority
         others = [each for each in self.those(Where.QUEUE) if each.key[0] == key[0]]
-        assert victim is max(others, key=lambda each: (each.priority, each.number))
+        assert victim is max(others, key=lambda each: each.standing)
 
     def turned_away(self, key: RequestKey, now_ns: int) -> None:
         """Its time in the waiting room is up."""
@@ -150,9 +163,7 @@ class EntryBooks:
     def check(self) -> None:
         """After each turn: nobody stands who could wait, and no more wait than may."""
         room = self.those(Where.ROOM)
-        if room:
-            first = min(room, key=lambda each: (each.priority, each.number))
-            assert not self.has_place(first.spec.size_bytes), "somebody stands beside a free place"
+        assert not any(self._fits(each) for each in room), "somebody stands beside a free place"
         newcomers = [each for each in self.those(Where.QUEUE) if not each.is_back]
         assert self.is_lowered or len(newcomers) <= self._policy.queued_max
         assert not self.those(Where.NOWHERE)

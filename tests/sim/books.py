@@ -19,11 +19,10 @@ def must(truth: object, words: str) -> None:
 
 @dataclass(slots=True)
 class Live:
-    """A request that was admitted and has not ended. `number`: the how-many-eth it is."""
+    """A request that was admitted and has not ended."""
 
     task: Task
     spec: RequestSpec
-    number: int
     line: tuple[str, int]
     attempt: AttemptId | None = None
 

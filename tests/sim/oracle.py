@@ -31,6 +31,7 @@ from broker.core.stimuli import (
     Arrived,
     AttemptEnded,
     BackendSeen,
+    BlockAsked,
     CancelAsked,
     DrainAsked,
     LoadEnded,
@@ -39,14 +40,16 @@ from broker.core.stimuli import (
     UnloadEnded,
 )
 from broker.sim.workload import Task
-from tests.sim.books import Books, Held, Live, Wrong, must
+from tests.sim.books import Books, Held, Live, must
+from tests.sim.gate_watch import BY_THE_GATES, GateWatch
 from tests.sim.scenario import Scenario
 
 
 class Oracle:
     """`digest` sums up everything that the engine said, and when."""
 
-    def __init__(self, scenario: Scenario) -> None:
+    def __init__(self, scenario: Scenario, gates: GateWatch) -> None:
+        self.gates = gates
         self.books = {site.name: Books() for site in scenario.sites}
         self.live: dict[RequestKey, Live] = {}
         self.endings: Counter[RequestKey] = Counter()
@@ -75,17 +78,16 @@ class Oracle:
     def digest(self) -> str:
         return self._digest.hexdigest()
 
-    @property
-    def waiting(self) -> int:
-        return sum(each.attempt is None for each in self.live.values())
-
     def turned(self, stimulus: Stimulus, effects: Sequence[Effect], now_ns: int) -> None:
         self._digest.update(f"{now_ns} {stimulus!r} {effects!r}\n".encode())
         self._note(stimulus, now_ns)
+        self.gates.hear(stimulus, effects, now_ns)
         for effect in effects:
             rule = self._rules.get(type(effect))
             if rule is not None:
                 rule(effect, stimulus, now_ns)
+            self.gates.tell(effect)
+        self.gates.entry.check()
         if isinstance(stimulus, Arrived):
             said = [each for each in effects if isinstance(each, Admit | Refuse | TakeOver)]
             must(len(said) == 1, f"an arrival was answered by {said}")
@@ -181,7 +183,7 @@ class Oracle:
         if spec is not None:
             self.admitted += 1
             line = self._scenario.line(task)
-            self.live[effect.key] = Live(task, spec, self.admitted, line)
+            self.live[effect.key] = Live(task, spec, line)
 
     def _refuse(self, effect: Refuse, stimulus: Stimulus, now_ns: int) -> None:
         must(isinstance(stimulus, Arrived), "something was refused that did not arrive")
@@ -197,7 +199,8 @@ class Oracle:
             return
         self._count_ending(key, Outcome.REFUSED)
         allowed = self._refusals(self._tasks[key], now_ns)
-        must(isinstance(effect.error, allowed), f"{key} was refused: {effect.error!r}")
+        is_allowed = isinstance(effect.error, (*allowed, *BY_THE_GATES))
+        must(is_allowed, f"{key} was refused: {effect.error!r}")
 
     def _refusals(self, task: Task, now_ns: int) -> tuple[type[errors.BrokerError], ...]:
         """Every reason for which this task is to be refused now, of which one is said. LoadFailed
@@ -218,8 +221,6 @@ class Oracle:
         failed = [self.books[name].load_failed_ns.get(runner, -hold_ns) for name in up]
         if up and all(now_ns - each < hold_ns for each in failed):
             found.append(errors.LoadFailed)
-        if self.waiting >= scenario.policy.queue.queued_max:
-            found.append(errors.QueueFull)
         return tuple(found)
 
     def _take_over(self, effect: TakeOver, stimulus: Stimulus, now_ns: int) -> None:
@@ -256,15 +257,19 @@ class Oracle:
         self._held[effect.attempt] = Held(effect.key, effect.backend, runner)
 
     def _check_turn(self, live: Live) -> None:
-        """First come, first served among the requests of one agent, priority and line."""
+        """First come, first served among the requests of one agent, priority, compartment and line;
+        or by their deadlines, where the operator says so."""
         for other in self.live.values():
-            same = (other.line, other.task.agent_id, other.task.priority) == (
-                live.line,
-                live.task.agent_id,
-                live.task.priority,
-            )
-            if same and other.attempt is None and other.number < live.number:
-                raise Wrong(f"{live.task.key} overtook {other.task.key} of the same agent")
+            if other.attempt is None and self._place(other) == self._place(live):
+                is_first = self._rank(live) <= self._rank(other)
+                must(is_first, f"{live.task.key} overtook {other.task.key} of the same agent")
+
+    def _place(self, live: Live) -> tuple[object, ...]:
+        known = self.gates.entry.live[live.task.key]
+        return live.line, live.task.agent_id, known.priority, known.compartment, known.where
+
+    def _rank(self, live: Live) -> int:
+        return self.gates.entry.live[live.task.key].rank
 
     def _abort(self, effect: AbortAttempt, stimulus: Stimulus, now_ns: int) -> None:
         must(effect.attempt in self._held, f"attempt {effect.attempt} was aborted in vain")
@@ -291,6 +296,9 @@ class Oracle:
                 fits = live is not None and now_ns == live.spec.deadline_ns
             case Outcome.CANCELLED:
                 fits = isinstance(stimulus, CancelAsked) and stimulus.key == effect.key
+                fits |= isinstance(stimulus, BlockAsked) and stimulus.cancels_waiting
+            case Outcome.DISPLACED | Outcome.REFUSED:
+                fits = True  # which the watch at the gates judges
             case Outcome.FAILED:
                 fits = isinstance(stimulus, AttemptEnded | LoadEnded) and bool(stimulus.error)
             case _:
@@ -305,20 +313,26 @@ class Oracle:
     # The models
 
     def _wanted(self) -> set[str]:
-        """Runners for which somebody waits who needs no more than the usual context."""
+        """Runners for which somebody waits who could run and needs no more than the usual
+        context."""
         return {
-            each.line[0] for each in self.live.values() if each.attempt is None and not each.line[1]
+            each.line[0]
+            for key, each in self.live.items()
+            if not each.line[1] and self.gates.may_run(key)
         }
+
+    def _is_wanted(self, runner: str) -> bool:
+        """Does anybody wait for it who could run?"""
+        return any(
+            each.line[0] == runner and self.gates.may_run(key) for key, each in self.live.items()
+        )
 
     def _load(self, effect: Load, stimulus: Stimulus, now_ns: int) -> None:
         books = self.books[effect.backend]
         must(books.up, f"a load was asked of {effect.backend}, which is down")
         must(not books.loading, f"{effect.runner} is to be loaded beside {books.loading}")
         must(not books.unloading, f"{effect.runner} is to be loaded while something leaves")
-        wanted = any(
-            each.attempt is None and each.line[0] == effect.runner for each in self.live.values()
-        )
-        must(wanted, f"{effect.runner} is to be loaded for nobody")
+        must(self._is_wanted(effect.runner), f"{effect.runner} is to be loaded for nobody")
         failed_ns = books.load_failed_ns.get(effect.runner)
         hold_ns = self._scenario.policy.placement.failed_load_hold_ns
         held = failed_ns is not None and now_ns < failed_ns + hold_ns
@@ -328,9 +342,7 @@ class Oracle:
     def _abort_load(self, effect: AbortLoad, stimulus: Stimulus, now_ns: int) -> None:
         books = self.books[effect.backend]
         must(books.loading == effect.runner, f"no load of {effect.runner} is there to abort")
-        wanted = any(
-            each.attempt is None and each.line[0] == effect.runner for each in self.live.values()
-        )
+        wanted = self._is_wanted(effect.runner)
         must(not wanted, f"the load of {effect.runner} was aborted, and somebody waits for it")
         books.is_aborting = True
 

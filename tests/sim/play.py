@@ -16,14 +16,16 @@ from broker.core import invariants
 from broker.core.effects import Effect
 from broker.core.engine import Engine
 from broker.core.requests import Outcome
-from broker.core.stimuli import Stimulus
+from broker.core.stimuli import BlockAsked, Stimulus
 from broker.sim.ollama_work import ExchangeId, Signal, Work
 from broker.sim.workload import Story, Task
 from broker.sim.world import World
 from broker.sim.world_faults import FaultKind, empty
 from broker.sim.world_switches import UNLOAD_TIMEOUT_NS
 from tests.sim.books import must
+from tests.sim.gate_watch import GateWatch
 from tests.sim.oracle import Oracle
+from tests.sim.people import final_orders
 from tests.sim.scenario import PATIENT_NS, SECOND_NS, Scenario, draw
 from tests.sim.server_watch import ServerWatch
 
@@ -48,7 +50,7 @@ class Judges:
     """The oracle, the watch at the servers, and the engine's own laws, in each turn."""
 
     def __init__(self, scenario: Scenario, engine: Engine) -> None:
-        self.oracle = Oracle(scenario)
+        self.oracle = Oracle(scenario, GateWatch(scenario, engine))
         self.watch = ServerWatch(scenario)
         self._engine = engine
 
@@ -91,6 +93,10 @@ class Play:
         scenario, world, oracle = self.scenario, self.world, self.judges.oracle
         self._bring(scenario.tasks)
         world.afflict(scenario.faults)
+        for at_ns, asked in scenario.orders:
+            world.command(at_ns, asked)
+        for asked in final_orders(scenario.policy, scenario.orders):
+            world.command(scenario.calm_ns, asked)
         if scenario.is_gentle:
             self.judges.watch.be_strict()
         world.timeline.run(scenario.calm_ns)
@@ -136,7 +142,11 @@ class Play:
             if not kinds - {FaultKind.LISTS_LATE}:
                 must(story.outcome is not Outcome.FAILED, f"{task.key}: {story.error!r}")
             if story.outcome is Outcome.CANCELLED:
-                must(task.leaves_after_ns, f"{task.key} was cancelled by nobody")
+                was_blocked = any(
+                    isinstance(each, BlockAsked) and each.cancels_waiting
+                    for _, each in self.scenario.orders
+                )
+                must(task.leaves_after_ns or was_blocked, f"{task.key} was cancelled by nobody")
             if story.outcome is Outcome.COMPLETED:
                 self._check_times(story)
 

@@ -23,6 +23,9 @@ def main() -> None:
         print(f"{site.policy}, {slots} slots: {', '.join(each.name for each in site.models)}")
     for fault in scenario.faults:
         print(fault)
+    print(scenario.policy.queue, scenario.policy.agents, sep="\n")
+    for at_ns, order in scenario.orders:
+        print(f"{at_ns / SECOND_NS:.3f} s: {order}")
     played = play(asked.seed)
     endings = ", ".join(f"{count} {outcome.value}" for outcome, count in played.outcomes.items())
     print(f"{endings}; {played.loads} loads; over at {played.ended_ns / SECOND_NS:.0f} s")

@@ -14,7 +14,7 @@ from typing import Final
 from broker.core.model_name import comparison_key
 from broker.core.placement import BackendPolicy, PlacementPolicy
 from broker.core.policy import EnginePolicy
-from broker.core.queueing import QueuePolicy
+from broker.core.requests import Criticality
 from broker.core.stimuli import ModelSpec
 from broker.sim.ollama_catalogue import Catalogue
 from broker.sim.ollama_machine import GIB, Quirks, ServerSettings
@@ -23,6 +23,7 @@ from broker.sim.ollama_model_card import SimModel, Speed
 from broker.sim.workload import Task, hash_of
 from broker.sim.world import Site
 from broker.sim.world_faults import GENTLE, Fault, FaultKind
+from tests.sim.people import Order, draw_agents, draw_orders, draw_queue
 
 SECOND_NS: Final = 1_000_000_000
 USUAL_CTX: Final = 4096
@@ -57,6 +58,7 @@ class Scenario:
     sites: tuple[SiteDraft, ...]
     tasks: tuple[Task, ...]
     faults: tuple[Fault, ...]
+    orders: tuple[Order, ...]
     calm_ns: int
 
     @property
@@ -138,19 +140,25 @@ def draw(seed: int) -> Scenario:
     faults = _draw_faults(chance, sites, horizon_ns)
     policy = EnginePolicy(
         backends=tuple(site.policy for site in sites),
-        queue=QueuePolicy(
-            queued_max=chance.choice((20, 1000)),
-            handicap_ns_per_priority=chance.choice((0, 5, 60)) * SECOND_NS,
-        ),
+        queue=draw_queue(chance),
+        agents=draw_agents(chance),
         placement=PlacementPolicy(
             keep_alive_ns=chance.choice((20, 600)) * SECOND_NS,
             failed_load_hold_ns=chance.choice((5, 60)) * SECOND_NS,
             num_ctx_hold_ns=chance.choice((15, 600)) * SECOND_NS,
         ),
     )
+    agents = sorted({task.agent_id for task in tasks})
+    orders = draw_orders(chance, policy, agents, horizon_ns)
     calm_ns = max([horizon_ns, *(each.end_ns for each in faults)]) + SECOND_NS
     return Scenario(
-        seed=seed, policy=policy, sites=sites, tasks=tasks, faults=faults, calm_ns=calm_ns
+        seed=seed,
+        policy=policy,
+        sites=sites,
+        tasks=tasks,
+        faults=faults,
+        orders=orders,
+        calm_ns=calm_ns,
     )
 
 
@@ -262,7 +270,7 @@ def _draw_tasks(
     kinds = [each for each in _AGENTS if chance.random() < 0.6] or ["idler"]
     traits = frozenset(
         each
-        for each in ("tiny", "huge", "leaves", "again", "ghost", "impatient")
+        for each in ("tiny", "huge", "leaves", "again", "ghost", "impatient", "critical", "batch")
         if chance.random() < 0.4
     ) | (frozenset({"large"}) if has_large else frozenset())
     tasks = []
@@ -298,6 +306,10 @@ def _draw_task(
         task = replace(task, prompt_tokens=1, output_tokens=chance.randint(1, 3))
     elif has("huge", 0.1):
         task = replace(task, prompt_tokens=3900, output_tokens=chance.randint(500, 2000))
+    if has("critical", 0.1):
+        task = replace(task, criticality=Criticality.CRITICAL)
+    elif has("batch", 0.2):
+        task = replace(task, criticality=Criticality.BATCH)
     if has("large", 0.1):
         task = replace(task, num_ctx_needed=chance.choice((5000, 8192, 16_000, 40_000)))
     if has("impatient", 0.5):

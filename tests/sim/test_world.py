@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 
-from broker.core.requests import Outcome
+from broker.core.requests import Criticality, Outcome
+from broker.core.stimuli import BlockAsked, BoostAsked, PauseAsked, PolicyChanged, ResumeAsked
 from broker.sim.world_faults import FaultKind
 from tests.sim.play import play
 from tests.sim.scenario import draw
 from tests.tidy.sources import ROOT
 
 # Others, or many more: WORLD_SEEDS=1000:2000 python -m pytest tests/sim
-SEEDS = os.environ.get("WORLD_SEEDS", "0:160")
+SEEDS = os.environ.get("WORLD_SEEDS", "0:200")
 
 
 def seeds() -> range:
@@ -56,3 +58,16 @@ def test_the_seeds_bring_every_kind_of_fault_and_of_task() -> None:
     assert any(task.num_ctx_needed for task in tasks)
     assert any(task.again_after_ns for task in tasks)
     assert {each.is_gentle for each in scenarios} == {True, False}
+    assert {task.criticality for task in tasks} == set(Criticality)
+    asked = {type(order) for each in scenarios for _, order in each.orders}
+    assert asked == {BoostAsked, BlockAsked, PauseAsked, ResumeAsked, PolicyChanged}
+    types = [of for each in scenarios for of in each.policy.agents.types]
+    assert any(of.requests for of in types)
+    assert any(of.all_tokens for of in types)
+    assert {bool(each.policy.agents.bulkheads) for each in scenarios} == {True, False}
+
+
+def test_the_seeds_come_to_every_outcome() -> None:
+    """But SHED, which nothing brings about yet."""
+    outcomes = sum((play(seed).outcomes for seed in range(12)), Counter[Outcome]())
+    assert set(outcomes) == set(Outcome) - {Outcome.SHED}

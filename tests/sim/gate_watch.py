@@ -1,0 +1,184 @@
+"""Watches who is let in, who waits where, and who may run: with the books of the property tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from broker.core.effects import (
+    Admit,
+    Effect,
+    Finish,
+    Refuse,
+    StartAttempt,
+    TellQueued,
+    TellRequeued,
+    WaitReason,
+)
+from broker.core.engine import Engine
+from broker.core.errors import (
+    AgentBlocked,
+    AgentQueueFull,
+    BackendUnreachable,
+    BrokerRateLimited,
+    DeadlineInfeasible,
+    QueueFull,
+    QuotaExceeded,
+    TokenQuotaExceeded,
+)
+from broker.core.requests import AttemptId, Outcome, RequestKey
+from broker.core.stimuli import Arrived, AttemptEnded, PolicyChanged, Stimulus, TimerFired
+from tests.property.bucket_books import BucketBooks
+from tests.property.entry_books import EntryBooks, Live, Where
+from tests.property.operator_books import OperatorBooks
+from tests.sim.books import must
+from tests.sim.scenario import PATIENT_NS, Scenario
+
+# What the gates say no for that this watch has books of.
+BY_THE_GATES: Final = (
+    AgentBlocked,
+    QuotaExceeded,
+    BrokerRateLimited,
+    QueueFull,
+    AgentQueueFull,
+    DeadlineInfeasible,
+)
+GIVEN_BACK: Final = (Outcome.REFUSED, Outcome.DISPLACED)
+
+
+class GateWatch:
+    """`entry` and `operators` are its books."""
+
+    def __init__(self, scenario: Scenario, engine: Engine) -> None:
+        self.operators = OperatorBooks(scenario.policy)
+        self.entry = EntryBooks(self.operators)
+        self.buckets = BucketBooks(self.operators)
+        self.running: dict[str, int] = {}  # by compartment
+        self._scenario = scenario
+        self._engine = engine
+        self._attempts: dict[AttemptId, Live] = {}
+        self._graces: list[tuple[int, Live]] = []
+        self._stimulus: Stimulus = TimerFired()
+        self._now_ns = 0
+        self._rules: dict[type[Effect], Callable[[Any], None]] = {
+            Admit: self._admit,
+            Refuse: self._refuse,
+            TellQueued: self._queued,
+            TellRequeued: self._requeued,
+            StartAttempt: self._start,
+            Finish: self._finish,
+        }
+
+    def hear(self, stimulus: Stimulus, effects: Sequence[Effect], now_ns: int) -> None:
+        """What the books know from the stimulus alone."""
+        self._stimulus, self._now_ns = stimulus, now_ns
+        self.operators.hear(stimulus, now_ns)
+        self.buckets.refit(now_ns)
+        match stimulus:
+            case Arrived() if self._engine.agents.find(stimulus.spec.key[0]) is not None:
+                self.buckets.meet(stimulus.spec.key[0], now_ns)
+            case PolicyChanged():
+                self.entry.is_lowered = True
+            case AttemptEnded():
+                is_back = any(isinstance(each, TellRequeued) for each in effects)
+                self._attempt_ended(stimulus, is_back=is_back)
+            case TimerFired():
+                for until_ns, live in self._graces:
+                    if until_ns <= now_ns:
+                        self._release(live)
+                self._graces = [each for each in self._graces if each[0] > now_ns]
+
+    def _attempt_ended(self, ended: AttemptEnded, *, is_back: bool) -> None:
+        live = self._attempts.pop(ended.attempt)
+        if self.entry.live.get(live.key) is not live and ended.error is not None:
+            grace_ns = self._scenario.policy.placement.slot_grace_ns
+            self._graces.append((self._now_ns + grace_ns, live))
+        else:
+            self._release(live)
+        if is_back:
+            return
+        prompt_tokens = ended.prompt_tokens
+        if not prompt_tokens and not isinstance(ended.error, BackendUnreachable):
+            prompt_tokens = live.spec.size_bytes // 4
+        self.buckets.settle(live, prompt_tokens + ended.output_tokens, self._now_ns)
+
+    def _release(self, live: Live) -> None:
+        self.running[live.compartment] -= 1
+
+    def tell(self, effect: Effect) -> None:
+        """One effect, in its order."""
+        rule = self._rules.get(type(effect))
+        if rule is not None:
+            rule(effect)
+
+    def may_run(self, key: RequestKey) -> bool:
+        """Does nothing but the want of a slot hold this one back?"""
+        live = self.entry.live[key]
+        is_held = live.where is not Where.QUEUE or self.operators.is_paused(key[0])
+        return not (is_held or self._is_closed(live.compartment))
+
+    def _is_closed(self, compartment: str) -> bool:
+        limit = self.operators.limit(compartment)
+        return limit is not None and self.running.get(compartment, 0) >= limit
+
+    def _admit(self, effect: Admit) -> None:
+        record = self._engine.records[effect.key]
+        compartment = self._engine.bulkheads.name(record.compartment)
+        live = self.entry.admit(record.spec, compartment, self._now_ns)
+        self.buckets.admit(live, record.passage.tokens_reserved, self._now_ns)
+
+    def _refuse(self, effect: Refuse) -> None:
+        if not isinstance(self._stimulus, Arrived):
+            return
+        spec, error = self._stimulus.spec, effect.error
+        self.entry.refuse(spec, error)
+        if isinstance(error, AgentBlocked):
+            must(self.operators.is_blocked(spec.key[0]), f"{spec.key}: nobody blocked it")
+        if isinstance(error, DeadlineInfeasible):
+            is_patient = spec.deadline_ns - self._now_ns >= PATIENT_NS
+            must(not is_patient, f"{spec.key} had all the time of the world")
+        tokens = 0
+        if isinstance(error, TokenQuotaExceeded):
+            tokens = self._engine.estimates.tokens(self._runner(spec.model), spec.size_bytes)
+        self.buckets.refuse(spec.key[0], error, tokens, self._now_ns)
+
+    def _runner(self, model: str) -> str:
+        specs = (self._scenario.spec(each.name, model) for each in self._scenario.sites)
+        return next(each.runner for each in specs if each)
+
+    def _queued(self, effect: TellQueued) -> None:
+        live = self.entry.live[effect.key]
+        if effect.reason is WaitReason.QUEUE_FULL:
+            if live.where is Where.NOWHERE:
+                self.entry.stand(live)
+        elif live.where in (Where.NOWHERE, Where.ROOM):
+            self.entry.enter(live)
+
+    def _requeued(self, effect: TellRequeued) -> None:
+        live = self.entry.live[effect.key]
+        live.where, live.is_back = Where.QUEUE, True
+
+    def _start(self, effect: StartAttempt) -> None:
+        live = self.entry.live[effect.key]
+        must(live.where is Where.QUEUE, f"{effect.key} was started and did not wait")
+        is_paused = self.operators.is_paused(effect.key[0])
+        must(not is_paused, f"{effect.key} was started, and its agent is paused")
+        full = self._is_closed(live.compartment)
+        must(not full, f"{effect.key} was started in {live.compartment}, which is full")
+        live.where = Where.SLOT
+        self.running[live.compartment] = self.running.get(live.compartment, 0) + 1
+        self._attempts[effect.attempt] = live
+
+    def _finish(self, effect: Finish) -> None:
+        live = self.entry.live[effect.key]
+        if effect.outcome is Outcome.DISPLACED:
+            must(isinstance(self._stimulus, Arrived), f"{effect.key} was displaced by nobody")
+            if isinstance(self._stimulus, Arrived):
+                self.entry.displaced(effect.key, self.entry.live[self._stimulus.spec.key])
+        elif effect.outcome is Outcome.REFUSED:
+            self.entry.turned_away(effect.key, self._now_ns)
+        if effect.outcome in GIVEN_BACK:
+            self.buckets.give_back(live, self._now_ns)
+        elif live.where is not Where.SLOT:
+            self.buckets.settle(live, 0, self._now_ns)
+        del self.entry.live[effect.key]
