@@ -19,7 +19,7 @@ from broker.core.lifecycle import WAITS, Trigger
 from broker.core.placement import BackendState
 from broker.core.queueing import AgentOrder, QueuePolicy
 from broker.core.quota import Quotas
-from broker.core.record import Record
+from broker.core.record import STARTS_ALL, Record
 from broker.core.requests import Outcome, RequestSpec
 from broker.core.stimuli import Arrived
 from broker.core.tally import Tally
@@ -161,6 +161,7 @@ class Arrivals:
     def _stand(self, record: Record, now_ns: int) -> None:
         at_ns = now_ns + self._backpressure.policy.room_wait_ns
         record.room_timer = self._timers.set(at_ns, self._time_is_up, record)
+        record.starts_in_room = STARTS_ALL
         self._room.enter(record)
         self._announcer.tell_standing(record, len(self._room))
 
@@ -179,6 +180,7 @@ class Arrivals:
                 self._ledger.end(record, Trigger.FAIL, error, now_ns)
                 continue
             self._ledger.leave_room(record)
+            record.starts_in_room = self._ledger.attempts_made
             self._enter(record, now_ns)
             has_entered = True
         return has_entered

@@ -319,6 +319,7 @@ class Engine:
         record.move(Trigger.REQUEUE)
         record.attempt = None
         record.told_reason = None
+        record.starts_before, record.starts_in_room = self.ledger.attempts_made, 0
         self._emit(TellRequeued(record.spec.key, error.message))
         record.move(Trigger.ENQUEUE)
         self.backlog.enter(record, now_ns)

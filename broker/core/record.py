@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from broker.core.agents import Agent
 from broker.core.effects import WaitReason
@@ -11,6 +12,8 @@ from broker.core.queueing import LineKey
 from broker.core.quota import NOT_COUNTED
 from broker.core.requests import AttemptId, RequestKey, RequestSpec
 from broker.core.residency import Residency
+
+STARTS_ALL: Final = 1 << 62  # more attempts than are ever made
 
 
 @dataclass(slots=True)
@@ -48,13 +51,14 @@ class Record:
     arrived_ns: int
     rank: int  # its place among the requests of its agent
     passage: Passage
-    starts_before: int  # attempts that had been made when it arrived
+    starts_before: int  # attempts that had been made when it began to wait, the last time
     state: State = State.RECEIVED
     deadline_timer: int = 0
     room_timer: int = 0
     attempt: Attempt | None = None
     tries: int = 0
     entry: int = 0  # its handle in the queue, or in the waiting room
+    starts_in_room: int = 0  # attempts that had been made when it left the waiting room
     head_since_ns: int = -1  # its place in its line when it was last taken
     told_position: int = 0
     told_reason: WaitReason | None = None

@@ -26,6 +26,7 @@ class Rule:
 
     PLACEMENT: Final = "placement: the model it needs was resident, or was loaded first"
     CONTEXT: Final = "placement: it fits the context that was loaded"
+    ROOM: Final = "queue full: this request stood in the waiting room"
     PAUSE: Final = "pause: an operator held this agent back"
     BULKHEAD: Final = "bulkhead: this request's compartment was full"
     OWN_ORDER: Final = "order among this agent's own requests"
@@ -202,6 +203,8 @@ def _overtaken(
 def _rule(engine: Engine, record: Record, start: Start) -> str:
     """Which rule let this start before the record."""
     agent = record.agent
+    if start.attempt <= record.starts_in_room:
+        return Rule.ROOM
     if start.line[0] != record.line[0]:
         return Rule.PLACEMENT
     is_over = not agent.is_paused and agent.resumed_ns <= start.at_ns
@@ -213,8 +216,8 @@ def _rule(engine: Engine, record: Record, start: Start) -> str:
         return Rule.CONTEXT
     if start.priority != record.priority:
         return Rule.PRIORITY if start.priority < record.priority else Rule.AGEING
-    if start.key[0] == agent.id:
-        return Rule.OWN_ORDER
     if start.compartment != record.compartment:
         return Rule.AGEING
+    if start.key[0] == agent.id:
+        return Rule.OWN_ORDER
     return Rule.BOOST if start.was_boosted else Rule.FAIR_SHARE

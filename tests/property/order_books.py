@@ -20,13 +20,14 @@ from tests.property.operator_books import NOT_LIMITED, OperatorBooks
 
 @dataclass(slots=True)
 class Waiting:
-    """A request in a line. `rules`: of those who came later and started earlier, how many each
-    rule may truly be named for."""
+    """A request in a line. `overtakings`: when each of those started who came later, `rules`: for
+    how many of them each rule may truly be named."""
 
     live: Live
     line: LineKey
     entry: int = 0
-    overtakings: int = 0
+    overtakings: list[int] = field(default_factory=list)
+    has_moved: bool = False  # to the line of a model that was pulled anew
     rules: Counter[str] = field(default_factory=Counter)
 
 
@@ -69,7 +70,7 @@ class OrderBooks:
     def come_back(self, attempt: AttemptId, now_ns: int) -> None:
         """It lost its slot: it waits at its old place, and nothing was paid for it."""
         served = self._served.pop(attempt)
-        self._push(served.waiting, now_ns, served.head_since_ns)
+        self._push(Waiting(served.waiting.live, served.waiting.line), now_ns, served.head_since_ns)
         self._queue.settle(served.flow, served.charged, 0)
 
     def _push(self, waiting: Waiting, now_ns: int, head_since_ns: int) -> None:
@@ -100,7 +101,7 @@ class OrderBooks:
         """Its model was pulled anew: it waits for that from now on."""
         waiting = self.waiting[key]
         self.leave(key, now_ns)
-        waiting.line = line
+        waiting.line, waiting.has_moved = line, True
         self._push(waiting, now_ns, -1)
 
     def leave(self, key: RequestKey, now_ns: int) -> None:
@@ -147,7 +148,7 @@ class OrderBooks:
         self._check_turn(waiting, set(fitting))
         for other in self.waiting.values():
             if other.live.arrived_ns < live.arrived_ns:
-                other.overtakings += 1
+                other.overtakings.append(now_ns)
                 other.rules.update(self._rules(other, waiting))
         taken = self._queue.take(waiting.entry, charge, now_ns)
         assert taken is not None

@@ -235,6 +235,7 @@ _WEIGHTS: Final = {
     "pause": 1,
     "resume": 2,
     "reload": 1,
+    "explain": 2,
     "drain": 1,
     "give_token": 2,
     "end_call": 4,
