@@ -1,20 +1,14 @@
 # cython: language_level=3
 """What the queue keeps: requests, flows, agents, classes and groups, and the sums over them.
 
-All by slot; handles, arguments and answers are the business of `queue.pyx`. A request lies in two
-heaps by links of its own, that of its flow and that of its agent. A flow is active among the
-counters where something of it waits and its agent is not paused, and parked where it idles.
+All by slot; handles are the business of `queue.pyx`. A request lies in two heaps, that of its flow
+and that of its agent. A flow is active among the counters and among the heads of its class where
+something of it waits and its agent is not paused, and parked where it idles.
 """
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from _sched.arena cimport (
-    SLOTS_MAX,
-    blocks_close,
-    blocks_give_back,
-    blocks_open,
-    blocks_reserve,
-    blocks_take,
-    bytes_held,
+    SLOTS_MAX, blocks_close, blocks_give_back, blocks_open, blocks_reserve, blocks_take, bytes_held,
     slot_is_live,
 )
 from _sched.pairing cimport check_order, pairing_push, pairing_remove, pairing_walk
@@ -51,12 +45,10 @@ cdef class Books:
         blocks_close(&self.group_blocks)
 
     def __sizeof__(self):
-        return (
-            type(self).__basicsize__ + self.counters.__sizeof__()
-            + bytes_held(&self.request_blocks) + bytes_held(&self.flow_blocks)
-            + bytes_held(&self.class_blocks) + bytes_held(&self.agent_blocks)
-            + bytes_held(&self.group_blocks)
-        )
+        return (type(self).__basicsize__ + self.counters.__sizeof__()
+                + bytes_held(&self.request_blocks) + bytes_held(&self.flow_blocks)
+                + bytes_held(&self.class_blocks) + bytes_held(&self.agent_blocks)
+                + bytes_held(&self.group_blocks))
 
     def check(self):
         """Raises AssertionError where an inner law is broken. O(n)."""
@@ -78,7 +70,7 @@ cdef class Books:
         pairing_push(&order, &self.by_backlog, slot)
 
     cdef void drop_agent(self, uint32_t slot) noexcept nogil:
-        """Forgets an agent of which nothing waits or is in flight, and what it was charged."""
+        """Forgets an agent of which nothing waits or is in flight."""
         cdef Order order = self.agents_by_backlog()
         while agent_at(self, slot).flows != 0:
             self._drop(agent_at(self, slot).flows)
@@ -89,26 +81,27 @@ cdef class Books:
         self, uint32_t group, long priority, long compartment, uint32_t agent
     ) noexcept nogil:
         cdef uint32_t slot = agent_at(self, agent).flows
-        cdef Class* of
+        cdef uint32_t of
         while slot != 0:
-            of = class_at(self, flow_at(self, slot).of)
-            if of.group == group and of.priority == priority and of.compartment == compartment:
+            of = flow_at(self, slot).of
+            if class_at(self, of).group == group and self._is_class(of, priority, compartment):
                 return slot
             slot = flow_at(self, slot).next_of_agent
         return 0
+
+    cdef bint _is_class(self, uint32_t of, long priority, long compartment) noexcept nogil:
+        cdef Class* found = class_at(self, of)
+        return found.priority == priority and found.compartment == compartment
 
     cdef uint32_t flow_of(
         self, uint32_t group, long priority, long compartment, uint32_t agent
     ) noexcept nogil:
         """The flow of an agent in a class; both are made where they are missing."""
         cdef uint32_t slot = self.find_flow(group, priority, compartment, agent)
+        cdef uint32_t of = group_at(self, group).classes
         if slot != 0:
             return slot
-        cdef uint32_t of = group_at(self, group).classes
-        while of != 0 and not (
-            class_at(self, of).priority == priority
-            and class_at(self, of).compartment == compartment
-        ):
+        while of != 0 and not self._is_class(of, priority, compartment):
             of = class_at(self, of).next_of_group
         if of == 0:
             of = self._open_class(group, priority, compartment)
@@ -124,19 +117,21 @@ cdef class Books:
         agent_at(self, agent).flows = slot
         return slot
 
-    cdef void put_in(self, uint32_t slot, bint lift) noexcept nogil:
-        """A request whose fields are filled in begins to wait."""
+    cdef void put_in(self, uint32_t slot, int64_t now_ns, int64_t head_since_ns) noexcept nogil:
+        """A request whose fields are filled in begins to wait. `head_since_ns` of at least 0: it
+        comes back, and was its flow's head since then."""
         cdef Request* request = request_at(self, slot)
         cdef Flow* flow = flow_at(self, request.flow)
         cdef Agent* agent = agent_at(self, flow.agent)
         cdef Order order = self.by_rank()
         cdef Order worst = self.by_badness()
-        if flow.size == 0:
-            if agent.paused:
-                self.counters.leave(flow.counter)
-            else:
-                self.counters.enter(flow.counter, lift)
+        if flow.size == 0 and agent.paused:
+            self.counters.leave(flow.counter)
+        elif flow.size == 0:
+            self.activate(request.flow, head_since_ns < 0)
         pairing_push(&order, &flow.requests, slot)
+        if flow.requests == slot:
+            self.set_head_since(request.flow, now_ns if head_since_ns < 0 else head_since_ns)
         pairing_push(&worst, &agent.requests, slot)
         self._count(slot, 1)
 
@@ -147,28 +142,52 @@ cdef class Books:
         cdef Order order = self.by_rank()
         cdef Order worst = self.by_badness()
         if flow.requests == slot:
-            flow.head_since_ns = now_ns
+            self.set_head_since(request.flow, now_ns)
         pairing_remove(&order, &flow.requests, slot)
         pairing_remove(&worst, &agent_at(self, flow.agent).requests, slot)
         self._count(slot, -1)
         if flow.size == 0:
-            self.counters.leave(flow.counter)
+            self.deactivate(request.flow)
         blocks_give_back(&self.request_blocks, slot)
 
     cdef void set_eligible(self, uint32_t flow, bint eligible) noexcept nogil:
         """What waits of a flow may be served from now on, or may not."""
         cdef Flow* found = flow_at(self, flow)
         cdef Class* of = class_at(self, found.of)
-        if found.size == 0:
-            return
-        if eligible:
+        if found.size != 0 and eligible:
             of.eligible += found.size
             of.arrivals_ns += found.arrivals_ns
-            self.counters.enter(found.counter, True)
-        else:
+            self.activate(flow, True)
+        elif found.size != 0:
             of.eligible -= found.size
             of.arrivals_ns -= found.arrivals_ns
-            self.counters.leave(found.counter)
+            self.deactivate(flow)
+
+    cdef void activate(self, uint32_t flow, bint lift) noexcept nogil:
+        self.counters.enter(flow_at(self, flow).counter, lift)
+        self._list_head(flow, True)
+
+    cdef void deactivate(self, uint32_t flow) noexcept nogil:
+        if counter_at(self.counters, flow_at(self, flow).counter).state == ACTIVE:
+            self._list_head(flow, False)
+        self.counters.leave(flow_at(self, flow).counter)
+
+    cdef void set_head_since(self, uint32_t flow, int64_t head_since_ns) noexcept nogil:
+        cdef Flow* found = flow_at(self, flow)
+        if counter_at(self.counters, found.counter).state != ACTIVE:
+            found.head_since_ns = head_since_ns
+            return
+        self._list_head(flow, False)
+        found.head_since_ns = head_since_ns
+        self._list_head(flow, True)
+
+    cdef void _list_head(self, uint32_t flow, bint is_listed) noexcept nogil:
+        cdef Order order = self.by_head()
+        cdef uint32_t* heads = &class_at(self, flow_at(self, flow).of).heads
+        if is_listed:
+            pairing_push(&order, heads, flow)
+        else:
+            pairing_remove(&order, heads, flow)
 
     cdef void let_go(self, uint32_t flow) noexcept nogil:
         """Forgets idle flows whose counters a lift would give them anyway, and a class of which
@@ -192,21 +211,23 @@ cdef class Books:
         return 0 if least == 0 else counter_at(self.counters, least).owner
 
     cdef int64_t key_ns(self, uint32_t of) noexcept nogil:
-        """The order key of a class that has a candidate: since when that is head, handicapped."""
+        """The order key of a class that has a candidate: since when its longest head has been one,
+        handicapped. By the candidate's, newcomers served least would keep the class young."""
         cdef int64_t handicap_ns = (class_at(self, of).priority - 1) * self.handicap_ns
-        return flow_at(self, self.candidate(of)).head_since_ns + handicap_ns
+        return flow_at(self, class_at(self, of).heads).head_since_ns + handicap_ns
 
     cdef bint comes_before(self, uint32_t of, uint32_t other) noexcept nogil:
-        cdef int64_t key_ns = self.key_ns(of)
-        cdef int64_t other_ns = self.key_ns(other)
-        if key_ns != other_ns:
-            return key_ns < other_ns
-        if class_at(self, of).priority != class_at(self, other).priority:
-            return class_at(self, of).priority < class_at(self, other).priority
-        return class_at(self, of).sequence < class_at(self, other).sequence
+        cdef Class* x = class_at(self, of)
+        cdef Class* y = class_at(self, other)
+        if self.key_ns(of) != self.key_ns(other):
+            return self.key_ns(of) < self.key_ns(other)
+        return x.sequence < y.sequence if x.priority == y.priority else x.priority < y.priority
 
     cdef Order by_rank(self) noexcept nogil:
         return Order(self.request_blocks.memory, sizeof(Request), sizeof(Block), is_earlier)
+
+    cdef Order by_head(self) noexcept nogil:
+        return Order(self.flow_blocks.memory, sizeof(Flow), sizeof(Block), is_head_longer)
 
     cdef Order by_badness(self) noexcept nogil:
         cdef size_t links_at = sizeof(Block) + sizeof(Links)
@@ -262,12 +283,12 @@ cdef class Books:
 
     cdef void _count(self, uint32_t slot, int by) noexcept nogil:
         """Adds a request to all sums (`by` 1), or takes it out of them (-1)."""
-        cdef Request* request = request_at(self, slot)
-        cdef Flow* flow = flow_at(self, request.flow)
+        cdef Flow* flow = flow_at(self, request_at(self, slot).flow)
         cdef Class* of = class_at(self, flow.of)
         cdef Agent* agent = agent_at(self, flow.agent)
         cdef Order order = self.agents_by_backlog()
-        cdef uint64_t arrivals_ns = <uint64_t> request.arrived_ns * <uint64_t> (<int64_t> by)
+        cdef uint64_t arrived_ns = request_at(self, slot).arrived_ns
+        cdef uint64_t arrivals_ns = arrived_ns * <uint64_t> (<int64_t> by)
         flow.size += by
         flow.arrivals_ns += arrivals_ns
         of.busy += by
@@ -280,13 +301,12 @@ cdef class Books:
         pairing_push(&order, &self.by_backlog, flow.agent)
 
     cdef int _check(self) except -1:
-        cdef uint32_t slot
+        cdef uint32_t slot = self.by_backlog
         cdef uint32_t agents = 0
         cdef uint64_t waiting = 0
         cdef Order order = self.agents_by_backlog()
         self.counters.check()
-        check_order(&order, self.by_backlog)
-        slot = self.by_backlog
+        check_order(&order, slot)
         while slot != 0:
             self._check_agent(slot)
             agents += 1
@@ -303,18 +323,17 @@ cdef class Books:
 
     cdef int _check_agent(self, uint32_t slot) except -1:
         cdef Agent* agent = agent_at(self, slot)
+        cdef Flow* flow
         cdef Order worst = self.by_badness()
         cdef uint32_t backlog = 0
         cdef uint32_t before = 0
         cdef uint32_t each = agent.flows
         check_order(&worst, agent.requests)
         while each != 0:
-            assert flow_at(self, each).agent == slot, "a flow is of another agent"
-            assert flow_at(self, each).prev_of_agent == before, "the flows of an agent are no list"
+            flow = flow_at(self, each)
+            assert flow.agent == slot and flow.prev_of_agent == before, "its flows are no list"
             self._check_flow(each)
-            backlog += flow_at(self, each).size
-            before = each
-            each = flow_at(self, each).next_of_agent
+            backlog, before, each = backlog + flow.size, each, flow.next_of_agent
         assert backlog == agent.backlog, "a backlog is miscounted"
         each = agent.requests
         while each != 0:
@@ -346,23 +365,30 @@ cdef class Books:
 
     cdef int _check_class(self, uint32_t slot) except -1:
         cdef Class* of = class_at(self, slot)
+        cdef Flow* flow
         cdef uint32_t busy = 0
         cdef uint32_t eligible = 0
         cdef uint64_t arrivals_ns = 0
-        cdef uint32_t each
+        cdef uint32_t actives = counters_at(self.counters, of.counters).actives
+        cdef Order order = self.by_head()
+        cdef uint32_t each = of.heads
+        check_order(&order, each)
+        while each != 0:
+            assert flow_at(self, each).of == slot and flow_at(self, each).size, "no head of its own"
+            actives -= 1
+            each = pairing_walk(&order, each)
+        assert actives == 0, "a head is missing"
         for each in range(1, self.flow_blocks.used):
             if slot_is_live(&self.flow_blocks, each) and flow_at(self, each).of == slot:
-                busy += flow_at(self, each).size
-                busy += counter_at(self.counters, flow_at(self, each).counter).in_flight
-                if not agent_at(self, flow_at(self, each).agent).paused:
-                    eligible += flow_at(self, each).size
-                    arrivals_ns += flow_at(self, each).arrivals_ns
+                flow = flow_at(self, each)
+                busy += flow.size + counter_at(self.counters, flow.counter).in_flight
+                if not agent_at(self, flow.agent).paused:
+                    eligible += flow.size
+                    arrivals_ns += flow.arrivals_ns
         assert busy != 0, "a class outlived its busy period"
         assert busy == of.busy and eligible == of.eligible, "a class is miscounted"
         assert arrivals_ns == of.arrivals_ns, "the waits of a class are miscounted"
-        assert counters_at(self.counters, of.counters).parks <= self.counters.parked_max, (
-            "too many flows are remembered"
-        )
+        assert counters_at(self.counters, of.counters).parks <= self.counters.parked_max, "too many"
         each = group_at(self, of.group).classes
         while each != slot:
             assert each != 0, "a class is not in its group"

@@ -10,7 +10,8 @@ from _sched.pairing cimport Links, Order, pairing_push, pairing_remove
 from _sched.vtc cimport COUNTER_MAX
 
 cdef struct Lane:            # a flow
-    Links links
+    Links links              # in its class's heap of lanes: served least first
+    Links head_links         # in its class's other heap: the longest head first
     uint32_t of
     uint32_t request         # its first; 0: none is left
     int64_t counter
@@ -22,6 +23,7 @@ cdef struct Lane:            # a flow
 cdef struct Candidate:       # a class
     Links links
     uint32_t lanes           # the heap of those that have something
+    uint32_t heads           # the same, by how long their first has been head
     uint8_t priority
     int64_t handicap_ns
     int64_t key_ns
@@ -42,6 +44,10 @@ cdef inline bint lane_is_before(const void* a, const void* b) noexcept nogil:
     if x.charged != y.charged:
         return x.charged < y.charged
     return x.sequence < y.sequence
+
+
+cdef inline bint lane_is_longer(const void* a, const void* b) noexcept nogil:
+    return (<const Lane*> a).head_since_ns < (<const Lane*> b).head_since_ns
 
 
 cdef inline bint candidate_is_before(const void* a, const void* b) noexcept nogil:
@@ -73,7 +79,7 @@ cdef inline void forecast_close(Forecast* all) noexcept nogil:
 cdef inline void _enter(Forecast* all, uint32_t of) noexcept nogil:
     cdef Candidate* candidate = &all.candidates[of]
     cdef Order order = Order(<char*> all.candidates, sizeof(Candidate), 0, candidate_is_before)
-    candidate.key_ns = all.lanes[candidate.lanes].head_since_ns + candidate.handicap_ns
+    candidate.key_ns = all.lanes[candidate.heads].head_since_ns + candidate.handicap_ns
     pairing_push(&order, &all.best, of)
 
 
@@ -81,8 +87,10 @@ cdef inline void forecast_join(Forecast* all, uint32_t slot) noexcept nogil:
     """The lane of this slot, filled in, is one of its class."""
     cdef Lane* lane = &all.lanes[slot]
     cdef Order order = Order(<char*> all.lanes, sizeof(Lane), 0, lane_is_before)
+    cdef Order heads = Order(<char*> all.lanes, sizeof(Lane), sizeof(Links), lane_is_longer)
     all.charges = max(all.charges, lane.charged)
     pairing_push(&order, &all.candidates[lane.of].lanes, slot)
+    pairing_push(&heads, &all.candidates[lane.of].heads, slot)
 
 
 cdef inline void forecast_start(Forecast* all, uint32_t candidates) noexcept nogil:
@@ -106,7 +114,9 @@ cdef inline void forecast_serve(Forecast* all, uint32_t request, int64_t now_ns)
     cdef Order classes = Order(<char*> all.candidates, sizeof(Candidate), 0, candidate_is_before)
     cdef Order lanes = Order(<char*> all.lanes, sizeof(Lane), 0, lane_is_before)
     pairing_remove(&classes, &all.best, of)
+    cdef Order heads = Order(<char*> all.lanes, sizeof(Lane), sizeof(Links), lane_is_longer)
     pairing_remove(&lanes, &candidate.lanes, slot)
+    pairing_remove(&heads, &candidate.heads, slot)
     all.charges += 1
     lane.charged = all.charges
     lane.counter = min(lane.counter + lane.units, COUNTER_MAX)
@@ -114,5 +124,6 @@ cdef inline void forecast_serve(Forecast* all, uint32_t request, int64_t now_ns)
     lane.request = request
     if request != 0:
         pairing_push(&lanes, &candidate.lanes, slot)
+        pairing_push(&heads, &candidate.heads, slot)
     if candidate.lanes != 0:
         _enter(all, of)

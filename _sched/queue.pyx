@@ -1,9 +1,10 @@
 # cython: language_level=3
 """The queue: which request of a group is next, by class, by agent, by rank.
 
-First which class (a priority and a compartment), the one whose candidate has the smallest key; then
-which agent of it, the one with the least virtual token counter; then which of its requests, the
-lowest rank. `reference_queue.py` says the same in plain Python and is the specification.
+First which class (a priority and a compartment), the one whose longest head has been one for
+longest, handicaps counted; then which agent of it, the one with the least virtual token counter;
+then which of its requests, the lowest rank. `reference_queue.py` says the same in plain Python and
+is the specification.
 
 All sums that are asked for are kept in the books: nothing here looks at a backlog. What Python code
 could run in between (an allocation may collect garbage, a conversion may call `__index__`) runs
@@ -201,9 +202,7 @@ cdef class FairQueue(Books):
         request.arrived_ns = arrived_ns
         self.sequence += 1
         request.sequence = self.sequence
-        self.put_in(slot, head_since_ns < 0)
-        if flow_at(self, flow).requests == slot:
-            flow_at(self, flow).head_since_ns = now_ns if head_since_ns < 0 else head_since_ns
+        self.put_in(slot, now_ns, head_since_ns)
         self.changed()
         return handle
 

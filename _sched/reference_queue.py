@@ -1,8 +1,8 @@
 """The queue in plain Python, obviously right rather than fast: the oracle of the tests.
 
 Rules (docs/scheduling.md): within a group, first which class (priority and compartment), the one
-whose candidate has the smallest key; then which agent of that class, the one with the least virtual
-token counter; then which request of that agent, the one of the lowest rank.
+whose longest head has been one for longest, handicaps counted; then which agent of that class, the
+one with the least virtual token counter; then which of its requests, the one of the lowest rank.
 """
 
 from __future__ import annotations
@@ -266,9 +266,8 @@ class FairQueue:
         for each in self._groups[group]:
             flows = each.active()
             if flows and not closed >> each.compartment & 1:
-                flow = min(flows, key=_Flow.order)
-                key_ns = flow.head_since_ns + self._handicap_ns(each)
-                head = flow.sorted()[0].handle
+                key_ns = min(flow.head_since_ns for flow in flows) + self._handicap_ns(each)
+                head = min(flows, key=_Flow.order).sorted()[0].handle
                 candidates.append((key_ns, each.priority, each.sequence, head))
         if not candidates:
             return None
@@ -294,7 +293,7 @@ class FairQueue:
                 flows = [f.handle for f in each.active() if rest[f.handle]]
                 if flows:
                     best = min(flows, key=lambda f: (counter[f], taken[f], f))
-                    key_ns = since[best] + self._handicap_ns(each)
+                    key_ns = min(since[f] for f in flows) + self._handicap_ns(each)
                     candidates.append((key_ns, each.priority, each.sequence, best))
             if not candidates:
                 break

@@ -159,9 +159,9 @@ class OrderBooks:
         self.running[live.compartment] += 1
 
     def _check_turn(self, waiting: Waiting, fitting: set[LineKey]) -> None:
-        """Its class has the smallest key of all that could run, its agent was served least in its
-        class, and it is the head of its agent. What could run is of no paused agent and in no
-        compartment that is full."""
+        """Its class has the longest head of all that could run, handicaps counted, its agent was
+        served least in its class, and it is the head of its agent. What could run is of no paused
+        agent and in no compartment that is full."""
         may_run = [
             each
             for each in self.waiting.values()
@@ -172,15 +172,13 @@ class OrderBooks:
         ]
         mine, counter = self._class(waiting), self._counter(waiting)
         assert self._is_head(waiting), f"{waiting.live.key} was not its agent's head"
+        key_ns = min(self._key_ns(each) for each in may_run if self._class(each) == mine)
         for each in may_run:
+            # So nobody's head is passed by a class whose heads all became so later than handicaps
+            # allow.
+            assert key_ns <= self._key_ns(each), f"{waiting.live.key}: {each.live.key} waits"
             if self._class(each) == mine:
                 assert counter <= self._counter(each), f"{waiting.live.key} had been served more"
-                continue
-            rivals = [other for other in may_run if self._class(other) == self._class(each)]
-            least = min(self._counter(other) for other in rivals)
-            # Among those that were served alike the queue may choose.
-            latest_ns = max(self._key_ns(o) for o in rivals if self._counter(o) == least)
-            assert self._key_ns(waiting) <= latest_ns, f"{waiting.live.key}: {each.live.key} waits"
 
     def _class(self, waiting: Waiting) -> tuple[LineKey, int, str]:
         return self._flow(waiting)[:3]

@@ -245,3 +245,21 @@ def test_what_waits_on_a_backend_that_fell_away_goes_on_elsewhere_in_its_order()
     comes(scene, "a1 a2 a3 a4 a5")
     scene.ends("a1", UNREACHABLE, agent="a")
     assert scene.order() == "a2 a1 a3 a4 a5"
+
+
+def test_newcomers_served_least_do_not_keep_their_class_from_growing_old() -> None:
+    """A flood of a better priority passes who waits for as long as the handicap says, also where
+    the candidate of their class is always a fresh one."""
+    scene = serving(model("m"))
+    scene.turn(arrived("first", agent="x"))
+    scene.turn(arrived("old", agent="modest-0", priority=5))
+    for number in range(200):
+        scene.turn(arrived(f"flood-{number}", agent="greedy", priority=1))
+    served = []
+    for second in range(1, 100):
+        scene.wait(STEP_NS // 5)
+        scene.turn(arrived(f"new-{second}", agent=f"modest-{second}", priority=5))
+        served.append(scene.end_one(output_tokens=10)[0])
+    # Four steps of priority, a request each fifth of a step; then both get turns.
+    assert served.index("modest-0") <= 22
+    assert served.count("greedy") <= 22 + (len(served) - 22) // 2 + 1
