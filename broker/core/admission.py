@@ -112,7 +112,7 @@ class Gates:
         of the first that says no: then nothing is paid."""
         agent = self._agents.meet(spec.key[0], now_ns)
         if agent.is_blocked:
-            raise AgentBlocked(f"an operator blocked agent {agent.id!r}")
+            raise AgentBlocked(f"an operator blocked {agent.blocked_whom}")
         self._gate = GateName.VALIDATION
         if spec.deadline_ns <= now_ns:
             raise DeadlineExpired("the deadline had passed when the request arrived")

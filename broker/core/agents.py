@@ -57,6 +57,7 @@ class Agent:
     priority_best: int = 1
     is_paused: bool = False
     is_blocked: bool = False
+    blocked_whom: str = ""
     is_boosted: bool = False
     is_of_no_type: bool = False  # a reload took its type away; `type` is the one it had
     paused_ns: int = 0  # since when
@@ -234,7 +235,8 @@ class Agents:
             rate *= each.rate_factor
             best = each.priority_best or best
         agent.weight, agent.priority_best = weight, best
-        agent.is_blocked = any(each.is_blocked for each in changes)
+        blocked = [scope for scope, each in known.items() if each.is_blocked]
+        agent.is_blocked, agent.blocked_whom = bool(blocked), _whom(blocked[0]) if blocked else ""
         agent.is_boosted = any(each.is_boost for each in changes)
         paused = [scope for scope, each in known.items() if each.is_paused]
         agent.is_paused = bool(paused)

@@ -47,7 +47,8 @@ def wait_reason(
     bit = record.compartment
     if bulkheads.is_closed(bit):
         limit, name = bulkheads.limit(bit), bulkheads.name(bit)
-        return WaitReason.BULKHEAD, f"one of the {limit} requests of bulkhead {name} to end"
+        running = bulkheads.running(bit)
+        return WaitReason.BULKHEAD, f"bulkhead {name}, where {running} run of at most {limit}"
     return _wait_for_model(record.line, record.model, backends)
 
 

@@ -151,7 +151,7 @@ class Arrivals:
         backlog = self._backlog.of_agent(victim.agent)
         error = Displaced(
             f"the queue is full and {backlog} requests of this agent wait: the last gave its place "
-            f"to one of an agent with {self._backlog.of_agent(by.agent)}",
+            f"to the request of an agent of which {self._backlog.of_agent(by.agent)} wait",
             retry_after_ns=self._backpressure.retry_after_ns(backlog),
         )
         self._ledger.end(victim, Trigger.DISPLACE, error, now_ns)

@@ -30,8 +30,8 @@ class Rule:
     PAUSE: Final = "pause: an operator held this agent back"
     BULKHEAD: Final = "bulkhead: this request's compartment was full"
     OWN_ORDER: Final = "order among this agent's own requests"
-    PRIORITY: Final = "priority: a better one stands back less"
-    AGEING: Final = "ageing: it had been the head of its agent for longer"
+    PRIORITY: Final = "priority: its own is better"
+    AGEING: Final = "ageing: a first request of its class had waited for longer"
     BOOST: Final = "fair share: an operator boosted its agent"
     FAIR_SHARE: Final = "fair share: its agent had been served less"
 

@@ -59,13 +59,15 @@ class OperationsService:
     def explain(self, agent_id: str, request_id: str) -> Explanation:
         """The story of a request, under way or lately ended. Without an agent_id the request of
         this id, if it is one alone. RequestUnknown, InvalidRequest."""
-        owner = agent_id or _owner(request_id, self._driver.requests_called(request_id))
+        owner = agent_id or _owner(
+            request_id, self._driver.requests_called(request_id), "remembered"
+        )
         return self._driver.explain(owner, request_id)
 
     def cancel(self, agent_id: str, request_id: str) -> tuple[str, str]:
         """(whose it was, its state before) of the request that is told to end. Without an agent_id
         as in `explain`, among those under way. RequestUnknown, InvalidRequest."""
-        owner = agent_id or _owner(request_id, self._under_way(request_id))
+        owner = agent_id or _owner(request_id, self._under_way(request_id), "under way")
         state = self._driver.cancel((owner, request_id), CancelCause.BY_OPERATOR)
         if state is None:
             raise RequestUnknown(f"agent {owner!r} has no request {request_id!r} under way")
@@ -130,11 +132,12 @@ class OperationsService:
             raise InvalidRequest((FieldProblem(field="scope.agent_type", problem=problem),))
 
 
-def _owner(request_id: str, called: list[RequestKey]) -> str:
-    """Whose request of this id is meant; InvalidRequest or RequestUnknown unless there is one."""
+def _owner(request_id: str, called: list[RequestKey], how: str) -> str:
+    """Whose request of this id is meant; InvalidRequest or RequestUnknown unless there is one.
+    `how` those that were looked through are known."""
     owners = sorted(key[0] for key in called)
     if not owners:
-        raise RequestUnknown(f"no agent has a request {request_id!r}")
+        raise RequestUnknown(f"no request {request_id!r} is {how}")
     if len(owners) > 1:
         more = len(owners) - AGENTS_NAMED_MAX
         names = ", ".join(owners[:AGENTS_NAMED_MAX]) + (f" and {more} more" if more > 0 else "")

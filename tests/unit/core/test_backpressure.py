@@ -153,8 +153,8 @@ def test_who_is_displaced_hears_why_and_when_to_come_again() -> None:
     assert outcome is Outcome.DISPLACED
     assert isinstance(error, Displaced)
     assert error.message == (
-        "the queue is full and 3 requests of this agent wait: the last gave its place to one of "
-        "an agent with 0"
+        "the queue is full and 3 requests of this agent wait: the last gave its place to the "
+        "request of an agent of which 0 wait"
     )
     assert error.retryable
     assert error.retry_after_ns == SECOND_NS

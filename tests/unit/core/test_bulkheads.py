@@ -65,7 +65,7 @@ def test_what_exceeds_the_limit_waits_in_the_queue_and_hears_for_what() -> None:
     assert runs(scene, "r1", "opus")
     [word] = of(scene.turn(arrived("r2", agent="opus")), TellQueued)
     assert (word.reason.value, word.position) == ("BULKHEAD", 1)
-    assert word.detail == "one of the 1 requests of bulkhead opus to end"
+    assert word.detail == "bulkhead opus, where 1 run of at most 1"
 
 
 def test_others_pass_what_waits_before_a_full_compartment() -> None:

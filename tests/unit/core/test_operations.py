@@ -209,7 +209,8 @@ def test_new_requests_of_the_blocked_are_refused(scope: Scope) -> None:
     scene.turn(BlockAsked(scope=scope))
     error = refused(scene.turn(arrived("r", agent="opus-1")))
     assert isinstance(error, AgentBlocked)
-    assert error.message == "an operator blocked agent 'opus-1'"
+    whom = (scope.agent_type and f"agents of type {scope.agent_type}") or "everybody"
+    assert error.message == f"an operator blocked {'agent opus-1' if scope.agent_id else whom}"
     assert not error.retryable
     assert view(scene).is_blocked
     assert view(scene).requests_left == 10

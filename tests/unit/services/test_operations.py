@@ -150,9 +150,9 @@ def test_of_several_with_one_id_the_one_under_way_is_cancelled() -> None:
 
 def test_what_is_not_there_is_said_so() -> None:
     driver = FakeDriver(ended_ns={("a", "over"): 9})
-    with pytest.raises(RequestUnknown, match="no agent has a request 'gone'"):
+    with pytest.raises(RequestUnknown, match="no request 'gone' is remembered"):
         service(driver).explain("", "gone")
-    with pytest.raises(RequestUnknown, match="no agent has a request 'over'"):
+    with pytest.raises(RequestUnknown, match="no request 'over' is under way"):
         service(driver).cancel("", "over")
     with pytest.raises(RequestUnknown, match="'a' has no request 'over' under way"):
         service(driver).cancel("a", "over")
