@@ -154,3 +154,55 @@ class MovingAverage:
 
     def mean(self, samples_min: int = 1) -> float | None:
         return self._mean if self.count >= max(1, samples_min) else None
+
+
+class ServiceRates:
+    """As `_sched.average.ServiceRates`."""
+
+    def __init__(self, weight: float, samples_min: int) -> None:
+        self._samples_min = samples_min
+        self._service_ns, self._prefill_ns = MovingAverage(weight), MovingAverage(weight)
+        self._decode_ns, self._per_byte = MovingAverage(weight), MovingAverage(weight)
+        self._output = MovingAverage(weight)
+
+    @property
+    def count(self) -> int:
+        return self._service_ns.count
+
+    def add(
+        self,
+        service_ns: float,
+        first_token_ns: float,
+        prompt_bytes: float,
+        prompt_tokens: float,
+        output_tokens: float,
+    ) -> None:
+        self._service_ns.add(service_ns)
+        self._output.add(output_tokens)
+        if prompt_bytes > 0 and prompt_tokens > 0:
+            self._per_byte.add(prompt_tokens / prompt_bytes)
+        if first_token_ns > 0 and prompt_tokens > 0:
+            self._prefill_ns.add(first_token_ns / prompt_tokens)
+        if first_token_ns > 0 and output_tokens > 1:
+            self._decode_ns.add((service_ns - first_token_ns) / (output_tokens - 1))
+
+    def mean_ns(self) -> float | None:
+        return self._service_ns.mean(self._samples_min)
+
+    def expected_ns(self, prompt_bytes: float) -> float | None:
+        per_byte = self._per_byte.mean(self._samples_min)
+        prefill_ns = self._prefill_ns.mean(self._samples_min)
+        decode_ns = self._decode_ns.mean(self._samples_min)
+        mean_ns, output = self.mean_ns(), self._output.mean(self._samples_min)
+        if mean_ns is None or output is None:
+            return None
+        if per_byte is None or prefill_ns is None or decode_ns is None:
+            return mean_ns
+        return prompt_bytes * per_byte * prefill_ns + output * decode_ns
+
+    def tokens(self, prompt_bytes: float) -> float | None:
+        per_byte = self._per_byte.mean(self._samples_min)
+        output = self._output.mean(self._samples_min)
+        if per_byte is None or output is None:
+            return None
+        return prompt_bytes * per_byte + output

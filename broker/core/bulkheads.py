@@ -82,9 +82,10 @@ class Bulkheads:
     def run(self, bit: int, change: int) -> bool:
         """One more runs (+1), or one less (-1). Has the compartment been closed or opened?"""
         self._running[bit] += change
+        if bit not in self._limits:
+            return False
         before = self.closed
-        if bit in self._limits:
-            self._close_or_open(bit)
+        self._close_or_open(bit)
         return self.closed != before
 
     def _is_used(self, bit: int) -> bool:

@@ -8,9 +8,8 @@ from typing import Final, NamedTuple
 
 from broker.core.effects import StartAttempt
 from broker.core.errors import BackendUnreachable
-from broker.core.estimates import Served
 from broker.core.placement import BackendState
-from broker.core.queueing import Line, LineKey, QueuePolicy
+from broker.core.queueing import Line, LineKey
 from broker.core.record import Attempt, Record
 from broker.core.requests import Criticality
 from broker.core.residency import Residency
@@ -19,8 +18,9 @@ from broker.core.stimuli import AttemptEnded
 # Of English text in the vocabularies in use; only for what no backend has counted.
 BYTES_PER_TOKEN: Final = 4
 
-# Whatever a backend says that it has counted, nothing costs more: the queue's own bound.
-COST_MAX: Final = 1 << 40
+# Whatever a backend says that it has counted: far more than any model can, and what the queue bears
+# at the highest price of a token.
+TOKENS_MAX: Final = 100_000_000
 
 
 class Dispatch(NamedTuple):
@@ -63,34 +63,13 @@ def _next_for(residency: Residency, lines: Mapping[LineKey, Line]) -> int:
     return 0 if best is None else best[2]
 
 
-def prompt_tokens_of(attempt: Attempt, ended: AttemptEnded) -> int:
-    """Tokens of the prompt: as the backend counted them, else by its size. A call that was cut off
-    tells nothing, and what was cut off is not free."""
-    if ended.prompt_tokens or isinstance(ended.error, BackendUnreachable):
-        return ended.prompt_tokens
-    return attempt.record.spec.size_bytes // BYTES_PER_TOKEN
-
-
-def cost_of(attempt: Attempt, ended: AttemptEnded, policy: QueuePolicy) -> int:
-    """What an attempt did cost, in the units of fairness."""
-    cost = (
-        policy.prompt_token_cost * prompt_tokens_of(attempt, ended)
-        + policy.output_token_cost * ended.output_tokens
-    )
-    return min(max(0, cost), COST_MAX)
-
-
-def served_of(attempt: Attempt, ended: AttemptEnded, policy: QueuePolicy, now_ns: int) -> Served:
-    """The measurement that a completed attempt is."""
-    first_ns = attempt.first_token_ns
-    return Served(
-        service_ns=now_ns - attempt.started_ns,
-        first_token_ns=first_ns - attempt.started_ns if first_ns else 0,
-        prompt_bytes=attempt.record.spec.size_bytes,
-        prompt_tokens=ended.prompt_tokens,
-        output_tokens=ended.output_tokens,
-        cost=cost_of(attempt, ended, policy),
-    )
+def tokens_of(attempt: Attempt, ended: AttemptEnded) -> tuple[int, int]:
+    """(prompt, output) tokens: as the backend counted them, else by its size. A call that was cut
+    off tells nothing of its prompt, and what was cut off is not free."""
+    prompt, output = ended.prompt_tokens, ended.output_tokens
+    if not prompt and not isinstance(ended.error, BackendUnreachable):
+        prompt = attempt.record.spec.size_bytes // BYTES_PER_TOKEN
+    return min(max(0, prompt), TOKENS_MAX), min(max(0, output), TOKENS_MAX)
 
 
 def order_of(attempt: Attempt, backend: BackendState, queue_wait_ns: int) -> StartAttempt:

@@ -18,13 +18,7 @@ from broker.core.announcements import Announcer
 from broker.core.arrivals import Arrivals
 from broker.core.backlog import Backlog
 from broker.core.bulkheads import Bulkheads
-from broker.core.dispatch import (
-    cost_of,
-    next_dispatch,
-    order_of,
-    prompt_tokens_of,
-    served_of,
-)
+from broker.core.dispatch import next_dispatch, order_of
 from broker.core.effects import Drained, Effect, SetTimer, TellRequeued
 from broker.core.errors import (
     BackendUnreachable,
@@ -265,7 +259,7 @@ class Engine:
         if attempt.grace_timer:
             raise InvariantBroken(f"attempt {attempt.id} ended twice")
         if attempt.ending is not None:
-            self._pay(attempt, ended, now_ns)
+            self.ledger.pay(attempt, ended, self.policy.queue, now_ns)
             self._aborted(attempt, error, now_ns)
             return
         if isinstance(error, BackendUnreachable):
@@ -273,7 +267,7 @@ class Engine:
         if error is not None and self._may_requeue(attempt, error):
             self._requeue(attempt, error, now_ns)
             return
-        self._pay(attempt, ended, now_ns)
+        cost = self.ledger.pay(attempt, ended, self.policy.queue, now_ns)
         record = attempt.record
         if error is not None and error.leaves_work:
             self.ledger.end(record, Trigger.FAIL, error, now_ns)
@@ -281,18 +275,23 @@ class Engine:
             return
         self._release(attempt, now_ns)
         if error is None:
-            served = served_of(attempt, ended, self.policy.queue, now_ns)
-            self.estimates.served(record.line[0], attempt.backend, served)
+            self._measure(attempt, ended, cost, now_ns)
         trigger = Trigger.COMPLETE if error is None else Trigger.FAIL
         self.ledger.end(record, trigger, error, now_ns)
 
-    def _pay(self, attempt: Attempt, ended: AttemptEnded, now_ns: int) -> None:
-        """What the attempt really used takes the place of what was charged for it."""
-        cost = cost_of(attempt, ended, self.policy.queue)
-        self.backlog.settle(attempt.flow, attempt.charged, cost)
-        attempt.record.agent.served_cost += cost
-        used = prompt_tokens_of(attempt, ended) + ended.output_tokens
-        self.ledger.pay_tokens(attempt.record, used, now_ns)
+    def _measure(self, attempt: Attempt, ended: AttemptEnded, cost: int, now_ns: int) -> None:
+        """A completed attempt says how long such requests run."""
+        record, first_ns = attempt.record, attempt.first_token_ns
+        self.estimates.served(
+            record.line[0],
+            attempt.backend,
+            now_ns - attempt.started_ns,
+            first_ns - attempt.started_ns if first_ns else 0,
+            record.spec.size_bytes,
+            ended.prompt_tokens,
+            ended.output_tokens,
+            cost,
+        )
 
     def _aborted(self, attempt: Attempt, error: BrokerError | None, now_ns: int) -> None:
         """An attempt that was told to end has ended. Its terminator proves that the work has too.

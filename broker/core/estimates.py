@@ -6,10 +6,10 @@ then say nothing. Better estimates (per agent, per kind of prompt) take this pla
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from collections.abc import Mapping
+from typing import Final
 
-from _sched.average import MovingAverage
+from _sched.average import MovingAverage, ServiceRates
 
 # Weight of a new sample: about the last 20 samples count. High enough to follow a change of
 # workload within a minute on a busy box, low enough that one long answer does not move it much.
@@ -18,54 +18,11 @@ SAMPLE_WEIGHT: Final = 0.1
 # Below so many samples an average of lengths and rates is a guess.
 SAMPLES_MIN: Final = 20
 
+_NOWHERE: Final[Mapping[str, ServiceRates]] = {}  # where a runner was never served
+
 
 def _average() -> MovingAverage:
     return MovingAverage(SAMPLE_WEIGHT)
-
-
-class Served(NamedTuple):
-    """How one request was served, as measured. `first_token_ns` is 0 where there was none."""
-
-    service_ns: int
-    first_token_ns: int
-    prompt_bytes: int
-    prompt_tokens: int
-    output_tokens: int
-    cost: int
-
-
-@dataclass(slots=True)
-class _Rates:
-    """The averages of one runner on one backend."""
-
-    service_ns: MovingAverage = field(default_factory=_average)
-    prefill_ns_per_token: MovingAverage = field(default_factory=_average)
-    decode_ns_per_token: MovingAverage = field(default_factory=_average)
-    tokens_per_byte: MovingAverage = field(default_factory=_average)
-    output_tokens: MovingAverage = field(default_factory=_average)
-
-    def add(self, served: Served) -> None:
-        self.service_ns.add(served.service_ns)
-        if served.prompt_bytes and served.prompt_tokens:
-            self.tokens_per_byte.add(served.prompt_tokens / served.prompt_bytes)
-        if served.first_token_ns and served.prompt_tokens:
-            self.prefill_ns_per_token.add(served.first_token_ns / served.prompt_tokens)
-        if served.first_token_ns and served.output_tokens > 1:
-            decode_ns = served.service_ns - served.first_token_ns
-            self.decode_ns_per_token.add(decode_ns / (served.output_tokens - 1))
-        self.output_tokens.add(served.output_tokens)
-
-    def expected_ns(self, prompt_bytes: int) -> float | None:
-        """How long a request of this size runs: by its own length where the rates are known, else
-        as long as others."""
-        mean_ns = self.service_ns.mean(SAMPLES_MIN)
-        per_byte = self.tokens_per_byte.mean(SAMPLES_MIN)
-        prefill_ns = self.prefill_ns_per_token.mean(SAMPLES_MIN)
-        decode_ns = self.decode_ns_per_token.mean(SAMPLES_MIN)
-        output = self.output_tokens.mean(SAMPLES_MIN)
-        if per_byte is None or prefill_ns is None or decode_ns is None or output is None:
-            return mean_ns
-        return prompt_bytes * per_byte * prefill_ns + output * decode_ns
 
 
 class Estimates:
@@ -82,7 +39,7 @@ class Estimates:
     )
 
     def __init__(self) -> None:
-        self._rates: dict[str, dict[str, _Rates]] = {}  # by runner, then by backend
+        self._rates: dict[str, dict[str, ServiceRates]] = {}  # by runner, then by backend
         # Asked for with every arrival, changed with every end: worked out then.
         self._service_ns: dict[str, float] = {}
         self._samples: dict[str, int] = {}
@@ -91,19 +48,29 @@ class Estimates:
         self._departure_gap_ns = _average()
         self._last_departure_ns: int | None = None
 
-    def served(self, runner: str, backend: str, served: Served) -> None:
-        """A request was completed."""
+    def served(
+        self,
+        runner: str,
+        backend: str,
+        service_ns: int,
+        first_token_ns: int,
+        prompt_bytes: int,
+        prompt_tokens: int,
+        output_tokens: int,
+        cost: int,
+    ) -> None:
+        """A request was completed. `first_token_ns` after it started; 0 where there was none."""
         by_backend = self._rates.setdefault(runner, {})
         rates = by_backend.get(backend)
         if rates is None:
-            rates = by_backend[backend] = _Rates()
+            rates = by_backend[backend] = ServiceRates(SAMPLE_WEIGHT, SAMPLES_MIN)
             self._costs.setdefault(runner, _average())
-        rates.add(served)
-        self._costs[runner].add(served.cost)
+        rates.add(service_ns, first_token_ns, prompt_bytes, prompt_tokens, output_tokens)
+        self._costs[runner].add(cost)
         samples, best_ns = 0, None
         for each in by_backend.values():
-            mean_ns = each.service_ns.mean(SAMPLES_MIN)
-            samples = max(samples, each.service_ns.count)
+            mean_ns = each.mean_ns()
+            samples = max(samples, each.count)
             if mean_ns is not None and (best_ns is None or mean_ns < best_ns):
                 best_ns = mean_ns
         self._samples[runner] = samples
@@ -145,17 +112,19 @@ class Estimates:
 
     def expected_ns(self, runner: str, prompt_bytes: int) -> float | None:
         """How long a request of this size runs, on the backend where that is shortest."""
-        means = [each.expected_ns(prompt_bytes) for each in self._by(runner)]
-        return min((each for each in means if each is not None), default=None)
+        best_ns: float | None = None
+        for each in self._rates.get(runner, _NOWHERE).values():
+            expected_ns = each.expected_ns(prompt_bytes)
+            if expected_ns is not None and (best_ns is None or expected_ns < best_ns):
+                best_ns = expected_ns
+        return best_ns
 
     def tokens(self, runner: str, prompt_bytes: int) -> int:
         """Prompt and output tokens that a request of this size will use; 0 while unknown."""
-        means = [
-            (each.tokens_per_byte.mean(SAMPLES_MIN), each.output_tokens.mean(SAMPLES_MIN))
-            for each in self._by(runner)
-        ]
-        known = [p * prompt_bytes + o for p, o in means if p is not None and o is not None]
-        return int(max(known, default=0))
+        most = 0.0
+        for each in self._rates.get(runner, _NOWHERE).values():
+            most = max(most, each.tokens(prompt_bytes) or 0.0)
+        return int(most)
 
     def cost(self, runner: str) -> int:
         """What a request costs, in the units of fairness. A charge that is settled at the end may
@@ -169,6 +138,3 @@ class Estimates:
 
     def departure_gap_ns(self) -> float | None:
         return self._departure_gap_ns.mean()
-
-    def _by(self, runner: str) -> list[_Rates]:
-        return list(self._rates.get(runner, {}).values())

@@ -6,15 +6,17 @@ from collections.abc import Callable, Mapping
 
 from broker.core.announcements import wait_reason
 from broker.core.backlog import Backlog
+from broker.core.dispatch import tokens_of
 from broker.core.effects import AbortAttempt, Effect, Finish
 from broker.core.errors import BrokerError, Cancelled, DeadlineExpired, Draining
 from broker.core.journal import Ended, Journal
 from broker.core.lifecycle import LIFECYCLE, OUTCOME_OF, WAITS, State, Trigger
 from broker.core.placement import BackendState
+from broker.core.queueing import QueuePolicy
 from broker.core.quota import Quotas
 from broker.core.record import Attempt, Record
 from broker.core.requests import AttemptId, Outcome, RequestKey
-from broker.core.stimuli import CancelCause
+from broker.core.stimuli import AttemptEnded, CancelCause
 from broker.core.tally import Tally
 from broker.core.timers import Timers
 from broker.core.waiting_room import WaitingRoom
@@ -103,7 +105,7 @@ class Ledger:
                 agent.purse, agent.type.name, record.passage.tokens_reserved, now_ns
             )
         elif record.attempt is None:
-            self.pay_tokens(record, 0, now_ns)
+            self._pay_tokens(record, 0, now_ns)
         self._tally.end(record.priority, outcome, error.reason if error is not None else "")
         problem = error.message if error is not None else ""
         self.journal.end(
@@ -112,7 +114,17 @@ class Ledger:
         )
         self._emit(Finish(spec.key, outcome, error))
 
-    def pay_tokens(self, record: Record, used: int, now_ns: int) -> None:
+    def pay(self, attempt: Attempt, ended: AttemptEnded, policy: QueuePolicy, now_ns: int) -> int:
+        """What an attempt really used takes the place of what was charged and reserved for it; its
+        cost."""
+        prompt, output = tokens_of(attempt, ended)
+        cost = policy.prompt_token_cost * prompt + policy.output_token_cost * output
+        self._backlog.settle(attempt.flow, attempt.charged, cost)
+        attempt.record.agent.served_cost += cost
+        self._pay_tokens(attempt.record, prompt + output, now_ns)
+        return cost
+
+    def _pay_tokens(self, record: Record, used: int, now_ns: int) -> None:
         """So many model tokens were used for it, whatever had been reserved."""
         agent, reserved = record.agent, record.passage.tokens_reserved
         self._quotas.settle(agent.purse, agent.type.name, reserved, used, now_ns)

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from _sched.average import MovingAverage
+from _sched.average import MovingAverage, ServiceRates
 from _sched.reference import MovingAverage as Oracle
+from _sched.reference import ServiceRates as RatesOracle
 
 SAMPLES = st.lists(st.floats(-1e12, 1e12, allow_nan=False), max_size=60)
 
@@ -43,3 +44,30 @@ def test_it_lies_between_the_least_and_the_largest_sample(
 def test_a_weight_out_of_range_is_refused(weight: float) -> None:
     with pytest.raises(ValueError, match="a weight must be in"):
         MovingAverage(weight)
+
+
+AMOUNTS = st.integers(0, 10**6)
+
+
+@settings(derandomize=True, deadline=None)
+@given(
+    served=st.lists(st.tuples(AMOUNTS, AMOUNTS, AMOUNTS, AMOUNTS, AMOUNTS), max_size=40),
+    samples_min=st.integers(1, 25),
+    size=AMOUNTS,
+)
+def test_rates_are_those_of_their_oracle(
+    served: list[tuple[int, int, int, int, int]], samples_min: int, size: int
+) -> None:
+    rates, oracle = ServiceRates(0.1, samples_min), RatesOracle(0.1, samples_min)
+    for each in served:
+        rates.add(*each)
+        oracle.add(*each)
+    assert rates.count == oracle.count == len(served)
+    assert rates.mean_ns() == oracle.mean_ns()
+    assert rates.expected_ns(size) == pytest.approx(oracle.expected_ns(size))
+    assert rates.tokens(size) == pytest.approx(oracle.tokens(size))
+
+
+def test_rates_need_a_sample_at_least() -> None:
+    with pytest.raises(ValueError, match="samples_min must be at least 1"):
+        ServiceRates(0.1, 0)
