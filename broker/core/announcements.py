@@ -45,7 +45,7 @@ def wait_reason(
     if record.agent.is_paused:
         return WaitReason.PAUSED, f"an operator to resume {record.agent.paused_whom}"
     bit = record.compartment
-    if bulkheads.is_closed(bit):
+    if bulkheads.closed and bulkheads.is_closed(bit):
         limit, name = bulkheads.limit(bit), bulkheads.name(bit)
         running = bulkheads.running(bit)
         return WaitReason.BULKHEAD, f"bulkhead {name}, where {running} run of at most {limit}"
