@@ -48,7 +48,9 @@ class RequestSpec:
 
     `model` is the canonical name ("tiny:latest"). `fingerprint` identifies the content: the same
     key with the same fingerprint is the same request. `num_ctx_needed` is 0 where any will do.
-    `deadline_ns` is on the engine's clock.
+    `deadline_ns` is on the engine's clock. `size_bytes` is what it holds in memory; `text_bytes` of
+    that are text, which is what tokens are made of (-1: all of it). `output_tokens_max` is what it
+    asks for at most; 0: no limit is known.
     """
 
     key: RequestKey
@@ -63,3 +65,10 @@ class RequestSpec:
     needs: frozenset[str] = frozenset()  # capabilities that the content calls for
     preemptible: bool = False
     fallback_models: tuple[str, ...] = ()
+    text_bytes: int = -1
+    output_tokens_max: int = 0
+
+    @property
+    def prompt_bytes(self) -> int:
+        """Bytes of text, by which lengths and costs are estimated."""
+        return self.size_bytes if self.text_bytes < 0 else self.text_bytes
