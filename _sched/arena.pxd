@@ -2,16 +2,19 @@
 """Fixed-size blocks in one growing array, known by slot within and by handle outside.
 
 Nothing is allocated per block. The array moves when it grows, so what lasts is a slot, never a
-pointer. Slot 0 is nobody's: 0 says "none" wherever a slot stands, and no handle is 0. A block is
-all zeros when it is taken, its header aside.
+pointer. Slot 0 is nobody's: 0 says "none" wherever a slot stands. What a handle is stands in
+`types.pxd`. A block is all zeros when it is taken, its header aside.
 """
 from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
-from libc.stdint cimport UINT32_MAX, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
+
+from _sched.types cimport SLOTS_MAX, is_current
+from _sched.types cimport handle_of as handle_from
+from _sched.types cimport slot_of as slot_in
 
 cdef enum:
     SLOTS_FIRST = 16         # what the first growth holds
-    SLOTS_MAX = 0x7FFFFFFF
 
 cdef struct Block:           # how every block begins
     uint32_t generation      # odd while the slot is taken; a handle of another one is stale
@@ -90,7 +93,7 @@ cdef inline void blocks_give_back(Blocks* blocks, uint32_t slot) noexcept nogil:
 
 
 cdef inline uint64_t handle_of(const Blocks* blocks, uint32_t slot) noexcept nogil:
-    return (<uint64_t> block_at(blocks, slot).generation << 32) | slot
+    return handle_from(slot, block_at(blocks, slot).generation)
 
 
 cdef inline bint slot_is_live(const Blocks* blocks, uint32_t slot) noexcept nogil:
@@ -99,8 +102,8 @@ cdef inline bint slot_is_live(const Blocks* blocks, uint32_t slot) noexcept nogi
 
 cdef inline uint32_t slot_of(const Blocks* blocks, uint64_t handle) noexcept nogil:
     """The slot of a handle; 0 where it is stale or never was."""
-    cdef uint32_t slot = <uint32_t> (handle & UINT32_MAX)
-    if slot_is_live(blocks, slot) and block_at(blocks, slot).generation == handle >> 32:
+    cdef uint32_t slot = slot_in(handle)
+    if 0 < slot < blocks.used and is_current(handle, block_at(blocks, slot).generation):
         return slot
     return 0
 
@@ -109,8 +112,8 @@ cdef inline uint64_t next_handle(const Blocks* blocks) noexcept nogil:
     """The handle of what the next take returns. `blocks_reserve` has been called."""
     cdef uint32_t slot = blocks.free
     if slot == 0:
-        return (<uint64_t> 1 << 32) | blocks.used
-    return (<uint64_t> (block_at(blocks, slot).generation + 1) << 32) | slot
+        return handle_from(blocks.used, 1)
+    return handle_from(slot, block_at(blocks, slot).generation + 1)
 
 
 cdef inline size_t bytes_held(const Blocks* blocks) noexcept nogil:

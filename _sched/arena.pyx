@@ -2,15 +2,7 @@
 """The arena as a Python object, to see how it behaves; what others use is its header."""
 from libc.stdint cimport uint32_t, uint64_t
 
-cdef extern from *:
-    """
-    #ifdef SCHED_DEBUG
-    #define ARENA_CHECKS 1
-    #else
-    #define ARENA_CHECKS 0
-    #endif
-    """
-    const bint ARENA_CHECKS  # a debug build checks the free list after every change
+from _sched.types cimport SCHED_CHECKS, SLOTS_MAX
 
 
 cdef class Arena:
@@ -43,7 +35,7 @@ cdef class Arena:
         # First, as a handle that cannot be told would be lost.
         cdef object handle = next_handle(&self._blocks)
         blocks_take(&self._blocks)
-        if ARENA_CHECKS:
+        if SCHED_CHECKS:
             self._check()
         return handle
 
@@ -53,7 +45,7 @@ cdef class Arena:
         if slot == 0:
             return False
         blocks_give_back(&self._blocks, slot)
-        if ARENA_CHECKS:
+        if SCHED_CHECKS:
             self._check()
         return True
 
