@@ -205,6 +205,10 @@ class Driver:
         """Requests with this id that can be explained, of whatever agent."""
         return requests_called(self._engine, request_id)
 
+    def requests_under_way(self, request_id: str) -> list[RequestKey]:
+        """Requests with this id that have not ended, of whatever agent."""
+        return [key for key in self._engine.records if key[1] == request_id]
+
     def quota(self, agent_id: str) -> QuotaView:
         """What an agent may use, also one never seen. AgentUnknown where it may nothing."""
         queued_max = self._engine.policy.queue.queued_per_agent_max

@@ -67,7 +67,9 @@ class OperationsService:
     def cancel(self, agent_id: str, request_id: str) -> tuple[str, str]:
         """(whose it was, its state before) of the request that is told to end. Without an agent_id
         as in `explain`, among those under way. RequestUnknown, InvalidRequest."""
-        owner = agent_id or _owner(request_id, self._under_way(request_id), "under way")
+        owner = agent_id or _owner(
+            request_id, self._driver.requests_under_way(request_id), "under way"
+        )
         state = self._driver.cancel((owner, request_id), CancelCause.BY_OPERATOR)
         if state is None:
             raise RequestUnknown(f"agent {owner!r} has no request {request_id!r} under way")
@@ -115,10 +117,6 @@ class OperationsService:
     def reload(self) -> ReloadReport:
         """Reads the configuration again; it holds as a whole or not at all."""
         return self._reload()
-
-    def _under_way(self, request_id: str) -> list[RequestKey]:
-        called = self._driver.requests_called(request_id)
-        return [key for key in called if not self._driver.explain(*key).ended_ns]
 
     def _until(self, lasts_ns: int | None) -> int | None:
         return None if lasts_ns is None else self._driver.now_ns() + lasts_ns

@@ -255,6 +255,21 @@ async def test_an_agent_cancels_its_own_request_by_name() -> None:
         await call.ended.wait()
 
 
+async def test_namesakes_that_have_ended_are_not_under_way() -> None:
+    async with running_shell(slots=2) as shell:
+        first = shell.submit("same", agent_id="a")
+        (await shell.backend.calls.get()).complete()
+        await read(first, Done)
+        second = shell.submit("same", agent_id="b")
+        other = shell.submit("other", agent_id="b")
+        assert shell.driver.requests_under_way("same") == [("b", "same")]
+        assert shell.driver.requests_called("same") == [("a", "same"), ("b", "same")]
+        for reader in (second, other):
+            (await shell.backend.calls.get()).complete()
+            await read(reader, Done)
+        assert shell.driver.requests_under_way("same") == []
+
+
 async def test_a_drain_refuses_the_new_and_waits_for_the_old() -> None:
     async with running_shell() as shell:
         reader = shell.submit()

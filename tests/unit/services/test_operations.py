@@ -43,6 +43,7 @@ class FakeDriver:
     ended_ns: dict[RequestKey, int] = field(default_factory=dict)
     changes: list[Any] = field(default_factory=list)
     cancelled: list[tuple[RequestKey, CancelCause]] = field(default_factory=list)
+    explained: list[RequestKey] = field(default_factory=list)
     ids: list[str] = field(default_factory=list)
 
     def now_ns(self) -> int:
@@ -61,8 +62,12 @@ class FakeDriver:
     def requests_called(self, request_id: str) -> list[RequestKey]:
         return [key for key in self.ended_ns if key[1] == request_id]
 
+    def requests_under_way(self, request_id: str) -> list[RequestKey]:
+        return [key for key in self.requests_called(request_id) if not self.ended_ns[key]]
+
     def explain(self, agent_id: str, request_id: str) -> Named:
         key = (agent_id, request_id)
+        self.explained.append(key)
         return Named(key=key, ended_ns=self.ended_ns[key])
 
     def cancel(self, key: RequestKey, cause: CancelCause) -> str | None:
@@ -144,6 +149,7 @@ def test_several_agents_with_one_id_are_named() -> None:
 def test_of_several_with_one_id_the_one_under_way_is_cancelled() -> None:
     driver = FakeDriver(ended_ns={("a", "same"): 9, ("b", "same"): 0})
     assert service(driver).cancel("", "same") == ("b", "queued")
+    assert driver.explained == []  # a story costs a look at the whole queue
     with pytest.raises(InvalidRequest):
         service(driver).explain("", "same")
 
