@@ -380,6 +380,7 @@ class Engine:
         self.bulkheads.configure(policy.agents.bulkheads)
         self._quotas.configure(policy.agents, now_ns)
         self.agents.configure(policy.agents, now_ns)
+        self.ledger.limit(self.agents.compartment, now_ns)
         self._queue.handicap_ns_per_priority = policy.queue.handicap_ns_per_priority
         self._arrivals.configure(policy.queue)
         self._announcer.interval_ns = policy.queue.announce_interval_ns

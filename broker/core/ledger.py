@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from broker.core.agents import Agent
 from broker.core.announcements import wait_reason
 from broker.core.backlog import Backlog
+from broker.core.bulkheads import OPEN
 from broker.core.dispatch import tokens_of
 from broker.core.effects import AbortAttempt, Effect, Finish
 from broker.core.errors import BrokerError, Cancelled, DeadlineExpired, Draining
@@ -15,7 +17,7 @@ from broker.core.placement import BackendState
 from broker.core.queueing import QueuePolicy
 from broker.core.quota import Quotas
 from broker.core.record import Attempt, Record
-from broker.core.requests import AttemptId, Outcome, RequestKey
+from broker.core.requests import AttemptId, Criticality, Outcome, RequestKey
 from broker.core.stimuli import AttemptEnded, CancelCause
 from broker.core.tally import Tally
 from broker.core.timers import Timers
@@ -63,6 +65,29 @@ class Ledger:
         self.set_deadline(record, record.spec.deadline_ns)
         record.agent.live += 1
         self._backlog.bulkheads.hold(record.compartment, 1)
+
+    def limit(self, bit_of: Callable[[Agent, Criticality], int], now_ns: int) -> None:
+        """A bulkhead that a reload adds holds for what waits and what runs as well. Only then do
+        they get its bit: agents of several types that nothing limits share what there is by their
+        weights, which those of several compartments do not."""
+        bulkheads = self._backlog.bulkheads
+        ending = [each.record for each in self.attempts.values() if each.ending is not None]
+        for record in (*self.records.values(), *ending):
+            bit = bit_of(record.agent, record.spec.criticality)
+            if record.compartment != OPEN or bit == OPEN:
+                continue
+            attempt, is_queued = record.attempt, record.state is State.QUEUED
+            if self.records.get(record.spec.key) is record:
+                bulkheads.hold(OPEN, -1)
+                bulkheads.hold(bit, 1)
+            if attempt is not None and attempt.id in self.attempts:
+                bulkheads.run(OPEN, -1)
+                bulkheads.run(bit, 1)
+            if is_queued:
+                self._backlog.withdraw(record, now_ns)
+            record.compartment = bit
+            if is_queued:
+                self._backlog.enter(record, now_ns)
 
     def set_deadline(self, record: Record, at_ns: int) -> None:
         self._timers.cancel(record.deadline_timer)

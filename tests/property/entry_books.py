@@ -101,6 +101,12 @@ class EntryBooks:
         live.rank = spec.deadline_ns if is_by_deadline else live.number
         return live
 
+    def new_bulkhead(self, live: Live) -> str:
+        """The one that it is in since the last reload, where nothing limited it before; else ""."""
+        name = self._operators.compartment(live.key[0], live.spec.criticality)
+        is_new = live.compartment == NOT_LIMITED and self._operators.limit(name) is not None
+        return name if is_new else ""
+
     def stand(self, live: Live) -> None:
         """It stands in the waiting room: there was no place, and nobody to displace for it."""
         live.where = Where.ROOM

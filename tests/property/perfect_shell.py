@@ -159,6 +159,7 @@ class PerfectShell:
                 self.buckets.meet(stimulus.spec.key[0], self.now_ns)
             case PolicyChanged():
                 self.entry.is_lowered = True
+                self._limit_all()
             case AttemptEnded():
                 is_back = any(isinstance(each, TellRequeued) for each in effects)
                 self._attempt_ended(stimulus, is_back=is_back)
@@ -186,6 +187,28 @@ class PerfectShell:
         cost = costs.prompt_token_cost * prompt_tokens
         self.order.settle(ended.attempt, cost + costs.output_token_cost * ended.output_tokens)
         self.buckets.settle(call.live, prompt_tokens + ended.output_tokens, self.now_ns)
+
+    def _limit_all(self) -> None:
+        """A bulkhead that is new holds for what waits and what runs as well."""
+        held = {id(each.live): each.live for each in self._holding()}
+        everybody = {id(each): each for each in self.live.values()} | held
+        for live in everybody.values():
+            name = self.entry.new_bulkhead(live)
+            if not name:
+                continue
+            if id(live) in held:
+                self.order.release(live.compartment)
+                self.order.running[name] += 1
+            elif live.where is Where.QUEUE:
+                line = self.order.waiting[live.key].line
+                self.order.leave(live.key, self.now_ns)
+                live.compartment = name
+                self.order.enter(live, line, self.now_ns)
+                self.order.waiting[live.key].has_moved = True
+            live.compartment = name
+
+    def _holding(self) -> list[Call]:
+        return [*self.calls.values(), *(call for _, call in self.graces)]
 
     def _move_what_waits(self) -> None:
         """What waits for a model that was pulled anew waits for that from now on."""
@@ -258,8 +281,7 @@ class PerfectShell:
         self.order.start(effect.key, effect.attempt, attempt.charged, fitting, self.now_ns)
 
     def _held(self, backend: str, runner: str) -> int:
-        calls = [*self.calls.values(), *(call for _, call in self.graces)]
-        return sum(each.backend == backend and each.runner == runner for each in calls)
+        return sum(each.backend == backend and each.runner == runner for each in self._holding())
 
     def _abort(self, effect: AbortAttempt) -> None:
         call = self.calls[effect.attempt]

@@ -79,6 +79,7 @@ class GateWatch:
                 self.buckets.meet(stimulus.spec.key[0], now_ns)
             case PolicyChanged():
                 self.entry.is_lowered = True
+                self._limit_all()
             case AttemptEnded():
                 is_back = any(isinstance(each, TellRequeued) for each in effects)
                 self._attempt_ended(stimulus, is_back=is_back)
@@ -101,6 +102,18 @@ class GateWatch:
         if not prompt_tokens and not isinstance(ended.error, BackendUnreachable):
             prompt_tokens = live.spec.size_bytes // 4
         self.buckets.settle(live, prompt_tokens + ended.output_tokens, self._now_ns)
+
+    def _limit_all(self) -> None:
+        """A bulkhead that is new holds for what waits and what runs as well."""
+        held = [*self._attempts.values(), *(live for _, live in self._graces)]
+        for live in held:
+            name = self.entry.new_bulkhead(live)
+            if name:
+                self.running[live.compartment] -= 1
+                self.running[name] = self.running.get(name, 0) + 1
+                live.compartment = name
+        for live in self.entry.live.values():
+            live.compartment = self.entry.new_bulkhead(live) or live.compartment
 
     def _release(self, live: Live) -> None:
         self.running[live.compartment] -= 1

@@ -176,6 +176,25 @@ def test_a_limit_that_is_taken_away_lets_everything_run() -> None:
     assert nothing_remains(scene)
 
 
+def test_a_limit_that_a_reload_adds_counts_what_runs_and_holds_what_waits() -> None:
+    scene = house(slots=3)
+    for number in range(5):
+        scene.turn(arrived(f"r{number}", agent="opus"))
+    scene.turn(CancelAsked(("opus", "r0"), CancelCause.BY_AGENT))  # its call has not ended yet
+    scene.reload(agents=policy(opus=2))
+    quota = scene.engine.agents.quota("opus", 1_000, scene.now_ns)
+    assert (quota.compartment_running, quota.compartment_max) == (3, 2)
+    assert started(scene.ends("r0", agent="opus")) == []
+    assert runs(scene, "s", "sonnet")
+    assert started(scene.ends("r1", agent="opus")) == ["r3"]
+    assert started(scene.ends("r2", agent="opus")) == ["r4"]
+    scene.ends("s", agent="sonnet")
+    for name in ("r3", "r4"):
+        scene.ends(name, agent="opus")
+    assert nothing_remains(scene)
+    assert scene.engine.bulkheads.closed == 0
+
+
 def test_a_limit_that_comes_back_finds_what_ran_meanwhile() -> None:
     scene = house(opus=2)
     for number in range(2):
