@@ -29,10 +29,19 @@ class Call:
     """One attempt: the moments of a backend call, and the way of its pieces.
 
     Ends by calling `on_over` exactly once, with how it ended. `run` does so as its last step;
-    `abandon` is for a task that was cancelled before its first one.
+    `abandon` is for a task that was cancelled before its first one. An answer without its
+    terminator tells no count of its tokens: the pieces that came are the least it has cost.
     """
 
-    __slots__ = ("_clock", "_errand", "_feed", "_first_ns", "_on_over", "_start")
+    __slots__ = (
+        "_clock",
+        "_errand",
+        "_feed",
+        "_first_ns",
+        "_on_over",
+        "_pieces_before",
+        "_start",
+    )
 
     def __init__(
         self,
@@ -47,6 +56,7 @@ class Call:
         self._clock = clock
         self._feed = feed
         self._first_ns = 0
+        self._pieces_before = errand.stream.pieces_count  # of an attempt before this one
         self._on_over: Callable[[AttemptEnded], None] | None = on_over
 
     async def run(self, backend: Backend) -> None:
@@ -57,13 +67,12 @@ class Call:
         try:
             result = await self._call(backend)
         except BrokerError as failure:
-            self._over(AttemptEnded(start.attempt, failure))
+            self._cut_off(failure)
         except asyncio.CancelledError:
             self.abandon()
             raise
         except BaseException:
-            error = Internal("the broker failed this request")
-            self._over(AttemptEnded(start.attempt, error))
+            self._cut_off(Internal("the broker failed this request"))
             raise
         else:
             errand.done = self._done(result)
@@ -72,7 +81,11 @@ class Call:
 
     def abandon(self) -> None:
         """The task was cancelled. Nothing happens where the attempt is over already."""
-        self._over(AttemptEnded(self._start.attempt, Cancelled("aborted")))
+        self._cut_off(Cancelled("aborted"))
+
+    def _cut_off(self, error: BrokerError) -> None:
+        """It is over without a terminator."""
+        self._over(AttemptEnded(self._start.attempt, error, output_tokens=self._pieces_count()))
 
     def _over(self, ended: AttemptEnded) -> None:
         on_over, self._on_over = self._on_over, None
@@ -91,10 +104,14 @@ class Call:
         self._first_ns = self._clock.monotonic_ns()
         self._feed(FirstToken(self._start.attempt))
 
+    def _pieces_count(self) -> int:
+        """Pieces of this attempt so far."""
+        return self._errand.stream.pieces_count - self._pieces_before
+
     def _done(self, result: Completion | Embeddings) -> Done:
         now_ns = self._clock.monotonic_ns()
         arrived_ns = self._errand.arrived_ns
-        gaps = max(0, self._errand.stream.pieces_count - 1)
+        gaps = max(0, self._pieces_count() - 1)
         first_ns = self._first_ns or now_ns
         timings = Timings(
             queue_wait_ns=self._start.queue_wait_ns,

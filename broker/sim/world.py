@@ -237,7 +237,8 @@ class World:
             case Finished():
                 self._attempt_over(attempt, None, signal.prompt_eval_count, signal.eval_count)
             case Failed():
-                self._attempt_over(attempt, BackendFailed(signal.text, status=signal.status))
+                error = BackendFailed(signal.text, status=signal.status)
+                self._attempt_over(attempt, error, 0, story.tokens_heard)
             case CutOff() if story.first_token_ns:
                 error = BackendFailed("the answer ended without an end")
                 self._attempt_over(attempt, error, 0, story.tokens_heard)

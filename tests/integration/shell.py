@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from broker.core.agent_policy import OPEN_HOUSE, AgentsPolicy
 from broker.core.content import GenerateContent, Prompt
 from broker.core.engine import Engine
 from broker.core.invariants import check
@@ -66,6 +67,7 @@ async def running_shell(
     limits: DriverLimits | None = None,
     is_up: bool = True,
     keep_alive_ns: int = 10 * MINUTE_NS,
+    agents: AgentsPolicy = OPEN_HOUSE,
 ) -> AsyncIterator[Shell]:
     """A shell whose backend has been asked once; the engine's laws are checked at the end."""
     backend = FakeBackend(*(models or ("m:latest",)))
@@ -73,6 +75,7 @@ async def running_shell(
         backends=(BackendPolicy(name="b", exclusive=True),),
         queue=QueuePolicy(announce_interval_ns=1_000_000),
         placement=PlacementPolicy(slot_grace_ns=1, keep_alive_ns=keep_alive_ns),
+        agents=agents,
     )
     engine = Engine(policy)
     clock = LoopClock()
