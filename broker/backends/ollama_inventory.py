@@ -7,10 +7,12 @@ the broker for. Sources: reference/OLLAMA.md §1.5, §1.6, §5; recorded 03_tags
 
 from __future__ import annotations
 
+import re
 from typing import Final, TypeVar
 
 import msgspec
 
+from broker.backends.ollama_wire import COUNT_MAX, Bytes, Count, Nanoseconds
 from broker.core.content import Embeddings
 from broker.core.errors import BackendFailed
 from broker.core.ports import ModelFacts, Resident
@@ -20,6 +22,7 @@ CAPABILITY_EMBEDDING: Final = "embedding"
 
 _DIGEST_HEX: Final = 64
 _BLOB_MARK: Final = "sha256-"
+_WHOLE: Final = re.compile(r"[0-9]{1,18}")  # more digits can be costly to read
 
 _Answer = TypeVar("_Answer")
 
@@ -28,7 +31,7 @@ class _Details(msgspec.Struct):
     family: str = ""
     parameter_size: str = ""
     quantization_level: str = ""
-    context_length: int = 0
+    context_length: Count = 0
 
 
 class ListedModel(msgspec.Struct):
@@ -36,7 +39,7 @@ class ListedModel(msgspec.Struct):
 
     name: str
     digest: str
-    size: int = 0
+    size: Bytes = 0
     details: _Details = msgspec.field(default_factory=_Details)
     capabilities: list[str] | None = None
     remote_model: str = ""
@@ -56,9 +59,9 @@ class _Show(msgspec.Struct):
 class _Running(msgspec.Struct):
     name: str
     digest: str
-    size: int = 0
-    size_vram: int = 0
-    context_length: int = 0  # absent before v0.11
+    size: Bytes = 0
+    size_vram: Bytes = 0
+    context_length: Count = 0  # absent before v0.11
 
 
 class _Ps(msgspec.Struct):
@@ -76,9 +79,9 @@ class _Loaded(msgspec.Struct):
 
 class _Embedded(msgspec.Struct):
     embeddings: tuple[tuple[float, ...], ...]
-    prompt_eval_count: int = 0
-    total_duration: int = 0
-    load_duration: int = 0
+    prompt_eval_count: Count = 0
+    total_duration: Nanoseconds = 0
+    load_duration: Nanoseconds = 0
 
 
 class Shown(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,17 +107,22 @@ def shown(body: bytes) -> Shown:
     return Shown(
         blob=_first_blob(answer.modelfile),
         capabilities=frozenset(answer.capabilities or ()),
-        context_length_train=context if isinstance(context, int) else 0,
+        context_length_train=_told_count(context),
         num_ctx=_parameter(answer.parameters, "num_ctx"),
     )
+
+
+def _told_count(told: object) -> int:
+    """What a model's own file says of itself; 0 where that is no count."""
+    return told if isinstance(told, int) and 0 <= told <= COUNT_MAX else 0
 
 
 def _parameter(parameters: str, name: str) -> int:
     """A whole number among the Modelfile's parameters, one to a line, name first; 0 if absent."""
     for line in parameters.splitlines():
         words = line.split()
-        if len(words) == 2 and words[0] == name and words[1].isdecimal():
-            return int(words[1])
+        if len(words) == 2 and words[0] == name and _WHOLE.fullmatch(words[1]):
+            return _told_count(int(words[1]))
     return 0
 
 
@@ -169,8 +177,8 @@ def embeddings(body: bytes, inputs: int) -> Embeddings:
     return Embeddings(
         vectors=answer.embeddings,
         prompt_tokens=answer.prompt_eval_count,
-        total_duration_ns=answer.total_duration,
-        load_duration_ns=answer.load_duration,
+        total_duration_ns=max(0, answer.total_duration),
+        load_duration_ns=max(0, answer.load_duration),
     )
 
 

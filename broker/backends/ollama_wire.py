@@ -8,7 +8,7 @@ stands before a failure is handed out first. Sources: reference/OLLAMA.md §1.1,
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -18,6 +18,16 @@ from broker.core.errors import BackendFailed
 
 # Ollama's own client takes no longer line (api/client.go: maxBufferSize).
 LINE_BYTES_MAX: Final = 8_000_000
+
+# Far more tokens than any model has in its context; nobody is made to pay for a greater count, nor
+# for one below 0.
+COUNT_MAX: Final = 100_000_000
+Count = Annotated[int, msgspec.Meta(ge=0, le=COUNT_MAX)]
+# Ollama's durations and sizes are of 64 bits, and ours on the wire. A duration may be below 0: it
+# is between two of Ollama's marks of time, and one that was never set is the year 1.
+_INT64_MAX: Final = 2**63 - 1
+Nanoseconds = Annotated[int, msgspec.Meta(ge=-_INT64_MAX - 1, le=_INT64_MAX)]
+Bytes = Annotated[int, msgspec.Meta(ge=0, le=_INT64_MAX)]
 
 _FINISH: Final = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
 
@@ -81,12 +91,12 @@ class _Line(msgspec.Struct, gc=False):
     done: bool = False
     done_reason: str = ""
     error: object = None
-    total_duration: int = 0
-    load_duration: int = 0
-    prompt_eval_count: int = 0
-    prompt_eval_duration: int = 0
-    eval_count: int = 0
-    eval_duration: int = 0
+    total_duration: Nanoseconds = 0
+    load_duration: Nanoseconds = 0
+    prompt_eval_count: Count = 0
+    prompt_eval_duration: Nanoseconds = 0
+    eval_count: Count = 0
+    eval_duration: Nanoseconds = 0
 
 
 class GenerateLine(_Line, gc=False):
@@ -205,10 +215,10 @@ class AnswerReader:
             finish_reason=finish_reason,
             prompt_tokens=line.prompt_eval_count,
             output_tokens=line.eval_count,
-            prompt_duration_ns=line.prompt_eval_duration,
-            output_duration_ns=line.eval_duration,
-            load_duration_ns=line.load_duration,
-            total_duration_ns=line.total_duration,
+            prompt_duration_ns=max(0, line.prompt_eval_duration),
+            output_duration_ns=max(0, line.eval_duration),
+            load_duration_ns=max(0, line.load_duration),
+            total_duration_ns=max(0, line.total_duration),
         )
 
 

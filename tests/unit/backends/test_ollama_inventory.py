@@ -29,3 +29,52 @@ def test_what_cannot_be_read_is_the_backends_failure(
 ) -> None:
     with pytest.raises(BackendFailed, match="cannot be read"):
         read(body)
+
+
+ABSURD = [-1, 2**63, 10**400, -(10**400)]
+
+
+@pytest.mark.parametrize("figure", ABSURD)
+@pytest.mark.parametrize(
+    ("read", "body"),
+    [
+        (inventory.listed_models, b'{"models":[{"name":"m","digest":"d","size":%d}]}'),
+        (
+            inventory.listed_models,
+            b'{"models":[{"name":"m","digest":"d","details":{"context_length":%d}}]}',
+        ),
+        (inventory.residents, b'{"models":[{"name":"m","digest":"d","size":%d}]}'),
+        (inventory.residents, b'{"models":[{"name":"m","digest":"d","size_vram":%d}]}'),
+        (inventory.residents, b'{"models":[{"name":"m","digest":"d","context_length":%d}]}'),
+        (
+            lambda body: inventory.embeddings(body, 1),
+            b'{"embeddings":[[1.0]],"prompt_eval_count":%d}',
+        ),
+    ],
+)
+def test_an_absurd_figure_goes_no_further(
+    read: Callable[[bytes], object], body: bytes, figure: int
+) -> None:
+    with pytest.raises(BackendFailed, match="cannot be read"):
+        read(body % figure)
+
+
+@pytest.mark.parametrize("figure", ABSURD)
+def test_an_absurd_context_in_a_models_own_file_is_as_if_it_said_nothing(figure: int) -> None:
+    told = inventory.shown(
+        b'{"model_info":{"general.architecture":"a","a.context_length":%d},'
+        b'"parameters":"num_ctx %d"}' % (figure, figure)
+    )
+    assert (told.context_length_train, told.num_ctx) == (0, 0)
+
+
+def test_a_context_with_more_digits_than_python_reads_is_none() -> None:
+    assert inventory.shown(b'{"parameters":"num_ctx %s"}' % (b"9" * 10_000)).num_ctx == 0
+
+
+def test_a_good_context_in_a_models_own_file_is_taken() -> None:
+    told = inventory.shown(
+        b'{"model_info":{"general.architecture":"a","a.context_length":10485760},'
+        b'"parameters":"num_ctx 4096"}'
+    )
+    assert (told.context_length_train, told.num_ctx) == (10_485_760, 4096)

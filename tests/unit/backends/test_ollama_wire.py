@@ -10,7 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.backends.ollama_wire import LINE_BYTES_MAX, AnswerReader, LineSplitter, LineTooLong
+from broker.backends.ollama_wire import (
+    COUNT_MAX,
+    LINE_BYTES_MAX,
+    AnswerReader,
+    LineSplitter,
+    LineTooLong,
+)
 from broker.core.content import Completion, FinishReason, Piece, ToolCall
 
 FINAL = (
@@ -168,6 +174,51 @@ def test_an_answer_without_a_good_end_is_a_failure(text: str, problem: str, garb
     assert reader.failure is not None
     assert problem in reader.failure.message
     assert reader.is_garbled is garbled
+
+
+@pytest.mark.parametrize("chat", [False, True])
+@pytest.mark.parametrize("name", ["prompt_eval_count", "eval_count"])
+@pytest.mark.parametrize("count", [-1, -(10**400), COUNT_MAX + 1, 2**63, 2**64, 10**400])
+def test_a_count_that_no_model_can_reach_is_a_failure(chat: bool, name: str, count: int) -> None:
+    """Whoever counts so is not believed: its agent pays for the pieces that came."""
+    said = '"message":{"content":"a"}' if chat else '"response":"a"'
+    end = f'{{"done":true,"done_reason":"stop","{name}":{count}}}\n'
+    pieces, reader = read(f"{{{said}}}\n{end}", chat=chat)
+    assert pieces == [Piece("a")]
+    assert reader.completion is None
+    assert reader.failure is not None
+    assert "cannot be read" in reader.failure.message
+    assert reader.is_garbled
+
+
+def test_the_largest_count_is_taken() -> None:
+    _, reader = read(f'{{"done":true,"prompt_eval_count":{COUNT_MAX},"eval_count":0}}\n')
+    assert reader.completion is not None
+    assert (reader.completion.prompt_tokens, reader.completion.output_tokens) == (COUNT_MAX, 0)
+
+
+DURATIONS = ("total_duration", "load_duration", "prompt_eval_duration", "eval_duration")
+
+
+@pytest.mark.parametrize("name", DURATIONS)
+@pytest.mark.parametrize("size", [2**63, -(2**63) - 1, 10**400, -(10**400)])
+def test_a_duration_of_more_than_64_bits_is_a_failure(name: str, size: int) -> None:
+    _, reader = read(f'{{"done":true,"{name}":{size}}}\n')
+    assert reader.completion is None
+    assert reader.is_garbled
+
+
+@pytest.mark.parametrize(("said", "taken"), [(-(2**63), 0), (-1, 0), (2**63 - 1, 2**63 - 1)])
+def test_a_clock_that_never_began_measured_nothing(said: int, taken: int) -> None:
+    figures = ",".join(f'"{name}":{said}' for name in DURATIONS)
+    _, reader = read(f'{{"done":true,{figures}}}\n')
+    assert reader.completion is not None
+    assert {
+        reader.completion.total_duration_ns,
+        reader.completion.load_duration_ns,
+        reader.completion.prompt_duration_ns,
+        reader.completion.output_duration_ns,
+    } == {taken}
 
 
 def test_bytes_that_are_no_text_are_a_failure() -> None:
