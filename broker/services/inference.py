@@ -29,7 +29,9 @@ class DeadlinePolicy:
 
 @value(kw_only=True)
 class Submission:
-    """A call whose fields are valid. `remaining_s` is what is left of its deadline, if any."""
+    """A call whose fields are valid. `text_bytes` of its `size_bytes` are text, images are not.
+    `output_tokens_max` is 0 where it does not say. `remaining_s` is what is left of its deadline,
+    if any."""
 
     request_id: str
     agent_id: str
@@ -41,9 +43,11 @@ class Submission:
     preemptible: bool
     fingerprint: bytes
     size_bytes: int
+    text_bytes: int
     num_ctx_needed: int
     needs: frozenset[str]
     remaining_s: float | None
+    output_tokens_max: int = 0
     resume_from: int = 0
 
 
@@ -72,6 +76,8 @@ class InferenceService:
             criticality=call.criticality,
             deadline_ns=self._deadline_ns(call.remaining_s),
             size_bytes=call.size_bytes,
+            text_bytes=call.text_bytes,
+            output_tokens_max=call.output_tokens_max,
             num_ctx_needed=call.num_ctx_needed,
             needs=call.needs,
             preemptible=call.preemptible,

@@ -70,7 +70,11 @@ def fingerprint(request: pb.GenerateRequest | pb.EmbedRequest) -> tuple[bytes, i
 
 
 def decode_generate(
-    request: pb.GenerateRequest, digest: bytes, size_bytes: int, remaining_s: float | None
+    request: pb.GenerateRequest,
+    digest: bytes,
+    size_bytes: int,
+    text_bytes: int,
+    remaining_s: float | None,
 ) -> Submission:
     """A request whose fields are valid, in the words of the core."""
     options = request.options
@@ -95,6 +99,8 @@ def decode_generate(
         preemptible=preemptible,
         fingerprint=digest,
         size_bytes=size_bytes,
+        text_bytes=text_bytes,
+        output_tokens_max=options.max_tokens,  # 0 where it does not say
         num_ctx_needed=options.num_ctx if options.HasField("num_ctx") else 0,
         needs=_needs(request),
         remaining_s=remaining_s,
@@ -103,7 +109,11 @@ def decode_generate(
 
 
 def decode_embed(
-    request: pb.EmbedRequest, digest: bytes, size_bytes: int, remaining_s: float | None
+    request: pb.EmbedRequest,
+    digest: bytes,
+    size_bytes: int,
+    text_bytes: int,
+    remaining_s: float | None,
 ) -> Submission:
     """A request whose fields are valid, in the words of the core."""
     return Submission(
@@ -121,6 +131,7 @@ def decode_embed(
         preemptible=False,
         fingerprint=digest,
         size_bytes=size_bytes,
+        text_bytes=text_bytes,
         num_ctx_needed=0,
         needs=frozenset({"embedding"}),
         remaining_s=remaining_s,

@@ -127,18 +127,19 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
     ) -> Submission:
         problems = open_call(request, context)
         digest, size_bytes = fingerprint(request)
-        check_generate(request, size_bytes, self._limits, problems)
+        text_bytes = check_generate(request, size_bytes, self._limits, problems)
         problems.raise_any()
-        return decode_generate(request, digest, size_bytes, context.time_remaining())
+        remaining_s = context.time_remaining()
+        return decode_generate(request, digest, size_bytes, text_bytes, remaining_s)
 
     def _read_embed(
         self, request: pb.EmbedRequest, context: _Context[pb.EmbedRequest, pb.EmbedResponse]
     ) -> Submission:
         problems = open_call(request, context)
         digest, size_bytes = fingerprint(request)
-        check_embed(request, size_bytes, self._limits, problems)
+        text_bytes = check_embed(request, size_bytes, self._limits, problems)
         problems.raise_any()
-        return decode_embed(request, digest, size_bytes, context.time_remaining())
+        return decode_embed(request, digest, size_bytes, text_bytes, context.time_remaining())
 
 
 async def _abort(

@@ -173,12 +173,14 @@ def check_images(images: Sequence[bytes], field: str, problems: Problems) -> Non
         problems.require(bool(image), f"{field}[{index}]", "must not be empty")
 
 
-def check_schema(text: str, field: str, problems: Problems) -> None:
+def check_schema(text: str, field: str, problems: Problems) -> int:
+    """One JSON object of bounded size; its bytes."""
     size_bytes = len(text.encode())
     if size_bytes > _SCHEMA_BYTES_MAX:
         problems.add(field, f"is {size_bytes} bytes; at most {_SCHEMA_BYTES_MAX}")
     else:
         check_json_object(text, field, problems)
+    return size_bytes
 
 
 def check_json_object(text: str, field: str, problems: Problems) -> None:
@@ -204,7 +206,8 @@ def check_options(options: pb.Options, problems: Problems) -> None:
         problems.require(good, f"options.stop[{index}]", f"must be 1 to {_STOP_BYTES_MAX} bytes")
 
 
-def check_prompt(prompt: pb.Prompt, limits: RequestLimits, problems: Problems) -> None:
+def check_prompt(prompt: pb.Prompt, limits: RequestLimits, problems: Problems) -> int:
+    """All of a plain prompt; the bytes of its text."""
     problems.require(bool(prompt.text), "prompt.text", "must not be empty")
     check_images(prompt.images, "prompt.images", problems)
     if prompt.raw and prompt.system:
@@ -212,6 +215,7 @@ def check_prompt(prompt: pb.Prompt, limits: RequestLimits, problems: Problems) -
     size_bytes = sum(len(each.encode()) for each in (prompt.text, prompt.system, prompt.suffix))
     if size_bytes > limits.prompt_bytes_max:
         problems.add("prompt", f"has {size_bytes} bytes; at most {limits.prompt_bytes_max}")
+    return size_bytes
 
 
 def check_message(message: pb.Message, field: str, problems: Problems) -> None:
@@ -233,12 +237,12 @@ def check_message(message: pb.Message, field: str, problems: Problems) -> None:
         check_json_object(call.arguments_json, f"{path}.arguments_json", problems)
 
 
-def check_chat(chat: pb.Chat, limits: RequestLimits, problems: Problems) -> None:
-    """A conversation: each message, and what all of them say together."""
+def check_chat(chat: pb.Chat, limits: RequestLimits, problems: Problems) -> int:
+    """A conversation: each message, and what all of them say together; the bytes of that."""
     count = len(chat.messages)
     if not 1 <= count <= limits.messages_max:
         problems.add("chat.messages", f"has {count} messages; 1 to {limits.messages_max}")
-        return
+        return 0
     size_bytes = 0
     for index, each in enumerate(chat.messages):
         size_bytes += len(each.content.encode()) + len(each.thinking.encode())
@@ -247,22 +251,27 @@ def check_chat(chat: pb.Chat, limits: RequestLimits, problems: Problems) -> None
         check_message(each, f"chat.messages[{index}]", problems)
     if size_bytes > limits.prompt_bytes_max:
         problems.add("chat", f"has {size_bytes} bytes of text; at most {limits.prompt_bytes_max}")
+    return size_bytes
 
 
-def check_tools(request: pb.GenerateRequest, limits: RequestLimits, problems: Problems) -> None:
-    """What the model may call; a plain prompt has no place for it."""
+def check_tools(request: pb.GenerateRequest, limits: RequestLimits, problems: Problems) -> int:
+    """What the model may call; a plain prompt has no place for it. The bytes of its text, which
+    count towards no prompt."""
     tools = request.tools
     if tools and not request.HasField("chat"):
         problems.add("tools", "need a chat")
     if len(tools) > limits.tools_max:
         problems.add("tools", f"has {len(tools)}; at most {limits.tools_max}")
+    text_bytes = 0
     for index, tool in enumerate(tools[: limits.tools_max]):
         check_name(tool.name, f"tools[{index}].name", problems)
         size_bytes = len(tool.description.encode())
         if size_bytes > _DESCRIPTION_BYTES_MAX:
             rule = f"is {size_bytes} bytes; at most {_DESCRIPTION_BYTES_MAX}"
             problems.add(f"tools[{index}].description", rule)
-        check_schema(tool.parameters_json, f"tools[{index}].parameters_json", problems)
+        field = f"tools[{index}].parameters_json"
+        text_bytes += size_bytes + check_schema(tool.parameters_json, field, problems)
+    return text_bytes
 
 
 def check_shape(request: pb.GenerateRequest, problems: Problems) -> None:
@@ -299,8 +308,9 @@ def check_who_and_what(
 
 def check_generate(
     request: pb.GenerateRequest, size_bytes: int, limits: RequestLimits, problems: Problems
-) -> None:
-    """Every field of a generation."""
+) -> int:
+    """Every field of a generation; the bytes of the text that its model is to read, images not
+    among them."""
     check_who_and_what(request, size_bytes, limits, problems)
     check_enum(request.cache_policy, _CACHE_POLICIES, "cache_policy", problems)
     if len(request.fallback_models) > _FALLBACKS_MAX:
@@ -311,24 +321,26 @@ def check_generate(
     check_length(request.session_id, _SESSION_MAX, "session_id", problems)
     if request.resume_from_seq < 0:
         problems.add("resume_from_seq", "must not be negative")
+    text_bytes = 0
     given = request.WhichOneof("input")
     if given == "prompt":
-        check_prompt(request.prompt, limits, problems)
+        text_bytes = check_prompt(request.prompt, limits, problems)
     elif given == "chat":
-        check_chat(request.chat, limits, problems)
+        text_bytes = check_chat(request.chat, limits, problems)
     else:
         problems.add("input", "must be a prompt or a chat")
     if request.HasField("options"):
         check_options(request.options, problems)
     if request.tools:
-        check_tools(request, limits, problems)
+        text_bytes += check_tools(request, limits, problems)
     check_shape(request, problems)
+    return text_bytes
 
 
 def check_embed(
     request: pb.EmbedRequest, size_bytes: int, limits: RequestLimits, problems: Problems
-) -> None:
-    """Every field of an embedding."""
+) -> int:
+    """Every field of an embedding; the bytes of its texts."""
     check_who_and_what(request, size_bytes, limits, problems)
     count = len(request.inputs)
     if not 1 <= count <= limits.embed_inputs_max:
@@ -340,6 +352,7 @@ def check_embed(
         problems.add("inputs", f"have {text_bytes} bytes; at most {limits.prompt_bytes_max}")
     if not 0 <= request.dimensions <= 65_536:
         problems.add("dimensions", f"is {request.dimensions}; 0 (whole) to 65536")
+    return text_bytes
 
 
 def check_scope(scope: admin_pb2.Scope, problems: Problems, *, is_needed: bool) -> None:

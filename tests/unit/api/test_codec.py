@@ -86,7 +86,7 @@ def test_work_may_be_set_aside_from_priority_eight_on_unless_it_says(
     request = generate(priority=priority)
     if said is not None:
         request.preemptible = said
-    call = decode_generate(request, b"", 0, None)
+    call = decode_generate(request, b"", 0, 0, None)
     assert call.preemptible is is_preemptible
     assert call.priority == (priority or 5)
 
@@ -101,14 +101,14 @@ def test_work_may_be_set_aside_from_priority_eight_on_unless_it_says(
     ],
 )
 def test_criticality(number: common_pb2.Criticality.ValueType, criticality: Criticality) -> None:
-    assert decode_generate(generate(criticality=number), b"", 0, None).criticality is criticality
+    assert decode_generate(generate(criticality=number), b"", 0, 0, None).criticality is criticality
     embed = pb.EmbedRequest(inputs=["x"], criticality=number)
-    assert decode_embed(embed, b"", 0, None).criticality is criticality
+    assert decode_embed(embed, b"", 0, 0, None).criticality is criticality
 
 
 def test_what_a_request_needs_of_a_model() -> None:
     def needs(request: pb.GenerateRequest) -> set[str]:
-        return set(decode_generate(request, b"", 0, None).needs)
+        return set(decode_generate(request, b"", 0, 0, None).needs)
 
     plain = generate()
     assert needs(plain) == {"completion"}
@@ -120,14 +120,14 @@ def test_what_a_request_needs_of_a_model() -> None:
     chat.think.level = "low"
     chat.tools.add(name="f")
     assert needs(chat) == {"completion", "thinking", "tools"}
-    assert decode_embed(pb.EmbedRequest(), b"", 0, None).needs == {"embedding"}
+    assert decode_embed(pb.EmbedRequest(), b"", 0, 0, None).needs == {"embedding"}
 
 
 def test_the_context_belongs_to_the_model_and_is_no_option() -> None:
     request = generate()
     request.options.num_ctx = 8192
     request.options.max_tokens = 5
-    call = decode_generate(request, b"", 0, None)
+    call = decode_generate(request, b"", 0, 0, None)
     assert call.num_ctx_needed == 8192
     assert call.content.options == {"num_predict": 5}  # type: ignore[union-attr]  # a generation
 
@@ -219,3 +219,18 @@ def test_an_embedding_has_no_output() -> None:
     fill_usage(usage, vectors)
     assert (timings.total_ms, timings.backend_prompt_ms) == (3.0, 0)
     assert usage == common_pb2.Usage(prompt_tokens=4, output_tokens=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "output_tokens_max"),
+    [(None, 0), (pb.Options(seed=1), 0), (pb.Options(max_tokens=9), 9)],
+)
+def test_what_is_asked_for_at_most_is_known_where_it_is_said(
+    options: pb.Options | None, output_tokens_max: int
+) -> None:
+    request = pb.GenerateRequest(agent_id="a", prompt=pb.Prompt(text="hi"), options=options)
+    call = decode_generate(request, b"", 100, 2, None)
+    assert call.output_tokens_max == output_tokens_max
+    assert (call.size_bytes, call.text_bytes) == (100, 2)
+    embed = decode_embed(pb.EmbedRequest(inputs=["hi"]), b"", 100, 2, None)
+    assert (embed.text_bytes, embed.output_tokens_max) == (2, 0)

@@ -11,6 +11,7 @@ from broker.api.grpc.validation import (
     Problems,
     RequestLimits,
     check_boost,
+    check_embed,
     check_for_ms,
     check_generate,
     check_json_object,
@@ -109,6 +110,48 @@ def test_whatever_parses_is_taken_or_refused_with_names(data: bytes) -> None:
     problems = Problems()
     check_generate(request, len(data), RequestLimits(), problems)
     assert "" not in found(problems)
+
+
+IMAGE = b"i" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("request_", "text_bytes"),
+    [
+        (pb.GenerateRequest(prompt=pb.Prompt(text="hé", images=[IMAGE])), 3),
+        (pb.GenerateRequest(prompt=pb.Prompt(text="a", system="bc", suffix="def")), 6),
+        (
+            pb.GenerateRequest(
+                chat=pb.Chat(
+                    messages=[
+                        pb.Message(role="user", content="hé", images=[IMAGE, IMAGE]),
+                        pb.Message(
+                            role="assistant",
+                            thinking="hm",
+                            tool_calls=[pb.ToolCall(id="1", name="f", arguments_json="{}")],
+                        ),
+                    ]
+                ),
+                tools=[pb.Tool(name="f", description="does", parameters_json='{"a":1}')],
+            ),
+            3 + 2 + 2 + 4 + 7,
+        ),
+    ],
+    ids=["a prompt", "all of a prompt", "a chat"],
+)
+def test_only_text_is_counted_as_text(request_: pb.GenerateRequest, text_bytes: int) -> None:
+    request_.agent_id = "a"
+    problems = Problems()
+    size_bytes = request_.ByteSize()
+    assert check_generate(request_, size_bytes, RequestLimits(), problems) == text_bytes
+    assert found(problems) == {}
+
+
+def test_all_inputs_of_an_embedding_are_text() -> None:
+    problems = Problems()
+    request = pb.EmbedRequest(agent_id="a", inputs=["hé", "b"])
+    assert check_embed(request, request.ByteSize(), RequestLimits(), problems) == 4
+    assert found(problems) == {}
 
 
 def test_nobody_is_everybody_only_where_no_name_is_needed() -> None:

@@ -28,10 +28,12 @@ def call(
         criticality=Criticality.NORMAL,
         preemptible=False,
         fingerprint=b"f",
-        size_bytes=1,
+        size_bytes=1000,
+        text_bytes=1,
         num_ctx_needed=0,
         needs=frozenset(),
         remaining_s=remaining_s,
+        output_tokens_max=7,
     )
 
 
@@ -63,6 +65,14 @@ async def test_the_deadline_lies_shortly_before_the_callers_own(
         subscription = service(shell).submit(call(remaining_s=remaining_s))
         assert spec_of(shell).deadline_ns - now_ns == int(lasts_s * S)
         service(shell).leave(subscription)
+
+
+async def test_the_engine_hears_how_much_is_text_and_how_much_is_asked_for() -> None:
+    async with running_shell() as shell:
+        reader = service(shell).submit(call())
+        spec = spec_of(shell)
+        assert (spec.size_bytes, spec.prompt_bytes, spec.output_tokens_max) == (1000, 1, 7)
+        service(shell).leave(reader)
 
 
 async def test_a_deadline_that_has_passed_is_told_at_once() -> None:
