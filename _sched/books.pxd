@@ -18,7 +18,7 @@ cdef struct Request:
 
 cdef struct Flow:            # one agent in one class
     Block block
-    Links links              # while active, in its class's heap: the longest head first
+    Links links              # while active, in its class's heap: the oldest claim first
     uint32_t counter         # its slot among the virtual token counters
     uint32_t agent
     uint32_t of              # the class
@@ -27,6 +27,8 @@ cdef struct Flow:            # one agent in one class
     uint32_t requests        # the heap of what waits
     uint32_t size
     int64_t head_since_ns
+    int64_t claim_ns         # since when its head has had a claim to a turn of the class
+    uint64_t sequence        # breaks ties: the older first
     uint64_t arrivals_ns     # added up over what waits, modulo 2**64
 
 cdef struct Class:           # a priority and a compartment within a group
@@ -34,7 +36,7 @@ cdef struct Class:           # a priority and a compartment within a group
     uint32_t counters        # its slot among the classes of counters
     uint32_t group
     uint32_t next_of_group   # the classes of a group are a list
-    uint32_t heads           # the heap of its active flows, whose head has been so longest first
+    uint32_t claims          # the heap of its active flows, the oldest claim first
     uint32_t busy            # what waits or is in flight; at 0 its busy period is over
     uint32_t eligible        # what waits of agents that are not paused
     uint8_t priority
@@ -64,8 +66,10 @@ cdef inline bint is_earlier(const void* a, const void* b) noexcept nogil:
     return x.rank < y.rank or (x.rank == y.rank and x.sequence < y.sequence)
 
 
-cdef inline bint is_head_longer(const void* a, const void* b) noexcept nogil:
-    return (<const Flow*> a).head_since_ns < (<const Flow*> b).head_since_ns
+cdef inline bint claims_before(const void* a, const void* b) noexcept nogil:
+    cdef const Flow* x = <const Flow*> a
+    cdef const Flow* y = <const Flow*> b
+    return x.claim_ns < y.claim_ns or (x.claim_ns == y.claim_ns and x.sequence < y.sequence)
 
 
 cdef inline bint is_worse(const void* a, const void* b) noexcept nogil:
@@ -108,13 +112,14 @@ cdef class Books:
     cdef void activate(self, uint32_t flow, bint lift) noexcept nogil
     cdef void deactivate(self, uint32_t flow) noexcept nogil
     cdef void set_head_since(self, uint32_t flow, int64_t head_since_ns) noexcept nogil
-    cdef void _list_head(self, uint32_t flow, bint is_listed) noexcept nogil
+    cdef void use_claim(self, uint32_t flow) noexcept nogil
+    cdef void _claim(self, uint32_t flow, int64_t claim_ns) noexcept nogil
     cdef void let_go(self, uint32_t flow) noexcept nogil
     cdef uint32_t candidate(self, uint32_t of) noexcept nogil
     cdef int64_t key_ns(self, uint32_t of) noexcept nogil
     cdef bint comes_before(self, uint32_t of, uint32_t other) noexcept nogil
     cdef Order by_rank(self) noexcept nogil
-    cdef Order by_head(self) noexcept nogil
+    cdef Order by_claim(self) noexcept nogil
     cdef Order by_badness(self) noexcept nogil
     cdef Order agents_by_backlog(self) noexcept nogil
     cdef int changed(self) except -1

@@ -2,8 +2,8 @@
 """What the queue keeps: requests, flows, agents, classes and groups, and the sums over them.
 
 All by slot; handles are the business of `queue.pyx`. A request lies in two heaps, that of its flow
-and that of its agent. A flow is active among the counters and among the heads of its class where
-something of it waits and its agent is not paused, and parked where it idles.
+and that of its agent. A flow is active among the counters, and has a claim in its class, where
+something of it waits and its agent is not paused; it is parked where it idles.
 """
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
@@ -55,7 +55,7 @@ cdef class Books:
         self._check()
 
     cdef int reserve(self) except -1:
-        """Makes sure that one more of everything but agents and groups finds room."""
+        """One more of everything but agents and groups will find room."""
         blocks_reserve(&self.request_blocks)
         blocks_reserve(&self.flow_blocks)
         blocks_reserve(&self.class_blocks)
@@ -77,9 +77,8 @@ cdef class Books:
         pairing_remove(&order, &self.by_backlog, slot)
         blocks_give_back(&self.agent_blocks, slot)
 
-    cdef uint32_t find_flow(
-        self, uint32_t group, long priority, long compartment, uint32_t agent
-    ) noexcept nogil:
+    cdef uint32_t find_flow(self, uint32_t group, long priority, long compartment,
+                            uint32_t agent) noexcept nogil:
         cdef uint32_t slot = agent_at(self, agent).flows
         cdef uint32_t of
         while slot != 0:
@@ -90,15 +89,14 @@ cdef class Books:
         return 0
 
     cdef bint _is_class(self, uint32_t of, long priority, long compartment) noexcept nogil:
-        cdef Class* found = class_at(self, of)
-        return found.priority == priority and found.compartment == compartment
+        return (class_at(self, of).priority == priority
+                and class_at(self, of).compartment == compartment)
 
-    cdef uint32_t flow_of(
-        self, uint32_t group, long priority, long compartment, uint32_t agent
-    ) noexcept nogil:
+    cdef uint32_t flow_of(self, uint32_t group, long priority, long compartment,
+                          uint32_t agent) noexcept nogil:
         """The flow of an agent in a class; both are made where they are missing."""
-        cdef uint32_t slot = self.find_flow(group, priority, compartment, agent)
         cdef uint32_t of = group_at(self, group).classes
+        cdef uint32_t slot = self.find_flow(group, priority, compartment, agent)
         if slot != 0:
             return slot
         while of != 0 and not self._is_class(of, priority, compartment):
@@ -109,6 +107,8 @@ cdef class Books:
         cdef Flow* flow = flow_at(self, slot)
         flow.counter = self.counters.add(class_at(self, of).counters, agent_at(self, agent).weight)
         counter_at(self.counters, flow.counter).owner = slot
+        self.sequence += 1
+        flow.sequence = self.sequence
         flow.agent = agent
         flow.of = of
         flow.next_of_agent = agent_at(self, agent).flows
@@ -164,43 +164,48 @@ cdef class Books:
             self.deactivate(flow)
 
     cdef void activate(self, uint32_t flow, bint lift) noexcept nogil:
+        cdef Order order = self.by_claim()
         self.counters.enter(flow_at(self, flow).counter, lift)
-        self._list_head(flow, True)
+        pairing_push(&order, &class_at(self, flow_at(self, flow).of).claims, flow)
 
     cdef void deactivate(self, uint32_t flow) noexcept nogil:
+        cdef Order order = self.by_claim()
         if counter_at(self.counters, flow_at(self, flow).counter).state == ACTIVE:
-            self._list_head(flow, False)
+            pairing_remove(&order, &class_at(self, flow_at(self, flow).of).claims, flow)
         self.counters.leave(flow_at(self, flow).counter)
 
     cdef void set_head_since(self, uint32_t flow, int64_t head_since_ns) noexcept nogil:
-        cdef Flow* found = flow_at(self, flow)
-        if counter_at(self.counters, found.counter).state != ACTIVE:
-            found.head_since_ns = head_since_ns
-            return
-        self._list_head(flow, False)
-        found.head_since_ns = head_since_ns
-        self._list_head(flow, True)
+        flow_at(self, flow).head_since_ns = head_since_ns
+        self._claim(flow, head_since_ns)
 
-    cdef void _list_head(self, uint32_t flow, bint is_listed) noexcept nogil:
-        cdef Order order = self.by_head()
-        cdef uint32_t* heads = &class_at(self, flow_at(self, flow).of).heads
-        if is_listed:
-            pairing_push(&order, heads, flow)
-        else:
-            pairing_remove(&order, heads, flow)
+    cdef void use_claim(self, uint32_t flow) noexcept nogil:
+        """A turn of its class goes to this flow. It uses up the oldest claim; the flow that had that
+        has this one's instead, so that an old head which is not due gives its class one turn."""
+        if counter_at(self.counters, flow_at(self, flow).counter).state == ACTIVE:
+            self._claim(class_at(self, flow_at(self, flow).of).claims, flow_at(self, flow).claim_ns)
+
+    cdef void _claim(self, uint32_t flow, int64_t claim_ns) noexcept nogil:
+        cdef Order order = self.by_claim()
+        cdef Flow* found = flow_at(self, flow)
+        cdef bint is_active = counter_at(self.counters, found.counter).state == ACTIVE
+        cdef uint32_t* claims = &class_at(self, found.of).claims
+        if is_active:
+            pairing_remove(&order, claims, flow)
+        found.claim_ns = claim_ns
+        if is_active:
+            pairing_push(&order, claims, flow)
 
     cdef void let_go(self, uint32_t flow) noexcept nogil:
         """Forgets idle flows whose counters a lift would give them anyway, and a class of which
         nothing waits or is in flight: its busy period is over, and all start alike in the next."""
         cdef Flow* found = flow_at(self, flow)
         cdef Class* of = class_at(self, found.of)
-        cdef uint32_t spent
         if found.size == 0 and counter_at(self.counters, found.counter).in_flight == 0:
             self.counters.put_by(found.counter)
         if of.busy == 0:
             self._end_class(found.of)
             return
-        spent = self.counters.spent(of.counters)
+        cdef uint32_t spent = self.counters.spent(of.counters)
         while spent != 0:
             self._drop(counter_at(self.counters, spent).owner)
             spent = self.counters.spent(of.counters)
@@ -211,10 +216,10 @@ cdef class Books:
         return 0 if least == 0 else counter_at(self.counters, least).owner
 
     cdef int64_t key_ns(self, uint32_t of) noexcept nogil:
-        """The order key of a class that has a candidate: since when its longest head has been one,
-        handicapped. By the candidate's, newcomers served least would keep the class young."""
+        """The order key of a class that has a candidate: its oldest claim, handicapped. By that of
+        the candidate, newcomers served least would keep the class young."""
         cdef int64_t handicap_ns = (class_at(self, of).priority - 1) * self.handicap_ns
-        return flow_at(self, class_at(self, of).heads).head_since_ns + handicap_ns
+        return flow_at(self, class_at(self, of).claims).claim_ns + handicap_ns
 
     cdef bint comes_before(self, uint32_t of, uint32_t other) noexcept nogil:
         cdef Class* x = class_at(self, of)
@@ -226,8 +231,8 @@ cdef class Books:
     cdef Order by_rank(self) noexcept nogil:
         return Order(self.request_blocks.memory, sizeof(Request), sizeof(Block), is_earlier)
 
-    cdef Order by_head(self) noexcept nogil:
-        return Order(self.flow_blocks.memory, sizeof(Flow), sizeof(Block), is_head_longer)
+    cdef Order by_claim(self) noexcept nogil:
+        return Order(self.flow_blocks.memory, sizeof(Flow), sizeof(Block), claims_before)
 
     cdef Order by_badness(self) noexcept nogil:
         cdef size_t links_at = sizeof(Block) + sizeof(Links)
@@ -346,9 +351,8 @@ cdef class Books:
     cdef int _check_flow(self, uint32_t slot) except -1:
         cdef Flow* flow = flow_at(self, slot)
         cdef Order order = self.by_rank()
-        cdef uint32_t size = 0
+        cdef uint32_t size = 0, each = flow.requests
         cdef uint64_t arrivals_ns = 0
-        cdef uint32_t each = flow.requests
         cdef int state = PARKED if counter_at(self.counters, flow.counter).in_flight == 0 else OUT
         check_order(&order, flow.requests)
         while each != 0:
@@ -370,14 +374,14 @@ cdef class Books:
         cdef uint32_t eligible = 0
         cdef uint64_t arrivals_ns = 0
         cdef uint32_t actives = counters_at(self.counters, of.counters).actives
-        cdef Order order = self.by_head()
-        cdef uint32_t each = of.heads
+        cdef Order order = self.by_claim()
+        cdef uint32_t each = of.claims
         check_order(&order, each)
         while each != 0:
-            assert flow_at(self, each).of == slot and flow_at(self, each).size, "no head of its own"
+            assert flow_at(self, each).of == slot and flow_at(self, each).size, "no claim of its own"
             actives -= 1
             each = pairing_walk(&order, each)
-        assert actives == 0, "a head is missing"
+        assert actives == 0, "a claim is missing"
         for each in range(1, self.flow_blocks.used):
             if slot_is_live(&self.flow_blocks, each) and flow_at(self, each).of == slot:
                 flow = flow_at(self, each)

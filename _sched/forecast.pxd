@@ -11,19 +11,20 @@ from _sched.vtc cimport COUNTER_MAX
 
 cdef struct Lane:            # a flow
     Links links              # in its class's heap of lanes: served least first
-    Links head_links         # in its class's other heap: the longest head first
+    Links claim_links        # in its class's other heap: the oldest claim first
     uint32_t of
     uint32_t request         # its first; 0: none is left
     int64_t counter
     int64_t units            # what one more request adds to the counter
     uint64_t charged
     uint64_t sequence
-    int64_t head_since_ns
+    int64_t claim_ns
+    uint64_t owner           # breaks ties of claims: the older flow first
 
 cdef struct Candidate:       # a class
     Links links
     uint32_t lanes           # the heap of those that have something
-    uint32_t heads           # the same, by how long their first has been head
+    uint32_t claims          # the same, by their claims
     uint8_t priority
     int64_t handicap_ns
     int64_t key_ns
@@ -46,8 +47,10 @@ cdef inline bint lane_is_before(const void* a, const void* b) noexcept nogil:
     return x.sequence < y.sequence
 
 
-cdef inline bint lane_is_longer(const void* a, const void* b) noexcept nogil:
-    return (<const Lane*> a).head_since_ns < (<const Lane*> b).head_since_ns
+cdef inline bint lane_claims_before(const void* a, const void* b) noexcept nogil:
+    cdef const Lane* x = <const Lane*> a
+    cdef const Lane* y = <const Lane*> b
+    return x.claim_ns < y.claim_ns or (x.claim_ns == y.claim_ns and x.owner < y.owner)
 
 
 cdef inline bint candidate_is_before(const void* a, const void* b) noexcept nogil:
@@ -79,7 +82,7 @@ cdef inline void forecast_close(Forecast* all) noexcept nogil:
 cdef inline void _enter(Forecast* all, uint32_t of) noexcept nogil:
     cdef Candidate* candidate = &all.candidates[of]
     cdef Order order = Order(<char*> all.candidates, sizeof(Candidate), 0, candidate_is_before)
-    candidate.key_ns = all.lanes[candidate.heads].head_since_ns + candidate.handicap_ns
+    candidate.key_ns = all.lanes[candidate.claims].claim_ns + candidate.handicap_ns
     pairing_push(&order, &all.best, of)
 
 
@@ -87,10 +90,10 @@ cdef inline void forecast_join(Forecast* all, uint32_t slot) noexcept nogil:
     """The lane of this slot, filled in, is one of its class."""
     cdef Lane* lane = &all.lanes[slot]
     cdef Order order = Order(<char*> all.lanes, sizeof(Lane), 0, lane_is_before)
-    cdef Order heads = Order(<char*> all.lanes, sizeof(Lane), sizeof(Links), lane_is_longer)
+    cdef Order claims = Order(<char*> all.lanes, sizeof(Lane), sizeof(Links), lane_claims_before)
     all.charges = max(all.charges, lane.charged)
     pairing_push(&order, &all.candidates[lane.of].lanes, slot)
-    pairing_push(&heads, &all.candidates[lane.of].heads, slot)
+    pairing_push(&claims, &all.candidates[lane.of].claims, slot)
 
 
 cdef inline void forecast_start(Forecast* all, uint32_t candidates) noexcept nogil:
@@ -114,16 +117,21 @@ cdef inline void forecast_serve(Forecast* all, uint32_t request, int64_t now_ns)
     cdef Order classes = Order(<char*> all.candidates, sizeof(Candidate), 0, candidate_is_before)
     cdef Order lanes = Order(<char*> all.lanes, sizeof(Lane), 0, lane_is_before)
     pairing_remove(&classes, &all.best, of)
-    cdef Order heads = Order(<char*> all.lanes, sizeof(Lane), sizeof(Links), lane_is_longer)
+    cdef Order claims = Order(<char*> all.lanes, sizeof(Lane), sizeof(Links), lane_claims_before)
     pairing_remove(&lanes, &candidate.lanes, slot)
-    pairing_remove(&heads, &candidate.heads, slot)
+    cdef uint32_t oldest = candidate.claims
+    pairing_remove(&claims, &candidate.claims, slot)
+    if oldest != slot:
+        pairing_remove(&claims, &candidate.claims, oldest)
+        all.lanes[oldest].claim_ns = lane.claim_ns
+        pairing_push(&claims, &candidate.claims, oldest)
     all.charges += 1
     lane.charged = all.charges
     lane.counter = min(lane.counter + lane.units, COUNTER_MAX)
-    lane.head_since_ns = now_ns
+    lane.claim_ns = now_ns
     lane.request = request
     if request != 0:
         pairing_push(&lanes, &candidate.lanes, slot)
-        pairing_push(&heads, &candidate.heads, slot)
+        pairing_push(&claims, &candidate.claims, slot)
     if candidate.lanes != 0:
         _enter(all, of)

@@ -10,8 +10,11 @@ from _sched.forecast cimport Forecast
 @cython.final
 cdef class FairQueue(Books):
     cdef uint32_t _group(self, uint64_t handle) except 0
-    cdef size_t _weigh(self, list groups, Forecast* forecast) except? 0
-    cdef int _serve(self, list groups, Forecast* forecast, int64_t cost) except -1
+    cdef uint32_t _open(self, uint32_t of, uint64_t closed) noexcept nogil
+    cdef size_t _weigh(self, list groups, uint64_t closed, Forecast* forecast) except? 0
+    cdef int _serve(
+        self, list groups, uint64_t closed, Forecast* forecast, int64_t cost
+    ) except -1
     cdef uint32_t _copy_flows(
         self, uint32_t of, Forecast* forecast, uint32_t candidate, uint32_t lanes, int64_t cost
     ) noexcept nogil

@@ -9,9 +9,9 @@ class FairQueue(Books):
 
     A request waits in a group, in a class of it (a priority from 1, the best, to 255, and a
     compartment from 0 to 62), and is of an agent with a weight. What is next in a group: the class
-    whose candidate has the smallest key, which is since when it is its agent's head, plus the
-    handicap of its priority; in it the agent with the least virtual token counter; of its requests
-    that of the lowest rank, among equals the first come.
+    with the oldest claim, counted from when a request became its agent's head, plus the handicap of
+    its priority; in it the agent with the least virtual token counter; of its requests that of the
+    lowest rank, among equals the first come. A turn uses up the oldest claim of its class.
 
     Handles are never 0 and never used again; a stale one is answered by False, None or 0, but by a
     KeyError where a group or an agent is needed. Times are 0 to 2**62 ns of one clock, costs 0 to
@@ -34,7 +34,7 @@ class FairQueue(Books):
         """Forgets an agent. False where it has something waiting or in flight, or is unknown."""
 
     def set_weight(self, agent: int, weight: float) -> bool:
-        """What is charged or settled from now on counts by this weight."""
+        """What is charged, settled or in flight counts by this weight from now on."""
 
     def pause(self, agent: int, paused: bool) -> bool:
         """Nothing of a paused agent is a candidate. What returns is lifted, as after idling."""
@@ -88,10 +88,12 @@ class FairQueue(Books):
     def best(self, group: int, closed: int) -> tuple[int, int, int] | None:
         """(order key in ns, priority, request) of what is next, closed compartments left out."""
 
-    def forward(self, groups: Iterable[int], cost: int, now_ns: int, limit: int) -> list[int]:
+    def forward(
+        self, groups: Iterable[int], cost: int, now_ns: int, limit: int, closed: int = 0
+    ) -> list[int]:
         """The first `limit` requests of these groups in the order in which they would be taken from
         now on, were they served together, each at this cost, and nobody else came. Who is not yet
-        head is taken to become so now. Paused agents are left out."""
+        head is taken to become so now. Paused agents and closed compartments are left out."""
 
     def counter_of(self, group: int, priority: int, compartment: int, agent: int) -> int | None:
         """The virtual token counter of an agent in a class; None where none is kept."""

@@ -1,10 +1,9 @@
 # cython: language_level=3
 """The queue: which request of a group is next, by class, by agent, by rank.
 
-First which class (a priority and a compartment), the one whose longest head has been one for
-longest, handicaps counted; then which agent of it, the one with the least virtual token counter;
-then which of its requests, the lowest rank. `reference_queue.py` says the same in plain Python and
-is the specification.
+First which class (a priority and a compartment), the one with the oldest claim, handicaps counted;
+then which agent of it, the one with the least virtual token counter; then which of its requests,
+the lowest rank. `reference_queue.py` says the same in plain Python and is the specification.
 
 All sums that are asked for are kept in the books: nothing here looks at a backlog. What Python code
 could run in between (an allocation may collect garbage, a conversion may call `__index__`) runs
@@ -15,12 +14,7 @@ from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from _sched.arena cimport (
-    blocks_give_back,
-    blocks_reserve,
-    blocks_take,
-    handle_of,
-    next_handle,
-    slot_of,
+    blocks_give_back, blocks_reserve, blocks_take, handle_of, next_handle, slot_of,
 )
 from _sched.books cimport (
     Class,
@@ -103,7 +97,7 @@ cdef class FairQueue(Books):
         return True
 
     def set_weight(self, uint64_t agent, double weight):
-        """What is charged or settled from now on counts by this weight."""
+        """What is charged, settled or in flight counts by this weight from now on."""
         check_weight(weight)
         cdef uint32_t slot = slot_of(&self.agent_blocks, agent)
         if slot == 0:
@@ -111,8 +105,9 @@ cdef class FairQueue(Books):
         agent_at(self, slot).weight = weight
         cdef uint32_t flow = agent_at(self, slot).flows
         while flow != 0:
-            counter_at(self.counters, flow_at(self, flow).counter).weight = weight
+            self.counters.reweigh(flow_at(self, flow).counter, weight)
             flow = flow_at(self, flow).next_of_agent
+        self.changed()
         return True
 
     def pause(self, uint64_t agent, bint paused):
@@ -169,14 +164,13 @@ cdef class FairQueue(Books):
 
     def demand(self, uint64_t group, uint64_t closed, int64_t now_ns):
         """(how many, their waits in ns added up) of what may run."""
-        cdef uint32_t of = group_at(self, self._group(group)).classes
+        cdef uint32_t of = self._open(group_at(self, self._group(group)).classes, closed)
         cdef uint64_t requests = 0
         cdef uint64_t arrivals_ns = 0
         while of != 0:
-            if not closed >> class_at(self, of).compartment & 1:
-                requests += class_at(self, of).eligible
-                arrivals_ns += class_at(self, of).arrivals_ns
-            of = class_at(self, of).next_of_group
+            requests += class_at(self, of).eligible
+            arrivals_ns += class_at(self, of).arrivals_ns
+            of = self._open(class_at(self, of).next_of_group, closed)
         return requests, <int64_t> (requests * <uint64_t> now_ns - arrivals_ns)
 
     def push(self, uint64_t group, long priority, long compartment, uint64_t agent, int64_t rank,
@@ -221,6 +215,7 @@ cdef class FairQueue(Books):
         # garbage, and a finalizer may have called us.
         if slot_of(&self.request_blocks, entry) == 0:
             return None
+        self.use_claim(flow)
         self.take_out(slot, now_ns)
         self.counters.bill(flow_at(self, flow).counter, cost)
         class_at(self, flow_at(self, flow).of).busy += 1
@@ -255,35 +250,33 @@ cdef class FairQueue(Books):
 
     def best(self, uint64_t group, uint64_t closed):
         """(order key in ns, priority, request) of what is next, closed compartments left out."""
-        cdef uint32_t of = group_at(self, self._group(group)).classes
+        cdef uint32_t of = self._open(group_at(self, self._group(group)).classes, closed)
         cdef uint32_t best = 0
         while of != 0:
-            is_open = not closed >> class_at(self, of).compartment & 1
-            if is_open and class_at(self, of).eligible != 0:
-                if best == 0 or self.comes_before(of, best):
-                    best = of
-            of = class_at(self, of).next_of_group
+            if class_at(self, of).eligible != 0 and (best == 0 or self.comes_before(of, best)):
+                best = of
+            of = self._open(class_at(self, of).next_of_group, closed)
         if best == 0:
             return None
         cdef uint32_t head = flow_at(self, self.candidate(best)).requests
         cdef uint64_t handle = handle_of(&self.request_blocks, head)
         return self.key_ns(best), class_at(self, best).priority, handle
 
-    def forward(self, groups, int64_t cost, int64_t now_ns, Py_ssize_t limit):
+    def forward(self, groups, int64_t cost, int64_t now_ns, Py_ssize_t limit, uint64_t closed=0):
         """The first `limit` requests of these groups as they would be taken from now on."""
         check_cost(cost)
         _check_time(now_ns)
         cdef list known = list({<uint64_t> each for each in groups})
         cdef Forecast forecast
         cdef uint64_t* handles = NULL
-        cdef size_t served = self._weigh(known, &forecast)
+        cdef size_t served = self._weigh(known, closed, &forecast)
         cdef size_t place
         served = min(served, <size_t> max(limit, <Py_ssize_t> 0))
         try:
             handles = <uint64_t*> PyMem_RawMalloc((served + 1) * sizeof(uint64_t))
             if handles == NULL:
                 raise MemoryError("no room for the handles of a forecast")
-            self._serve(known, &forecast, cost)
+            self._serve(known, closed, &forecast, cost)
             self._tell(&forecast, handles, served, now_ns)
             return [handles[place] for place in range(served)]
         finally:
@@ -318,30 +311,38 @@ cdef class FairQueue(Books):
             raise KeyError(handle)
         return slot
 
-    cdef size_t _weigh(self, list groups, Forecast* forecast) except? 0:
+    cdef uint32_t _open(self, uint32_t of, uint64_t closed) noexcept nogil:
+        """This class of a group, or the next that is not closed; 0: none."""
+        while of != 0 and closed >> class_at(self, of).compartment & 1:
+            of = class_at(self, of).next_of_group
+        return of
+
+    cdef size_t _weigh(self, list groups, uint64_t closed, Forecast* forecast) except? 0:
         """Opens a forecast with room for these groups; how many requests it is of."""
         cdef size_t lanes = 0
         cdef size_t candidates = 0
         cdef size_t eligible = 0
         cdef uint32_t of
         for group in groups:
-            of = group_at(self, self._group(group)).classes
+            of = self._open(group_at(self, self._group(group)).classes, closed)
             while of != 0:
                 candidates += 1
                 lanes += counters_at(self.counters, class_at(self, of).counters).actives
                 eligible += class_at(self, of).eligible
-                of = class_at(self, of).next_of_group
+                of = self._open(class_at(self, of).next_of_group, closed)
         forecast_open(forecast, lanes, candidates)
         return eligible
 
-    cdef int _serve(self, list groups, Forecast* forecast, int64_t cost) except -1:
+    cdef int _serve(
+        self, list groups, uint64_t closed, Forecast* forecast, int64_t cost
+    ) except -1:
         """Copies all classes of these groups and their active flows."""
         cdef uint32_t of
         cdef uint32_t candidates = 0
         cdef uint32_t lanes = 0
         cdef Candidate* candidate
         for group in groups:
-            of = group_at(self, self._group(group)).classes
+            of = self._open(group_at(self, self._group(group)).classes, closed)
             while of != 0:
                 candidates += 1
                 candidate = &forecast.candidates[candidates]
@@ -349,7 +350,7 @@ cdef class FairQueue(Books):
                 candidate.sequence = class_at(self, of).sequence
                 candidate.handicap_ns = (candidate.priority - 1) * self.handicap_ns
                 lanes = self._copy_flows(of, forecast, candidates, lanes, cost)
-                of = class_at(self, of).next_of_group
+                of = self._open(class_at(self, of).next_of_group, closed)
         forecast_start(forecast, candidates)
         return 0
 
@@ -370,7 +371,8 @@ cdef class FairQueue(Books):
             lane.units = units_of(cost, counter.weight)
             lane.charged = counter.charged
             lane.sequence = counter.sequence
-            lane.head_since_ns = flow_at(self, counter.owner).head_since_ns
+            lane.claim_ns = flow_at(self, counter.owner).claim_ns
+            lane.owner = flow_at(self, counter.owner).sequence
             lane.request = flow_at(self, counter.owner).requests
             forecast_join(forecast, lanes)
             each = pairing_walk(&order, each)

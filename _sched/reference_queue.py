@@ -1,8 +1,8 @@
 """The queue in plain Python, obviously right rather than fast: the oracle of the tests.
 
 Rules (docs/scheduling.md): within a group, first which class (priority and compartment), the one
-whose longest head has been one for longest, handicaps counted; then which agent of that class, the
-one with the least virtual token counter; then which of its requests, the one of the lowest rank.
+with the oldest claim, handicaps counted; then which agent of that class, the one with the least
+virtual token counter; then which of its requests, the one of the lowest rank.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import count
-from math import isfinite
 
-VIRTUAL_SCALE = 1000  # virtual units per unit of cost at weight 1
-COST_MAX = 2**40
-UNITS_MAX = 2**60  # what one charge amounts to at most, however small the weight
-COUNTER_MAX = 2**62  # where a counter stays
-TIME_NS_MAX = 2**62
+from _sched.reference_vtc import (
+    COST_MAX,
+    TIME_NS_MAX,
+    check_range,
+    check_weight,
+    clamped_counter,
+    virtual_units,
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -38,6 +40,8 @@ class _Flow:
     taken: int = 0  # the number of its last take; 0: never
     in_flight: int = 0
     head_since_ns: int = 0
+    claim_ns: int = 0  # since when its head has had a claim to a turn of its class
+    cost_in_flight: int = 0
     entries: list[_Entry] = field(default_factory=list)
 
     def order(self) -> tuple[int, int, int]:
@@ -103,7 +107,7 @@ class FairQueue:
     # Agents
 
     def add_agent(self, weight: float) -> int:
-        _check_weight(weight)
+        check_weight(weight)
         handle = next(self._sequence)
         self._agents[handle] = _Agent(handle, weight)
         return handle
@@ -119,9 +123,12 @@ class FairQueue:
         return True
 
     def set_weight(self, agent: int, weight: float) -> bool:
-        _check_weight(weight)
+        check_weight(weight)
         if agent not in self._agents:
             return False
+        for flow in self._agents[agent].flows:  # what is in flight is charged by the new weight
+            old, new = (virtual_units(flow.cost_in_flight, w) for w in (flow.agent.weight, weight))
+            flow.counter = clamped_counter(flow.counter + new - old)
         self._agents[agent].weight = weight
         return True
 
@@ -202,10 +209,10 @@ class FairQueue:
     ) -> int:
         """Adds a request and returns its handle. `head_since_ns`, as `take` returned it: it was
         taken and comes back to its old place, without a lift."""
-        _check_range("time", now_ns, 0, TIME_NS_MAX)
-        _check_range("time", max(0, head_since_ns), 0, TIME_NS_MAX)
-        _check_range("priority", priority, 1, 255)
-        _check_range("compartment", compartment, 0, 62)
+        check_range("time", now_ns, 0, TIME_NS_MAX)
+        check_range("time", max(0, head_since_ns), 0, TIME_NS_MAX)
+        check_range("priority", priority, 1, 255)
+        check_range("compartment", compartment, 0, 62)
         flow = self._flow(group, priority, compartment, agent)
         was_idle, old_head = not flow.entries, flow.sorted()[:1]
         entry = _Entry(next(self._sequence), flow, rank, arrived_ns)
@@ -214,14 +221,14 @@ class FairQueue:
         if was_idle and head_since_ns < 0 and not flow.agent.paused:
             self._lift(flow)
         if flow.sorted()[:1] != old_head:
-            flow.head_since_ns = head_since_ns if head_since_ns >= 0 else now_ns
+            flow.head_since_ns = flow.claim_ns = head_since_ns if head_since_ns >= 0 else now_ns
         return entry.handle
 
     def take(self, entry: int, cost: int, now_ns: int) -> tuple[int, int] | None:
         """Takes a request out to serve it and charges its agent: (flow, since when it was head; for
         one that was not head, now). `settle` ends it. None where the handle is stale."""
-        _check_range("cost", cost, 0, COST_MAX)
-        _check_range("time", now_ns, 0, TIME_NS_MAX)
+        check_range("cost", cost, 0, COST_MAX)
+        check_range("time", now_ns, 0, TIME_NS_MAX)
         found = self._entries.get(entry)
         if found is None:
             return None
@@ -231,6 +238,11 @@ class FairQueue:
         flow.counter = clamped_counter(flow.counter + virtual_units(cost, flow.agent.weight))
         flow.taken = next(self._takes)
         flow.in_flight += 1
+        flow.cost_in_flight += cost
+        if (
+            flow.is_active()
+        ):  # the turn uses up the oldest claim; whose it was has this one's instead
+            min(flow.of.active(), key=lambda x: (x.claim_ns, x.handle)).claim_ns = flow.claim_ns
         self._take_out(found, now_ns)
         for each in list(flow.of.flows):
             self._let_go(each)
@@ -238,8 +250,8 @@ class FairQueue:
 
     def settle(self, flow: int, charged: int, actual: int) -> bool:
         """What was taken from this flow is over: it cost `actual` instead of `charged`."""
-        _check_range("cost", charged, 0, COST_MAX)
-        _check_range("cost", actual, 0, COST_MAX)
+        check_range("cost", charged, 0, COST_MAX)
+        check_range("cost", actual, 0, COST_MAX)
         found = self._flows.get(flow)
         if found is None or found.in_flight == 0:
             return False
@@ -247,12 +259,13 @@ class FairQueue:
         more = virtual_units(actual, weight) - virtual_units(charged, weight)
         found.counter = clamped_counter(found.counter + more)
         found.in_flight -= 1
+        found.cost_in_flight = max(0, found.cost_in_flight - charged) if found.in_flight else 0
         self._let_go(found)
         return True
 
     def remove(self, entry: int, now_ns: int) -> bool:
         """A request leaves from wherever it stands. False where the handle is stale."""
-        _check_range("time", now_ns, 0, TIME_NS_MAX)
+        check_range("time", now_ns, 0, TIME_NS_MAX)
         found = self._entries.get(entry)
         if found is None:
             return False
@@ -266,7 +279,7 @@ class FairQueue:
         for each in self._groups[group]:
             flows = each.active()
             if flows and not closed >> each.compartment & 1:
-                key_ns = min(flow.head_since_ns for flow in flows) + self._handicap_ns(each)
+                key_ns = min(flow.claim_ns for flow in flows) + self._handicap_ns(each)
                 head = min(flows, key=_Flow.order).sorted()[0].handle
                 candidates.append((key_ns, each.priority, each.sequence, head))
         if not candidates:
@@ -274,17 +287,20 @@ class FairQueue:
         key_ns, priority, _, head = min(candidates)
         return key_ns, priority, head
 
-    def forward(self, groups: Iterable[int], cost: int, now_ns: int, limit: int) -> list[int]:
+    def forward(
+        self, groups: Iterable[int], cost: int, now_ns: int, limit: int, closed: int = 0
+    ) -> list[int]:
         """The first `limit` requests of these groups in the order in which they would be taken from
         now on, were they served together, each at this cost, and nobody else came. Who is not yet
-        head is taken to become so now. Paused agents are left out."""
-        _check_range("cost", cost, 0, COST_MAX)
-        _check_range("time", now_ns, 0, TIME_NS_MAX)
+        head is taken to become so now. Paused agents and closed compartments are left out."""
+        check_range("cost", cost, 0, COST_MAX)
+        check_range("time", now_ns, 0, TIME_NS_MAX)
         counter, taken, rest, since = {}, {}, {}, {}
         classes = [each for group in set(groups) for each in self._groups[group]]
+        classes = [each for each in classes if not closed >> each.compartment & 1]
         for flow in (flow for each in classes for flow in each.active()):
             counter[flow.handle], taken[flow.handle] = flow.counter, flow.taken
-            rest[flow.handle], since[flow.handle] = flow.sorted(), flow.head_since_ns
+            rest[flow.handle], since[flow.handle] = flow.sorted(), flow.claim_ns
         order: list[int] = []
         takes = max(taken.values(), default=0)
         while len(order) < limit:
@@ -294,10 +310,12 @@ class FairQueue:
                 if flows:
                     best = min(flows, key=lambda f: (counter[f], taken[f], f))
                     key_ns = min(since[f] for f in flows) + self._handicap_ns(each)
-                    candidates.append((key_ns, each.priority, each.sequence, best))
+                    oldest = min(flows, key=lambda f: (since[f], f))
+                    candidates.append((key_ns, each.priority, each.sequence, best, oldest))
             if not candidates:
                 break
-            best = min(candidates)[3]
+            _, _, _, best, oldest = min(candidates)
+            since[oldest] = since[best]
             order.append(rest[best].pop(0).handle)
             takes += 1
             charge = virtual_units(cost, self._flows[best].agent.weight)
@@ -352,7 +370,7 @@ class FairQueue:
     def _take_out(self, entry: _Entry, now_ns: int) -> None:
         flow = entry.flow
         if flow.sorted()[0] is entry:
-            flow.head_since_ns = now_ns
+            flow.head_since_ns = flow.claim_ns = now_ns
         flow.entries.remove(entry)
         del self._entries[entry.handle]
         if not flow.entries and not flow.agent.paused:
@@ -378,21 +396,3 @@ class FairQueue:
         flow.of.flows.remove(flow)
         flow.agent.flows.remove(flow)
         del self._flows[flow.handle]
-
-
-def virtual_units(cost: int, weight: float) -> int:
-    return int(min(cost * VIRTUAL_SCALE / weight, UNITS_MAX))
-
-
-def clamped_counter(counter: int) -> int:
-    return min(max(0, counter), COUNTER_MAX)
-
-
-def _check_weight(weight: float) -> None:
-    if not (weight > 0 and isfinite(weight)):
-        raise ValueError(f"a weight must be positive and finite, not {weight}")
-
-
-def _check_range(what: str, value: int, low: int, high: int) -> None:
-    if not low <= value <= high:
-        raise ValueError(f"a {what} must be {low} to {high}, not {value}")

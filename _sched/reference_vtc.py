@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import count
+from math import isfinite
 
-from _sched.reference_queue import clamped_counter, virtual_units
+VIRTUAL_SCALE = 1000  # virtual units per unit of cost at weight 1
+COST_MAX = 2**40
+UNITS_MAX = 2**60  # what one charge amounts to at most, however small the weight
+COUNTER_MAX = 2**62  # where a counter stays
+TIME_NS_MAX = 2**62
 
 
 @dataclass(slots=True, eq=False)
@@ -16,6 +21,7 @@ class _Flow:
     counter: int = 0
     charged: int = 0  # the number of its last charge; 0: never
     in_flight: int = 0
+    cost_in_flight: int = 0
     is_active: bool = False
     is_parked: bool = False
 
@@ -63,7 +69,9 @@ class VirtualTokenCounters:
     def set_weight(self, flow: int, weight: float) -> bool:
         if flow not in self._flows:
             return False
-        self._flows[flow].weight = weight
+        found = self._flows[flow]
+        old, new = (virtual_units(found.cost_in_flight, each) for each in (found.weight, weight))
+        found.counter, found.weight = clamped_counter(found.counter + new - old), weight
         return True
 
     def activate(self, flow: int, lift: bool = True) -> bool:
@@ -90,6 +98,7 @@ class VirtualTokenCounters:
         found.counter = clamped_counter(found.counter + virtual_units(cost, found.weight))
         found.charged = next(self._charges)
         found.in_flight += 1
+        found.cost_in_flight += cost
         found.is_parked = False
         return True
 
@@ -100,6 +109,7 @@ class VirtualTokenCounters:
         more = virtual_units(actual, found.weight) - virtual_units(charged, found.weight)
         found.counter = clamped_counter(found.counter + more)
         found.in_flight -= 1
+        found.cost_in_flight = max(0, found.cost_in_flight - charged) if found.in_flight else 0
         return True
 
     def least(self, of: int) -> int:
@@ -144,3 +154,21 @@ class VirtualTokenCounters:
         active = [x.counter for x in self._of(of) if x.is_active and x is not besides]
         last = [self._last[of].counter] if of in self._last else []
         return min(active or last, default=None)
+
+
+def virtual_units(cost: int, weight: float) -> int:
+    return int(min(cost * VIRTUAL_SCALE / weight, UNITS_MAX))
+
+
+def clamped_counter(counter: int) -> int:
+    return min(max(0, counter), COUNTER_MAX)
+
+
+def check_weight(weight: float) -> None:
+    if not (weight > 0 and isfinite(weight)):
+        raise ValueError(f"a weight must be positive and finite, not {weight}")
+
+
+def check_range(what: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise ValueError(f"a {what} must be {low} to {high}, not {value}")

@@ -33,6 +33,7 @@ cdef struct FlowCounter:
     uint64_t sequence        # breaks ties: the older first
     double weight
     uint32_t in_flight       # how many charges are not settled
+    int64_t cost_in_flight   # what they add up to
     uint32_t owner           # whatever the caller keeps there
     uint8_t state
 
@@ -94,6 +95,7 @@ cdef class VirtualTokenCounters:
     cdef void leave(self, uint32_t slot) noexcept nogil
     cdef void bill(self, uint32_t slot, int64_t cost) noexcept nogil
     cdef void end(self, uint32_t slot, int64_t charged, int64_t actual) noexcept nogil
+    cdef void reweigh(self, uint32_t slot, double weight) noexcept nogil
     cdef void put_by(self, uint32_t slot) noexcept nogil
     cdef uint32_t spent(self, uint32_t of) noexcept nogil
     cdef void _rekey(self, uint32_t slot, int64_t counter) noexcept nogil

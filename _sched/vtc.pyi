@@ -30,7 +30,7 @@ class VirtualTokenCounters:
         """Forgets a flow, whatever it does. False if the handle is stale, here and below."""
 
     def set_weight(self, flow: int, weight: float) -> bool:
-        """What is charged or settled from now on counts by this weight."""
+        """What is charged, settled or in flight counts by this weight from now on."""
 
     def activate(self, flow: int, lift: bool = True) -> bool:
         """The flow has something to be served. False also where it is active already.

@@ -95,12 +95,13 @@ cdef class VirtualTokenCounters:
         return True
 
     def set_weight(self, uint64_t flow, double weight):
-        """What is charged from now on counts by this weight."""
+        """What is charged or in flight counts by this weight from now on."""
         check_weight(weight)
         cdef uint32_t slot = slot_of(&self.flows, flow)
         if slot == 0:
             return False
-        counter_at(self, slot).weight = weight
+        self.reweigh(slot, weight)
+        self._changed()
         return True
 
     def activate(self, uint64_t flow, bint lift=True):
@@ -258,14 +259,23 @@ cdef class VirtualTokenCounters:
         flow.charged = self._charges
         self._rekey(slot, flow.counter + units_of(cost, flow.weight))
         flow.in_flight += 1
+        flow.cost_in_flight += cost
 
     cdef void end(self, uint32_t slot, int64_t charged, int64_t actual) noexcept nogil:
         """Settles one charge. The flow has something in flight."""
         cdef FlowCounter* flow = counter_at(self, slot)
         cdef int64_t more = units_of(actual, flow.weight) - units_of(charged, flow.weight)
         flow.in_flight -= 1
+        flow.cost_in_flight = max(flow.cost_in_flight - charged, <int64_t> 0) if flow.in_flight else 0
         if more != 0:
             self._rekey(slot, flow.counter + more)
+
+    cdef void reweigh(self, uint32_t slot, double weight) noexcept nogil:
+        """What is in flight is charged anew, so that it can be settled by this weight."""
+        cdef FlowCounter* flow = counter_at(self, slot)
+        cdef int64_t before = units_of(flow.cost_in_flight, flow.weight)
+        flow.weight = weight
+        self._rekey(slot, flow.counter + units_of(flow.cost_in_flight, weight) - before)
 
     cdef void put_by(self, uint32_t slot) noexcept nogil:
         """To the parked ones, from those that are out."""

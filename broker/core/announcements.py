@@ -81,7 +81,13 @@ def _wait_for_model(
 
 # What no measurement of service tells the length of.
 _NO_ESTIMATE = frozenset(
-    {WaitReason.BACKEND_DOWN, WaitReason.NO_ROOM, WaitReason.PAUSED, WaitReason.QUEUE_FULL}
+    {
+        WaitReason.BACKEND_DOWN,
+        WaitReason.NO_ROOM,
+        WaitReason.PAUSED,
+        WaitReason.QUEUE_FULL,
+        WaitReason.BULKHEAD,
+    }
 )
 
 
@@ -139,9 +145,12 @@ class Announcer:
         self._timer = 0
 
     def tell_first(self, record: Record) -> None:
-        """The first word, at once. The newest of its line is told to stand last until the rules
-        are played forward, which is done for all together and not for each arrival."""
-        self._tell(record, self._backlog.lines[record.line].size)
+        """The first word, at once. The newest of its line is told to stand last, of those that may
+        run if it may, until the rules are played forward: for all together, not for each arrival.
+        """
+        line = self._backlog.lines[record.line]
+        is_held = record.agent.is_paused or self._backlog.bulkheads.is_closed(record.compartment)
+        self._tell(record, line.size if is_held else line.demand(0)[0])
 
     def tell_standing(self, record: Record, position: int) -> None:
         """The first word to a request in the waiting room."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from _sched.queue import FairQueue
+from broker.core.agent_policy import COMPARTMENTS_MAX
 from broker.core.agents import Agent
 from broker.core.bulkheads import Bulkheads
 from broker.core.errors import InvariantBroken
@@ -16,6 +17,7 @@ from broker.core.record import Record
 from broker.core.tally import Tally
 
 SLOT_MASK = 0xFFFFFFFF  # the part of a handle that says where in memory it is
+EVERY_BIT = (1 << COMPARTMENTS_MAX + 1) - 1  # the mask that closes all compartments
 
 
 class Taken(NamedTuple):
@@ -154,9 +156,13 @@ class Backlog:
 
     def forward(self, runner: str, now_ns: int, limit: int) -> list[Record]:
         """The first `limit` requests for this runner in the order in which they would start from
-        now on, were nobody else to come."""
+        now on, were nobody else to come: those in full compartments after the others."""
         groups = [line.group for key, line in self.lines.items() if key[0] == runner]
-        entries = self._queue.forward(groups, self._estimates.cost(runner), now_ns, limit)
+        cost, closed = self._estimates.cost(runner), self.bulkheads.closed
+        entries = self._queue.forward(groups, cost, now_ns, limit, closed)
+        if closed:
+            rest = limit - len(entries)
+            entries += self._queue.forward(groups, cost, now_ns, rest, closed ^ EVERY_BIT)
         return [self.record_of(each) for each in entries]
 
     def look_again(self, now_ns: int) -> None:

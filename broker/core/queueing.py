@@ -1,10 +1,10 @@
 """Who is next among the requests that one runner could serve.
 
-One line per (runner, context size). Within a line: first which priority, the one with the smallest
-key; then which agent of that priority, the one with the least virtual token counter; then which
-request of that agent, first come or by deadline. A priority's key is (since when the longest of its
-agents' heads has been one) + handicap(priority). So a lower priority ages into its turn, and the
-long tail of one agent's flood does not age at all (docs/adr/0011). The rules live in
+One line per (runner, context size). Within a line: first which priority, the one with the oldest
+claim, handicap(priority) added; then which agent of that priority, the one with the least virtual
+token counter; then which request of that agent, first come or by deadline. A claim is as old as an
+agent's head, and a turn uses up the oldest. So a lower priority ages into its turn, and the long
+tail of one agent's flood does not age at all (docs/adr/0011). The rules live in
 `_sched.queue`; a line is a group of its queue.
 """
 

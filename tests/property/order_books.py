@@ -159,9 +159,9 @@ class OrderBooks:
         self.running[live.compartment] += 1
 
     def _check_turn(self, waiting: Waiting, fitting: set[LineKey]) -> None:
-        """Its class has the longest head of all that could run, handicaps counted, its agent was
-        served least in its class, and it is the head of its agent. What could run is of no paused
-        agent and in no compartment that is full."""
+        """Its class has the oldest claim of all that could run, handicaps counted (the oracle of
+        the queue keeps the claims), its agent was served least in its class, and it is the head of
+        its agent. What could run is of no paused agent and in no compartment that is full."""
         may_run = [
             each
             for each in self.waiting.values()
@@ -172,11 +172,15 @@ class OrderBooks:
         ]
         mine, counter = self._class(waiting), self._counter(waiting)
         assert self._is_head(waiting), f"{waiting.live.key} was not its agent's head"
-        key_ns = min(self._key_ns(each) for each in may_run if self._class(each) == mine)
+        closed = sum(1 << bit for name, bit in self._bits.items() if self.is_closed(name))
+        groups = {line: self._groups[line] for line in fitting if line in self._groups}
+        bests = {line: self._queue.best(group, closed) for line, group in groups.items()}
+        oldest = min(best[:2] for best in bests.values() if best is not None)
+        of_line = bests[waiting.line]
+        assert of_line is not None
+        assert of_line[:2] == oldest, f"{waiting.live.key}: another line's claim is older"
+        assert of_line[1] == waiting.live.priority, f"{waiting.live.key}: another's claim is older"
         for each in may_run:
-            # So nobody's head is passed by a class whose heads all became so later than handicaps
-            # allow.
-            assert key_ns <= self._key_ns(each), f"{waiting.live.key}: {each.live.key} waits"
             if self._class(each) == mine:
                 assert counter <= self._counter(each), f"{waiting.live.key} had been served more"
 
@@ -185,11 +189,6 @@ class OrderBooks:
 
     def _is_head(self, waiting: Waiting) -> bool:
         return self._heads[self._flow(waiting)][0] == waiting.live.key
-
-    def _key_ns(self, waiting: Waiting) -> int:
-        steps = waiting.live.priority - 1
-        handicap_ns = steps * self._operators.policy.queue.handicap_ns_per_priority
-        return self._heads[self._flow(waiting)][1] + handicap_ns
 
     def _counter(self, waiting: Waiting) -> int:
         live = waiting.live

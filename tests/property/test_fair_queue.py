@@ -174,12 +174,13 @@ class FairQueueMachine(RuleBasedStateMachine):
         if flow not in {each[0][0] for each in self.served}:
             assert not self.queue.settle(flow, 1, 1)
 
-    @rule(cost=COSTS, limit=st.integers(-1, 6))
-    def forward(self, cost: int, limit: int) -> None:
+    @rule(cost=COSTS, limit=st.integers(-1, 6), closed=st.integers(0, 2 ** len(COMPARTMENTS) - 1))
+    def forward(self, cost: int, limit: int, closed: int) -> None:
         for groups in (self.groups, self.groups[:1]):
-            for most in (limit, len(self.oracle)):
-                mine = self.queue.forward((each[0] for each in groups), cost, self.now_ns, most)
-                theirs = self.oracle.forward([each[1] for each in groups], cost, self.now_ns, most)
+            for most, shut in ((limit, 0), (len(self.oracle), closed)):
+                asked = cost, self.now_ns, most, shut
+                mine = self.queue.forward((each[0] for each in groups), *asked)
+                theirs = self.oracle.forward([each[1] for each in groups], *asked)
                 assert [self.twin[each] for each in mine] == theirs
 
     @invariant()
@@ -271,3 +272,47 @@ def test_who_returns_is_lifted_to_another_one_served_not_to_itself(
         assert queue.take(queue.push(group, 1, 0, agent, 0, 0, 0), cost, 0)
     queue.push(group, 1, 0, first, 0, 0, 0)
     assert queue.counter_of(group, 1, 0, first) == 4_000  # the second began at 1,000
+
+
+@pytest.mark.parametrize("kind", [FairQueue, Oracle])
+def test_an_old_head_that_is_not_due_gives_its_class_one_turn(
+    kind: type[FairQueue] | type[Oracle],
+) -> None:
+    """Of two in a bad priority one owes much and its head grows old. Its age lets the other pass a
+    better priority once, and not for as long as it owes."""
+    queue = kind(HANDICAP_NS)
+    group = queue.open_group()
+    debtor, other, urgent = (queue.add_agent(1.0) for _ in range(3))
+    for _ in range(2):
+        queue.push(group, 5, 0, debtor, 0, 0, 0)
+        queue.push(group, 5, 0, other, 0, 0, 0)
+    first = queue.best(group, 0)
+    assert first is not None
+    assert queue.take(first[2], 10_000, 0)  # the debtor's, as the older
+    now_ns, turns = 100 * HANDICAP_NS, []
+    queue.push(group, 1, 0, urgent, 0, now_ns, now_ns)
+    for _ in range(2):
+        best = queue.best(group, 0)
+        assert best is not None
+        turns.append(best[1])
+        queue.take(best[2], 1, now_ns)
+        queue.push(group, 5, 0, other, 0, now_ns, now_ns)
+    assert turns == [5, 5]  # the claims of both heads that had grown old
+    best = queue.best(group, 0)
+    assert best is not None
+    assert best[1] == 1
+
+
+@pytest.mark.parametrize("kind", [FairQueue, Oracle])
+def test_a_weight_that_changes_in_flight_gives_nothing_away(
+    kind: type[FairQueue] | type[Oracle],
+) -> None:
+    queue = kind(HANDICAP_NS)
+    group, agent, other = queue.open_group(), queue.add_agent(100.0), queue.add_agent(1.0)
+    queue.push(group, 1, 0, other, 0, 0, 0)
+    taken = queue.take(queue.push(group, 1, 0, agent, 0, 0, 0), 1_000, 0)
+    assert taken is not None
+    assert queue.set_weight(agent, 10.0)
+    assert queue.settle(taken[0], 1_000, 50)
+    queue.push(group, 1, 0, agent, 0, 0, 0)
+    assert queue.counter_of(group, 1, 0, agent) == 5_000  # 50 by the weight of today
