@@ -31,10 +31,13 @@ class ServiceRates:
     def mean_ns(self) -> float | None:
         """How long a request runs, or None while too few were measured."""
 
-    def expected_ns(self, prompt_bytes: float) -> float | None:
-        """How long a request of this size runs: by its length where the rates are known, else as
-        long as others. None while too few were measured."""
+    def expected_ns(self, prompt_bytes: float, output_tokens_max: float = 0) -> float | None:
+        """How long a request of this size surely runs, and of so many tokens at most (0: no limit
+        is known): by its length where the rates are known, and never longer than others do. What
+        was measured per token of prompt holds what every call costs, so that it says too much of
+        long ones. None while too few were measured, and where the limit is below what others use
+        and the rates are not known."""
 
-    def tokens(self, prompt_bytes: float) -> float | None:
+    def tokens(self, prompt_bytes: float, output_tokens_max: float = 0) -> float | None:
         """Prompt and output tokens of a request of this size, or None while too few were
         measured."""

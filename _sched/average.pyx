@@ -14,6 +14,11 @@ cdef inline void feed(Average* average, double sample, double weight) noexcept n
     average.mean += (sample - average.mean) * (share if share > weight else weight)
 
 
+cdef inline double bounded(double usual, double most) noexcept nogil:
+    """At most as much as was asked for; 0: no limit is known."""
+    return most if 0 < most < usual else usual
+
+
 cdef int check_weight(double weight) except -1:
     if not 0 < weight <= 1:
         raise ValueError(f"a weight must be in (0, 1], not {weight}")
@@ -54,6 +59,7 @@ cdef class ServiceRates:
     cdef Average _prefill_ns     # per token of the prompt
     cdef Average _decode_ns      # per token after the first
     cdef Average _per_byte       # tokens of the prompt
+    cdef Average _first_ns       # until the first token
     cdef Average _output         # tokens
     cdef double _weight
     cdef long long _samples_min
@@ -79,6 +85,7 @@ cdef class ServiceRates:
             feed(&self._per_byte, prompt_tokens / prompt_bytes, self._weight)
         if first_token_ns > 0 and prompt_tokens > 0:
             feed(&self._prefill_ns, first_token_ns / prompt_tokens, self._weight)
+            feed(&self._first_ns, first_token_ns, self._weight)
         if first_token_ns > 0 and output_tokens > 1:
             feed(
                 &self._decode_ns,
@@ -90,9 +97,13 @@ cdef class ServiceRates:
         """How long a request runs, or None while too few were measured."""
         return self._service_ns.mean if self._service_ns.count >= self._samples_min else None
 
-    def expected_ns(self, double prompt_bytes):
-        """How long a request of this size runs: by its length where the rates are known, else as
-        long as others. None while too few were measured."""
+    def expected_ns(self, double prompt_bytes, double output_tokens_max=0):
+        """How long a request of this size surely runs, and of so many tokens at most (0: no limit
+        is known): by its length where the rates are known, and never longer than others do. What
+        was measured per token of prompt holds what every call costs, so that it says too much of
+        long ones. None while too few were measured, and where the limit is below what others use
+        and the rates are not known."""
+        cdef double output = bounded(self._output.mean, output_tokens_max)
         cdef bint has_rates = (
             self._per_byte.count >= self._samples_min
             and self._prefill_ns.count >= self._samples_min
@@ -101,13 +112,14 @@ cdef class ServiceRates:
         if self._service_ns.count < self._samples_min:
             return None
         if not has_rates:
-            return self._service_ns.mean
+            return self._service_ns.mean if output == self._output.mean else None
         cdef double prefill_ns = prompt_bytes * self._per_byte.mean * self._prefill_ns.mean
-        return prefill_ns + self._output.mean * self._decode_ns.mean
+        prefill_ns = min(prefill_ns, self._first_ns.mean)
+        return min(self._service_ns.mean, prefill_ns + output * self._decode_ns.mean)
 
-    def tokens(self, double prompt_bytes):
+    def tokens(self, double prompt_bytes, double output_tokens_max=0):
         """Prompt and output tokens of a request of this size, or None while too few were
         measured."""
         if self._per_byte.count < self._samples_min or self._output.count < self._samples_min:
             return None
-        return prompt_bytes * self._per_byte.mean + self._output.mean
+        return prompt_bytes * self._per_byte.mean + bounded(self._output.mean, output_tokens_max)

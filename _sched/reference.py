@@ -163,7 +163,7 @@ class ServiceRates:
         self._samples_min = samples_min
         self._service_ns, self._prefill_ns = MovingAverage(weight), MovingAverage(weight)
         self._decode_ns, self._per_byte = MovingAverage(weight), MovingAverage(weight)
-        self._output = MovingAverage(weight)
+        self._first_ns, self._output = MovingAverage(weight), MovingAverage(weight)
 
     @property
     def count(self) -> int:
@@ -183,26 +183,36 @@ class ServiceRates:
             self._per_byte.add(prompt_tokens / prompt_bytes)
         if first_token_ns > 0 and prompt_tokens > 0:
             self._prefill_ns.add(first_token_ns / prompt_tokens)
+            self._first_ns.add(first_token_ns)
         if first_token_ns > 0 and output_tokens > 1:
             self._decode_ns.add((service_ns - first_token_ns) / (output_tokens - 1))
 
     def mean_ns(self) -> float | None:
         return self._service_ns.mean(self._samples_min)
 
-    def expected_ns(self, prompt_bytes: float) -> float | None:
+    def expected_ns(self, prompt_bytes: float, output_tokens_max: float = 0) -> float | None:
         per_byte = self._per_byte.mean(self._samples_min)
         prefill_ns = self._prefill_ns.mean(self._samples_min)
         decode_ns = self._decode_ns.mean(self._samples_min)
-        mean_ns, output = self.mean_ns(), self._output.mean(self._samples_min)
-        if mean_ns is None or output is None:
+        first_ns = self._first_ns.mean(self._samples_min)
+        mean_ns, usual = self.mean_ns(), self._output.mean(self._samples_min)
+        if mean_ns is None or usual is None:
             return None
-        if per_byte is None or prefill_ns is None or decode_ns is None:
-            return mean_ns
-        return prompt_bytes * per_byte * prefill_ns + output * decode_ns
+        output = _bounded(usual, output_tokens_max)
+        if per_byte is None or prefill_ns is None or decode_ns is None or first_ns is None:
+            return mean_ns if output == usual else None
+        return min(
+            mean_ns, min(prompt_bytes * per_byte * prefill_ns, first_ns) + output * decode_ns
+        )
 
-    def tokens(self, prompt_bytes: float) -> float | None:
+    def tokens(self, prompt_bytes: float, output_tokens_max: float = 0) -> float | None:
         per_byte = self._per_byte.mean(self._samples_min)
-        output = self._output.mean(self._samples_min)
-        if per_byte is None or output is None:
+        usual = self._output.mean(self._samples_min)
+        if per_byte is None or usual is None:
             return None
-        return prompt_bytes * per_byte + output
+        return prompt_bytes * per_byte + _bounded(usual, output_tokens_max)
+
+
+def _bounded(usual: float, most: float) -> float:
+    """At most as much as was asked for; 0: no limit is known."""
+    return min(usual, most) if most > 0 else usual

@@ -143,7 +143,7 @@ class Gates:
         if not self._quotas.counts_tokens(agent.purse, agent.type.name):
             return
         self._gate = GateName.TOKEN_BUCKET
-        tokens = self._estimates.tokens(line[0], spec.size_bytes)
+        tokens = self._estimates.tokens(line[0], spec)
         try:
             self._quotas.reserve(agent.purse, agent.type.name, tokens, now_ns)
             self._passage.tokens_reserved = tokens
@@ -184,10 +184,10 @@ class Gates:
         self._gate = GateName.FEASIBILITY
         runner, estimates = line[0], self._estimates
         passage, remaining_ns = self._passage, spec.deadline_ns - now_ns
-        passage.samples, passage.remaining_ns = estimates.samples(runner), remaining_ns
-        mean_ns = estimates.service_ns(runner)
-        own_ns = None if mean_ns is None else estimates.expected_ns(runner, spec.size_bytes)
-        if own_ns is None or mean_ns is None:
+        passage.samples = estimates.samples(runner, spec.kind)
+        passage.remaining_ns = remaining_ns
+        own_ns, least_ns = estimates.expected_ns(runner, spec), estimates.least_ns(runner)
+        if own_ns is None or least_ns is None:
             return  # silent: too few samples
         ahead = 0
         if self._policy.agent_order is AgentOrder.ARRIVAL:  # else a later one may come first
@@ -199,7 +199,7 @@ class Gates:
                 for each in self._backends.values()
                 if runner in each.by_runner
             )
-            wait_ns += ahead * mean_ns / max(1, slots)
+            wait_ns += ahead * least_ns / max(1, slots)
         passage.wait_ns = wait_ns
         if wait_ns <= remaining_ns * self._policy.deadline_margin:
             return

@@ -63,13 +63,21 @@ def _next_for(residency: Residency, lines: Mapping[LineKey, Line]) -> int:
     return 0 if best is None else best[2]
 
 
+def counted(ended: AttemptEnded) -> tuple[int, int]:
+    """(prompt, output) tokens that the backend says it counted, within bounds; 0: not counted."""
+    return (
+        min(max(0, ended.prompt_tokens), TOKENS_MAX),
+        min(max(0, ended.output_tokens), TOKENS_MAX),
+    )
+
+
 def tokens_of(attempt: Attempt, ended: AttemptEnded) -> tuple[int, int]:
-    """(prompt, output) tokens: as the backend counted them, else by its size. A call that was cut
+    """(prompt, output) tokens: as the backend counted them, else by its text. A call that was cut
     off tells nothing of its prompt, and what was cut off is not free."""
-    prompt, output = ended.prompt_tokens, ended.output_tokens
+    prompt, output = counted(ended)
     if not prompt and not isinstance(ended.error, BackendUnreachable):
-        prompt = attempt.record.spec.size_bytes // BYTES_PER_TOKEN
-    return min(max(0, prompt), TOKENS_MAX), min(max(0, output), TOKENS_MAX)
+        prompt = min(attempt.record.spec.prompt_bytes // BYTES_PER_TOKEN, TOKENS_MAX)
+    return prompt, output
 
 
 def order_of(attempt: Attempt, backend: BackendState, queue_wait_ns: int) -> StartAttempt:

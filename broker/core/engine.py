@@ -18,7 +18,7 @@ from broker.core.announcements import Announcer
 from broker.core.arrivals import Arrivals
 from broker.core.backlog import Backlog
 from broker.core.bulkheads import Bulkheads
-from broker.core.dispatch import next_dispatch, order_of
+from broker.core.dispatch import counted, next_dispatch, order_of
 from broker.core.effects import Drained, Effect, SetTimer, TellRequeued
 from broker.core.errors import (
     BackendUnreachable,
@@ -285,11 +285,10 @@ class Engine:
         self.estimates.served(
             record.line[0],
             attempt.backend,
+            record.spec,
             now_ns - attempt.started_ns,
             first_ns - attempt.started_ns if first_ns else 0,
-            record.spec.size_bytes,
-            ended.prompt_tokens,
-            ended.output_tokens,
+            *counted(ended),
             cost,
         )
 

@@ -6,10 +6,11 @@ then say nothing. Better estimates (per agent, per kind of prompt) take this pla
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from _sched.average import MovingAverage, ServiceRates
+from broker.core.requests import RequestKind, RequestSpec
 
 # Weight of a new sample: about the last 20 samples count. High enough to follow a change of
 # workload within a minute on a busy box, low enough that one long answer does not move it much.
@@ -18,15 +19,22 @@ SAMPLE_WEIGHT: Final = 0.1
 # Below so many samples an average of lengths and rates is a guess.
 SAMPLES_MIN: Final = 20
 
-_NOWHERE: Final[Mapping[str, ServiceRates]] = {}  # where a runner was never served
+# What requests of one kind have in common on one runner: an embedding is no short answer.
+_Rated = tuple[str, RequestKind]
+
+_NOWHERE: Final[Mapping[str, ServiceRates]] = {}  # where no such request was ever served
 
 
 def _average() -> MovingAverage:
     return MovingAverage(SAMPLE_WEIGHT)
 
 
+def _least(those: Iterable[float | None]) -> float | None:
+    return min((each for each in those if each is not None), default=None)
+
+
 class Estimates:
-    """Averages by (backend, runner), by runner, and of the whole broker."""
+    """Averages by (backend, runner, kind), by runner, and of the whole broker."""
 
     __slots__ = (
         "_costs",
@@ -34,15 +42,15 @@ class Estimates:
         "_last_departure_ns",
         "_load_ns",
         "_rates",
-        "_samples",
+        "_service",
         "_service_ns",
     )
 
     def __init__(self) -> None:
-        self._rates: dict[str, dict[str, ServiceRates]] = {}  # by runner, then by backend
+        self._rates: dict[_Rated, dict[str, ServiceRates]] = {}  # then by backend
+        self._service: dict[str, dict[str, MovingAverage]] = {}  # of all kinds; then by backend
         # Asked for with every arrival, changed with every end: worked out then.
         self._service_ns: dict[str, float] = {}
-        self._samples: dict[str, int] = {}
         self._costs: dict[str, MovingAverage] = {}
         self._load_ns: dict[str, MovingAverage] = {}
         self._departure_gap_ns = _average()
@@ -52,28 +60,25 @@ class Estimates:
         self,
         runner: str,
         backend: str,
+        spec: RequestSpec,
         service_ns: int,
         first_token_ns: int,
-        prompt_bytes: int,
         prompt_tokens: int,
         output_tokens: int,
         cost: int,
     ) -> None:
         """A request was completed. `first_token_ns` after it started; 0 where there was none."""
-        by_backend = self._rates.setdefault(runner, {})
+        by_backend = self._rates.setdefault((runner, spec.kind), {})
         rates = by_backend.get(backend)
         if rates is None:
             rates = by_backend[backend] = ServiceRates(SAMPLE_WEIGHT, SAMPLES_MIN)
+            self._service.setdefault(runner, {}).setdefault(backend, _average())
             self._costs.setdefault(runner, _average())
-        rates.add(service_ns, first_token_ns, prompt_bytes, prompt_tokens, output_tokens)
+        rates.add(service_ns, first_token_ns, spec.prompt_bytes, prompt_tokens, output_tokens)
         self._costs[runner].add(cost)
-        samples, best_ns = 0, None
-        for each in by_backend.values():
-            mean_ns = each.mean_ns()
-            samples = max(samples, each.count)
-            if mean_ns is not None and (best_ns is None or mean_ns < best_ns):
-                best_ns = mean_ns
-        self._samples[runner] = samples
+        services = self._service[runner]
+        services[backend].add(service_ns)
+        best_ns = _least(each.mean(SAMPLES_MIN) for each in services.values())
         if best_ns is not None:
             self._service_ns[runner] = best_ns
 
@@ -92,38 +97,43 @@ class Estimates:
 
     def keep(self, runners: set[str]) -> None:
         """Forgets the runners that no backend has any more."""
-        for kept in (
-            self._rates,
-            self._costs,
-            self._load_ns,
-            self._service_ns,
-            self._samples,
-        ):
+        for kept in (self._service, self._costs, self._load_ns, self._service_ns):
             for runner in [each for each in kept if each not in runners]:
                 del kept[runner]
+        for rated in [each for each in self._rates if each[0] not in runners]:
+            del self._rates[rated]
 
-    def samples(self, runner: str) -> int:
-        """Completed requests of this runner on the backend that has served it most."""
-        return self._samples.get(runner, 0)
+    def samples(self, runner: str, kind: RequestKind) -> int:
+        """Completed requests of this kind on the backend that has served most of them."""
+        by_backend = self._rates.get((runner, kind), _NOWHERE)
+        return max((each.count for each in by_backend.values()), default=0)
 
     def service_ns(self, runner: str) -> float | None:
-        """The mean time that a request runs, on the backend where it is shortest."""
+        """The mean time that a request of any kind runs, on the backend where it is shortest."""
         return self._service_ns.get(runner)
 
-    def expected_ns(self, runner: str, prompt_bytes: int) -> float | None:
-        """How long a request of this size runs, on the backend where that is shortest."""
-        best_ns: float | None = None
-        for each in self._rates.get(runner, _NOWHERE).values():
-            expected_ns = each.expected_ns(prompt_bytes)
-            if expected_ns is not None and (best_ns is None or expected_ns < best_ns):
-                best_ns = expected_ns
-        return best_ns
+    def least_ns(self, runner: str) -> float | None:
+        """The mean time that a request runs, of the kind and on the backend that have the
+        shortest."""
+        return _least(
+            each.mean_ns()
+            for kind in RequestKind
+            for each in self._rates.get((runner, kind), _NOWHERE).values()
+        )
 
-    def tokens(self, runner: str, prompt_bytes: int) -> int:
-        """Prompt and output tokens that a request of this size will use; 0 while unknown."""
+    def expected_ns(self, runner: str, spec: RequestSpec) -> float | None:
+        """How long such a request surely runs, on the backend where that is shortest."""
+        by_backend = self._rates.get((runner, spec.kind), _NOWHERE)
+        return _least(
+            each.expected_ns(spec.prompt_bytes, spec.output_tokens_max)
+            for each in by_backend.values()
+        )
+
+    def tokens(self, runner: str, spec: RequestSpec) -> int:
+        """Prompt and output tokens that such a request will use; 0 while unknown."""
         most = 0.0
-        for each in self._rates.get(runner, _NOWHERE).values():
-            most = max(most, each.tokens(prompt_bytes) or 0.0)
+        for each in self._rates.get((runner, spec.kind), _NOWHERE).values():
+            most = max(most, each.tokens(spec.prompt_bytes, spec.output_tokens_max) or 0.0)
         return int(most)
 
     def cost(self, runner: str) -> int:

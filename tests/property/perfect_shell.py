@@ -182,7 +182,7 @@ class PerfectShell:
             return
         prompt_tokens = ended.prompt_tokens
         if not prompt_tokens and not isinstance(ended.error, BackendUnreachable):
-            prompt_tokens = call.live.spec.size_bytes // 4  # what was cut off is not free
+            prompt_tokens = call.live.spec.prompt_bytes // 4  # what was cut off is not free
         costs = self.operators.policy.queue
         cost = costs.prompt_token_cost * prompt_tokens
         self.order.settle(ended.attempt, cost + costs.output_token_cost * ended.output_tokens)
@@ -230,7 +230,7 @@ class PerfectShell:
         self.outcomes.append(Outcome.REFUSED)
         self.entry.refuse(spec, effect.error)
         runners = {each.name.removesuffix(":latest"): each.runner for each in MODELS}
-        tokens = self.engine.estimates.tokens(runners.get(spec.model, "blob-m"), spec.size_bytes)
+        tokens = self.engine.estimates.tokens(runners.get(spec.model, "blob-m"), spec)
         self.buckets.refuse(spec.key[0], effect.error, tokens, self.now_ns)
 
     def _admitted(self, effect: Admit) -> None:

@@ -54,9 +54,10 @@ AMOUNTS = st.integers(0, 10**6)
     served=st.lists(st.tuples(AMOUNTS, AMOUNTS, AMOUNTS, AMOUNTS, AMOUNTS), max_size=40),
     samples_min=st.integers(1, 25),
     size=AMOUNTS,
+    most=AMOUNTS,
 )
 def test_rates_are_those_of_their_oracle(
-    served: list[tuple[int, int, int, int, int]], samples_min: int, size: int
+    served: list[tuple[int, int, int, int, int]], samples_min: int, size: int, most: int
 ) -> None:
     rates, oracle = ServiceRates(0.1, samples_min), RatesOracle(0.1, samples_min)
     for each in served:
@@ -64,8 +65,9 @@ def test_rates_are_those_of_their_oracle(
         oracle.add(*each)
     assert rates.count == oracle.count == len(served)
     assert rates.mean_ns() == oracle.mean_ns()
-    assert rates.expected_ns(size) == pytest.approx(oracle.expected_ns(size))
-    assert rates.tokens(size) == pytest.approx(oracle.tokens(size))
+    for limit in (0, most):
+        assert rates.expected_ns(size, limit) == pytest.approx(oracle.expected_ns(size, limit))
+        assert rates.tokens(size, limit) == pytest.approx(oracle.tokens(size, limit))
 
 
 def test_rates_need_a_sample_at_least() -> None:

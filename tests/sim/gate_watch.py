@@ -100,7 +100,7 @@ class GateWatch:
             return
         prompt_tokens = ended.prompt_tokens
         if not prompt_tokens and not isinstance(ended.error, BackendUnreachable):
-            prompt_tokens = live.spec.size_bytes // 4
+            prompt_tokens = live.spec.prompt_bytes // 4
         self.buckets.settle(live, prompt_tokens + ended.output_tokens, self._now_ns)
 
     def _limit_all(self) -> None:
@@ -152,7 +152,7 @@ class GateWatch:
             must(not is_patient, f"{spec.key} had all the time of the world")
         tokens = 0
         if isinstance(error, TokenQuotaExceeded):
-            tokens = self._engine.estimates.tokens(self._runner(spec.model), spec.size_bytes)
+            tokens = self._engine.estimates.tokens(self._runner(spec.model), spec)
         self.buckets.refuse(spec.key[0], error, tokens, self._now_ns)
 
     def _runner(self, model: str) -> str:

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from broker.core.backpressure import RETRY_AFTER_NS_MAX, RETRY_AFTER_NS_MIN
-from broker.core.errors import DeadlineExpired, DeadlineInfeasible
+from broker.core.errors import BackendFailed, DeadlineExpired, DeadlineInfeasible
 from broker.core.estimates import SAMPLES_MIN
 from broker.core.queueing import AgentOrder, QueuePolicy
-from broker.core.requests import Outcome
-from broker.core.stimuli import ModelsListed
+from broker.core.requests import Outcome, RequestKind
+from broker.core.stimuli import Arrived, ModelsListed
 from tests.unit.core.gate_words import ended_with, is_let_in, refused
-from tests.unit.core.scene import MINUTE_NS, SECOND_NS, Scene, arrived, busy, model, serving
+from tests.unit.core.scene import (
+    MINUTE_NS,
+    SECOND_NS,
+    Scene,
+    arrived,
+    busy,
+    model,
+    request,
+    serving,
+)
 
 SERVICE_NS = 10 * SECOND_NS
 
@@ -134,13 +146,70 @@ def test_what_was_measured_is_forgotten_with_its_model() -> None:
     assert within(scene, "r", 1)
 
 
-def test_a_long_prompt_is_expected_to_take_longer() -> None:
+def asks(scene: Scene, name: str, left_ns: int, **changes: Any) -> bool:
+    """A request that is like the usual ones but for this: is it let in?"""
+    spec = request(name, deadline_ns=scene.now_ns + left_ns)
+    return is_let_in(scene.turn(Arrived(replace(spec, **changes))))
+
+
+def test_what_every_call_costs_is_not_multiplied_by_the_length_of_a_prompt() -> None:
+    """Measured were prompts of 12 tokens, whose 60 ms are all overhead."""
+    scene = serving(model("m"))
+    scene.measured(SECOND_NS, samples=30, prompt_tokens=12, output_tokens=20)
+    assert asks(scene, "long", 20 * SECOND_NS, size_bytes=100_000)
+
+
+def test_of_a_short_prompt_less_is_expected() -> None:
     scene = serving(model("m"))
     scene.measured(SERVICE_NS, samples=40, prompt_tokens=25, output_tokens=11)
-    at_ns = scene.now_ns + SERVICE_NS  # half of a usual one's is its prompt
-    assert is_let_in(scene.turn(arrived("usual", deadline_ns=at_ns)))
-    scene.ends("usual")
-    assert not is_let_in(scene.turn(arrived("long", deadline_ns=at_ns, size_bytes=1000)))
+    assert not asks(scene, "usual", 4 * SECOND_NS)
+    assert asks(scene, "short", 4 * SECOND_NS, size_bytes=10)
+
+
+def test_what_asks_for_few_tokens_is_expected_to_be_short() -> None:
+    scene = serving(model("m"))
+    scene.measured(MINUTE_NS, samples=25, prompt_tokens=1, output_tokens=101)
+    assert not asks(scene, "usual", 20 * SECOND_NS)
+    assert not asks(scene, "no less than usual", 20 * SECOND_NS, output_tokens_max=1000)
+    assert asks(scene, "r", 20 * SECOND_NS, output_tokens_max=1)
+
+
+def test_few_tokens_are_not_judged_by_whole_answers_where_rates_are_unknown() -> None:
+    scene = serving(model("m"))
+    scene.measured(MINUTE_NS, samples=25, output_tokens=101)
+    assert not asks(scene, "usual", 20 * SECOND_NS)
+    assert asks(scene, "r", 20 * SECOND_NS, output_tokens_max=1)
+
+
+def test_what_is_known_of_answers_says_nothing_of_embeddings() -> None:
+    scene = measured()
+    assert asks(scene, "r", SECOND_NS, kind=RequestKind.EMBED)
+    assert not asks(scene, "usual", SECOND_NS)
+
+
+def test_bytes_that_are_no_text_are_no_tokens() -> None:
+    scene = serving(model("m"))
+    scene.measured(SERVICE_NS, samples=40, prompt_tokens=25, output_tokens=11)
+    picture = replace(request("r"), size_bytes=1_000_000, text_bytes=100, output_tokens_max=5)
+    assert scene.engine.estimates.tokens("blob-m", picture) == 25 + 5
+    assert scene.engine.estimates.tokens("blob-m", request("r")) > 25 + 5
+
+
+def test_a_picture_whose_call_was_cut_off_is_charged_for_its_text() -> None:
+    scene = serving(model("m"))
+    assert asks(scene, "r", MINUTE_NS, size_bytes=1_000_000, text_bytes=100)
+    scene.ends("r", BackendFailed("broke"))
+    agent = scene.engine.agents.find("a")
+    assert agent is not None
+    assert agent.served_cost == 25 + 25  # with the first, which nobody counted either
+
+
+@pytest.mark.parametrize("count", [-5, 10**400])
+def test_a_count_that_cannot_be_harms_no_estimate(count: int) -> None:
+    scene = serving(model("m"))
+    scene.measured(SERVICE_NS, samples=40, prompt_tokens=count, output_tokens=count)
+    assert asks(scene, "r", MINUTE_NS)
+    assert scene.engine.estimates.tokens("blob-m", request("r")) >= 0
 
 
 def test_what_was_let_in_and_is_late_all_the_same_expires_at_its_deadline() -> None:

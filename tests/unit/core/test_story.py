@@ -68,7 +68,7 @@ def test_each_gate_says_the_numbers_it_judged_by() -> None:
     assert passed[GateName.REQUEST_BUCKET] == "8.0 requests left"
     assert passed[GateName.TOKEN_BUCKET] == "30 tokens reserved, 540 left"
     assert passed[GateName.BACKPRESSURE] == "1 of 1000 waited, 1 of this agent, 100 bytes"
-    words = "an answer takes about 2.0 s, 30.0 s were left (21 samples)"
+    words = "an answer takes about 1.9 s, 30.0 s were left (21 samples)"
     assert passed[GateName.FEASIBILITY] == words
 
 
