@@ -171,3 +171,19 @@ async def test_a_quota_says_what_an_operator_said(daemon: RunningDaemon, word: s
     found = await quota(daemon, "free-1")
     assert [getattr(found, each) for each in ("paused", "blocked")].count(True) == 1
     assert getattr(found, word)
+
+
+async def test_an_image_is_not_paid_for_as_if_it_were_text() -> None:
+    """Its backend counts an image's tokens; where the answer is cut off, nobody does."""
+    metered = AgentTypeConfig(name="any", match=("*",), tokens_per_minute=1.0, tokens_burst=1000.0)
+    agents = AgentsConfig(default_type="any", types=(metered,))
+    config = Config(server=FREE_PORTS, backends=(ONE_SLOT,), agents=agents, **QUICK)
+    async with running_daemon(config) as daemon:
+        request = generate(prompt=pb.Prompt(text="hello", images=[b"i" * 1_000_000]))
+        stream = daemon.inference.Generate(request)
+        call = await daemon.backend.calls.get()
+        call.say("a", "b")
+        stream.cancel()
+        await call.ended.wait()
+        (bucket,) = (await quota(daemon, request.agent_id)).buckets
+        assert 990 < bucket.left < 999
