@@ -161,9 +161,9 @@ class Agents:
                 agent.type = self.type_of(agent.id)
             except AgentUnknown:  # what it has under way goes on as it was; what comes is refused
                 agent.is_of_no_type = True
-                continue
-            agent.is_of_no_type = False
-            self._apply(agent, now_ns)
+            else:
+                agent.is_of_no_type = False
+            self._apply(agent, now_ns)  # also where it has no type: a pause of it may be gone
 
     def concerned(self, scope: Scope) -> int:
         """How many known agents a scope means. AgentNotFound where it names one that is not;

@@ -9,6 +9,7 @@ from broker.core.effects import TellQueued
 from broker.core.errors import AgentQueueFull, AgentUnknown, QueueFull, QuotaExceeded
 from broker.core.queueing import AgentOrder, QueuePolicy
 from broker.core.requests import Outcome
+from broker.core.stimuli import PauseAsked, Scope
 from tests.unit.core.gate_words import ended_with, is_let_in, kind, refused
 from tests.unit.core.scene import (
     MINUTE_NS,
@@ -118,6 +119,15 @@ def test_agents_of_a_type_that_is_taken_away_are_refused_and_what_they_have_goes
     assert finished(scene.ends("r1", agent="gone1", output_tokens=3)) == [("r1", Outcome.COMPLETED)]
     assert scene.order().split() == ["r1", "r2", "r3"]
     assert nothing_remains(scene)
+
+
+def test_a_pause_of_a_type_that_is_taken_away_is_over_for_its_agents_too() -> None:
+    scene = with_agents(kind("gone", "gone*"))
+    scene.turn(PauseAsked(scope=Scope(agent_type="gone")))
+    assert started(scene.turn(arrived("r", agent="gone1"))) == []
+    scene.engine.agents.meet("gone2", scene.now_ns)
+    assert started(scene.reload(agents=house(default=""))) == ["r"]
+    assert not any(each.is_paused for each in scene.engine.agents)
 
 
 def test_a_glob_that_fits_an_agent_no_longer_refuses_it_though_its_type_is_there() -> None:
