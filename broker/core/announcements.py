@@ -6,7 +6,7 @@ once per interval: positions of a whole line change with every departure.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from broker.core.backlog import Backlog
@@ -63,6 +63,11 @@ def _wait_for_model(
     if not up:
         names = ", ".join(each.name for each in having) or "no backend has it"
         return WaitReason.BACKEND_DOWN, f"the backend of {model} does not answer ({names})"
+    return _wait_for_room(line, model, up)
+
+
+def _wait_for_room(line: LineKey, model: str, up: Sequence[BackendState]) -> tuple[WaitReason, str]:
+    """The same where none of the backends that are up has it ready."""
     for backend in up:
         residency = backend.residents.get(line[0])
         if residency is not None and residency.state is ResidencyState.LOADING:
