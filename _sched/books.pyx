@@ -179,8 +179,8 @@ cdef class Books:
         self._claim(flow, head_since_ns)
 
     cdef void use_claim(self, uint32_t flow) noexcept nogil:
-        """A turn of its class goes to this flow. It uses up the oldest claim; the flow that had that
-        has this one's instead, so that an old head which is not due gives its class one turn."""
+        """A turn of its class goes to this flow and uses up the oldest claim; whose that was has
+        this one's instead, so that an old head which is not due gives its class one turn."""
         if counter_at(self.counters, flow_at(self, flow).counter).state == ACTIVE:
             self._claim(class_at(self, flow_at(self, flow).of).claims, flow_at(self, flow).claim_ns)
 
@@ -378,7 +378,7 @@ cdef class Books:
         cdef uint32_t each = of.claims
         check_order(&order, each)
         while each != 0:
-            assert flow_at(self, each).of == slot and flow_at(self, each).size, "no claim of its own"
+            assert flow_at(self, each).of == slot and flow_at(self, each).size, "another's claim"
             actives -= 1
             each = pairing_walk(&order, each)
         assert actives == 0, "a claim is missing"

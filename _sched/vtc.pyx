@@ -266,7 +266,9 @@ cdef class VirtualTokenCounters:
         cdef FlowCounter* flow = counter_at(self, slot)
         cdef int64_t more = units_of(actual, flow.weight) - units_of(charged, flow.weight)
         flow.in_flight -= 1
-        flow.cost_in_flight = max(flow.cost_in_flight - charged, <int64_t> 0) if flow.in_flight else 0
+        flow.cost_in_flight = max(flow.cost_in_flight - charged, <int64_t> 0)
+        if flow.in_flight == 0:
+            flow.cost_in_flight = 0
         if more != 0:
             self._rekey(slot, flow.counter + more)
 
