@@ -165,7 +165,7 @@ class Gates:
         if victim is not None:
             passage.displaced = victim.spec.key
             return Place.DISPLACE, victim
-        if not pressure.may_stand(priority):
+        if not pressure.may_stand(agent, priority):
             raise pressure.full(spec.size_bytes)
         passage.was_in_room = True
         return Place.ROOM, None

@@ -77,9 +77,9 @@ class Backpressure:
             return None
         return worst if self.has_place(spec.size_bytes, without=worst) else None
 
-    def may_stand(self, priority: int) -> bool:
-        """Is there a place in the waiting room for this priority?"""
-        return priority <= self.policy.room_priority_worst and not self._room.is_full
+    def may_stand(self, agent: Agent, priority: int) -> bool:
+        """Is there a place in the waiting room for this agent's requests of this priority?"""
+        return priority <= self.policy.room_priority_worst and self._room.has_place(agent)
 
     def full(self, size_bytes: int) -> QueueFull:
         """Why there is no place, in words."""

@@ -12,6 +12,9 @@ from broker.core.record import Record
 # More than any configuration allows in it; the heap takes memory only for those that are there.
 ROOM_MAX = 1_000_000
 
+# One agent may stand on so much of it: else it could keep urgent work of all others out.
+PER_AGENT_SHARE = 0.1
+
 
 class WaitingRoom:
     """Bounded; the best priority leaves first, the one that came first among equals.
@@ -37,9 +40,10 @@ class WaitingRoom:
         """From now on so many; who is in it stays."""
         self._size_max = size_max
 
-    @property
-    def is_full(self) -> bool:
-        return len(self._records) >= self._size_max
+    def has_place(self, agent: Agent) -> bool:
+        """May one more of this agent's stand here?"""
+        own_max = max(1, int(self._size_max * PER_AGENT_SHARE))
+        return len(self._records) < self._size_max and self.of_agent(agent) < own_max
 
     def of_agent(self, agent: Agent) -> int:
         """How many of this agent's stand here."""

@@ -64,6 +64,10 @@ class EntryBooks:
     def _standing(self, agent: str) -> int:
         return sum(each.key[0] == agent for each in self.those(Where.ROOM))
 
+    def _room_of_agent_max(self) -> int:
+        """A tenth of the waiting room."""
+        return max(1, self._policy.room_max // 10)
+
     def _bytes(self, besides: Live | None = None) -> int:
         return sum(each.spec.size_bytes for each in self.those(Where.QUEUE) if each is not besides)
 
@@ -112,6 +116,7 @@ class EntryBooks:
         live.where = Where.ROOM
         assert live.priority <= self._policy.room_priority_worst
         assert self.is_lowered or len(self.those(Where.ROOM)) <= self._policy.room_max
+        assert self._standing(live.key[0]) <= self._room_of_agent_max()
         assert not self.has_place(live.spec.size_bytes), "it stands beside a free place"
         assert not self._may_displace(live)
 
@@ -134,7 +139,8 @@ class EntryBooks:
         priority = self._operators.priority(agent, spec.priority)
         assert not self.has_place(spec.size_bytes), "refused beside a free place"
         may_stand = priority <= policy.room_priority_worst
-        assert not (may_stand and len(self.those(Where.ROOM)) < policy.room_max)
+        is_free = len(self.those(Where.ROOM)) < policy.room_max
+        assert not (may_stand and is_free and self._standing(agent) < self._room_of_agent_max())
 
     def _may_displace(self, by: Live) -> bool:
         """Is there an agent with the one largest backlog whose worst request has to go?"""

@@ -69,6 +69,18 @@ def stands(
 # Who
 
 
+@pytest.mark.parametrize(("room_max", "own_max"), [(100, 10), (30, 3), (19, 1), (1, 1)])
+def test_one_agent_may_stand_on_a_tenth_of_the_room_at_most(room_max: int, own_max: int) -> None:
+    scene = full(QueuePolicy(queued_max=1, room_max=room_max))
+    for number in range(own_max):
+        assert is_let_in(scene.turn(arrived(f"r{number}", agent="greedy", priority=1)))
+    error = refused(scene.turn(arrived("one more", agent="greedy", priority=1)))
+    assert isinstance(error, QueueFull)
+    assert stands(scene, "another's") is (room_max > own_max)
+    scene.turn(CancelAsked(("greedy", "r0"), CancelCause.BY_AGENT))
+    assert is_let_in(scene.turn(arrived("one more", agent="greedy", priority=1)))
+
+
 @pytest.mark.parametrize(("priority", "may_stand"), [(1, True), (3, True), (4, False), (10, False)])
 def test_up_to_priority_three_may_stand_while_the_queue_is_full(
     priority: int, may_stand: bool
