@@ -180,7 +180,8 @@ class Gates:
         now_ns: int,
     ) -> None:
         """Only what would be late even if all went `deadline_margin` times faster than measured,
-        and only what surely comes before it counted: the agent's own earlier requests."""
+        and only what surely comes before it counted: the agent's own earlier requests. Where it
+        would be late without them, too, that is final: DeadlineExpired."""
         self._gate = GateName.FEASIBILITY
         runner, estimates = line[0], self._estimates
         passage, remaining_ns = self._passage, spec.deadline_ns - now_ns
@@ -201,11 +202,14 @@ class Gates:
             )
             wait_ns += ahead * least_ns / max(1, slots)
         passage.wait_ns = wait_ns
-        if wait_ns <= remaining_ns * self._policy.deadline_margin:
+        bearable_ns = remaining_ns * self._policy.deadline_margin
+        if wait_ns <= bearable_ns:
             return
+        left = f"{remaining_ns / 1e9:.1f} s are left, and by what was measured an answer takes"
+        if own_ns > bearable_ns:  # to come again later would help nobody
+            raise DeadlineExpired(f"{left} {own_ns / 1e9:.1f} s")
         short_ns = int(wait_ns / self._policy.deadline_margin) - remaining_ns
         raise DeadlineInfeasible(
-            f"{remaining_ns / 1e9:.1f} s are left, and by what was measured an answer takes "
-            f"{wait_ns / 1e9:.1f} s ({ahead} requests of this agent are before it)",
+            f"{left} {wait_ns / 1e9:.1f} s ({ahead} requests of this agent are before it)",
             retry_after_ns=min(max(short_ns, RETRY_AFTER_NS_MIN), RETRY_AFTER_NS_MAX),
         )

@@ -133,7 +133,7 @@ class Displaced(Unavailable):
 
 
 class DeadlineInfeasible(Unavailable):
-    """By what was measured, the deadline would pass before this could be answered."""
+    """By what was measured, the deadline would pass while the agent's own earlier requests run."""
 
     reason = "DEADLINE_INFEASIBLE"
 
@@ -188,7 +188,8 @@ class AgentNotFound(BrokerError):
 
 
 class DeadlineExpired(BrokerError):
-    """The deadline passed while the request waited or ran."""
+    """The deadline passed while the request waited or ran, or would surely pass before any answer:
+    by what was measured, there is not the time for this one alone."""
 
     reason = "DEADLINE_EXPIRED"
 

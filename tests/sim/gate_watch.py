@@ -21,6 +21,7 @@ from broker.core.errors import (
     AgentQueueFull,
     BackendUnreachable,
     BrokerRateLimited,
+    DeadlineExpired,
     DeadlineInfeasible,
     QueueFull,
     QuotaExceeded,
@@ -42,6 +43,7 @@ BY_THE_GATES: Final = (
     QueueFull,
     AgentQueueFull,
     DeadlineInfeasible,
+    DeadlineExpired,
 )
 GIVEN_BACK: Final = (Outcome.REFUSED, Outcome.DISPLACED)
 
@@ -147,7 +149,7 @@ class GateWatch:
         self.entry.refuse(spec, error)
         if isinstance(error, AgentBlocked):
             must(self.operators.is_blocked(spec.key[0]), f"{spec.key}: nobody blocked it")
-        if isinstance(error, DeadlineInfeasible):
+        if isinstance(error, DeadlineInfeasible | DeadlineExpired):
             is_patient = spec.deadline_ns - self._now_ns >= PATIENT_NS
             must(not is_patient, f"{spec.key} had all the time of the world")
         tokens = 0

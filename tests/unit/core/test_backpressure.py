@@ -246,7 +246,7 @@ def test_a_newcomer_that_cannot_meet_its_deadline_displaces_nobody() -> None:
     for name in ("a1", "a2", "a3"):
         scene.turn(arrived(name))
     effects = scene.turn(arrived("r", agent="x", deadline_ns=scene.now_ns + SECOND_NS))
-    assert refused(effects).reason == "DEADLINE_INFEASIBLE"
+    assert refused(effects).reason == "DEADLINE_EXPIRED"
     assert finished(effects) == []
 
 

@@ -12,7 +12,7 @@ from broker.core.errors import (
     BackendFailed,
     BrokerError,
     BrokerRateLimited,
-    DeadlineInfeasible,
+    DeadlineExpired,
     QueueFull,
     QuotaExceeded,
     TypeRateLimited,
@@ -210,7 +210,7 @@ def test_what_cannot_meet_its_deadline_gets_back_what_it_paid() -> None:
     scene = house(*SEED_TYPES)
     scene.measured(10 * SECOND_NS, agent="free")
     error = sends(scene, "opus-1", deadline_ns=scene.now_ns + SECOND_NS)
-    assert type(error) is DeadlineInfeasible
+    assert type(error) is DeadlineExpired
     assert left(scene, "opus-1") == 10
 
 

@@ -101,9 +101,23 @@ def test_the_time_told_is_within_bounds() -> None:
     scene = measured()
     for number in range(40):
         within(scene, f"r{number}", 20 * MINUTE_NS)
-    assert refusal(scene, "r", SECOND_NS).retry_after_ns == RETRY_AFTER_NS_MAX
+    assert refusal(scene, "r", SERVICE_NS).retry_after_ns == RETRY_AFTER_NS_MAX
     scene = measured()
-    assert refusal(scene, "r", SERVICE_NS // 2 - 1000).retry_after_ns == RETRY_AFTER_NS_MIN
+    for name in ("running", "r1"):
+        within(scene, name, 20 * MINUTE_NS)
+    assert refusal(scene, "r", SERVICE_NS - 1000).retry_after_ns == RETRY_AFTER_NS_MIN
+
+
+def test_what_takes_longer_than_is_left_when_alone_is_told_so_for_good() -> None:
+    """Whoever came again later would have less time left."""
+    scene = measured()
+    for name in ("running", "r1", "r2"):
+        assert within(scene, name, 20 * MINUTE_NS)
+    error = refused(scene.turn(arrived("r", deadline_ns=scene.now_ns + SECOND_NS)))
+    assert isinstance(error, DeadlineExpired)
+    assert not error.retryable
+    assert error.retry_after_ns is None
+    assert error.message == ("1.0 s are left, and by what was measured an answer takes 10.0 s")
 
 
 def test_only_the_agents_own_earlier_requests_are_surely_before_it() -> None:
