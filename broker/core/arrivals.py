@@ -15,7 +15,7 @@ from broker.core.errors import BrokerError, Displaced, Draining, RequestIdInUse
 from broker.core.estimates import Estimates
 from broker.core.journal import Refused
 from broker.core.ledger import Ledger
-from broker.core.lifecycle import WAITS, Trigger
+from broker.core.lifecycle import WAITS, State, Trigger
 from broker.core.placement import BackendState
 from broker.core.queueing import AgentOrder, QueuePolicy
 from broker.core.quota import Quotas
@@ -76,7 +76,7 @@ class Arrivals:
         spec = arrived.spec
         live = self._ledger.records.get(spec.key)
         if live is not None and live.spec.fingerprint == spec.fingerprint:
-            self._take_over(live, spec)
+            self._take_over(live, spec, now_ns)
             return
         gates = self._gates
         gates.begin()
@@ -100,12 +100,29 @@ class Arrivals:
             self._ledger.journal.refuse(spec.key, refused)
         self._emit(Refuse(error))
 
-    def _take_over(self, record: Record, spec: RequestSpec) -> None:
+    def _take_over(self, record: Record, spec: RequestSpec, now_ns: int) -> None:
         """The same request came again: the newer call has its stream, and its deadline counts."""
         self._ledger.set_deadline(record, spec.deadline_ns)
+        self._rank_anew(record, spec, now_ns)
         self._emit(TakeOver(spec.key))
         if record.state in WAITS:
             self._announcer.tell_again(record)
+
+    def _rank_anew(self, record: Record, spec: RequestSpec, now_ns: int) -> None:
+        """By deadline it stands where the new one puts it, as if it had come now. What came by an
+        older order stays before all that came by this one."""
+        is_by_deadline = self._backpressure.policy.agent_order is AgentOrder.DEADLINE
+        if not is_by_deadline or record.rank < self._rank_from:
+            return
+        rank = self._rank(spec)
+        if rank == record.rank:
+            return
+        is_queued = record.state is State.QUEUED
+        if is_queued:
+            self._backlog.withdraw(record, now_ns)
+        record.rank = rank
+        if is_queued:
+            self._backlog.enter(record, now_ns)
 
     def _let_in(self, spec: RequestSpec, admission: Admission, now_ns: int) -> None:
         self._arrived += 1

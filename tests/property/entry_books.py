@@ -101,9 +101,14 @@ class EntryBooks:
             number=self._admitted,
             arrived_ns=now_ns,
         )
-        is_by_deadline = self._policy.agent_order is AgentOrder.DEADLINE
-        live.rank = spec.deadline_ns if is_by_deadline else live.number
+        live.rank = live.number
+        self.take_over(live, spec)
         return live
+
+    def take_over(self, live: Live, spec: RequestSpec) -> None:
+        """By deadline, that of its newest call counts."""
+        if self._policy.agent_order is AgentOrder.DEADLINE:
+            live.rank = spec.deadline_ns
 
     def new_bulkhead(self, live: Live) -> str:
         """The one that it is in since the last reload, where nothing limited it before; else ""."""

@@ -11,6 +11,7 @@ from broker.core.effects import (
     Finish,
     Refuse,
     StartAttempt,
+    TakeOver,
     TellQueued,
     TellRequeued,
     WaitReason,
@@ -65,6 +66,7 @@ class GateWatch:
         self._rules: dict[type[Effect], Callable[[Any], None]] = {
             Admit: self._admit,
             Refuse: self._refuse,
+            TakeOver: self._take_over,
             TellQueued: self._queued,
             TellRequeued: self._requeued,
             StartAttempt: self._start,
@@ -156,6 +158,10 @@ class GateWatch:
         if isinstance(error, TokenQuotaExceeded):
             tokens = self._engine.estimates.tokens(self._runner(spec.model), spec)
         self.buckets.refuse(spec.key[0], error, tokens, self._now_ns)
+
+    def _take_over(self, effect: TakeOver) -> None:
+        if isinstance(self._stimulus, Arrived):
+            self.entry.take_over(self.entry.live[effect.key], self._stimulus.spec)
 
     def _runner(self, model: str) -> str:
         specs = (self._scenario.spec(each.name, model) for each in self._scenario.sites)

@@ -16,6 +16,7 @@ from tests.unit.core.scene import (
     Scene,
     arrived,
     model,
+    nothing_remains,
     of,
     resident,
     serving,
@@ -181,6 +182,24 @@ def test_by_deadline_an_agents_most_urgent_goes_first_and_other_agents_are_not_p
     for name, minutes in (("a1", 9), ("a2", 5), ("a3", 7), ("b1", 60), ("a4", 5)):
         comes(scene, name, deadline_ns=now_ns + minutes * MINUTE_NS)
     assert scene.order() == "x1 a2 b1 a4 a3 a1"
+
+
+def test_by_deadline_one_that_is_taken_over_goes_where_its_new_deadline_puts_it() -> None:
+    scene = measured(queue=QueuePolicy(agent_order=AgentOrder.DEADLINE))
+    now_ns = scene.now_ns
+    for name, minutes in (("a0", 1), ("a1", 9), ("a2", 5), ("a3", 7)):
+        comes(scene, name, deadline_ns=now_ns + minutes * MINUTE_NS)
+    comes(scene, "a1", deadline_ns=now_ns + 4 * MINUTE_NS)
+    comes(scene, "a2", deadline_ns=now_ns + 20 * MINUTE_NS)
+    assert scene.order() == "a0 a1 a3 a2"
+    assert nothing_remains(scene)
+
+
+def test_first_come_one_that_is_taken_over_stays_where_it_is() -> None:
+    scene = measured()
+    comes(scene, "a0 a1 a2")
+    comes(scene, "a2", deadline_ns=scene.now_ns + MINUTE_NS)
+    assert scene.order() == "a0 a1 a2"
 
 
 # Coming back

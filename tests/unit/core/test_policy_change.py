@@ -246,6 +246,7 @@ def test_another_order_of_an_agents_requests_leaves_those_that_wait_where_they_a
     scene.reload(queue=QueuePolicy(agent_order=AgentOrder.DEADLINE))
     scene.turn(arrived("b1", deadline_ns=5 * MINUTE_NS))
     scene.turn(arrived("b2", deadline_ns=4 * MINUTE_NS))
+    scene.turn(arrived("a2", deadline_ns=10 * MINUTE_NS))  # is taken over, and stays
     scene.reload(queue=QueuePolicy())
     scene.turn(arrived("c1", deadline_ns=3 * MINUTE_NS))
     scene.turn(arrived("c2", deadline_ns=2 * MINUTE_NS))
