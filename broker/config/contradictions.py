@@ -8,8 +8,10 @@ its complaint would be about a value that nobody wrote.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Final
 
 from broker.config.explanation import KeyPath, show_path, show_value
@@ -161,25 +163,116 @@ def _agent_types(config: Config) -> Iterator[Contradiction]:
         )
 
 
+# What of a glob stands for other text, and what stands in its place where globs are compared: TOML
+# cannot write it, so no literal part of a glob is taken for it.
+_WILDCARD: Final = re.compile(r"\*|\?|\[!?\]?[^\]]*\]")
+_ANY_TEXT: Final = "\ud800"
+# So many globs are known as covers, so that a file of a million is still read in a second.
+_COVERS_MAX: Final = 1_000
+
+
+def _unreachable_types(config: Config) -> Iterator[Contradiction]:
+    """Types of which every glob is covered by one of an earlier type. The default type has the ids
+    that no glob fits too, so that for it only `*` is a cover."""
+    by_head: dict[str, list[tuple[str, int]]] = {}  # literal text before the first wildcard -> ...
+    known = 0
+    types = config.agents.types
+    for index, each in enumerate(types):
+        by_type: dict[int, KeyPath] = {}
+        for glob in ("*",) if each.name == config.agents.default_type else each.match:
+            found = _first_cover(glob, by_head)
+            if found is None:
+                break
+            by_type[found] = ("agents", "types", found)
+        else:
+            names = ", ".join(show_value(types[found].name) for found in by_type)
+            here: KeyPath = ("agents", "types", index)
+            yield Contradiction(
+                path=(*here, "match"),
+                involved=(here, *by_type.values()),
+                problem=f"is never reached, as every id that it fits is of a type before it "
+                f"({names}); put the narrower type first, or take this one out",
+            )
+        for glob in each.match[: max(0, _COVERS_MAX - known)]:
+            by_head.setdefault(_head(glob), []).append((glob, index))
+            known += 1
+
+
+def _first_cover(glob: str, by_head: dict[str, list[tuple[str, int]]]) -> int | None:
+    """The type of a glob that fits all that this one fits."""
+    head = _head(glob)
+    for end in range(len(head) + 1):
+        for other, index in by_head.get(head[:end], ()):
+            if _covers(other, glob):
+                return index
+    return None
+
+
+def _head(glob: str) -> str:
+    return _WILDCARD.split(glob, maxsplit=1)[0]
+
+
+def _covers(one: str, other: str) -> bool:
+    """Whether `one` surely fits every id that `other` fits. Of `?` and sets in `one` only equal
+    ones are known to."""
+    if one == other:
+        return True
+    if "?" in one or "[" in one:
+        return False
+    return fnmatchcase(_WILDCARD.sub(_ANY_TEXT, other), one)
+
+
 # What a token bucket is called in its settings' names.
 _BUCKETS: Final = ("requests", "tokens", "all_requests", "all_tokens")
 
 
 def _rates(config: Config) -> Iterator[Contradiction]:
-    yield from _bursts(config.agents, ("agents",))
-    for index, each in enumerate(config.agents.types):
+    agents = config.agents
+    yield from _bursts(agents, ("agents",))
+    # Who limits all agents together need not have written the types of the seeds anew.
+    above = None if agents.types == AgentsConfig().types else agents
+    for index, each in enumerate(agents.types):
         here: KeyPath = ("agents", "types", index)
         yield from _bursts(each, here)
         for unit in ("requests", "tokens"):
-            one, all_of_them = f"{unit}_per_minute", f"all_{unit}_per_minute"
-            own, shared = getattr(each, one), getattr(each, all_of_them)
-            if own is not None and shared is not None and own > shared:
-                yield Contradiction(
-                    path=(*here, one),
-                    involved=((*here, one), (*here, all_of_them)),
-                    problem=f"is {own:g}; at most {all_of_them} ({shared:g}), as no agent can "
-                    "have more than all of its type together",
-                )
+            for kind in ("per_minute", "burst"):
+                shared = _Bound(each, here, f"all_{unit}", kind, "all of its type together")
+                everybody = _Bound(above, ("agents",), unit, kind, "all agents together")
+                own = _Bound(each, here, unit, kind, "")
+                yield from own.at_most("agent", shared, everybody)
+                yield from shared.at_most("type", everybody)
+
+
+class _Bound:
+    """A bucket's rate or burst where somebody wrote one and it counts."""
+
+    def __init__(
+        self,
+        section: AgentsConfig | AgentTypeConfig | None,
+        here: KeyPath,
+        bucket: str,
+        kind: str,
+        holder: str,
+    ) -> None:
+        # A burst without a rate is no bound, and is named as such.
+        is_bucket = getattr(section, f"{bucket}_per_minute", None) is not None
+        self.value: float | None = getattr(section, f"{bucket}_{kind}") if is_bucket else None
+        self.path = (*here, f"{bucket}_{kind}")
+        self.holder = holder
+
+    def at_most(self, who: str, *bounds: _Bound) -> Iterator[Contradiction]:
+        """Blames this one where it exceeds others, by the lowest of them."""
+        given = [(each.value, each) for each in bounds if each.value is not None]
+        if self.value is None or not given:
+            return
+        limit, lowest = min(given, key=lambda pair: pair[0])
+        if self.value > limit:
+            yield Contradiction(
+                path=self.path,
+                involved=(self.path, lowest.path),
+                problem=f"is {self.value:g}; at most {show_path(lowest.path)} ({limit:g}), as no "
+                f"{who} can have more than {lowest.holder}",
+            )
 
 
 def _bursts(section: AgentsConfig | AgentTypeConfig, here: KeyPath) -> Iterator[Contradiction]:
@@ -271,6 +364,7 @@ _RULES: Final = (
     _queue,
     _addresses,
     _agent_types,
+    _unreachable_types,
     _rates,
     _bulkheads,
     _backends,
