@@ -24,6 +24,8 @@ OVERRIDES_MAX: Final = 1_000  # scopes that operators changed something for at o
 GLOBS_SHOWN_MAX: Final = 20
 NEAREST_MAX: Final = 3
 NEAREST_COMPARED_MAX: Final = 100
+PAUSES_MAX: Final = 8  # of an agent that are remembered, to explain who overtook it
+PAUSED_STILL: Final = 1 << 62
 
 
 @dataclass(slots=True)
@@ -60,14 +62,17 @@ class Agent:
     blocked_whom: str = ""
     is_boosted: bool = False
     is_of_no_type: bool = False  # a reload took its type away; `type` is the one it had
-    paused_ns: int = 0  # since when
-    resumed_ns: int = 0
+    pauses: tuple[tuple[int, int], ...] = ()  # the last (since, until); PAUSED_STILL: not yet over
     paused_whom: str = ""  # whom the operator named who paused it last
     live: int = 0  # requests under way
     running: int = 0
     arrived: int = 0
     ended: int = 0
     served_cost: int = 0
+
+    def was_paused(self, at_ns: int) -> bool:
+        """Was it paused then, as far as that is remembered?"""
+        return any(since_ns <= at_ns < until_ns for since_ns, until_ns in self.pauses)
 
 
 class Agents:
@@ -213,9 +218,9 @@ class Agents:
         was_paused = agent.is_paused
         rate = self._derive(agent)
         if agent.is_paused and not was_paused:
-            agent.paused_ns = now_ns
+            agent.pauses = (*agent.pauses, (now_ns, PAUSED_STILL))[-PAUSES_MAX:]
         elif was_paused and not agent.is_paused:
-            agent.resumed_ns = now_ns
+            agent.pauses = (*agent.pauses[:-1], (agent.pauses[-1][0], now_ns))
         self._queue.set_weight(agent.handle, agent.weight)
         self._queue.pause(agent.handle, agent.is_paused)
         self._quotas.refit(agent.purse, agent.type, rate, now_ns)

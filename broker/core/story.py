@@ -207,8 +207,7 @@ def _rule(engine: Engine, record: Record, start: Start) -> str:
         return Rule.ROOM
     if start.line[0] != record.line[0]:
         return Rule.PLACEMENT
-    is_over = not agent.is_paused and agent.resumed_ns <= start.at_ns
-    if agent.paused_whom and agent.paused_ns <= start.at_ns and not is_over:
+    if agent.was_paused(start.at_ns):
         return Rule.PAUSE
     if start.closed >> record.compartment & 1 and start.compartment != record.compartment:
         return Rule.BULKHEAD

@@ -150,7 +150,7 @@ class UnrulyPeople(PerfectShell):
         agent = self.engine.agents.find(key[0])
         assert agent is not None
         # What began and what was paused at one moment cannot be told apart.
-        moments = (agent.paused_ns, agent.resumed_ns)
+        moments = {at_ns for pause in agent.pauses for at_ns in pause}
         ties = sum(at_ns in moments for at_ns in waiting.overtakings)
         for view in views:
             allowed = waiting.rules[view.rule] + (ties if view.rule == Rule.PAUSE else 0)

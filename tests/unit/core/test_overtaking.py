@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broker.core import journal
+from broker.core.agents import PAUSES_MAX
 from broker.core.queueing import AgentOrder, QueuePolicy
 from broker.core.requests import Criticality
 from broker.core.stimuli import (
@@ -99,6 +100,23 @@ def test_who_was_paused_is_passed_by_that_rule_also_when_it_is_over() -> None:
     scene.turn(ResumeAsked(Scope(agent_id="a")))
     scene.order()
     assert overtaken(scene, "a1") == {Rule.PAUSE: ["b1"]}
+
+
+@pytest.mark.parametrize(("pauses", "known"), [(2, 2), (8, 8), (10, PAUSES_MAX)])
+def test_of_several_pauses_the_last_eight_are_remembered(pauses: int, known: int) -> None:
+    scene = house()
+    comes(scene, "a1")
+    for number in range(pauses):
+        scene.turn(PauseAsked(scope=Scope(agent_id="a")))
+        comes(scene, f"b{number}", "b")
+        scene.wait(1)
+        scene.end_one()
+        scene.wait(1)
+        scene.turn(ResumeAsked(Scope(agent_id="a")))
+        scene.wait(1)
+    views = story(scene, "a1").overtaken
+    assert sum(each.count for each in views) == pauses
+    assert {each.rule: each.count for each in views}[Rule.PAUSE] == known
 
 
 def test_who_waits_for_a_full_compartment_is_passed_by_that_rule() -> None:
