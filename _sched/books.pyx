@@ -8,22 +8,13 @@ something of it waits and its agent is not paused; it is parked where it idles.
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from _sched.arena cimport (
-    SLOTS_MAX, blocks_close, blocks_give_back, blocks_open, blocks_reserve, blocks_take, bytes_held,
+    blocks_close, blocks_give_back, blocks_open, blocks_reserve, blocks_take, bytes_held,
     slot_is_live,
 )
 from _sched.pairing cimport check_order, pairing_push, pairing_remove, pairing_walk
+from _sched.types cimport SCHED_CHECKS, SLOTS_MAX
 from _sched.vtc cimport ACTIVE, OUT, PARKED, counter_at
 from _sched.vtc cimport class_at as counters_at
-
-cdef extern from *:
-    """
-    #ifdef SCHED_DEBUG
-    #define QUEUE_CHECKS 1
-    #else
-    #define QUEUE_CHECKS 0
-    #endif
-    """
-    const bint QUEUE_CHECKS  # a debug build checks all laws, at O(256) per change
 
 
 cdef class Books:
@@ -242,7 +233,7 @@ cdef class Books:
         return Order(self.agent_blocks.memory, sizeof(Agent), sizeof(Block), has_more)
 
     cdef int changed(self) except -1:
-        if QUEUE_CHECKS:
+        if SCHED_CHECKS:
             self._unchecked += 1
             if self._unchecked > (self.request_blocks.live + self.agent_blocks.live) >> 8:
                 self._unchecked = 0

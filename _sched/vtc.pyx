@@ -14,7 +14,6 @@ cimport cython
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from _sched.arena cimport (
-    SLOTS_MAX,
     blocks_close,
     blocks_give_back,
     blocks_open,
@@ -27,16 +26,7 @@ from _sched.arena cimport (
     slot_of,
 )
 from _sched.pairing cimport check_order, pairing_push, pairing_remove, pairing_walk
-
-cdef extern from *:
-    """
-    #ifdef SCHED_DEBUG
-    #define VTC_CHECKS 1
-    #else
-    #define VTC_CHECKS 0
-    #endif
-    """
-    const bint VTC_CHECKS  # a debug build checks all laws, at O(256) per change
+from _sched.types cimport SCHED_CHECKS, SLOTS_MAX
 
 
 @cython.final
@@ -316,7 +306,7 @@ cdef class VirtualTokenCounters:
         return Order(self.flows.memory, sizeof(FlowCounter), sizeof(Block), is_less_served)
 
     cdef int _changed(self) except -1:
-        if VTC_CHECKS:
+        if SCHED_CHECKS:
             self._unchecked += 1
             if self._unchecked > self.flows.live >> 8:
                 self._unchecked = 0
