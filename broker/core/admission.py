@@ -187,8 +187,8 @@ class Gates:
         passage, remaining_ns = self._passage, spec.deadline_ns - now_ns
         passage.samples = estimates.samples(runner, spec.kind)
         passage.remaining_ns = remaining_ns
-        own_ns, least_ns = estimates.expected_ns(runner, spec), estimates.least_ns(runner)
-        if own_ns is None or least_ns is None:
+        own_ns = estimates.expected_ns(runner, spec)
+        if own_ns is None:
             return  # silent: too few samples
         ahead = 0
         if self._policy.agent_order is AgentOrder.ARRIVAL:  # else a later one may come first
@@ -200,7 +200,7 @@ class Gates:
                 for each in self._backends.values()
                 if runner in each.by_runner
             )
-            wait_ns += ahead * least_ns / max(1, slots)
+            wait_ns += ahead * estimates.least_ns(runner) / max(1, slots)
         passage.wait_ns = wait_ns
         bearable_ns = remaining_ns * self._policy.deadline_margin
         if wait_ns <= bearable_ns:

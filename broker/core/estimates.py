@@ -112,14 +112,15 @@ class Estimates:
         """The mean time that a request of any kind runs, on the backend where it is shortest."""
         return self._service_ns.get(runner)
 
-    def least_ns(self, runner: str) -> float | None:
+    def least_ns(self, runner: str) -> float:
         """The mean time that a request runs, of the kind and on the backend that have the
-        shortest."""
-        return _least(
+        shortest; 0 while unknown."""
+        least_ns = _least(
             each.mean_ns()
             for kind in RequestKind
             for each in self._rates.get((runner, kind), _NOWHERE).values()
         )
+        return least_ns or 0.0
 
     def expected_ns(self, runner: str, spec: RequestSpec) -> float | None:
         """How long such a request surely runs, on the backend where that is shortest."""

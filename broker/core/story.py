@@ -10,6 +10,7 @@ from broker.core.announcements import PLAYED_FORWARD_MAX, wait_reason
 from broker.core.dispatch import changes_made
 from broker.core.engine import Engine
 from broker.core.errors import RequestUnknown
+from broker.core.estimates import SAMPLES_MIN
 from broker.core.journal import Ended, Refused, Start
 from broker.core.lifecycle import WAITS, State
 from broker.core.quota import NOT_COUNTED
@@ -168,6 +169,8 @@ def _pressure_text(passage: Passage) -> str:
 
 
 def _feasibility_text(passage: Passage) -> str:
+    if passage.wait_ns is None and passage.samples >= SAMPLES_MIN:
+        return "not judged: nothing was measured that tells of so short an answer"
     if passage.wait_ns is None:
         return f"not judged: {passage.samples} samples are too few"
     return (

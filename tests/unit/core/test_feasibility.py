@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
+from broker.core.admission import GateName
 from broker.core.backpressure import RETRY_AFTER_NS_MAX, RETRY_AFTER_NS_MIN
 from broker.core.errors import BackendFailed, DeadlineExpired, DeadlineInfeasible
 from broker.core.estimates import SAMPLES_MIN
 from broker.core.queueing import AgentOrder, QueuePolicy
 from broker.core.requests import Outcome, RequestKind
 from broker.core.stimuli import Arrived, ModelsListed
+from broker.core.story import explain
 from tests.unit.core.gate_words import ended_with, is_let_in, refused
 from tests.unit.core.scene import (
     MINUTE_NS,
@@ -193,6 +195,9 @@ def test_few_tokens_are_not_judged_by_whole_answers_where_rates_are_unknown() ->
     scene.measured(MINUTE_NS, samples=25, output_tokens=101)
     assert not asks(scene, "usual", 20 * SECOND_NS)
     assert asks(scene, "r", 20 * SECOND_NS, output_tokens_max=1)
+    gates = {each.name: each for each in explain(scene.engine, ("a", "r"), scene.now_ns).gates}
+    words = "not judged: nothing was measured that tells of so short an answer"
+    assert gates[GateName.FEASIBILITY].detail == words
 
 
 def test_what_is_known_of_answers_says_nothing_of_embeddings() -> None:
