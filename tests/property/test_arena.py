@@ -57,7 +57,8 @@ class ArenaMachine(RuleBasedStateMachine):
 
 
 ArenaMachine.TestCase.settings = settings(
-    max_examples=100, stateful_step_count=40, deadline=None, derandomize=True
+    max_examples=100,
+    stateful_step_count=40,
 )
 TestArena = ArenaMachine.TestCase
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from _sched.average import MovingAverage, ServiceRates
@@ -13,7 +13,6 @@ from _sched.reference import ServiceRates as RatesOracle
 SAMPLES = st.lists(st.floats(-1e12, 1e12, allow_nan=False), max_size=60)
 
 
-@settings(derandomize=True, deadline=None)
 @given(samples=SAMPLES, weight=st.floats(0.01, 1), samples_min=st.integers(-1, 30))
 def test_it_does_what_its_oracle_does(
     samples: list[float], weight: float, samples_min: int
@@ -26,7 +25,6 @@ def test_it_does_what_its_oracle_does(
     assert average.mean(samples_min) == oracle.mean(samples_min)
 
 
-@settings(derandomize=True, deadline=None)
 @given(samples=SAMPLES.filter(bool), weight=st.floats(0.01, 1))
 def test_it_lies_between_the_least_and_the_largest_sample(
     samples: list[float], weight: float
@@ -49,7 +47,6 @@ def test_a_weight_out_of_range_is_refused(weight: float) -> None:
 AMOUNTS = st.integers(0, 10**6)
 
 
-@settings(derandomize=True, deadline=None)
 @given(
     served=st.lists(st.tuples(AMOUNTS, AMOUNTS, AMOUNTS, AMOUNTS, AMOUNTS), max_size=40),
     samples_min=st.integers(1, 25),

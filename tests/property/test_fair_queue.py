@@ -244,7 +244,8 @@ class FairQueueMachine(RuleBasedStateMachine):
 
 
 FairQueueMachine.TestCase.settings = settings(
-    max_examples=300, stateful_step_count=60, deadline=None, derandomize=True
+    max_examples=300,
+    stateful_step_count=60,
 )
 TestFairQueue = FairQueueMachine.TestCase
 

@@ -76,7 +76,7 @@ class HeapMachine(RuleBasedStateMachine):
         assert self.twin[mine[1]] == theirs[1]
 
 
-HeapMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+HeapMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=60)
 TestHeap = HeapMachine.TestCase
 
 

@@ -109,7 +109,8 @@ class VtcMachine(RuleBasedStateMachine):
 
 
 VtcMachine.TestCase.settings = settings(
-    max_examples=150, stateful_step_count=60, deadline=None, derandomize=True
+    max_examples=150,
+    stateful_step_count=60,
 )
 TestVtc = VtcMachine.TestCase
 

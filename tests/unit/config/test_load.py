@@ -244,9 +244,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(document=st.dictionaries(SECTIONS, VALUES, max_size=4))
 def test_no_document_breaks_the_loader(
     document: dict[str, object], file: Path, monkeypatch: pytest.MonkeyPatch
