@@ -91,6 +91,7 @@ async def run(*, quick: bool) -> Result:
         "heap_hold_100k_vs_heapq": figures.ratio("heap_heapq_ns", "heap_indexed_ns"),
         "bucket_vs_python": figures.ratio("bucket_python_ns", "bucket_array_ns"),
         "engine_request_vs_rpc": figures.ratio("engine_request_us", "rpc_us"),
+        "engine_request_vs_rpc_untold": figures.ratio("engine_request_untold_us", "rpc_us"),
         "engine_request_vs_rpc_server": figures.ratio("engine_request_us", "rpc_server_us"),
         "dispatch_100k_vs_1k": figures.ratio("dispatch_100k_us", "dispatch_1k_us"),
         "dispatch_100k_vs_1k_untold": figures.ratio(
@@ -146,8 +147,9 @@ async def _measure_request(sizes: Sizes, figures: _Figures) -> None:
             server_us, client_us = await _rpc_us(server, bare, sizes.calls)
             figures.add("rpc_server_us", server_us)
             figures.add("rpc_us", server_us + client_us)
-            measured = await _turns(WAITING, sizes.requests)
-            figures.add("engine_request_us", measured["request_us"])
+            for suffix, more in (("", ()), ("_untold", ("--untold",))):
+                measured = await _turns(WAITING, sizes.requests, *more)
+                figures.add(f"engine_request{suffix}_us", measured["request_us"])
 
 
 async def _rpc_us(server: Measured, bare: Call, total: int) -> tuple[float, float]:
