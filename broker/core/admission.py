@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from broker.core.agents import Agent, Agents
 from broker.core.backlog import Backlog
-from broker.core.backpressure import RETRY_AFTER_NS_MAX, RETRY_AFTER_NS_MIN, Backpressure
+from broker.core.backpressure import Backpressure, retry_after_bounded
 from broker.core.errors import (
     AgentBlocked,
     BrokerError,
@@ -208,8 +208,8 @@ class Gates:
         left = f"{remaining_ns / 1e9:.1f} s are left, and by what was measured an answer takes"
         if own_ns > bearable_ns:  # to come again later would help nobody
             raise DeadlineExpired(f"{left} {own_ns / 1e9:.1f} s")
-        short_ns = int(wait_ns / self._policy.deadline_margin) - remaining_ns
+        short_ns = wait_ns / self._policy.deadline_margin - remaining_ns
         raise DeadlineInfeasible(
             f"{left} {wait_ns / 1e9:.1f} s ({ahead} requests of this agent are before it)",
-            retry_after_ns=min(max(short_ns, RETRY_AFTER_NS_MIN), RETRY_AFTER_NS_MAX),
+            retry_after_ns=retry_after_bounded(short_ns),
         )

@@ -178,7 +178,7 @@ class Agents:
         if len(self._overrides) >= OVERRIDES_MAX and scope not in self._overrides:
             problem = f"{OVERRIDES_MAX} agents and types are changed already; resume some"
             raise InvalidRequest((FieldProblem(field="scope", problem=problem),))
-        return sum(1 for _ in self.meant(scope))
+        return len(self.meant(scope))
 
     def _nearest(self, agent_id: str) -> tuple[str, ...]:
         """Compared as whole are those alone that have most letters in common: to compare ten

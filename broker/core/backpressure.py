@@ -109,4 +109,9 @@ class Backpressure:
         gap_ns = self._estimates.departure_gap_ns()
         if gap_ns is None:
             return RETRY_AFTER_NS_UNMEASURED
-        return int(min(max(gap_ns * places, RETRY_AFTER_NS_MIN), RETRY_AFTER_NS_MAX))
+        return retry_after_bounded(gap_ns * places)
+
+
+def retry_after_bounded(wait_ns: float) -> int:
+    """A measured wait as it is told: neither too short to be worth a call nor too long to bear."""
+    return int(min(max(wait_ns, RETRY_AFTER_NS_MIN), RETRY_AFTER_NS_MAX))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
+from typing import Final
 
 from broker.core.agents import Agents, Override
 from broker.core.announcements import Announcer
@@ -46,13 +46,13 @@ class Operations:
         override.weight_factor = asked.weight_factor
         override.rate_factor = asked.rate_factor
         override.priority_best = asked.priority_best
-        self._until(asked.scope, "boost", _unboost, asked.until_ns)
+        self._until(asked.scope, "boost", asked.until_ns)
         self._agents.reapply(asked.scope, now_ns)
         self._backlog.look_again(now_ns)
 
     def block(self, asked: BlockAsked, now_ns: int) -> None:
         self._agents.override(asked.scope).is_blocked = True
-        self._until(asked.scope, "block", _unblock, asked.until_ns)
+        self._until(asked.scope, "block", asked.until_ns)
         self._agents.reapply(asked.scope, now_ns)
         if asked.cancels_waiting:
             meant = {each.id for each in self._agents.meant(asked.scope)}
@@ -62,11 +62,11 @@ class Operations:
 
     def pause(self, asked: PauseAsked, now_ns: int) -> None:
         self._agents.override(asked.scope).is_paused = True
-        self._until(asked.scope, "pause", _unpause, asked.until_ns)
+        self._until(asked.scope, "pause", asked.until_ns)
         self._paused_or_resumed(asked.scope, now_ns)
 
     def resume(self, asked: ResumeAsked, now_ns: int) -> None:
-        for what in ("boost", "block", "pause"):
+        for what in _UNDO:
             self._timers.cancel(self._ends.pop((asked.scope, what), 0))
         self._agents.forget_override(asked.scope)
         self._paused_or_resumed(asked.scope, now_ns)
@@ -84,17 +84,15 @@ class Operations:
         for record in self._backlog.waiting_of(changed):
             self._announcer.tell_again(record)
 
-    def _until(
-        self, scope: Scope, what: str, undo: Callable[[Override], None], until_ns: int | None
-    ) -> None:
+    def _until(self, scope: Scope, what: str, until_ns: int | None) -> None:
         self._timers.cancel(self._ends.pop((scope, what), 0))
         if until_ns is not None:
-            over = partial(self._over, what, undo)
-            self._ends[scope, what] = self._timers.set(until_ns, over, scope)
+            self._ends[scope, what] = self._timers.set(until_ns, self._over, (scope, what))
 
-    def _over(self, what: str, undo: Callable[[Override], None], scope: Scope, now_ns: int) -> None:
-        del self._ends[scope, what]
-        undo(self._agents.override(scope))
+    def _over(self, change: tuple[Scope, str], now_ns: int) -> None:
+        del self._ends[change]
+        scope, what = change
+        _UNDO[what](self._agents.override(scope))
         self._paused_or_resumed(scope, now_ns)
 
 
@@ -109,3 +107,10 @@ def _unblock(override: Override) -> None:
 
 def _unpause(override: Override) -> None:
     override.is_paused = False
+
+
+_UNDO: Final[Mapping[str, Callable[[Override], None]]] = {
+    "boost": _unboost,
+    "block": _unblock,
+    "pause": _unpause,
+}

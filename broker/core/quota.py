@@ -6,7 +6,6 @@ Tokens are reserved by estimate and settled by what the backend counted; a bucke
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -218,12 +217,11 @@ class Quotas:
         self, of: AgentTypePolicy, factor: float, now_ns: int
     ) -> tuple[BucketView, ...]:
         """The same for an agent of this type that was never seen, its rates multiplied."""
-        own = tuple(_full_views(of, factor))
-        shared = self.views(Purse(), of.name, now_ns)
-        order = [
-            "requests", "type_requests", "all_requests", "tokens", "type_tokens", "all_tokens",
-        ]  # fmt: skip
-        return tuple(sorted((*own, *shared), key=lambda each: order.index(each.name)))
+        purse = Purse()
+        self.refit(purse, of, factor, now_ns)
+        views = self.views(purse, of.name, now_ns)
+        self.close(purse)
+        return views
 
     def requests_left(self, purse: Purse, now_ns: int) -> float | None:
         return self._buckets.level(purse.requests, now_ns) if purse.requests else None
@@ -257,16 +255,3 @@ def _reserved(tokens: int) -> float:
 
 def _capacity(policy: BucketPolicy, factor: float) -> float:
     return max(policy.capacity * factor, CAPACITY_MIN)
-
-
-def _full_views(of: AgentTypePolicy, factor: float) -> Iterator[BucketView]:
-    for name, policy in (("requests", of.requests), ("tokens", of.tokens)):
-        if policy is not None:
-            burst = _capacity(policy, factor)
-            yield BucketView(
-                name=name,
-                per_minute=policy.per_minute * factor,
-                burst=burst,
-                left=burst,
-                next_ns=0,
-            )
