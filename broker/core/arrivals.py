@@ -15,7 +15,7 @@ from broker.core.errors import BrokerError, Displaced, Draining, RequestIdInUse
 from broker.core.estimates import Estimates
 from broker.core.journal import Refused
 from broker.core.ledger import Ledger
-from broker.core.lifecycle import WAITS, State, Trigger
+from broker.core.lifecycle import WAITS, Trigger
 from broker.core.placement import BackendState
 from broker.core.queueing import AgentOrder, QueuePolicy
 from broker.core.quota import Quotas
@@ -115,14 +115,8 @@ class Arrivals:
         if not is_by_deadline or record.rank < self._rank_from:
             return
         rank = self._rank(spec)
-        if rank == record.rank:
-            return
-        is_queued = record.state is State.QUEUED
-        if is_queued:
-            self._backlog.withdraw(record, now_ns)
-        record.rank = rank
-        if is_queued:
-            self._backlog.enter(record, now_ns)
+        if rank != record.rank:
+            self._backlog.move(record, now_ns, rank=rank)
 
     def _let_in(self, spec: RequestSpec, admission: Admission, now_ns: int) -> None:
         self._arrived += 1

@@ -117,6 +117,26 @@ class Backlog:
         record.head_since_ns = -1
         self._left(record, now_ns)
 
+    def move(
+        self,
+        record: Record,
+        now_ns: int,
+        *,
+        line: LineKey | None = None,
+        rank: int | None = None,
+        compartment: int | None = None,
+    ) -> None:
+        """Changes what decides where a request stands. If it waits it does so there from now on, as
+        if it had come now."""
+        is_queued = record.state is State.QUEUED
+        if is_queued:
+            self.withdraw(record, now_ns)
+        record.line = record.line if line is None else line
+        record.rank = record.rank if rank is None else rank
+        record.compartment = record.compartment if compartment is None else compartment
+        if is_queued:
+            self.enter(record, now_ns)
+
     def record_of(self, entry: int) -> Record:
         """The request behind a handle of the queue."""
         record = self._waiting[entry & SLOT_MASK]

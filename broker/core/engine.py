@@ -361,9 +361,7 @@ class Engine:
         except BrokerError as error:
             self.ledger.end(record, Trigger.FAIL, error, now_ns)
             return
-        self.backlog.withdraw(record, now_ns)
-        record.line = line
-        self.backlog.enter(record, now_ns)
+        self.backlog.move(record, now_ns, line=line)
 
     # Time and policy
 

@@ -76,18 +76,14 @@ class Ledger:
             bit = bit_of(record.agent, record.spec.criticality)
             if record.compartment != OPEN or bit == OPEN:
                 continue
-            attempt, is_queued = record.attempt, record.state is State.QUEUED
+            attempt = record.attempt
             if self.records.get(record.spec.key) is record:
                 bulkheads.hold(OPEN, -1)
                 bulkheads.hold(bit, 1)
             if attempt is not None and attempt.id in self.attempts:
                 bulkheads.run(OPEN, -1)
                 bulkheads.run(bit, 1)
-            if is_queued:
-                self._backlog.withdraw(record, now_ns)
-            record.compartment = bit
-            if is_queued:
-                self._backlog.enter(record, now_ns)
+            self._backlog.move(record, now_ns, compartment=bit)
 
     def set_deadline(self, record: Record, at_ns: int) -> None:
         self._timers.cancel(record.deadline_timer)
