@@ -46,6 +46,27 @@ def check_backend_url(text: str) -> str:
     return text
 
 
+def is_loopback(text: str) -> bool:
+    """Is a backend at this url (checked before) on this host? Judged by the text alone: a name
+    other than localhost may be anything."""
+    trimmed = text.strip().strip("\"'").strip()
+    authority = trimmed.partition("://")[2] or trimmed
+    authority = authority.partition("/")[0]
+    if authority.startswith("["):
+        host = authority[1:].partition("]")[0]
+    elif authority.count(":") > 1:
+        host = authority
+    else:
+        host = authority.partition(":")[0]
+    if host.lower() in ("", "localhost"):
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_unspecified
+
+
 def _has_stray(text: str) -> bool:
     return any(c.isspace() or not c.isprintable() or c in _NO_HOST_HAS for c in text)
 

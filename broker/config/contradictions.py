@@ -35,15 +35,19 @@ def contradictions(config: Config) -> Iterator[Contradiction]:
         yield from rule(config)
 
 
-def _at_most(config: Config, low: KeyPath, high: KeyPath, reason: str) -> Iterator[Contradiction]:
-    """`low` must not exceed `high`: both are paths of two names to numbers. None is no number."""
+def _at_most(
+    config: Config, low: KeyPath, high: KeyPath, reason: str, *, less: bool = False
+) -> Iterator[Contradiction]:
+    """`low` must not exceed `high`, nor, with `less`, equal it: both are paths of two names to
+    numbers. None is no number."""
     small = getattr(getattr(config, str(low[0])), str(low[1]))
     large = getattr(getattr(config, str(high[0])), str(high[1]))
-    if small is not None and small > large:
+    if small is not None and (small > large or (less and small == large)):
         yield Contradiction(
             path=low,
             involved=(low, high),
-            problem=f"is {small}; at most {'.'.join(map(str, high))} ({large}), as {reason}",
+            problem=f"is {small}; {'less than' if less else 'at most'} "
+            f"{'.'.join(map(str, high))} ({large}), as {reason}",
         )
 
 
@@ -358,6 +362,24 @@ def _models(config: Config) -> Iterator[Contradiction]:
             )
 
 
+def _levels(config: Config) -> Iterator[Contradiction]:
+    """The thresholds rise from level to level, each level is left below where it is entered."""
+    left, risen = "a level is left below where it is entered", "levels come one after the other"
+    for section, low, high, reason in (
+        ("degradation", "level_1_down", "level_1_up", left),
+        ("degradation", "level_2_down", "level_2_up", left),
+        ("degradation", "critical_down", "critical_up", left),
+        ("degradation", "level_1_up", "level_2_up", risen),
+        ("degradation", "level_2_up", "critical_up", risen),
+        ("monitors", "interval_ms", "stale_ms", "else no answer of a sensor is fresh"),
+    ):
+        yield from _at_most(config, (section, low), (section, high), reason, less=True)
+    dwell: KeyPath = ("degradation", "dwell_s")
+    yield from _at_most(config, dwell, ("degradation", "dwell_max_s"), "a dwell grows up to it")
+    per_agent: KeyPath = ("pubsub", "subscribers_per_agent_max")
+    yield from _at_most(config, per_agent, ("pubsub", "subscribers_max"), "it counts all of them")
+
+
 _RULES: Final = (
     _sizes,
     _counts_and_times,
@@ -369,4 +391,5 @@ _RULES: Final = (
     _bulkheads,
     _backends,
     _models,
+    _levels,
 )

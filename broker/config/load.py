@@ -21,7 +21,8 @@ from pydantic_core import ErrorDetails
 
 from broker.config.contradictions import contradictions
 from broker.config.explanation import KeyPath, explain, show_path, show_value
-from broker.config.schema import RESIDENT_MAX, SLOTS_MAX, Config
+from broker.config.schema import Config
+from broker.config.section import RESIDENT_MAX, SLOTS_MAX
 
 # A configuration of thousands of models is far smaller; a device file has no end.
 FILE_BYTES_MAX: Final = 4 * 1024 * 1024

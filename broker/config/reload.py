@@ -14,7 +14,8 @@ from typing import Final
 from broker.config.contradictions import contradictions
 from broker.config.explanation import SHOWN_LENGTH_MAX, show_path
 from broker.config.load import ConfigProblems, Problem, load
-from broker.config.schema import Config, Section
+from broker.config.schema import Config
+from broker.config.section import Section
 
 # Section -> its settings that may change while the broker runs; None: all of them.
 # Not among them: limits.streams_max and the sizes of messages, which are built into the transport;
@@ -25,6 +26,8 @@ LIVE: Final[Mapping[str, frozenset[str] | None]] = {
     "queue": None,
     "agents": None,
     "bulkheads": None,
+    "degradation": None,
+    "alerts": None,
     "placement": frozenset({"failed_load_hold_s", "num_ctx_hold_s", "slot_grace_ms"}),
 }
 

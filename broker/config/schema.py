@@ -12,48 +12,37 @@ import json
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict
+from pydantic import Field
 
-from broker.config.address import check_backend_url, check_listen_address
+from broker.config.machine import (
+    AlertsConfig,
+    DegradationConfig,
+    MonitorsConfig,
+    ObservabilityConfig,
+    PubSubConfig,
+)
+from broker.config.section import (
+    DAY_S,
+    MESSAGE_BYTES_MAX,
+    MIB,
+    NUM_CTX_MAX,
+    RESIDENT_MAX,
+    SLOTS_MAX,
+    Array,
+    BackendUrl,
+    Glob,
+    ListenAddress,
+    Name,
+    NameOrNone,
+    Priority,
+    RequestsBurst,
+    RequestsPerMinute,
+    Section,
+    TokensBurst,
+    TokensPerMinute,
+)
 from broker.core.agent_policy import BATCH, COMPARTMENTS_MAX, CRITICAL
-from broker.core.requests import PRIORITY_HIGHEST, PRIORITY_LOWEST
-
-# TOML has arrays and no tuples; everything inside one is checked as strictly as elsewhere.
-_Array = Strict(False)
-
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
-NameOrNone = Annotated[str, Field(pattern=r"^([a-z0-9][a-z0-9_.-]{0,62})?$")]
-Glob = Annotated[str, Field(min_length=1, max_length=256)]
-ListenAddress = Annotated[str, AfterValidator(check_listen_address)]
-BackendUrl = Annotated[str, AfterValidator(check_backend_url)]
-
-MIB = 1024 * 1024
-DAY_S = 86_400
-# gRPC counts a message's length in a signed 32-bit integer.
-MESSAGE_BYTES_MAX = 2**31 - 1
-# More slots on one model than any server in use offers; a larger number is a slip of the hand.
-SLOTS_MAX = 256
-RESIDENT_MAX = 64
-# The largest context of a model in Ollama's library is 10 million tokens.
-NUM_CTX_MAX = 16_777_216
-
-# A rate of none is Block's or Pause's matter; the slowest is one request in an hour and forty
-# minutes. The fastest is beyond what any fleet sends and any server generates.
-RequestsPerMinute = Annotated[float, Field(ge=0.01, le=10_000_000)]
-TokensPerMinute = Annotated[float, Field(ge=1, le=1_000_000_000)]
-# A bucket that cannot hold one request would never let one through.
-RequestsBurst = Annotated[float, Field(ge=1, le=10_000_000)]
-TokensBurst = Annotated[float, Field(ge=1, le=1_000_000_000)]
-Priority = Annotated[int, Field(ge=PRIORITY_HIGHEST, le=PRIORITY_LOWEST)]
-
-
-class Section(BaseModel):
-    """What all sections share: frozen, strict, no key but those listed, defaults checked too, and
-    no number that is infinite or none, which TOML can write."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, validate_default=True, allow_inf_nan=False
-    )
+from broker.core.requests import PRIORITY_HIGHEST
 
 
 class ServerConfig(Section):
@@ -145,7 +134,7 @@ class AgentTypeConfig(Section):
     """
 
     name: Name
-    match: Annotated[tuple[Glob, ...], _Array, Field(min_length=1, max_length=1_000)]
+    match: Annotated[tuple[Glob, ...], Array, Field(min_length=1, max_length=1_000)]
     # Its agents' part of the server: one of weight 2 is served twice as many tokens as one of 1.
     weight: float = Field(default=1.0, ge=0.001, le=1_000)
     # Of each agent of the type.
@@ -191,7 +180,7 @@ class AgentsConfig(Section):
     tokens_burst: TokensBurst | None = None
     # Agents kept in memory. Of those without work the one not seen for longest is forgotten first.
     remembered_max: int = Field(default=10_000, ge=100, le=10_000_000)
-    types: Annotated[tuple[AgentTypeConfig, ...], _Array, Field(max_length=1_000)] = Field(
+    types: Annotated[tuple[AgentTypeConfig, ...], Array, Field(max_length=1_000)] = Field(
         default_factory=_seed_types
     )
 
@@ -212,6 +201,8 @@ class BackendConfig(Section):
     memory_gb: float | None = Field(default=None, gt=0, le=100_000)
     # True: the whole server is the broker's, which may then unload what others loaded.
     exclusive: bool = False
+    # Does it run on this host, so that the sensors here speak of it? Left out: its url says so.
+    local: bool | None = None
     # /api/ps costs a server little; a change made behind the broker's back is seen this late.
     poll_interval_ms: int = Field(default=5_000, ge=100, le=600_000)
     # /api/tags and /api/show; what is on disk changes seldom.
@@ -259,13 +250,18 @@ class Config(Section):
     bulkheads: dict[Name, Annotated[int, Field(ge=1, le=100_000)]] = Field(
         default_factory=_seed_bulkheads, max_length=COMPARTMENTS_MAX
     )
-    backends: Annotated[tuple[BackendConfig, ...], _Array, Field(min_length=1, max_length=64)] = (
+    backends: Annotated[tuple[BackendConfig, ...], Array, Field(min_length=1, max_length=64)] = (
         Field(default_factory=lambda: (BackendConfig(),))
     )
     models: dict[Annotated[str, Field(min_length=1, max_length=512)], ModelConfig] = Field(
         default_factory=dict, max_length=10_000
     )
     placement: PlacementConfig = Field(default_factory=PlacementConfig)
+    degradation: DegradationConfig = Field(default_factory=DegradationConfig)
+    monitors: MonitorsConfig = Field(default_factory=MonitorsConfig)
+    pubsub: PubSubConfig = Field(default_factory=PubSubConfig)
+    alerts: AlertsConfig = Field(default_factory=AlertsConfig)
+    observability: ObservabilityConfig = Field(default_factory=ObservabilityConfig)
 
     def digest(self) -> str:
         """SHA-256 of the effective settings in hex: equal where two brokers decide alike."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from broker.core.errors import BrokerError
+from broker.core.level import Level
 from broker.core.requests import AttemptId, Outcome, RequestKey
 from broker.core.state_machine import Symbol
+from broker.core.stimuli import Scope
 from broker.core.value import value
 
 
@@ -19,6 +21,7 @@ class WaitReason(Symbol):
     BULKHEAD = "BULKHEAD"
     PAUSED = "PAUSED"
     QUEUE_FULL = "QUEUE_FULL"
+    LEVEL = "LEVEL"
 
 
 @value
@@ -82,6 +85,8 @@ class StartAttempt:
     changes: tuple[str, ...]
     queue_wait_ns: int
     load_wait_ns: int
+    level: Level = Level.NORMAL
+    output_tokens_max: int | None = None  # None: as many as the request asks for
 
 
 @value
@@ -89,6 +94,16 @@ class AbortAttempt:
     """Close the call of this attempt, in one step. Still ends in AttemptEnded."""
 
     attempt: AttemptId
+
+
+@value(kw_only=True)
+class Answer:
+    """Give the operator's default answer to this request, at no backend's cost. Finish follows."""
+
+    key: RequestKey
+    level: Level
+    changes: tuple[str, ...]
+    queue_wait_ns: int
 
 
 @value
@@ -136,6 +151,27 @@ class Renew:
     num_ctx: int | None
 
 
+@value(kw_only=True)
+class TellLevel:
+    """The level has changed; `why` in words."""
+
+    level: Level
+    before: Level
+    why: str
+
+
+@value(kw_only=True)
+class TellPriority:
+    """What operators have changed for these agents holds now, or no longer."""
+
+    scope: Scope
+    weight_factor: float
+    rate_factor: float
+    priority_best: int
+    is_blocked: bool
+    is_paused: bool
+
+
 @value
 class SetTimer:
     """Send TimerFired at this moment; replaces the timer set before."""
@@ -157,11 +193,14 @@ Effect = (
     | TakeOver
     | StartAttempt
     | AbortAttempt
+    | Answer
     | Finish
     | Load
     | AbortLoad
     | Unload
     | Renew
+    | TellLevel
+    | TellPriority
     | SetTimer
     | Drained
 )

@@ -18,6 +18,7 @@ from broker.core.announcements import Announcer
 from broker.core.arrivals import Arrivals
 from broker.core.backlog import Backlog
 from broker.core.bulkheads import Bulkheads
+from broker.core.degradation import Degradation
 from broker.core.dispatch import counted, next_dispatch, order_of
 from broker.core.effects import Drained, Effect, SetTimer, TellRequeued
 from broker.core.errors import (
@@ -27,6 +28,7 @@ from broker.core.errors import (
 )
 from broker.core.estimates import Estimates
 from broker.core.ledger import Ledger
+from broker.core.level import Level
 from broker.core.lifecycle import State, Trigger
 from broker.core.operations import Operations
 from broker.core.placement import BackendState
@@ -94,6 +96,16 @@ class Engine:
             self._load_failed,
         )
         backends = self.backends
+        self.degradation = Degradation(
+            policy.degradation,
+            backends,
+            self.backlog,
+            self.tally,
+            self.estimates,
+            self.timers,
+            self._emit,
+            self._level_changed,
+        )
         self.ledger = Ledger(
             self.backlog, self.room, quotas, self.tally, self.timers, backends, self._emit
         )
@@ -122,8 +134,7 @@ class Engine:
         )
         self._timer_set_ns: int | None = None
         self.reloads = 0
-        self._told_drained = False
-        self._drain_timer = 0
+        self._told_drained, self._drain_timer = False, 0
         self._handlers = self._table()
 
     def _table(self) -> dict[type[Stimulus], Callable[[Any, int], None]]:
@@ -147,6 +158,7 @@ class Engine:
             PauseAsked: operations.pause,
             ResumeAsked: operations.resume,
             PolicyChanged: self._policy_changed,
+            **self.degradation.handlers(),
             TimerFired: self._timer_fired,
         }
 
@@ -165,6 +177,10 @@ class Engine:
     @property
     def lines(self) -> dict[LineKey, Line]:
         return self.backlog.lines
+
+    @property
+    def level(self) -> Level:
+        return self.degradation.level
 
     @property
     def draining(self) -> bool:
@@ -363,7 +379,11 @@ class Engine:
             return
         self.backlog.move(record, now_ns, line=line)
 
-    # Time and policy
+    # Time, level and policy
+
+    def _level_changed(self, now_ns: int) -> None:
+        """What waits may run now that could not, or no longer may."""
+        self.backlog.look_again(now_ns)
 
     def _timer_fired(self, fired: TimerFired, now_ns: int) -> None:
         self._timer_set_ns = None
@@ -382,6 +402,7 @@ class Engine:
         self._arrivals.configure(policy.queue)
         self._announcer.interval_ns = policy.queue.announce_interval_ns
         self.residencies.policy = policy.placement
+        self.degradation.configure(policy.degradation, now_ns)
         self.backlog.look_again(now_ns)
 
     def _drain_asked(self, asked: DrainAsked, now_ns: int) -> None:

@@ -144,6 +144,24 @@ class BrokerRateLimited(Unavailable):
     reason = "BROKER_RATE_LIMITED"
 
 
+class Degraded(Unavailable):
+    """At this level the machine cannot bear work that is not critical."""
+
+    reason = "DEGRADED"
+
+
+class SmallModelsOnly(Unavailable):
+    """At this level only small models run, and none of them may or can answer this request."""
+
+    reason = "SMALL_MODELS_ONLY"
+
+
+class SubscribersFull(Unavailable):
+    """As many subscribers listen as may."""
+
+    reason = "SUBSCRIBERS_FULL"
+
+
 class QuotaExceeded(BrokerError):
     """The caller's own share is used up; it says when more comes."""
 
@@ -167,6 +185,18 @@ class AgentQueueFull(QuotaExceeded):
     """As many requests of this agent wait as may."""
 
     reason = "AGENT_QUEUE_FULL"
+
+
+class PublishRateLimited(QuotaExceeded):
+    """The agent publishes more than its rate lets in."""
+
+    reason = "PUBLISH_RATE_LIMITED"
+
+
+class TopicReserved(BrokerError):
+    """The broker alone writes this topic."""
+
+    reason = "TOPIC_RESERVED"
 
 
 class AgentBlocked(BrokerError):

@@ -27,6 +27,7 @@ MEMORY_PER_FILE_BYTE: Final = 1.2
 class BackendPolicy:
     """What the operator says of one backend.
 
+    `is_local`: it runs on this host, so that this host's sensors speak of it.
     `resident_max` models fit together. `memory_bytes`, where known, must hold them all as well, and
     is what lets the broker load beside models that it does not manage. `exclusive`: the whole
     server is the broker's, so it may unload what others loaded.
@@ -36,6 +37,7 @@ class BackendPolicy:
     resident_max: int = 1
     memory_bytes: int | None = None
     exclusive: bool = False
+    is_local: bool = False
 
     def __post_init__(self) -> None:
         if self.resident_max < 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from broker.core.agent_policy import OPEN_HOUSE, AgentsPolicy
+from broker.core.level import DegradationPolicy
 from broker.core.placement import BackendPolicy, PlacementPolicy
 from broker.core.queueing import QueuePolicy
 
@@ -17,6 +18,7 @@ class EnginePolicy:
     queue: QueuePolicy = field(default_factory=QueuePolicy)
     agents: AgentsPolicy = OPEN_HOUSE
     placement: PlacementPolicy = field(default_factory=PlacementPolicy)
+    degradation: DegradationPolicy = field(default_factory=DegradationPolicy)
 
     def __post_init__(self) -> None:
         names = [each.name for each in self.backends]

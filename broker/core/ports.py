@@ -38,13 +38,15 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resident:
-    """A model that occupies memory now. `num_ctx` is per slot, 0 where it is not told."""
+    """A model that occupies memory now. `num_ctx` is per slot, 0 where it is not told.
+    `expires_unix_s`: when it will be let go, in seconds since 1970 by this host's clock."""
 
     name: str
     digest: str
     memory_bytes: int
     gpu_memory_bytes: int
     num_ctx: int
+    expires_unix_s: float | None = None  # None: not told, or never
 
 
 class Backend(Protocol):

@@ -30,6 +30,14 @@ class Criticality(Enum):
     BATCH = "batch"
 
 
+class Substitution(Enum):
+    """Which models may answer beside the one that was asked for."""
+
+    ANY = "any"  # the fallbacks; where the level allows small models only, any small one
+    FALLBACKS = "fallbacks"
+    NEVER = "never"
+
+
 class Outcome(Symbol):
     """How a request ended. Exactly one per request; metrics count by it."""
 
@@ -67,6 +75,8 @@ class RequestSpec:
     fallback_models: tuple[str, ...] = ()
     text_bytes: int = -1
     output_tokens_max: int = 0
+    substitution: Substitution = Substitution.ANY
+    accepts_default: bool = False  # will the operator's default answer do, if it must wait long?
 
     @property
     def prompt_bytes(self) -> int:

@@ -68,6 +68,7 @@ class Residency:
     running: int = 0
     memory_bytes: int = 0
     gpu_memory_bytes: int = 0
+    expires_unix_s: float | None = None  # when the backend lets it go by itself, as it last said
     changed_ns: int = 0
     used_ns: int = 0
     load_started_ns: int = 0

@@ -6,8 +6,10 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from broker.core.errors import BrokerError
+from broker.core.level import Level
 from broker.core.ports import Resident
 from broker.core.requests import AttemptId, RequestKey, RequestSpec
+from broker.core.sensing import GpuReading, HostReading
 from broker.core.value import value
 
 if TYPE_CHECKING:  # policies are made of parts that themselves speak of models
@@ -169,6 +171,34 @@ class ResumeAsked:
     scope: Scope
 
 
+@value(kw_only=True)
+class LevelAsked:
+    """An operator sets the level until a moment (None: until it is set again), or with None leaves
+    it to the measured load."""
+
+    level: Level | None
+    until_ns: int | None = None
+
+
+@value
+class HostSensed:
+    """The host's sensor has answered."""
+
+    reading: HostReading
+
+
+@value
+class GpusSensed:
+    """The sensor of the GPUs has answered."""
+
+    reading: GpuReading
+
+
+@value
+class LoadDue:
+    """It is time to look at the load, whether a sensor has answered or not."""
+
+
 @value
 class PolicyChanged:
     """The operator's decisions are others now. The backends must be the same ones."""
@@ -196,6 +226,10 @@ Stimulus = (
     | BlockAsked
     | PauseAsked
     | ResumeAsked
+    | LevelAsked
+    | HostSensed
+    | GpusSensed
+    | LoadDue
     | PolicyChanged
     | TimerFired
 )

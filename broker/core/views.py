@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from broker.core.requests import RequestKey
+from broker.core.content import EmbedContent, GenerateContent
+from broker.core.level import Level
+from broker.core.requests import Outcome, RequestKey, RequestKind
+from broker.core.sensing import GpuSample, HostSample, SensorState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,3 +104,109 @@ class Explanation:
     overtaken: tuple[OvertakingView, ...]
     is_complete: bool
     problem: str  # why it did not complete, in words
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadPart:
+    """One part of the load. `share` is value over limit, None where it is not known: then `detail`
+    says why, and it counts for nothing."""
+
+    name: str  # "queue", "wait", "host_memory", "cpu", "gpu_memory"
+    share: float | None
+    value: float = 0.0
+    limit: float = 0.0
+    at_ns: int = 0
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SensorView:
+    """A sensor, as last heard of. `at_ns` is None where it never answered."""
+
+    name: str  # "host", "gpu"
+    state: SensorState
+    is_stale: bool
+    detail: str
+    at_ns: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LevelView:
+    """The level at `at_ns`, and what decides it. `until_ns`: an operator's level ends then."""
+
+    level: Level
+    before: Level | None
+    is_automatic: bool
+    since_ns: int
+    until_ns: int | None
+    why: str
+    load: float | None
+    parts: tuple[LoadPart, ...]
+    sensors: tuple[SensorView, ...]
+    host: HostSample | None
+    gpus: tuple[GpuSample, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitView:
+    """Some waits in nanoseconds; 0 where none was measured."""
+
+    count: int
+    p50_ns: int
+    p99_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlertView:
+    """An alert that fires since `since_ns`."""
+
+    name: str
+    severity: str  # "warning", "critical"
+    summary: str
+    runbook: str
+    since_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestStart:
+    """A request was given to a backend."""
+
+    key: RequestKey
+    agent_type: str
+    model: str
+    backend: str
+    priority: int
+    level: Level
+    queue_wait_ns: int
+    load_wait_ns: int
+
+
+@dataclass(slots=True, kw_only=True)
+class RequestReport:
+    """How a request ended, told once for each. Times are nanoseconds from its arrival, 0 where that
+    never came. `arrived_unix_ns` is on the wall's clock. `content` is for tracing
+    and for logs that were asked to show it; nobody else looks."""
+
+    key: RequestKey
+    agent_type: str  # "" where it was refused before that was known
+    kind: RequestKind
+    model: str  # that answered, or was asked for
+    backend: str
+    priority: int
+    level: Level
+    outcome: Outcome
+    reason: str  # "" where it completed
+    message: str
+    arrived_unix_ns: int
+    queue_wait_ns: int
+    load_wait_ns: int
+    first_token_ns: int
+    per_token_ns: int
+    total_ns: int
+    prompt_tokens: int
+    output_tokens: int
+    tries: int
+    substituted_for: str
+    changes: tuple[str, ...]
+    traceparent: str
+    content: GenerateContent | EmbedContent

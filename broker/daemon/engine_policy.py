@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from broker.config.address import is_loopback
 from broker.config.schema import AgentsConfig, AgentTypeConfig, BackendConfig, Config
 from broker.core.agent_policy import AgentsPolicy, AgentTypePolicy, BucketPolicy
+from broker.core.level import DegradationPolicy, Level, Threshold
 from broker.core.placement import BackendPolicy, PlacementPolicy
 from broker.core.policy import EnginePolicy
 from broker.core.queueing import AgentOrder, QueuePolicy
@@ -24,6 +26,27 @@ def engine_policy(config: Config) -> EnginePolicy:
             num_ctx_hold_ns=config.placement.num_ctx_hold_s * _S,
             slot_grace_ns=config.placement.slot_grace_ms * _MS,
         ),
+        degradation=_degradation(config),
+    )
+
+
+def _degradation(config: Config) -> DegradationPolicy:
+    levels = config.degradation
+    return DegradationPolicy(
+        is_automatic=levels.automatic,
+        thresholds={
+            Level.LEVEL_1: Threshold(up=levels.level_1_up / 100, down=levels.level_1_down / 100),
+            Level.LEVEL_2: Threshold(up=levels.level_2_up / 100, down=levels.level_2_down / 100),
+            Level.CRITICAL: Threshold(up=levels.critical_up / 100, down=levels.critical_down / 100),
+        },
+        dwell_ns=levels.dwell_s * _S,
+        dwell_ns_max=levels.dwell_max_s * _S,
+        stale_ns=config.monitors.stale_ms * _MS,
+        wait_target_ns=levels.wait_target_s * _S,
+        output_tokens_max=levels.max_tokens,
+        small_model_bytes_max=int(levels.small_model_gb_max * 1e9),
+        small_models=levels.small_models,
+        has_default_answer=bool(levels.default_answer),
     )
 
 
@@ -39,6 +62,7 @@ def _backend(config: BackendConfig) -> BackendPolicy:
         resident_max=config.resident_max,
         memory_bytes=None if memory_gb is None else int(memory_gb * 1e9),
         exclusive=config.exclusive,
+        is_local=is_loopback(config.url) if config.local is None else config.local,
     )
 
 

@@ -115,7 +115,9 @@ class Daemon:
             return ReloadReport(changed=(), needs_restart=(), problems=problems)
         if self._parts is not None:
             try:
-                self._parts.driver.reconfigure(engine_policy(plan.config))
+                self._parts.driver.reconfigure(
+                    engine_policy(plan.config), plan.config.degradation.default_answer
+                )
             except InvalidRequest as wrong:
                 return ReloadReport(changed=(), needs_restart=(), problems=(wrong.message,))
         self._config = plan.config

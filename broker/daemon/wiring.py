@@ -27,6 +27,7 @@ from broker.models.discovery import Discovery, DiscoveryPolicy
 from broker.observability.metrics import metrics_registry
 from broker.runtime.clock import Clock, LoopClock
 from broker.runtime.driver import Driver, DriverLimits
+from broker.runtime.observers import Observers
 from broker.runtime.supervisor import Supervisor
 from broker.runtime.switches import SwitchLimits
 from broker.services.inference import DeadlinePolicy, InferenceService
@@ -82,7 +83,8 @@ def build(
     clock = clock or LoopClock()
     if backends is None:
         backends = {each.name: _backend(each) for each in config.backends}
-    driver = Driver(Engine(engine_policy(config)), backends, clock, supervisor, _limits(config))
+    engine, observers = Engine(engine_policy(config)), Observers()
+    driver = Driver(engine, backends, clock, supervisor, _limits(config), observers)
     catalog = Catalog(
         {
             name: ModelSettings(
@@ -123,6 +125,7 @@ def _limits(config: Config) -> DriverLimits:
     return DriverLimits(
         stream_buffer_bytes_max=config.limits.stream_buffer_bytes_max,
         reconnect_grace_ns=config.server.reconnect_grace_ms * _MS,
+        default_answer=config.degradation.default_answer,
         switches=SwitchLimits(
             load_timeout_s=config.placement.load_timeout_s,
             unload_timeout_s=config.placement.unload_timeout_s,

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from broker.core.content import Completion, EmbedContent, Embeddings, GenerateContent
-from broker.core.effects import StartAttempt
+from broker.core.content import (
+    Completion,
+    EmbedContent,
+    Embeddings,
+    FinishReason,
+    GenerateContent,
+    Piece,
+)
+from broker.core.effects import Answer, StartAttempt
 from broker.core.errors import BrokerError, Cancelled, Internal
 from broker.core.ports import Backend
 from broker.core.stimuli import AttemptEnded, FirstToken, Stimulus
@@ -22,7 +29,34 @@ class Errand:
     stream: ResponseStream
     content: GenerateContent | EmbedContent
     arrived_ns: int
+    traceparent: str = ""
     done: Done | None = None
+
+    def content_for(self, start: StartAttempt) -> GenerateContent | EmbedContent:
+        """What the backend gets: the level may have cut the length of the answer."""
+        content, tokens_max = self.content, start.output_tokens_max
+        if tokens_max is None or isinstance(content, EmbedContent):
+            return content
+        return replace(content, options={**content.options, "num_predict": tokens_max})
+
+    def answer(self, text: str, answer: Answer, now_ns: int) -> None:
+        """The operator's default answer in place of a model's."""
+        started = Started("", "", "", answer.changes, answer.level)
+        self.stream.start(started, lambda: None)
+        self.stream.feed([Piece(text, "", ())])
+        times = Timings(
+            queue_wait_ns=answer.queue_wait_ns,
+            load_wait_ns=0,
+            first_token_ns=now_ns - self.arrived_ns,
+            per_token_ns=0,
+            total_ns=now_ns - self.arrived_ns,
+        )
+        self.done = Done(
+            "",
+            Completion(finish_reason=FinishReason.STOP, prompt_tokens=0, output_tokens=0),
+            times,
+            is_cached=True,
+        )
 
 
 class Call:
@@ -62,7 +96,9 @@ class Call:
     async def run(self, backend: Backend) -> None:
         """Calls the backend. When this is over no byte of the answer is read any more."""
         start, errand = self._start, self._errand
-        started = Started(start.model, start.backend, start.substituted_for, start.changes)
+        started = Started(
+            start.model, start.backend, start.substituted_for, start.changes, start.level
+        )
         errand.stream.start(started, self._first_came)
         try:
             result = await self._call(backend)
@@ -93,7 +129,7 @@ class Call:
             on_over(ended)
 
     async def _call(self, backend: Backend) -> Completion | Embeddings:
-        start, content = self._start, self._errand.content
+        start, content = self._start, self._errand.content_for(self._start)
         if isinstance(content, EmbedContent):
             return await backend.embed(start.model, content, num_ctx=start.num_ctx)
         return await backend.generate(

@@ -12,6 +12,10 @@ class Clock(Protocol):
 
     def monotonic_ns(self) -> int: ...
 
+    def unix_ns(self) -> int:
+        """The clock on the wall, in nanoseconds since 1970: to be shown, never to decide by."""
+        ...
+
     async def sleep(self, duration_ns: int) -> None: ...
 
 
@@ -20,6 +24,9 @@ class LoopClock:
 
     def monotonic_ns(self) -> int:
         return time.monotonic_ns()
+
+    def unix_ns(self) -> int:
+        return time.time_ns()
 
     async def sleep(self, duration_ns: int) -> None:
         await asyncio.sleep(duration_ns / 1e9)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from broker.core.content import EmbedContent, GenerateContent
 from broker.core.effects import (
     AbortAttempt,
     AbortLoad,
     Admit,
+    Answer,
     Drained,
     Effect,
     Finish,
@@ -25,6 +26,8 @@ from broker.core.effects import (
     SetTimer,
     StartAttempt,
     TakeOver,
+    TellLevel,
+    TellPriority,
     TellQueued,
     TellRequeued,
     TellSlowDown,
@@ -37,9 +40,10 @@ from broker.core.errors import (
     Internal,
     InvalidRequest,
     InvariantBroken,
-    LoadFailed,
     RequestUnknown,
 )
+from broker.core.level import Level
+from broker.core.observer import Observer
 from broker.core.policy import EnginePolicy
 from broker.core.ports import Backend
 from broker.core.requests import AttemptId, Outcome, RequestKey, RequestSpec
@@ -47,25 +51,31 @@ from broker.core.snapshot import Snapshot, take_snapshot
 from broker.core.stimuli import (
     Arrived,
     AttemptEnded,
+    BackendSeen,
     BlockAsked,
     BoostAsked,
     CancelAsked,
     CancelCause,
     DrainAsked,
+    LevelAsked,
     LoadEnded,
+    ModelsListed,
     PauseAsked,
     PolicyChanged,
+    ResidentsSeen,
     ResumeAsked,
     Stimulus,
     TimerFired,
+    UnloadEnded,
 )
 from broker.core.story import explain, requests_called
-from broker.core.views import AgentView, Explanation, QuotaView
+from broker.core.views import AgentView, Explanation, LevelView, QuotaView
 from broker.runtime.attempts import Call, Errand
 from broker.runtime.clock import Clock
+from broker.runtime.reports import Reports
 from broker.runtime.streams import ResponseStream, Subscription
 from broker.runtime.supervisor import Supervisor
-from broker.runtime.switches import SwitchLimits, run_load, run_renew, run_unload
+from broker.runtime.switches import Switches, SwitchLimits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,18 +83,27 @@ class DriverLimits:
     """Bounds of the shell itself.
 
     `reconnect_grace_ns`: how long a request whose client went away waits for it to come back. 0:
-    the backend's work is aborted at once, which is what agents that cancel want.
+    the backend's work is aborted at once, which is what agents that cancel want. `default_answer`:
+    what the operator has said for requests that may be answered so.
     """
 
     stream_buffer_bytes_max: int = 1024 * 1024
     reconnect_grace_ns: int = 0
+    default_answer: str = ""
     switches: SwitchLimits = field(default_factory=SwitchLimits)
+
+
+# After these a backend, or a model on one, may be in another state than before.
+_OF_BACKENDS: Final = frozenset(
+    {BackendSeen, ModelsListed, ResidentsSeen, LoadEnded, UnloadEnded, AttemptEnded, TimerFired}
+)
 
 
 @dataclass(slots=True)
 class _Newcomer:
     """A request between its arrival and the engine's first word on it."""
 
+    spec: RequestSpec
     errand: Errand
     resume_from: int
     subscription: Subscription | None = None
@@ -101,22 +120,25 @@ class Driver:
         clock: Clock,
         supervisor: Supervisor,
         limits: DriverLimits,
+        observer: Observer,
     ) -> None:
         self._engine = engine
+        self._default_answer = limits.default_answer
+        self._observer = observer
+        self._reports = Reports(engine, clock, observer)
         self._backends = backends
         self._clock = clock
         self._supervisor = supervisor
         self._limits = limits
         self._errands: dict[RequestKey, Errand] = {}
         self._attempts: dict[AttemptId, tuple[asyncio.Task[None], Call]] = {}
-        self._loads: dict[str, asyncio.Task[None]] = {}  # by backend, which has one at a time
-        self._renewals: dict[str, set[asyncio.Task[None]]] = {name: set() for name in backends}
         self._newcomer: _Newcomer | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._drained = asyncio.Event()
         self._broken = asyncio.Event()
         self._turning = False
         self._waiting_stimuli: list[Stimulus] = []
+        switches = Switches(backends, limits.switches, clock, supervisor, self.feed)
         self._performers: dict[type[Effect], Callable[[Any], None]] = {
             Admit: self._admit,
             Refuse: self._refuse,
@@ -126,11 +148,14 @@ class Driver:
             TellRequeued: self._tell,
             StartAttempt: self._start_attempt,
             AbortAttempt: self._abort_attempt,
+            Answer: self._answer,
             Finish: self._finish,
-            Load: self._load,
-            AbortLoad: self._abort_load,
-            Unload: self._unload,
-            Renew: self._renew,
+            Load: switches.load,
+            AbortLoad: switches.abort_load,
+            Unload: switches.unload,
+            Renew: switches.renew,
+            TellLevel: observer.level_changed,
+            TellPriority: observer.priority_changed,
             SetTimer: self._set_timer,
             Drained: self._set_drained,
         }
@@ -143,6 +168,7 @@ class Driver:
         content: GenerateContent | EmbedContent,
         *,
         resume_from: int = 0,
+        traceparent: str = "",
     ) -> Subscription:
         """Hands a request to the engine and returns the one reader of its stream.
 
@@ -151,7 +177,8 @@ class Driver:
         """
         self._check_resumable(spec, resume_from)
         stream = ResponseStream(spec.key, self._limits.stream_buffer_bytes_max)
-        newcomer = _Newcomer(Errand(stream, content, self._clock.monotonic_ns()), resume_from)
+        errand = Errand(stream, content, self._clock.monotonic_ns(), traceparent)
+        newcomer = _Newcomer(spec, errand, resume_from)
         self._newcomer = newcomer
         try:
             self.feed(Arrived(spec))
@@ -229,13 +256,23 @@ class Driver:
         self.feed(change)
         return concerned
 
-    def reconfigure(self, policy: EnginePolicy) -> None:
-        """From now on these decisions hold. InvalidRequest, and nothing changes, where they cannot
-        before some work has ended."""
+    def reconfigure(self, policy: EnginePolicy, default_answer: str = "") -> None:
+        """From now on these decisions hold, and this is the default answer. InvalidRequest, and
+        nothing changes, where they cannot before some work has ended."""
         if not self._engine.bulkheads.fits(policy.agents.bulkheads):
             problem = "too many beside those that work under way still runs in; try again later"
             raise InvalidRequest((FieldProblem(field="bulkheads", problem=problem),))
+        self._default_answer = default_answer
         self.feed(PolicyChanged(policy))
+
+    def set_level(self, level: Level | None, until_ns: int | None) -> LevelView:
+        """Sets the level by hand until a moment, or leaves it to the load; what holds then."""
+        self.feed(LevelAsked(level=level, until_ns=until_ns))
+        return self.level()
+
+    def level(self) -> LevelView:
+        """The level, and what decides it."""
+        return self._engine.degradation.view(self._clock.monotonic_ns())
 
     def drain(self, timeout_ns: int) -> None:
         """Takes no new requests; what is under way has `timeout_ns`."""
@@ -276,6 +313,8 @@ class Driver:
                 due = self._waiting_stimuli.pop(0)
                 for effect in self._engine.handle(due, self._clock.monotonic_ns()):
                     self._performers[type(effect)](effect)
+                if type(due) in _OF_BACKENDS:
+                    self._observer.backends_changed()
             whole = True
         finally:
             self._turning = False
@@ -288,7 +327,9 @@ class Driver:
         newcomer.subscription = newcomer.errand.stream.attach()
 
     def _refuse(self, effect: Refuse) -> None:
-        self._expected().error = effect.error
+        newcomer = self._expected()
+        newcomer.error = effect.error
+        self._reports.refused(newcomer.spec, newcomer.errand, effect.error)
 
     def _take_over(self, effect: TakeOver) -> None:
         newcomer = self._expected()
@@ -308,6 +349,7 @@ class Driver:
         work = call.run(self._backends[effect.backend])
         task = self._supervisor.start(work, f"attempt-{effect.attempt}")
         self._attempts[effect.attempt] = (task, call)
+        self._reports.started(effect)
 
     def _attempt_over(self, ended: AttemptEnded) -> None:
         del self._attempts[ended.attempt]
@@ -321,6 +363,9 @@ class Driver:
             # A task that never took its first step never will: its callback is the only end.
             task.add_done_callback(lambda _: call.abandon())
 
+    def _answer(self, effect: Answer) -> None:
+        self._errands[effect.key].answer(self._default_answer, effect, self._clock.monotonic_ns())
+
     def _finish(self, effect: Finish) -> None:
         errand = self._errands.pop(effect.key)
         if effect.outcome is Outcome.COMPLETED:
@@ -330,44 +375,7 @@ class Driver:
         else:
             error = effect.error or Internal("ended without a reason")
             errand.stream.fail(error, effect.outcome)
-
-    def _load(self, effect: Load) -> None:
-        backend = self._backends[effect.backend]
-        work = run_load(effect, backend, self._limits.switches, self._clock, self._switch_over)
-        task = self._supervisor.start(work, f"load-{effect.backend}-{effect.model}")
-        self._loads[effect.backend] = task
-
-    def _switch_over(self, stimulus: Stimulus) -> None:
-        if isinstance(stimulus, LoadEnded):
-            del self._loads[stimulus.backend]
-        self.feed(stimulus)
-
-    def _abort_load(self, effect: AbortLoad) -> None:
-        task = self._loads.get(effect.backend)
-        if task is None:
-            return  # its end is among the stimuli that wait
-        task.cancel()
-        # As with attempts: a task that never took its first step has no other end.
-        task.add_done_callback(lambda _: self._load_abandoned(effect, task))
-
-    def _load_abandoned(self, effect: AbortLoad, task: asyncio.Task[None]) -> None:
-        if self._loads.get(effect.backend) is task:
-            error = LoadFailed("the load was aborted before it began")
-            self._switch_over(LoadEnded(effect.backend, effect.runner, error))
-
-    def _unload(self, effect: Unload) -> None:
-        backend = self._backends[effect.backend]
-        # All of the backend: the model may have been known by another name when it was renewed.
-        renewals = frozenset(self._renewals[effect.backend])
-        switches = self._limits.switches
-        work = run_unload(effect, backend, switches, self._clock, self.feed, renewals)
-        self._supervisor.start(work, f"unload-{effect.backend}-{effect.model}")
-
-    def _renew(self, effect: Renew) -> None:
-        work = run_renew(effect, self._backends[effect.backend], self._limits.switches)
-        task = self._supervisor.start(work, f"renew-{effect.backend}-{effect.model}")
-        self._renewals[effect.backend].add(task)
-        task.add_done_callback(self._renewals[effect.backend].discard)
+        self._reports.ended(effect, errand)
 
     def _set_timer(self, effect: SetTimer) -> None:
         if self._alarm is not None:

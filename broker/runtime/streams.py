@@ -21,6 +21,7 @@ from broker.core.errors import (
     InvalidRequest,
     TakenOver,
 )
+from broker.core.level import Level
 from broker.core.requests import Outcome, RequestKey
 from broker.core.value import value
 
@@ -36,6 +37,7 @@ class Started(NamedTuple):
     backend: str
     substituted_for: str
     changes: tuple[str, ...]
+    level: Level = Level.NORMAL
 
 
 class Pieces(NamedTuple):
@@ -65,6 +67,7 @@ class Done(NamedTuple):
     model: str
     result: Completion | Embeddings
     timings: Timings
+    is_cached: bool = False  # not computed for this request
 
 
 StreamEvent = TellQueued | TellSlowDown | TellRequeued | Started | Pieces | Done
@@ -106,6 +109,11 @@ class ResponseStream:
     def pieces_count(self) -> int:
         """Pieces that came so far."""
         return self._base + len(self._pieces)
+
+    @property
+    def started(self) -> Started | None:
+        """Who has it, or had it last; None while it waits."""
+        return self._started
 
     # The side that feeds; never waits
 

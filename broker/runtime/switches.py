@@ -7,15 +7,16 @@ An unload is answered before it is done; only the list of residents proves it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
-from broker.core.effects import Load, Renew, Unload
+from broker.core.effects import AbortLoad, Load, Renew, Unload
 from broker.core.errors import BackendUnreachable, BrokerError, LoadFailed, ModelUnknown
 from broker.core.model_name import comparison_key
 from broker.core.ports import Backend, Resident
 from broker.core.stimuli import LoadEnded, ResidentsSeen, Stimulus, UnloadEnded
 from broker.runtime.clock import Clock
+from broker.runtime.supervisor import Supervisor
 
 # How often the list of residents is asked for while a model is to leave: Ollama needs 0.1 to 5 s.
 GONE_POLL_NS = 50_000_000
@@ -156,3 +157,60 @@ async def _look_if_possible(
             return await _look(backend, clock, feed)
     except (TimeoutError, BrokerError):
         return ()
+
+
+class Switches:
+    """The switches that are under way: one load per backend at a time, and renewals."""
+
+    def __init__(
+        self,
+        backends: Mapping[str, Backend],
+        limits: SwitchLimits,
+        clock: Clock,
+        supervisor: Supervisor,
+        feed: Callable[[Stimulus], None],
+    ) -> None:
+        self._backends = backends
+        self._limits = limits
+        self._clock = clock
+        self._supervisor = supervisor
+        self._feed = feed
+        self._loads: dict[str, asyncio.Task[None]] = {}  # by backend
+        self._renewals: dict[str, set[asyncio.Task[None]]] = {name: set() for name in backends}
+
+    def load(self, effect: Load) -> None:
+        backend = self._backends[effect.backend]
+        work = run_load(effect, backend, self._limits, self._clock, self._over)
+        task = self._supervisor.start(work, f"load-{effect.backend}-{effect.model}")
+        self._loads[effect.backend] = task
+
+    def _over(self, stimulus: Stimulus) -> None:
+        if isinstance(stimulus, LoadEnded):
+            del self._loads[stimulus.backend]
+        self._feed(stimulus)
+
+    def abort_load(self, effect: AbortLoad) -> None:
+        task = self._loads.get(effect.backend)
+        if task is None:
+            return  # its end is among the stimuli that wait
+        task.cancel()
+        # As with attempts: a task that never took its first step has no other end.
+        task.add_done_callback(lambda _: self._abandoned(effect, task))
+
+    def _abandoned(self, effect: AbortLoad, task: asyncio.Task[None]) -> None:
+        if self._loads.get(effect.backend) is task:
+            error = LoadFailed("the load was aborted before it began")
+            self._over(LoadEnded(effect.backend, effect.runner, error))
+
+    def unload(self, effect: Unload) -> None:
+        backend = self._backends[effect.backend]
+        # All of the backend: the model may have been known by another name when it was renewed.
+        renewals = frozenset(self._renewals[effect.backend])
+        work = run_unload(effect, backend, self._limits, self._clock, self._feed, renewals)
+        self._supervisor.start(work, f"unload-{effect.backend}-{effect.model}")
+
+    def renew(self, effect: Renew) -> None:
+        work = run_renew(effect, self._backends[effect.backend], self._limits)
+        task = self._supervisor.start(work, f"renew-{effect.backend}-{effect.model}")
+        self._renewals[effect.backend].add(task)
+        task.add_done_callback(self._renewals[effect.backend].discard)

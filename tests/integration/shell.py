@@ -18,6 +18,7 @@ from broker.models.catalog import Catalog
 from broker.models.discovery import Discovery, DiscoveryPolicy
 from broker.runtime.clock import LoopClock
 from broker.runtime.driver import Driver, DriverLimits
+from broker.runtime.observers import Observers
 from broker.runtime.streams import StreamEvent, Subscription
 from broker.runtime.supervisor import Supervisor
 from tests.integration.fake_backend import FakeBackend
@@ -80,7 +81,8 @@ async def running_shell(
     engine = Engine(policy)
     clock = LoopClock()
     async with Supervisor(100) as supervisor:
-        driver = Driver(engine, {"b": backend}, clock, supervisor, limits or DriverLimits())
+        limits = limits or DriverLimits()
+        driver = Driver(engine, {"b": backend}, clock, supervisor, limits, Observers())
         discovery = Discovery(
             backend,
             DiscoveryPolicy(slots=slots),

@@ -34,6 +34,7 @@ CODES: Final[Mapping[type[errors.BrokerError], grpc.StatusCode]] = MappingProxyT
         errors.Unavailable: _Code.UNAVAILABLE,
         errors.QuotaExceeded: _Code.RESOURCE_EXHAUSTED,
         errors.AgentBlocked: _Code.PERMISSION_DENIED,
+        errors.TopicReserved: _Code.PERMISSION_DENIED,
         errors.AgentNotFound: _Code.NOT_FOUND,
         errors.DeadlineExpired: _Code.DEADLINE_EXCEEDED,
         errors.Cancelled: _Code.CANCELLED,

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from broker.config.load import load
 from broker.config.reload import LIVE
-from broker.config.schema import AgentTypeConfig, Config, ModelConfig, Section
+from broker.config.schema import AgentTypeConfig, Config, ModelConfig
+from broker.config.section import Section
 
 PACKAGING = Path(__file__).resolve().parents[3] / "packaging"
 EXAMPLE = PACKAGING / "broker.example.toml"

@@ -8,7 +8,8 @@ import pytest
 
 from broker.config.load import ConfigProblems, load
 from broker.config.reload import LIVE, Reload, plan_reload
-from broker.config.schema import Config, LimitsConfig, Section
+from broker.config.schema import Config, LimitsConfig
+from broker.config.section import Section
 from tests.unit.config.problems import NO_ENVIRONMENT
 
 STARTED_WITH = """

@@ -193,6 +193,37 @@ class AgentQueueFull(QuotaExceeded):
     known_reason = "AGENT_QUEUE_FULL"
 
 
+class Degraded(BrokerError):
+    """At the broker's level work that is not critical is refused; `retry_after_s` says when to come
+    again."""
+
+    known_reason = "DEGRADED"
+
+
+class SmallModelsOnly(BrokerError):
+    """At the broker's level only small models run, and none may or can answer this request."""
+
+    known_reason = "SMALL_MODELS_ONLY"
+
+
+class PublishRateLimited(QuotaExceeded):
+    """This agent publishes more than its rate lets in."""
+
+    known_reason = "PUBLISH_RATE_LIMITED"
+
+
+class TopicReserved(BrokerError):
+    """The broker alone writes this topic."""
+
+    known_reason = "TOPIC_RESERVED"
+
+
+class SubscribersFull(BrokerError):
+    """As many subscribers listen as may."""
+
+    known_reason = "SUBSCRIBERS_FULL"
+
+
 class AgentBlocked(BrokerError):
     """An operator blocked this agent."""
 
@@ -274,6 +305,11 @@ BY_REASON: Final[Mapping[str, type[BrokerError]]] = {
         TypeRateLimited,
         TokenQuotaExceeded,
         AgentQueueFull,
+        Degraded,
+        SmallModelsOnly,
+        PublishRateLimited,
+        TopicReserved,
+        SubscribersFull,
         AgentBlocked,
         AgentNotFound,
         DeadlineExpired,

@@ -65,6 +65,15 @@ class GetStatusResponse(_message.Message):
     PAUSED_FIELD_NUMBER: _builtins.int
     BULKHEADS_FIELD_NUMBER: _builtins.int
     REFUSALS_FIELD_NUMBER: _builtins.int
+    LEVEL_STATUS_FIELD_NUMBER: _builtins.int
+    GPUS_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
+    SENSORS_FIELD_NUMBER: _builtins.int
+    ALERTS_FIELD_NUMBER: _builtins.int
+    QUEUE_WAIT_FIELD_NUMBER: _builtins.int
+    FIRST_TOKEN_FIELD_NUMBER: _builtins.int
+    AGENTS_WORKING_FIELD_NUMBER: _builtins.int
+    TOKENS_PER_S_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """The broker's version."""
     uptime_s: _builtins.float
@@ -85,6 +94,8 @@ class GetStatusResponse(_message.Message):
     """Requests that may stand there at most."""
     agents: _builtins.int
     """Agents that the broker remembers."""
+    tokens_per_s: _builtins.float
+    """Tokens a second that all requests together get now."""
     @_builtins.property
     def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutcomeCount]:
         """Since start, by how they ended."""
@@ -113,6 +124,38 @@ class GetStatusResponse(_message.Message):
     def refusals(self) -> _containers.RepeatedCompositeFieldContainer[Global___RefusalCount]:
         """Refused since start, by reason."""
 
+    @_builtins.property
+    def level_status(self) -> Global___LevelStatus:
+        """Why the level is what it is."""
+
+    @_builtins.property
+    def gpus(self) -> _containers.RepeatedCompositeFieldContainer[Global___GpuStatus]:
+        """What the sensors of this host say of GPUs; none where there is none, or nobody may ask."""
+
+    @_builtins.property
+    def host(self) -> Global___HostStatus:
+        """What they say of the host itself; not set where there is no sensor, or nothing was read yet."""
+
+    @_builtins.property
+    def sensors(self) -> _containers.RepeatedCompositeFieldContainer[Global___SensorStatus]:
+        """The sensors."""
+
+    @_builtins.property
+    def alerts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Alert]:
+        """The alerts that fire."""
+
+    @_builtins.property
+    def queue_wait(self) -> Global___WaitStatus:
+        """Waits of the last requests that were started, up to 4096 of them, over all priorities."""
+
+    @_builtins.property
+    def first_token(self) -> Global___WaitStatus:
+        """Waits from arrival to the first token, of the same kind."""
+
+    @_builtins.property
+    def agents_working(self) -> _containers.RepeatedCompositeFieldContainer[Global___AgentWork]:
+        """Agents with work, those with most of it first, at most 100."""
+
     def __init__(
         self,
         *,
@@ -133,14 +176,554 @@ class GetStatusResponse(_message.Message):
         paused: _abc.Iterable[_builtins.str] | None = ...,
         bulkheads: _abc.Iterable[Global___BulkheadStatus] | None = ...,
         refusals: _abc.Iterable[Global___RefusalCount] | None = ...,
+        level_status: Global___LevelStatus | None = ...,
+        gpus: _abc.Iterable[Global___GpuStatus] | None = ...,
+        host: Global___HostStatus | None = ...,
+        sensors: _abc.Iterable[Global___SensorStatus] | None = ...,
+        alerts: _abc.Iterable[Global___Alert] | None = ...,
+        queue_wait: Global___WaitStatus | None = ...,
+        first_token: Global___WaitStatus | None = ...,
+        agents_working: _abc.Iterable[Global___AgentWork] | None = ...,
+        tokens_per_s: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["first_token", b"first_token", "host", b"host", "level_status", b"level_status", "queue_wait", b"queue_wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "backends", b"backends", "bulkheads", b"bulkheads", "draining", b"draining", "level", b"level", "outcomes", b"outcomes", "paused", b"paused", "priorities", b"priorities", "queued", b"queued", "queued_max", b"queued_max", "refusals", b"refusals", "requests", b"requests", "running", b"running", "standing", b"standing", "standing_max", b"standing_max", "uptime_s", b"uptime_s", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "agents_working", b"agents_working", "alerts", b"alerts", "backends", b"backends", "bulkheads", b"bulkheads", "draining", b"draining", "first_token", b"first_token", "gpus", b"gpus", "host", b"host", "level", b"level", "level_status", b"level_status", "outcomes", b"outcomes", "paused", b"paused", "priorities", b"priorities", "queue_wait", b"queue_wait", "queued", b"queued", "queued_max", b"queued_max", "refusals", b"refusals", "requests", b"requests", "running", b"running", "sensors", b"sensors", "standing", b"standing", "standing_max", b"standing_max", "tokens_per_s", b"tokens_per_s", "uptime_s", b"uptime_s", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class WaitStatus(_message.Message):
+    """Some waits in milliseconds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    P50_MS_FIELD_NUMBER: _builtins.int
+    P99_MS_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """How many were measured; the others are 0 where none was."""
+    p50_ms: _builtins.float
+    """Half of them were at most this."""
+    p99_ms: _builtins.float
+    """99 of 100 were at most this."""
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+        p50_ms: _builtins.float = ...,
+        p99_ms: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "p50_ms", b"p50_ms", "p99_ms", b"p99_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WaitStatus: _TypeAlias = WaitStatus  # noqa: Y015
+
+@_typing.final
+class AgentWork(_message.Message):
+    """An agent's work."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    AGENT_TYPE_FIELD_NUMBER: _builtins.int
+    QUEUED_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    agent_id: _builtins.str
+    """Its id."""
+    agent_type: _builtins.str
+    """Its type."""
+    queued: _builtins.int
+    """Requests of it that wait."""
+    running: _builtins.int
+    """Requests of it that run."""
+    def __init__(
+        self,
+        *,
+        agent_id: _builtins.str = ...,
+        agent_type: _builtins.str = ...,
+        queued: _builtins.int = ...,
+        running: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "agent_type", b"agent_type", "queued", b"queued", "running", b"running"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AgentWork: _TypeAlias = AgentWork  # noqa: Y015
+
+@_typing.final
+class LevelStatus(_message.Message):
+    """The level, and what decides it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEVEL_FIELD_NUMBER: _builtins.int
+    LEVEL_BEFORE_FIELD_NUMBER: _builtins.int
+    AUTOMATIC_FIELD_NUMBER: _builtins.int
+    SINCE_MS_FIELD_NUMBER: _builtins.int
+    UNTIL_MS_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    LOAD_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
+    level: _common_pb2.DegradationLevel.ValueType
+    """The level."""
+    level_before: _common_pb2.DegradationLevel.ValueType
+    """The one before; not set where it has been the same since start."""
+    automatic: _builtins.bool
+    """Is it left to the measured load? Else an operator has set it."""
+    since_ms: _builtins.int
+    """Milliseconds since it became what it is."""
+    until_ms: _builtins.int
+    """Where an operator has set it: milliseconds until it is left to the load again; not set: until
+    somebody does.
+    """
+    why: _builtins.str
+    """Why, in words: "gpu_memory is at 83 %: 13.1 GB of 16.0 GB are used by others"."""
+    load: _builtins.float
+    """The worst part that is known, 0 to 1 and above; not set where none is."""
+    @_builtins.property
+    def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___LoadPart]:
+        """All parts."""
+
+    def __init__(
+        self,
+        *,
+        level: _common_pb2.DegradationLevel.ValueType = ...,
+        level_before: _common_pb2.DegradationLevel.ValueType = ...,
+        automatic: _builtins.bool = ...,
+        since_ms: _builtins.int = ...,
+        until_ms: _builtins.int | None = ...,
+        why: _builtins.str = ...,
+        load: _builtins.float | None = ...,
+        parts: _abc.Iterable[Global___LoadPart] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_load", b"_load", "_until_ms", b"_until_ms", "load", b"load", "until_ms", b"until_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_load", b"_load", "_until_ms", b"_until_ms", "automatic", b"automatic", "level", b"level", "level_before", b"level_before", "load", b"load", "parts", b"parts", "since_ms", b"since_ms", "until_ms", b"until_ms", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__load: _TypeAlias = _typing.Literal["load"]  # noqa: Y015
+    _WhichOneofArgType__load: _TypeAlias = _typing.Literal["_load", b"_load"]  # noqa: Y015
+    _WhichOneofReturnType__until_ms: _TypeAlias = _typing.Literal["until_ms"]  # noqa: Y015
+    _WhichOneofArgType__until_ms: _TypeAlias = _typing.Literal["_until_ms", b"_until_ms"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__load) -> _WhichOneofReturnType__load | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__until_ms) -> _WhichOneofReturnType__until_ms | None: ...
+
+Global___LevelStatus: _TypeAlias = LevelStatus  # noqa: Y015
+
+@_typing.final
+class LoadPart(_message.Message):
+    """One part of the load."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    KNOWN_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    AGE_MS_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"queue", "wait", "host_memory", "cpu" or "gpu_memory"."""
+    known: _builtins.bool
+    """Is it known? It is not where its sensor is silent or stale, or where there is nothing to measure;
+    then `detail` says so and it counts for nothing.
+    """
+    value: _builtins.float
+    """What it measures, in the unit of `limit`: requests, milliseconds, bytes, or a share of 1."""
+    limit: _builtins.float
+    """What it may be."""
+    share: _builtins.float
+    """The part of the load: 0 to 1, above where it is beyond its limit."""
+    age_ms: _builtins.int
+    """Milliseconds since it was measured."""
+    detail: _builtins.str
+    """The same for people."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        known: _builtins.bool = ...,
+        value: _builtins.float = ...,
+        limit: _builtins.float = ...,
+        share: _builtins.float = ...,
+        age_ms: _builtins.int = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "detail", b"detail", "known", b"known", "limit", b"limit", "name", b"name", "share", b"share", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoadPart: _TypeAlias = LoadPart  # noqa: Y015
+
+@_typing.final
+class GpuStatus(_message.Message):
+    """A GPU, or a MIG instance of one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    UUID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    MEMORY_TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    MEMORY_USED_BYTES_FIELD_NUMBER: _builtins.int
+    UTILIZATION_FIELD_NUMBER: _builtins.int
+    TEMPERATURE_C_FIELD_NUMBER: _builtins.int
+    POWER_W_FIELD_NUMBER: _builtins.int
+    POWER_LIMIT_W_FIELD_NUMBER: _builtins.int
+    THROTTLE_REASONS_FIELD_NUMBER: _builtins.int
+    PROCESSES_FIELD_NUMBER: _builtins.int
+    MIG_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Its number."""
+    uuid: _builtins.str
+    """Its UUID."""
+    name: _builtins.str
+    """"NVIDIA H200"."""
+    memory_total_bytes: _builtins.int
+    """Bytes it has."""
+    memory_used_bytes: _builtins.int
+    """Bytes in use, by whomever."""
+    utilization: _builtins.float
+    """0 to 1; not set: not told."""
+    temperature_c: _builtins.float
+    """Degrees Celsius; not set: not told."""
+    power_w: _builtins.float
+    """Watts; not set: not told."""
+    power_limit_w: _builtins.float
+    """Watts it may draw; not set: not told."""
+    mig: _builtins.bool
+    """Is it a MIG instance?"""
+    @_builtins.property
+    def throttle_reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What slows it down, in words; empty: nothing."""
+
+    @_builtins.property
+    def processes(self) -> _containers.RepeatedCompositeFieldContainer[Global___GpuProcess]:
+        """Processes on it; not told where nobody may ask."""
+
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        uuid: _builtins.str = ...,
+        name: _builtins.str = ...,
+        memory_total_bytes: _builtins.int = ...,
+        memory_used_bytes: _builtins.int = ...,
+        utilization: _builtins.float | None = ...,
+        temperature_c: _builtins.float | None = ...,
+        power_w: _builtins.float | None = ...,
+        power_limit_w: _builtins.float | None = ...,
+        throttle_reasons: _abc.Iterable[_builtins.str] | None = ...,
+        processes: _abc.Iterable[Global___GpuProcess] | None = ...,
+        mig: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_power_limit_w", b"_power_limit_w", "_power_w", b"_power_w", "_temperature_c", b"_temperature_c", "_utilization", b"_utilization", "power_limit_w", b"power_limit_w", "power_w", b"power_w", "temperature_c", b"temperature_c", "utilization", b"utilization"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_power_limit_w", b"_power_limit_w", "_power_w", b"_power_w", "_temperature_c", b"_temperature_c", "_utilization", b"_utilization", "index", b"index", "memory_total_bytes", b"memory_total_bytes", "memory_used_bytes", b"memory_used_bytes", "mig", b"mig", "name", b"name", "power_limit_w", b"power_limit_w", "power_w", b"power_w", "processes", b"processes", "temperature_c", b"temperature_c", "throttle_reasons", b"throttle_reasons", "utilization", b"utilization", "uuid", b"uuid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__power_limit_w: _TypeAlias = _typing.Literal["power_limit_w"]  # noqa: Y015
+    _WhichOneofArgType__power_limit_w: _TypeAlias = _typing.Literal["_power_limit_w", b"_power_limit_w"]  # noqa: Y015
+    _WhichOneofReturnType__power_w: _TypeAlias = _typing.Literal["power_w"]  # noqa: Y015
+    _WhichOneofArgType__power_w: _TypeAlias = _typing.Literal["_power_w", b"_power_w"]  # noqa: Y015
+    _WhichOneofReturnType__temperature_c: _TypeAlias = _typing.Literal["temperature_c"]  # noqa: Y015
+    _WhichOneofArgType__temperature_c: _TypeAlias = _typing.Literal["_temperature_c", b"_temperature_c"]  # noqa: Y015
+    _WhichOneofReturnType__utilization: _TypeAlias = _typing.Literal["utilization"]  # noqa: Y015
+    _WhichOneofArgType__utilization: _TypeAlias = _typing.Literal["_utilization", b"_utilization"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__power_limit_w) -> _WhichOneofReturnType__power_limit_w | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__power_w) -> _WhichOneofReturnType__power_w | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__temperature_c) -> _WhichOneofReturnType__temperature_c | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__utilization) -> _WhichOneofReturnType__utilization | None: ...
+
+Global___GpuStatus: _TypeAlias = GpuStatus  # noqa: Y015
+
+@_typing.final
+class GpuProcess(_message.Message):
+    """A process on a GPU."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    OURS_FIELD_NUMBER: _builtins.int
+    pid: _builtins.int
+    """Its id on this host."""
+    name: _builtins.str
+    """Its name; empty: not told."""
+    memory_bytes: _builtins.int
+    """Bytes it holds there; not set: not told."""
+    ours: _builtins.bool
+    """Is it one of a backend of this broker?"""
+    def __init__(
+        self,
+        *,
+        pid: _builtins.int = ...,
+        name: _builtins.str = ...,
+        memory_bytes: _builtins.int | None = ...,
+        ours: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_memory_bytes", b"_memory_bytes", "memory_bytes", b"memory_bytes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_memory_bytes", b"_memory_bytes", "memory_bytes", b"memory_bytes", "name", b"name", "ours", b"ours", "pid", b"pid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__memory_bytes: _TypeAlias = _typing.Literal["memory_bytes"]  # noqa: Y015
+    _WhichOneofArgType__memory_bytes: _TypeAlias = _typing.Literal["_memory_bytes", b"_memory_bytes"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_bytes) -> _WhichOneofReturnType__memory_bytes | None: ...
+
+Global___GpuProcess: _TypeAlias = GpuProcess  # noqa: Y015
+
+@_typing.final
+class HostStatus(_message.Message):
+    """The host that the broker runs on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CPU_COUNT_FIELD_NUMBER: _builtins.int
+    CPU_SHARE_FIELD_NUMBER: _builtins.int
+    MODELS_CPU_SHARE_FIELD_NUMBER: _builtins.int
+    MEMORY_TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    MEMORY_AVAILABLE_BYTES_FIELD_NUMBER: _builtins.int
+    MODELS_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    SWAP_TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    SWAP_USED_BYTES_FIELD_NUMBER: _builtins.int
+    SWAP_IN_BYTES_PER_S_FIELD_NUMBER: _builtins.int
+    cpu_count: _builtins.int
+    """Cores."""
+    cpu_share: _builtins.float
+    """Busy part of all cores, 0 to 1."""
+    models_cpu_share: _builtins.float
+    """The part of that which models and the broker use; not set: not told."""
+    memory_total_bytes: _builtins.int
+    """Bytes it has."""
+    memory_available_bytes: _builtins.int
+    """Bytes that can be had without swapping, the page cache included."""
+    models_memory_bytes: _builtins.int
+    """Bytes that models hold and that cannot be had back; not set: not told."""
+    swap_total_bytes: _builtins.int
+    """Bytes of swap."""
+    swap_used_bytes: _builtins.int
+    """Bytes of it in use."""
+    swap_in_bytes_per_s: _builtins.float
+    """Bytes a second that come back from swap: what is in use is missing from memory."""
+    def __init__(
+        self,
+        *,
+        cpu_count: _builtins.int = ...,
+        cpu_share: _builtins.float = ...,
+        models_cpu_share: _builtins.float | None = ...,
+        memory_total_bytes: _builtins.int = ...,
+        memory_available_bytes: _builtins.int = ...,
+        models_memory_bytes: _builtins.int | None = ...,
+        swap_total_bytes: _builtins.int = ...,
+        swap_used_bytes: _builtins.int = ...,
+        swap_in_bytes_per_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_models_cpu_share", b"_models_cpu_share", "_models_memory_bytes", b"_models_memory_bytes", "models_cpu_share", b"models_cpu_share", "models_memory_bytes", b"models_memory_bytes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_models_cpu_share", b"_models_cpu_share", "_models_memory_bytes", b"_models_memory_bytes", "cpu_count", b"cpu_count", "cpu_share", b"cpu_share", "memory_available_bytes", b"memory_available_bytes", "memory_total_bytes", b"memory_total_bytes", "models_cpu_share", b"models_cpu_share", "models_memory_bytes", b"models_memory_bytes", "swap_in_bytes_per_s", b"swap_in_bytes_per_s", "swap_total_bytes", b"swap_total_bytes", "swap_used_bytes", b"swap_used_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__models_cpu_share: _TypeAlias = _typing.Literal["models_cpu_share"]  # noqa: Y015
+    _WhichOneofArgType__models_cpu_share: _TypeAlias = _typing.Literal["_models_cpu_share", b"_models_cpu_share"]  # noqa: Y015
+    _WhichOneofReturnType__models_memory_bytes: _TypeAlias = _typing.Literal["models_memory_bytes"]  # noqa: Y015
+    _WhichOneofArgType__models_memory_bytes: _TypeAlias = _typing.Literal["_models_memory_bytes", b"_models_memory_bytes"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__models_cpu_share) -> _WhichOneofReturnType__models_cpu_share | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__models_memory_bytes) -> _WhichOneofReturnType__models_memory_bytes | None: ...
+
+Global___HostStatus: _TypeAlias = HostStatus  # noqa: Y015
+
+@_typing.final
+class SensorStatus(_message.Message):
+    """A sensor."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    AGE_MS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"host" or "gpu"."""
+    state: _builtins.str
+    """"ok"; "absent": there is nothing to measure, or nobody may, which is no fault; "failing"; "stale":
+    it has not answered for too long.
+    """
+    detail: _builtins.str
+    """Why it is not ok, in words."""
+    age_ms: _builtins.int
+    """Milliseconds since its last answer; not set: there was none."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        state: _builtins.str = ...,
+        detail: _builtins.str = ...,
+        age_ms: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_age_ms", b"_age_ms", "age_ms", b"age_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_age_ms", b"_age_ms", "age_ms", b"age_ms", "detail", b"detail", "name", b"name", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__age_ms: _TypeAlias = _typing.Literal["age_ms"]  # noqa: Y015
+    _WhichOneofArgType__age_ms: _TypeAlias = _typing.Literal["_age_ms", b"_age_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__age_ms) -> _WhichOneofReturnType__age_ms | None: ...
+
+Global___SensorStatus: _TypeAlias = SensorStatus  # noqa: Y015
+
+@_typing.final
+class Alert(_message.Message):
+    """An alert that fires."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SEVERITY_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    RUNBOOK_FIELD_NUMBER: _builtins.int
+    SINCE_MS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"HighRequestLatency", "QueueSaturation"..."""
+    severity: _builtins.str
+    """"warning" or "critical"."""
+    summary: _builtins.str
+    """What is wrong, with its figures."""
+    runbook: _builtins.str
+    """What to do about it, in a sentence."""
+    since_ms: _builtins.int
+    """Milliseconds since it fires."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        severity: _builtins.str = ...,
+        summary: _builtins.str = ...,
+        runbook: _builtins.str = ...,
+        since_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "runbook", b"runbook", "severity", b"severity", "since_ms", b"since_ms", "summary", b"summary"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Alert: _TypeAlias = Alert  # noqa: Y015
+
+@_typing.final
+class WatchStatusRequest(_message.Message):
+    """What to show, and how often."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_MAX_FIELD_NUMBER: _builtins.int
+    INTERVAL_MS_FIELD_NUMBER: _builtins.int
+    requests_max: _builtins.int
+    """As in GetStatusRequest."""
+    interval_ms: _builtins.int
+    """Milliseconds between two: 100 to 3600000; 0 means 1000."""
+    def __init__(
+        self,
+        *,
+        requests_max: _builtins.int = ...,
+        interval_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["interval_ms", b"interval_ms", "requests_max", b"requests_max"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchStatusRequest: _TypeAlias = WatchStatusRequest  # noqa: Y015
+
+@_typing.final
+class WatchStatusResponse(_message.Message):
+    """The state at one moment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def status(self) -> Global___GetStatusResponse:
+        """As from GetStatus."""
+
+    def __init__(
+        self,
+        *,
+        status: Global___GetStatusResponse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchStatusResponse: _TypeAlias = WatchStatusResponse  # noqa: Y015
+
+@_typing.final
+class SetLevelRequest(_message.Message):
+    """Which level."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEVEL_FIELD_NUMBER: _builtins.int
+    FOR_MS_FIELD_NUMBER: _builtins.int
+    level: _common_pb2.DegradationLevel.ValueType
+    """The level; not set: it is left to the measured load again."""
+    for_ms: _builtins.int
+    """Milliseconds that it holds: 1 to 2592000000 (30 days); 0: until it is set again. Only with a level."""
+    def __init__(
+        self,
+        *,
+        level: _common_pb2.DegradationLevel.ValueType = ...,
+        for_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["for_ms", b"for_ms", "level", b"level"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetLevelRequest: _TypeAlias = SetLevelRequest  # noqa: Y015
+
+@_typing.final
+class SetLevelResponse(_message.Message):
+    """It is set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEVEL_STATUS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def level_status(self) -> Global___LevelStatus:
+        """What holds now."""
+
+    def __init__(
+        self,
+        *,
+        level_status: Global___LevelStatus | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["level_status", b"level_status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["level_status", b"level_status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetLevelResponse: _TypeAlias = SetLevelResponse  # noqa: Y015
 
 @_typing.final
 class BulkheadStatus(_message.Message):
@@ -236,6 +819,7 @@ class PriorityStatus(_message.Message):
     ENDED_FIELD_NUMBER: _builtins.int
     QUEUE_WAIT_MS_MEAN_FIELD_NUMBER: _builtins.int
     QUEUE_WAIT_MS_MAX_FIELD_NUMBER: _builtins.int
+    QUEUE_WAIT_FIELD_NUMBER: _builtins.int
     priority: _builtins.int
     """1 to 10."""
     queued: _builtins.int
@@ -248,6 +832,10 @@ class PriorityStatus(_message.Message):
     """Mean wait of those started since start, in milliseconds."""
     queue_wait_ms_max: _builtins.float
     """Longest wait of those started since start, in milliseconds."""
+    @_builtins.property
+    def queue_wait(self) -> Global___WaitStatus:
+        """Waits of the last requests of this priority that were started."""
+
     def __init__(
         self,
         *,
@@ -257,10 +845,11 @@ class PriorityStatus(_message.Message):
         ended: _builtins.int = ...,
         queue_wait_ms_mean: _builtins.float = ...,
         queue_wait_ms_max: _builtins.float = ...,
+        queue_wait: Global___WaitStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["queue_wait", b"queue_wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "priority", b"priority", "queue_wait_ms_max", b"queue_wait_ms_max", "queue_wait_ms_mean", b"queue_wait_ms_mean", "queued", b"queued", "running", b"running"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "priority", b"priority", "queue_wait", b"queue_wait", "queue_wait_ms_max", b"queue_wait_ms_max", "queue_wait_ms_mean", b"queue_wait_ms_mean", "queued", b"queued", "running", b"running"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -371,6 +960,8 @@ class RequestStatus(_message.Message):
     WAIT_REASON_FIELD_NUMBER: _builtins.int
     WAIT_DETAIL_FIELD_NUMBER: _builtins.int
     COMPARTMENT_FIELD_NUMBER: _builtins.int
+    TOKENS_PER_S_FIELD_NUMBER: _builtins.int
+    SUBSTITUTE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Its id."""
     agent_id: _builtins.str
@@ -395,6 +986,10 @@ class RequestStatus(_message.Message):
     """The same for people."""
     compartment: _builtins.str
     """The bulkhead that it runs in; empty where its compartment has no limit."""
+    tokens_per_s: _builtins.float
+    """Tokens a second since its first; 0 where there were fewer than two."""
+    substitute: _builtins.str
+    """The model that answers, where another one does; else empty."""
     def __init__(
         self,
         *,
@@ -409,10 +1004,12 @@ class RequestStatus(_message.Message):
         wait_reason: _common_pb2.WaitReason.ValueType = ...,
         wait_detail: _builtins.str = ...,
         compartment: _builtins.str = ...,
+        tokens_per_s: _builtins.float = ...,
+        substitute: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "agent_id", b"agent_id", "backend", b"backend", "compartment", b"compartment", "model", b"model", "priority", b"priority", "request_id", b"request_id", "state", b"state", "tokens", b"tokens", "wait_detail", b"wait_detail", "wait_reason", b"wait_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "agent_id", b"agent_id", "backend", b"backend", "compartment", b"compartment", "model", b"model", "priority", b"priority", "request_id", b"request_id", "state", b"state", "substitute", b"substitute", "tokens", b"tokens", "tokens_per_s", b"tokens_per_s", "wait_detail", b"wait_detail", "wait_reason", b"wait_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

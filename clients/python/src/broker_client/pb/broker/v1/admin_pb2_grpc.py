@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AdminStub:
-    """What goes on, and the levers. SetLevel and WatchStatus join it later.
+    """What goes on, and the levers.
     """
 
     def __init__(self, channel):
@@ -39,6 +39,16 @@ class AdminStub:
                 '/broker.v1.Admin/GetStatus',
                 request_serializer=broker_dot_v1_dot_admin__pb2.GetStatusRequest.SerializeToString,
                 response_deserializer=broker_dot_v1_dot_admin__pb2.GetStatusResponse.FromString,
+                _registered_method=True)
+        self.WatchStatus = channel.unary_stream(
+                '/broker.v1.Admin/WatchStatus',
+                request_serializer=broker_dot_v1_dot_admin__pb2.WatchStatusRequest.SerializeToString,
+                response_deserializer=broker_dot_v1_dot_admin__pb2.WatchStatusResponse.FromString,
+                _registered_method=True)
+        self.SetLevel = channel.unary_unary(
+                '/broker.v1.Admin/SetLevel',
+                request_serializer=broker_dot_v1_dot_admin__pb2.SetLevelRequest.SerializeToString,
+                response_deserializer=broker_dot_v1_dot_admin__pb2.SetLevelResponse.FromString,
                 _registered_method=True)
         self.Drain = channel.unary_unary(
                 '/broker.v1.Admin/Drain',
@@ -88,11 +98,25 @@ class AdminStub:
 
 
 class AdminServicer:
-    """What goes on, and the levers. SetLevel and WatchStatus join it later.
+    """What goes on, and the levers.
     """
 
     def GetStatus(self, request, context):
         """The present state of everything.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchStatus(self, request, context):
+        """The same again and again, until the caller goes away. The first comes at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetLevel(self, request, context):
+        """Sets the level by hand, or leaves it to the measured load again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -169,6 +193,16 @@ def add_AdminServicer_to_server(servicer, server):
                     request_deserializer=broker_dot_v1_dot_admin__pb2.GetStatusRequest.FromString,
                     response_serializer=broker_dot_v1_dot_admin__pb2.GetStatusResponse.SerializeToString,
             ),
+            'WatchStatus': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchStatus,
+                    request_deserializer=broker_dot_v1_dot_admin__pb2.WatchStatusRequest.FromString,
+                    response_serializer=broker_dot_v1_dot_admin__pb2.WatchStatusResponse.SerializeToString,
+            ),
+            'SetLevel': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetLevel,
+                    request_deserializer=broker_dot_v1_dot_admin__pb2.SetLevelRequest.FromString,
+                    response_serializer=broker_dot_v1_dot_admin__pb2.SetLevelResponse.SerializeToString,
+            ),
             'Drain': grpc.unary_unary_rpc_method_handler(
                     servicer.Drain,
                     request_deserializer=broker_dot_v1_dot_admin__pb2.DrainRequest.FromString,
@@ -223,7 +257,7 @@ def add_AdminServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Admin:
-    """What goes on, and the levers. SetLevel and WatchStatus join it later.
+    """What goes on, and the levers.
     """
 
     @staticmethod
@@ -243,6 +277,60 @@ class Admin:
             '/broker.v1.Admin/GetStatus',
             broker_dot_v1_dot_admin__pb2.GetStatusRequest.SerializeToString,
             broker_dot_v1_dot_admin__pb2.GetStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/broker.v1.Admin/WatchStatus',
+            broker_dot_v1_dot_admin__pb2.WatchStatusRequest.SerializeToString,
+            broker_dot_v1_dot_admin__pb2.WatchStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetLevel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/broker.v1.Admin/SetLevel',
+            broker_dot_v1_dot_admin__pb2.SetLevelRequest.SerializeToString,
+            broker_dot_v1_dot_admin__pb2.SetLevelResponse.FromString,
             options,
             channel_credentials,
             insecure,

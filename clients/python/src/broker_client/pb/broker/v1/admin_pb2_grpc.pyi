@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AdminStub:
-    """What goes on, and the levers. SetLevel and WatchStatus join it later."""
+    """What goes on, and the levers."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -35,6 +35,10 @@ class AdminStub:
     def __new__(cls, channel: _aio.Channel) -> AdminAsyncStub: ...
     GetStatus: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetStatusRequest, _admin_pb2.GetStatusResponse]
     """The present state of everything."""
+    WatchStatus: _grpc.UnaryStreamMultiCallable[_admin_pb2.WatchStatusRequest, _admin_pb2.WatchStatusResponse]
+    """The same again and again, until the caller goes away. The first comes at once."""
+    SetLevel: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetLevelRequest, _admin_pb2.SetLevelResponse]
+    """Sets the level by hand, or leaves it to the measured load again."""
     Drain: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DrainRequest, _admin_pb2.DrainResponse]
     """Refuse new work, let what runs and waits end within a limit, then stop."""
     Explain: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ExplainRequest, _admin_pb2.ExplainResponse]
@@ -56,11 +60,15 @@ class AdminStub:
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
-    """What goes on, and the levers. SetLevel and WatchStatus join it later."""
+    """What goes on, and the levers."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetStatus: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetStatusRequest, _admin_pb2.GetStatusResponse]  # type: ignore[assignment]
     """The present state of everything."""
+    WatchStatus: _aio.UnaryStreamMultiCallable[_admin_pb2.WatchStatusRequest, _admin_pb2.WatchStatusResponse]  # type: ignore[assignment]
+    """The same again and again, until the caller goes away. The first comes at once."""
+    SetLevel: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetLevelRequest, _admin_pb2.SetLevelResponse]  # type: ignore[assignment]
+    """Sets the level by hand, or leaves it to the measured load again."""
     Drain: _aio.UnaryUnaryMultiCallable[_admin_pb2.DrainRequest, _admin_pb2.DrainResponse]  # type: ignore[assignment]
     """Refuse new work, let what runs and waits end within a limit, then stop."""
     Explain: _aio.UnaryUnaryMultiCallable[_admin_pb2.ExplainRequest, _admin_pb2.ExplainResponse]  # type: ignore[assignment]
@@ -81,7 +89,7 @@ class AdminAsyncStub(AdminStub):
     """Reads the configuration again. It holds as a whole or not at all."""
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
-    """What goes on, and the levers. SetLevel and WatchStatus join it later."""
+    """What goes on, and the levers."""
 
     @_abc_1.abstractmethod
     def GetStatus(
@@ -90,6 +98,22 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.GetStatusResponse, _abc.Awaitable[_admin_pb2.GetStatusResponse]]:
         """The present state of everything."""
+
+    @_abc_1.abstractmethod
+    def WatchStatus(
+        self,
+        request: _admin_pb2.WatchStatusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_admin_pb2.WatchStatusResponse], _abc.AsyncIterator[_admin_pb2.WatchStatusResponse]]:
+        """The same again and again, until the caller goes away. The first comes at once."""
+
+    @_abc_1.abstractmethod
+    def SetLevel(
+        self,
+        request: _admin_pb2.SetLevelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.SetLevelResponse, _abc.Awaitable[_admin_pb2.SetLevelResponse]]:
+        """Sets the level by hand, or leaves it to the measured load again."""
 
     @_abc_1.abstractmethod
     def Drain(

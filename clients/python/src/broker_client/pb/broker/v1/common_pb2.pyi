@@ -101,6 +101,8 @@ class _WaitReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WaitReason
     """An operator has paused its agent, its agent's type, or everybody."""
     WAIT_REASON_QUEUE_FULL: _WaitReason.ValueType  # 8
     """A place in the queue, which is full; it waits in the room before it, for a few seconds at most."""
+    WAIT_REASON_LEVEL: _WaitReason.ValueType  # 9
+    """The level lets other work go first, or this work not run at all."""
 
 class WaitReason(_WaitReason, metaclass=_WaitReasonEnumTypeWrapper):
     """What a waiting request waits for."""
@@ -123,6 +125,8 @@ WAIT_REASON_PAUSED: WaitReason.ValueType  # 7
 """An operator has paused its agent, its agent's type, or everybody."""
 WAIT_REASON_QUEUE_FULL: WaitReason.ValueType  # 8
 """A place in the queue, which is full; it waits in the room before it, for a few seconds at most."""
+WAIT_REASON_LEVEL: WaitReason.ValueType  # 9
+"""The level lets other work go first, or this work not run at all."""
 Global___WaitReason: _TypeAlias = WaitReason  # noqa: Y015
 
 @_typing.final

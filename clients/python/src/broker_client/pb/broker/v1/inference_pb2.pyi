@@ -20,6 +20,38 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Substitution:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SubstitutionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Substitution.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SUBSTITUTION_UNSPECIFIED: _Substitution.ValueType  # 0
+    """Not said: treated as SUBSTITUTION_ANY."""
+    SUBSTITUTION_ANY: _Substitution.ValueType  # 1
+    """fallback_models where the model is missing; at level 2 and above those of them that are small, and
+    failing these any small model that can do what the request needs.
+    """
+    SUBSTITUTION_FALLBACKS: _Substitution.ValueType  # 2
+    """None but fallback_models."""
+    SUBSTITUTION_NEVER: _Substitution.ValueType  # 3
+    """None: fallback_models must be empty, and at level 2 and above a large model is refused."""
+
+class Substitution(_Substitution, metaclass=_SubstitutionEnumTypeWrapper):
+    """Which models may answer beside the one that was asked for."""
+
+SUBSTITUTION_UNSPECIFIED: Substitution.ValueType  # 0
+"""Not said: treated as SUBSTITUTION_ANY."""
+SUBSTITUTION_ANY: Substitution.ValueType  # 1
+"""fallback_models where the model is missing; at level 2 and above those of them that are small, and
+failing these any small model that can do what the request needs.
+"""
+SUBSTITUTION_FALLBACKS: Substitution.ValueType  # 2
+"""None but fallback_models."""
+SUBSTITUTION_NEVER: Substitution.ValueType  # 3
+"""None: fallback_models must be empty, and at level 2 and above a large model is refused."""
+Global___Substitution: _TypeAlias = Substitution  # noqa: Y015
+
 class _CachePolicy:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -94,6 +126,8 @@ class GenerateRequest(_message.Message):
     FORMAT_FIELD_NUMBER: _builtins.int
     THINK_FIELD_NUMBER: _builtins.int
     RESUME_FROM_SEQ_FIELD_NUMBER: _builtins.int
+    SUBSTITUTION_FIELD_NUMBER: _builtins.int
+    ACCEPT_DEFAULT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Names the request within its agent; 1 to 128 characters of [A-Za-z0-9._:/@-]. Empty: the broker
     draws one, and the request cannot be taken over or cancelled by another call.
@@ -116,6 +150,12 @@ class GenerateRequest(_message.Message):
     """On a call that takes a running request over: the number of pieces already received. Pieces from
     this one on are sent again; at most the number of those there are. 0: from the beginning. Not
     part of the content.
+    """
+    substitution: Global___Substitution.ValueType
+    """May another model answer?"""
+    accept_default: _builtins.bool
+    """Will the operator's default answer do, where the level is critical and this one would have to
+    wait? It says so in `started.changes`.
     """
     @_builtins.property
     def fallback_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -164,10 +204,12 @@ class GenerateRequest(_message.Message):
         format: Global___Format | None = ...,
         think: Global___Think | None = ...,
         resume_from_seq: _builtins.int = ...,
+        substitution: Global___Substitution.ValueType = ...,
+        accept_default: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_preemptible", b"_preemptible", "chat", b"chat", "format", b"format", "input", b"input", "options", b"options", "preemptible", b"preemptible", "prompt", b"prompt", "think", b"think"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_preemptible", b"_preemptible", "agent_id", b"agent_id", "cache_policy", b"cache_policy", "chat", b"chat", "criticality", b"criticality", "fallback_models", b"fallback_models", "format", b"format", "input", b"input", "model", b"model", "options", b"options", "preemptible", b"preemptible", "priority", b"priority", "prompt", b"prompt", "request_id", b"request_id", "resume_from_seq", b"resume_from_seq", "session_id", b"session_id", "think", b"think", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_preemptible", b"_preemptible", "accept_default", b"accept_default", "agent_id", b"agent_id", "cache_policy", b"cache_policy", "chat", b"chat", "criticality", b"criticality", "fallback_models", b"fallback_models", "format", b"format", "input", b"input", "model", b"model", "options", b"options", "preemptible", b"preemptible", "priority", b"priority", "prompt", b"prompt", "request_id", b"request_id", "resume_from_seq", b"resume_from_seq", "session_id", b"session_id", "substitution", b"substitution", "think", b"think", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__preemptible: _TypeAlias = _typing.Literal["preemptible"]  # noqa: Y015
     _WhichOneofArgType__preemptible: _TypeAlias = _typing.Literal["_preemptible", b"_preemptible"]  # noqa: Y015
@@ -853,8 +895,12 @@ class EmbedResponse(_message.Message):
     EMBEDDINGS_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model that answered."""
+    level: _common_pb2.DegradationLevel.ValueType
+    """The level at which it was started."""
     @_builtins.property
     def embeddings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Embedding]:
         """One per input, in the order of the inputs."""
@@ -867,6 +913,10 @@ class EmbedResponse(_message.Message):
     def timings(self) -> _common_pb2.Timings:
         """Where the time went."""
 
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What was changed in the request, in words."""
+
     def __init__(
         self,
         *,
@@ -874,10 +924,12 @@ class EmbedResponse(_message.Message):
         embeddings: _abc.Iterable[Global___Embedding] | None = ...,
         usage: _common_pb2.Usage | None = ...,
         timings: _common_pb2.Timings | None = ...,
+        level: _common_pb2.DegradationLevel.ValueType = ...,
+        changes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["embeddings", b"embeddings", "model", b"model", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "embeddings", b"embeddings", "level", b"level", "model", b"model", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -223,6 +223,7 @@ class ModelPlace(_message.Message):
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     GPU_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     MANAGED_FIELD_NUMBER: _builtins.int
+    EXPIRES_MS_FIELD_NUMBER: _builtins.int
     backend: _builtins.str
     """The backend's name."""
     state: Global___ModelState.ValueType
@@ -239,6 +240,10 @@ class ModelPlace(_message.Message):
     """The part of memory_bytes that lies on the GPU."""
     managed: _builtins.bool
     """Did the broker load it, and may it unload it?"""
+    expires_ms: _builtins.int
+    """Milliseconds until the backend lets it go by itself, as it said when it was last asked; not set: not
+    resident, or never.
+    """
     def __init__(
         self,
         *,
@@ -250,11 +255,14 @@ class ModelPlace(_message.Message):
         memory_bytes: _builtins.int = ...,
         gpu_memory_bytes: _builtins.int = ...,
         managed: _builtins.bool = ...,
+        expires_ms: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expires_ms", b"_expires_ms", "expires_ms", b"expires_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "gpu_memory_bytes", b"gpu_memory_bytes", "managed", b"managed", "memory_bytes", b"memory_bytes", "num_ctx", b"num_ctx", "running", b"running", "slots", b"slots", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expires_ms", b"_expires_ms", "backend", b"backend", "expires_ms", b"expires_ms", "gpu_memory_bytes", b"gpu_memory_bytes", "managed", b"managed", "memory_bytes", b"memory_bytes", "num_ctx", b"num_ctx", "running", b"running", "slots", b"slots", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__expires_ms: _TypeAlias = _typing.Literal["expires_ms"]  # noqa: Y015
+    _WhichOneofArgType__expires_ms: _TypeAlias = _typing.Literal["_expires_ms", b"_expires_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expires_ms) -> _WhichOneofReturnType__expires_ms | None: ...
 
 Global___ModelPlace: _TypeAlias = ModelPlace  # noqa: Y015

@@ -76,6 +76,18 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """PERMISSION_DENIED: an operator has blocked this agent."""
     REASON_AGENT_NOT_FOUND: _Reason.ValueType  # 26
     """NOT_FOUND with the nearest ids: the broker remembers no such agent."""
+    REASON_DEGRADED: _Reason.ValueType  # 27
+    """UNAVAILABLE with RetryInfo: at this level non-critical work is refused."""
+    REASON_SMALL_MODELS_ONLY: _Reason.ValueType  # 28
+    """UNAVAILABLE with RetryInfo: at this level only small models run, and the request forbids another
+    model than its own, or none that is small can do it.
+    """
+    REASON_PUBLISH_RATE_LIMITED: _Reason.ValueType  # 29
+    """RESOURCE_EXHAUSTED with RetryInfo: the agent publishes more than its rate lets in."""
+    REASON_TOPIC_RESERVED: _Reason.ValueType  # 30
+    """PERMISSION_DENIED: the broker alone writes this topic."""
+    REASON_SUBSCRIBERS_FULL: _Reason.ValueType  # 31
+    """UNAVAILABLE with RetryInfo: as many subscribers listen as may."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """The stable reasons. An error status carries google.rpc.ErrorInfo with domain "broker.v1" and the
@@ -137,4 +149,16 @@ REASON_AGENT_BLOCKED: Reason.ValueType  # 25
 """PERMISSION_DENIED: an operator has blocked this agent."""
 REASON_AGENT_NOT_FOUND: Reason.ValueType  # 26
 """NOT_FOUND with the nearest ids: the broker remembers no such agent."""
+REASON_DEGRADED: Reason.ValueType  # 27
+"""UNAVAILABLE with RetryInfo: at this level non-critical work is refused."""
+REASON_SMALL_MODELS_ONLY: Reason.ValueType  # 28
+"""UNAVAILABLE with RetryInfo: at this level only small models run, and the request forbids another
+model than its own, or none that is small can do it.
+"""
+REASON_PUBLISH_RATE_LIMITED: Reason.ValueType  # 29
+"""RESOURCE_EXHAUSTED with RetryInfo: the agent publishes more than its rate lets in."""
+REASON_TOPIC_RESERVED: Reason.ValueType  # 30
+"""PERMISSION_DENIED: the broker alone writes this topic."""
+REASON_SUBSCRIBERS_FULL: Reason.ValueType  # 31
+"""UNAVAILABLE with RetryInfo: as many subscribers listen as may."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
