@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from broker.config.load import load
+from broker.config.machine import DegradationConfig, MonitorsConfig
 from broker.config.reload import plan_reload
 from broker.config.schema import (
     AgentsConfig,
@@ -19,6 +20,7 @@ from broker.config.schema import (
     QueueConfig,
 )
 from broker.core.agent_policy import AgentsPolicy, AgentTypePolicy, BucketPolicy
+from broker.core.level import DegradationPolicy, Level, Threshold
 from broker.core.placement import BackendPolicy, PlacementPolicy
 from broker.core.policy import EnginePolicy
 from broker.core.queueing import AgentOrder, QueuePolicy
@@ -32,6 +34,7 @@ def test_the_defaults_of_the_file_are_the_defaults_of_the_engine() -> None:
     policy = engine_policy(load(None, {}))
     assert policy.placement == PlacementPolicy()
     assert policy.queue == QueuePolicy(live_max=10_000)
+    assert policy.degradation == DegradationPolicy()
 
 
 def test_agents_have_the_rates_and_bulkheads_of_the_seeds() -> None:
@@ -72,8 +75,25 @@ def test_times_and_limits_reach_the_engine_in_its_own_unit() -> None:
         ),
         backends=(
             BackendConfig(name="a", resident_max=2, memory_gb=1.5, exclusive=True),
-            BackendConfig(name="b"),
+            BackendConfig(name="b", url="gpu2.example:11434"),
         ),
+        degradation=DegradationConfig(
+            automatic=False,
+            level_1_up=61,
+            level_1_down=51,
+            level_2_up=81,
+            level_2_down=71,
+            critical_up=96,
+            critical_down=91,
+            dwell_s=16,
+            dwell_max_s=17,
+            wait_target_s=18,
+            max_tokens=19,
+            small_model_gb_max=0.5,
+            small_models=("small",),
+            default_answer="later",
+        ),
+        monitors=MonitorsConfig(stale_ms=2_000),
     )
     policy = engine_policy(config)
     assert policy.queue == QueuePolicy(
@@ -99,9 +119,49 @@ def test_times_and_limits_reach_the_engine_in_its_own_unit() -> None:
         slot_grace_ns=15 * MS,
     )
     assert policy.backends == (
-        BackendPolicy(name="a", resident_max=2, memory_bytes=1_500_000_000, exclusive=True),
+        BackendPolicy(
+            name="a", resident_max=2, memory_bytes=1_500_000_000, exclusive=True, is_local=True
+        ),
         BackendPolicy(name="b", resident_max=1, memory_bytes=None, exclusive=False),
     )
+    assert policy.degradation == DegradationPolicy(
+        is_automatic=False,
+        thresholds={
+            Level.LEVEL_1: Threshold(up=0.61, down=0.51),
+            Level.LEVEL_2: Threshold(up=0.81, down=0.71),
+            Level.CRITICAL: Threshold(up=0.96, down=0.91),
+        },
+        dwell_ns=16 * S,
+        dwell_ns_max=17 * S,
+        stale_ns=2 * S,
+        wait_target_ns=18 * S,
+        output_tokens_max=19,
+        small_model_bytes_max=500_000_000,
+        small_models=("small",),
+        has_default_answer=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "local", "is_local"),
+    [
+        ("127.0.0.1:11434", None, True),
+        (":11434", None, True),
+        ("localhost", None, True),
+        ("0.0.0.0:11434", None, True),
+        ("http://[::1]:11434/ollama", None, True),
+        ("::1", None, True),
+        ("https://gpu2.example", None, False),
+        ("10.0.0.2:11434", None, False),
+        ("gpu2.example:11434", True, True),
+        ("127.0.0.1:11434", False, False),
+    ],
+)
+def test_a_backend_is_local_as_its_url_says_unless_it_is_said(
+    url: str, local: bool | None, is_local: bool
+) -> None:
+    config = Config(backends=(BackendConfig(url=url, local=local),))
+    assert engine_policy(config).backends[0].is_local is is_local
 
 
 def test_every_setting_of_a_type_reaches_the_engine() -> None:
