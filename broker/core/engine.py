@@ -10,26 +10,23 @@ no I/O, reads no clock, and never sees a word of a prompt or an answer.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 from _sched.queue import FairQueue
 from broker.core.agents import Agents
 from broker.core.announcements import Announcer
 from broker.core.arrivals import Arrivals
+from broker.core.attempts import Attempts
 from broker.core.backlog import Backlog
 from broker.core.bulkheads import Bulkheads
 from broker.core.degradation import Degradation
-from broker.core.dispatch import counted, next_dispatch, order_of
-from broker.core.effects import Drained, Effect, SetTimer, TellRequeued
-from broker.core.errors import (
-    BackendUnreachable,
-    BrokerError,
-    InvariantBroken,
-)
+from broker.core.dispatch import next_dispatch
+from broker.core.effects import Drained, Effect, SetTimer
+from broker.core.errors import BrokerError
 from broker.core.estimates import Estimates
 from broker.core.ledger import Ledger
 from broker.core.level import Level
-from broker.core.lifecycle import State, Trigger
+from broker.core.lifecycle import Trigger
 from broker.core.operations import Operations
 from broker.core.placement import BackendState
 from broker.core.policy import EnginePolicy
@@ -38,7 +35,6 @@ from broker.core.quota import Quotas
 from broker.core.record import Attempt, Record
 from broker.core.requests import AttemptId, RequestKey
 from broker.core.residencies import Residencies
-from broker.core.residency import Residency
 from broker.core.stimuli import (
     Arrived,
     AttemptEnded,
@@ -63,10 +59,6 @@ from broker.core.tally import Tally
 from broker.core.targets import find_line
 from broker.core.timers import Timers
 from broker.core.waiting_room import WaitingRoom
-
-# A request whose backend took no connection goes back to the queue at most so often. Retries with
-# a budget and with back-off take this place later.
-TRIES_MAX: Final = 3
 
 
 class Engine:
@@ -109,19 +101,39 @@ class Engine:
         self.ledger = Ledger(
             self.backlog, self.room, quotas, self.tally, self.timers, backends, self._emit
         )
-        self._announcer = Announcer(
-            policy.queue.announce_interval_ns,
+        self._attempts = Attempts(
+            policy.queue,
+            self.ledger,
             self.backlog,
-            backends,
+            self.residencies,
+            self.estimates,
+            self.tally,
+            self.timers,
+            self._emit,
+        )
+        self._announcer = self._new_announcer()
+        self._arrivals = self._new_arrivals()
+        self._timer_set_ns: int | None = None
+        self.reloads = 0
+        self._told_drained, self._drain_timer = False, 0
+        self._handlers = self._table()
+
+    def _new_announcer(self) -> Announcer:
+        return Announcer(
+            self.policy.queue.announce_interval_ns,
+            self.backlog,
+            self.backends,
             self.estimates,
             self.timers,
             self._emit,
             self._changed,
         )
-        self._arrivals = Arrivals(
-            policy.queue,
+
+    def _new_arrivals(self) -> Arrivals:
+        return Arrivals(
+            self.policy.queue,
             self.agents,
-            quotas,
+            self._quotas,
             self.ledger,
             self.backlog,
             self.room,
@@ -129,13 +141,9 @@ class Engine:
             self.estimates,
             self.tally,
             self.timers,
-            backends,
+            self.backends,
             self._emit,
         )
-        self._timer_set_ns: int | None = None
-        self.reloads = 0
-        self._told_drained, self._drain_timer = False, 0
-        self._handlers = self._table()
 
     def _table(self) -> dict[type[Stimulus], Callable[[Any, int], None]]:
         known = self.residencies
@@ -145,8 +153,8 @@ class Engine:
         return {
             Arrived: self._arrivals.arrive,
             CancelAsked: lambda asked, now_ns: self.ledger.cancel(asked.key, asked.cause, now_ns),
-            FirstToken: self._first_token,
-            AttemptEnded: self._attempt_ended,
+            FirstToken: self._attempts.first_token,
+            AttemptEnded: self._attempts.ended,
             BackendSeen: known.backend_seen,
             ModelsListed: self._models_listed,
             ResidentsSeen: known.residents_seen,
@@ -216,140 +224,14 @@ class Engine:
     def _dispatch(self, now_ns: int) -> None:
         """Gives every free slot to the request that is next for it, and every place in the queue
         that so becomes free to who stands in the waiting room."""
-        ready, backends = self.backlog.ready, self.backends
+        ready, backends, start = self.backlog.ready, self.backends, self._attempts.start
         while True:
             for runner in {runner: None for runner, _ in ready}:  # each once, in their order
                 while (choice := next_dispatch(runner, backends, ready)) is not None:
                     record = self.backlog.record_of(choice.entry)
-                    self._start(record, choice.backend, choice.residency, now_ns)
+                    start(record, choice.backend, choice.residency, now_ns)
             if not len(self.room) or not self._arrivals.fill(now_ns):
                 return
-
-    def _start(
-        self, record: Record, backend: BackendState, residency: Residency, now_ns: int
-    ) -> None:
-        flow, charged = self.backlog.take(record, now_ns)
-        record.move(Trigger.DISPATCH)
-        record.tries += 1
-        ledger = self.ledger
-        ledger.attempts_made += 1
-        attempt = Attempt(
-            id=AttemptId(ledger.attempts_made),
-            record=record,
-            backend=backend.name,
-            residency=residency,
-            started_ns=now_ns,
-            flow=flow,
-            charged=charged,
-        )
-        record.attempt = ledger.attempts[attempt.id] = attempt
-        residency.running += 1
-        residency.use(now_ns, is_large=record.line[1] > 0)
-        queue_wait_ns = now_ns - record.arrived_ns
-        self.tally.run(record.priority, 1)
-        self.tally.start(record.priority, queue_wait_ns)
-        ledger.journal.start(attempt, self.bulkheads.closed)
-        self._run(record, 1, now_ns)
-        self._emit(order_of(attempt, backend, queue_wait_ns))
-
-    def _run(self, record: Record, change: int, now_ns: int) -> None:
-        """One more or one less of this agent and compartment runs."""
-        record.agent.running += change
-        if self.bulkheads.run(record.compartment, change):
-            self.backlog.look_again(now_ns)
-
-    # The life of an attempt
-
-    def _first_token(self, first: FirstToken, now_ns: int) -> None:
-        attempt = self.attempts.get(first.attempt)
-        if attempt is None or attempt.ending is not None:
-            return  # it was told to end while the token was on its way
-        attempt.record.move(Trigger.FIRST_TOKEN)
-        attempt.first_token_ns = now_ns
-
-    def _attempt_ended(self, ended: AttemptEnded, now_ns: int) -> None:
-        attempt = self.attempts.get(ended.attempt)
-        if attempt is None:
-            raise InvariantBroken(f"attempt {ended.attempt} ended twice or never began")
-        error = ended.error
-        if attempt.grace_timer:
-            raise InvariantBroken(f"attempt {attempt.id} ended twice")
-        if attempt.ending is not None:
-            self.ledger.pay(attempt, ended, self.policy.queue, now_ns)
-            self._aborted(attempt, error, now_ns)
-            return
-        if isinstance(error, BackendUnreachable):
-            self.residencies.lost(attempt.backend, error)
-        if error is not None and self._may_requeue(attempt, error):
-            self._requeue(attempt, error, now_ns)
-            return
-        cost = self.ledger.pay(attempt, ended, self.policy.queue, now_ns)
-        record = attempt.record
-        if error is not None and error.leaves_work:
-            self.ledger.end(record, Trigger.FAIL, error, now_ns)
-            self._aborted(attempt, error, now_ns)
-            return
-        self._release(attempt, now_ns)
-        if error is None:
-            self._measure(attempt, ended, cost, now_ns)
-        trigger = Trigger.COMPLETE if error is None else Trigger.FAIL
-        self.ledger.end(record, trigger, error, now_ns)
-
-    def _measure(self, attempt: Attempt, ended: AttemptEnded, cost: int, now_ns: int) -> None:
-        """A completed attempt says how long such requests run."""
-        record, first_ns = attempt.record, attempt.first_token_ns
-        self.estimates.served(
-            record.line[0],
-            attempt.backend,
-            record.spec,
-            now_ns - attempt.started_ns,
-            first_ns - attempt.started_ns if first_ns else 0,
-            *counted(ended),
-            cost,
-        )
-
-    def _aborted(self, attempt: Attempt, error: BrokerError | None, now_ns: int) -> None:
-        """An attempt that was told to end has ended. Its terminator proves that the work has too.
-        Else the connection is closed, but the backend may compute a moment longer: the slot is not
-        free before a time of grace (OLLAMA.md §3.6: 0.26 s at worst in 680 cancels)."""
-        if error is None:
-            self._release(attempt, now_ns)
-        else:
-            at_ns = now_ns + self.policy.placement.slot_grace_ns
-            attempt.grace_timer = self.timers.set(at_ns, self._release, attempt)
-
-    def _may_requeue(self, attempt: Attempt, error: BrokerError) -> bool:
-        """Only what surely was not begun: no connection, and not a token."""
-        return (
-            isinstance(error, BackendUnreachable)
-            and attempt.record.state is State.DISPATCHED
-            and attempt.record.tries < TRIES_MAX
-            and not self.draining
-        )
-
-    def _requeue(self, attempt: Attempt, error: BrokerError, now_ns: int) -> None:
-        record = attempt.record
-        self._release(attempt, now_ns)
-        record.move(Trigger.REQUEUE)
-        record.attempt = None
-        record.told_reason = None
-        record.starts_before, record.starts_in_room = self.ledger.attempts_made, 0
-        self._emit(TellRequeued(record.spec.key, error.message))
-        record.move(Trigger.ENQUEUE)
-        self.backlog.enter(record, now_ns)
-        # Only now: an agent with nothing waiting or running would be forgotten with its counter.
-        self.backlog.settle(attempt.flow, attempt.charged, 0)
-
-    def _release(self, attempt: Attempt, now_ns: int) -> None:
-        """The attempt's work is over: its slot is free again."""
-        record = attempt.record
-        del self.attempts[attempt.id]
-        attempt.residency.running -= 1
-        attempt.residency.use(now_ns, is_large=record.line[1] > 0)
-        self.tally.run(record.priority, -1)
-        self._run(record, -1, now_ns)
-        if attempt.ending is not None:
-            record.move(attempt.ending)
 
     def _load_failed(self, runner: str, error: BrokerError, now_ns: int) -> None:
         """Nobody waits for a model that no other backend could load either."""
@@ -400,6 +282,7 @@ class Engine:
         self.ledger.limit(self.agents.compartment, now_ns)
         self._queue.handicap_ns_per_priority = policy.queue.handicap_ns_per_priority
         self._arrivals.configure(policy.queue)
+        self._attempts.policy = policy.queue
         self._announcer.interval_ns = policy.queue.announce_interval_ns
         self.residencies.policy = policy.placement
         self.degradation.configure(policy.degradation, now_ns)
@@ -407,7 +290,7 @@ class Engine:
 
     def _drain_asked(self, asked: DrainAsked, now_ns: int) -> None:
         """The last word on how long it may take counts."""
-        self._arrivals.draining = True
+        self._arrivals.draining = self._attempts.draining = True
         self.timers.cancel(self._drain_timer)
         self._drain_timer = self.timers.set(asked.until_ns, self._drain_over)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from broker.core.arrivals import DRAIN_RETRY_NS
+from broker.core.attempts import TRIES_MAX
 from broker.core.effects import (
     AbortAttempt,
     Drained,
@@ -17,7 +18,6 @@ from broker.core.effects import (
     TakeOver,
     TellRequeued,
 )
-from broker.core.engine import TRIES_MAX
 from broker.core.errors import (
     BackendFailed,
     BackendUnreachable,
