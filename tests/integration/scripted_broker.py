@@ -152,6 +152,8 @@ class ScriptedBroker(
         self.script: deque[Turn] = deque()
         self.requests: list[Any] = []
         self.levers: list[Any] = []
+        self.statuses = 0  # how often it was asked for its state, once or for each of a watch
+        self.level: common_pb2.DegradationLevel.ValueType = common_pb2.DEGRADATION_LEVEL_NORMAL
         self.reloaded = admin_pb2.ReloadResponse()  # what a reload comes to
         self.metadata: list[dict[str, str | bytes]] = []
         self.gone = asyncio.Event()  # a caller went away during `hang`
@@ -228,14 +230,44 @@ class ScriptedBroker(
     async def GetStatus(
         self, request: admin_pb2.GetStatusRequest, context: Context
     ) -> admin_pb2.GetStatusResponse:
+        return self._status(request.requests_max)
+
+    async def WatchStatus(
+        self, request: admin_pb2.WatchStatusRequest, context: Context
+    ) -> AsyncIterator[admin_pb2.WatchStatusResponse]:
+        """Three, as fast as they are taken; then it stops."""
+        for _ in range(3):
+            yield admin_pb2.WatchStatusResponse(status=self._status(request.requests_max))
+        await refuse(context, grpc.StatusCode.UNAVAILABLE, "DRAINING", outcome="")
+
+    async def SetLevel(
+        self, request: admin_pb2.SetLevelRequest, context: Context
+    ) -> admin_pb2.SetLevelResponse:
+        copy = admin_pb2.SetLevelRequest()
+        copy.CopyFrom(request)
+        self.levers.append(copy)
+        self.level = request.level or common_pb2.DEGRADATION_LEVEL_NORMAL
+        return admin_pb2.SetLevelResponse(level_status=self._level_status(request.for_ms or None))
+
+    def _level_status(self, until_ms: int | None = None) -> admin_pb2.LevelStatus:
+        part = admin_pb2.LoadPart(
+            name="queue", known=True, value=2, limit=1000, share=0.002, detail="2 of 1000 wait"
+        )
+        return admin_pb2.LevelStatus(
+            level=self.level, automatic=until_ms is None, until_ms=until_ms, parts=[part]
+        )
+
+    def _status(self, requests_max: int) -> admin_pb2.GetStatusResponse:
+        self.statuses += 1
         return admin_pb2.GetStatusResponse(
             version="1.2.3",
-            level=common_pb2.DEGRADATION_LEVEL_NORMAL,
+            level=self.level,
+            level_status=self._level_status(),
             queued=2,
             queued_max=1000,
             outcomes=[admin_pb2.OutcomeCount(outcome="completed", count=7)],
             backends=[admin_pb2.BackendStatus(name="gpu0", up=True)],
-            requests=[admin_pb2.RequestStatus(request_id="r")] * request.requests_max,
+            requests=[admin_pb2.RequestStatus(request_id="r")] * requests_max,
         )
 
     async def Drain(

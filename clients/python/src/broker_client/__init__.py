@@ -53,6 +53,14 @@ from broker_client.events import (
     ToolCall,
     Usage,
 )
+from broker_client.machine import (
+    GpuProcess,
+    GpuStatus,
+    HostStatus,
+    LevelStatus,
+    LoadPart,
+    SensorStatus,
+)
 from broker_client.operations import (
     Agent,
     CancelledRequest,
@@ -67,6 +75,8 @@ from broker_client.requests import Ask, EmbedAsk, Message, Tool
 from broker_client.results import EmbedResult, GenerateResult
 from broker_client.retry import RetryPolicy
 from broker_client.status import (
+    AgentWork,
+    Alert,
     BackendModel,
     BackendStatus,
     BulkheadStatus,
@@ -74,6 +84,7 @@ from broker_client.status import (
     PriorityStatus,
     RequestStatus,
     Status,
+    WaitStatus,
 )
 from broker_client.sync import Client, SyncGeneration
 from broker_client.version import __version__
@@ -84,6 +95,8 @@ __all__ = [
     "AgentNotFound",
     "AgentQueueFull",
     "AgentUnknown",
+    "AgentWork",
+    "Alert",
     "Ask",
     "AsyncClient",
     "AsyncGeneration",
@@ -115,9 +128,14 @@ __all__ = [
     "FieldProblem",
     "Gate",
     "GenerateResult",
+    "GpuProcess",
+    "GpuStatus",
+    "HostStatus",
     "Internal",
     "InvalidRequest",
+    "LevelStatus",
     "LoadFailed",
+    "LoadPart",
     "Message",
     "Model",
     "ModelPlace",
@@ -138,6 +156,7 @@ __all__ = [
     "Requeued",
     "RetryPolicy",
     "Retrying",
+    "SensorStatus",
     "SlowDown",
     "SmallModelsOnly",
     "Started",
@@ -155,5 +174,6 @@ __all__ = [
     "TypeRateLimited",
     "Unreachable",
     "Usage",
+    "WaitStatus",
     "__version__",
 ]

@@ -19,6 +19,8 @@ class ModelPlace:
 
     `state` is "absent", "loading", "resident", "draining" or "unloading". `num_ctx` is in tokens,
     0 where it is not resident or not known. `managed`: the broker loaded it and may unload it.
+    `expires_ms` until the backend lets it go by itself, as it last said; None: it does not say, or
+    never will.
     """
 
     backend: str
@@ -29,6 +31,7 @@ class ModelPlace:
     memory_bytes: int
     gpu_memory_bytes: int
     managed: bool
+    expires_ms: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +59,7 @@ def place_of(message: models_pb2.ModelPlace) -> ModelPlace:
         memory_bytes=message.memory_bytes,
         gpu_memory_bytes=message.gpu_memory_bytes,
         managed=message.managed,
+        expires_ms=message.expires_ms if message.HasField("expires_ms") else None,
     )
 
 

@@ -22,6 +22,7 @@ from broker_client.error_status import error_of_status
 from broker_client.errors import BrokerError
 from broker_client.events import Chunk, Done, Event, Requeued
 from broker_client.generation import Generation
+from broker_client.machine import LevelStatus, level_status_of
 from broker_client.operations import (
     Agent,
     CancelledRequest,
@@ -32,8 +33,10 @@ from broker_client.operations import (
     cancelled_of,
     explanation_of,
     lasting_ms,
+    level_request,
     reload_of,
     scope_message,
+    watch_request,
 )
 from broker_client.pb.broker.v1 import (
     admin_pb2,
@@ -197,6 +200,27 @@ class AsyncClient:
         """The broker's present state, with at most so many requests listed."""
         request = admin_pb2.GetStatusRequest(requests_max=requests_max)
         return status_of(await self._short(self._admin.GetStatus, request))
+
+    async def watch_status(
+        self, *, requests_max: int = 0, interval_s: float = 1.0
+    ) -> AsyncGenerator[Status, None]:
+        """The broker's state again and again, the first at once, until the iterator is left.
+        Draining where the broker stops; nothing is tried again."""
+        request = watch_request(requests_max, interval_s)
+        call = self._admin.WatchStatus(request, metadata=METADATA)
+        try:
+            async for message in call:
+                yield status_of(message.status)
+        except aio.AioRpcError as error:
+            raise self._typed(error) from error
+        finally:
+            call.cancel()
+
+    async def set_level(self, level: str | None, *, for_s: float | None = None) -> LevelStatus:
+        """Sets the level ("normal", "1", "2" or "critical") by hand, for_s None: until it is set
+        again; None leaves it to the measured load. What holds then."""
+        answer = await self._short(self._admin.SetLevel, level_request(level, for_s))
+        return level_status_of(answer.level_status)
 
     async def drain(self, *, timeout_s: float | None = None) -> Drain:
         """Tells the broker to leave, giving its work so long; None: the broker's own limit."""

@@ -224,6 +224,12 @@ class SubscribersFull(BrokerError):
     known_reason = "SUBSCRIBERS_FULL"
 
 
+class AgentSubscribersFull(QuotaExceeded):
+    """As many subscribers of this agent listen as may."""
+
+    known_reason = "AGENT_SUBSCRIBERS_FULL"
+
+
 class AgentBlocked(BrokerError):
     """An operator blocked this agent."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from broker_client.events import word_of
+from broker_client.machine import level_number
 from broker_client.pb.broker.v1 import admin_pb2, common_pb2
 
 
@@ -145,6 +146,22 @@ def boost_request(
         priority_best=priority_best,
         for_ms=lasting_ms(for_s),
     )
+
+
+def level_request(level: str | None, for_s: float | None) -> admin_pb2.SetLevelRequest:
+    """The message that sets a level; None: that leaves it to the load. ValueError where there is
+    no such level."""
+    number = common_pb2.DEGRADATION_LEVEL_UNSPECIFIED if level is None else level_number(level)
+    return admin_pb2.SetLevelRequest(level=number, for_ms=lasting_ms(for_s))
+
+
+def watch_request(requests_max: int, interval_s: float) -> admin_pb2.WatchStatusRequest:
+    """The message that asks for the state again and again. There 0 means the usual interval, so
+    that nothing that rounds to it may be asked for."""
+    interval_ms = round(interval_s * 1000)
+    if not interval_ms:
+        raise ValueError(f"interval_s is {interval_s}; at least 0.1")
+    return admin_pb2.WatchStatusRequest(requests_max=requests_max, interval_ms=interval_ms)
 
 
 def agent_of(message: admin_pb2.Agent) -> Agent:

@@ -7,12 +7,33 @@ from dataclasses import dataclass
 
 from broker_client.catalogue import ModelPlace, place_of
 from broker_client.events import word_of
+from broker_client.machine import (
+    GpuStatus,
+    HostStatus,
+    LevelStatus,
+    SensorStatus,
+    gpu_of,
+    host_of,
+    level_status_of,
+    level_word,
+    sensor_of,
+)
 from broker_client.pb.broker.v1 import admin_pb2, common_pb2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WaitStatus:
+    """Some waits in milliseconds: how many, what half and what 99 of 100 of them did not pass."""
+
+    count: int
+    p50_ms: float
+    p99_ms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PriorityStatus:
-    """The work of one priority; waits in milliseconds, over those started since start."""
+    """The work of one priority; mean and longest wait in milliseconds are over those started since
+    start, `queue_wait` over the last ones."""
 
     priority: int
     queued: int
@@ -20,6 +41,7 @@ class PriorityStatus:
     ended: int
     queue_wait_ms_mean: float
     queue_wait_ms_max: float
+    queue_wait: WaitStatus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +71,8 @@ class BackendStatus:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestStatus:
     """One request; `state` is "admitted" (in the room before the full queue), "queued",
-    "dispatched", "streaming" or "cancelling"."""
+    "dispatched", "streaming" or "cancelling". `tokens_per_s` counts from its first token,
+    `substitute` is the model that answers where another one does."""
 
     request_id: str
     agent_id: str
@@ -62,6 +85,8 @@ class RequestStatus:
     wait_reason: str
     wait_detail: str
     compartment: str
+    tokens_per_s: float
+    substitute: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,12 +99,36 @@ class BulkheadStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AgentWork:
+    """An agent that has requests under way."""
+
+    agent_id: str
+    agent_type: str
+    queued: int
+    running: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alert:
+    """An alert that fires since `since_ms` milliseconds; `severity` is "warning" or "critical",
+    `runbook` says what to do."""
+
+    name: str
+    severity: str
+    summary: str
+    runbook: str
+    since_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """The present state.
 
     `outcomes` counts ended requests since start by how they ended, `refusals` those refused by
     reason. `standing` are in the waiting room before the full queue, `agents` are remembered,
-    `paused` says in words whom operators have paused.
+    `paused` says in words whom operators have paused. `level_status` says why the level is what it
+    is; `gpus`, `host` and `sensors` are of the broker's host. `queue_wait` and `first_token` are of
+    the last requests over all priorities; `agents_working` has those with most work first.
     """
 
     version: str
@@ -99,6 +148,15 @@ class Status:
     priorities: tuple[PriorityStatus, ...]
     backends: tuple[BackendStatus, ...]
     requests: tuple[RequestStatus, ...]
+    level_status: LevelStatus
+    gpus: tuple[GpuStatus, ...]
+    host: HostStatus | None
+    sensors: tuple[SensorStatus, ...]
+    alerts: tuple[Alert, ...]
+    queue_wait: WaitStatus
+    first_token: WaitStatus
+    agents_working: tuple[AgentWork, ...]
+    tokens_per_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +174,7 @@ def status_of(message: admin_pb2.GetStatusResponse) -> Status:
         version=message.version,
         uptime_s=message.uptime_s,
         draining=message.draining,
-        level=word_of(common_pb2.DegradationLevel.DESCRIPTOR, message.level, "DEGRADATION_LEVEL_"),
+        level=level_word(message.level),
         queued=message.queued,
         queued_max=message.queued_max,
         running=message.running,
@@ -130,6 +188,41 @@ def status_of(message: admin_pb2.GetStatusResponse) -> Status:
         priorities=tuple(priority_of(each) for each in message.priorities),
         backends=tuple(backend_of(each) for each in message.backends),
         requests=tuple(request_of(each) for each in message.requests),
+        level_status=level_status_of(message.level_status),
+        gpus=tuple(gpu_of(each) for each in message.gpus),
+        host=host_of(message.host) if message.HasField("host") else None,
+        sensors=tuple(sensor_of(each) for each in message.sensors),
+        alerts=tuple(alert_of(each) for each in message.alerts),
+        queue_wait=wait_of(message.queue_wait),
+        first_token=wait_of(message.first_token),
+        agents_working=tuple(work_of(each) for each in message.agents_working),
+        tokens_per_s=message.tokens_per_s,
+    )
+
+
+def wait_of(message: admin_pb2.WaitStatus) -> WaitStatus:
+    """The wire's waits, typed."""
+    return WaitStatus(count=message.count, p50_ms=message.p50_ms, p99_ms=message.p99_ms)
+
+
+def work_of(message: admin_pb2.AgentWork) -> AgentWork:
+    """The wire's agent, typed."""
+    return AgentWork(
+        agent_id=message.agent_id,
+        agent_type=message.agent_type,
+        queued=message.queued,
+        running=message.running,
+    )
+
+
+def alert_of(message: admin_pb2.Alert) -> Alert:
+    """The wire's alert, typed."""
+    return Alert(
+        name=message.name,
+        severity=message.severity,
+        summary=message.summary,
+        runbook=message.runbook,
+        since_ms=message.since_ms,
     )
 
 
@@ -142,6 +235,7 @@ def priority_of(message: admin_pb2.PriorityStatus) -> PriorityStatus:
         ended=message.ended,
         queue_wait_ms_mean=message.queue_wait_ms_mean,
         queue_wait_ms_max=message.queue_wait_ms_max,
+        queue_wait=wait_of(message.queue_wait),
     )
 
 
@@ -186,6 +280,8 @@ def request_of(message: admin_pb2.RequestStatus) -> RequestStatus:
         wait_reason=word_of(common_pb2.WaitReason.DESCRIPTOR, message.wait_reason, "WAIT_REASON_"),
         wait_detail=message.wait_detail,
         compartment=message.compartment,
+        tokens_per_s=message.tokens_per_s,
+        substitute=message.substitute,
     )
 
 
