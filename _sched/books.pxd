@@ -6,6 +6,11 @@ from _sched.arena cimport Block, Blocks, block_at
 from _sched.pairing cimport Links, Order
 from _sched.vtc cimport VirtualTokenCounters
 
+cdef enum:
+    COMPARTMENT_MAX = 53     # the lower bits of a mask, and above them one for each of so many
+    PRIORITY_BITS = 10       # priorities from the best on
+
+
 cdef struct Request:
     Block block
     Links links              # in its flow's heap: the lowest rank first, then the first come
@@ -41,6 +46,7 @@ cdef struct Class:           # a priority and a compartment within a group
     uint32_t eligible        # what waits of agents that are not paused
     uint8_t priority
     uint8_t compartment
+    uint64_t bits            # of a mask that close it: its compartment's and its priority's
     uint64_t arrivals_ns     # added up over what is eligible, modulo 2**64
     uint64_t sequence
 

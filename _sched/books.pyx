@@ -249,6 +249,9 @@ cdef class Books:
         of.group = group
         of.priority = <uint8_t> priority
         of.compartment = <uint8_t> compartment
+        of.bits = <uint64_t> 1 << compartment
+        if priority <= PRIORITY_BITS:
+            of.bits |= <uint64_t> 1 << (COMPARTMENT_MAX + priority)
         of.next_of_group = group_at(self, group).classes
         group_at(self, group).classes = slot
         return slot

@@ -8,10 +8,13 @@ class FairQueue(Books):
     """Requests by handle: who is next, who would be missed least, how many wait and how long.
 
     A request waits in a group, in a class of it (a priority from 1, the best, to 255, and a
-    compartment from 0 to 62), and is of an agent with a weight. What is next in a group: the class
+    compartment from 0 to 53), and is of an agent with a weight. What is next in a group: the class
     with the oldest claim, counted from when a request became its agent's head, plus the handicap of
     its priority; in it the agent with the least virtual token counter; of its requests that of the
     lowest rank, among equals the first come. A turn uses up the oldest claim of its class.
+
+    A mask closes classes: bit c those of compartment c, bit 53 + p those of priority p. Priorities
+    beyond 10 have no bit.
 
     Handles are never 0 and never used again; a stale one is answered by False, None or 0, but by a
     KeyError where a group or an agent is needed. Times are 0 to 2**62 ns of one clock, costs 0 to
@@ -59,7 +62,7 @@ class FairQueue(Books):
 
     def demand(self, group: int, closed: int, now_ns: int) -> tuple[int, int]:
         """(how many, their waits in ns added up) of what may run: whose agent is not paused and
-        whose compartment is not among the bits of `closed`. Right up to a sum of 292 years."""
+        whose class is not closed. Right up to a sum of 292 years."""
 
     def push(
         self,
@@ -86,14 +89,14 @@ class FairQueue(Books):
         """A request leaves from wherever it stands. False where the handle is stale."""
 
     def best(self, group: int, closed: int) -> tuple[int, int, int] | None:
-        """(order key in ns, priority, request) of what is next, closed compartments left out."""
+        """(order key in ns, priority, request) of what is next, what is closed left out."""
 
     def forward(
         self, groups: Iterable[int], cost: int, now_ns: int, limit: int, closed: int = 0
     ) -> list[int]:
         """The first `limit` requests of these groups in the order in which they would be taken from
         now on, were they served together, each at this cost, and nobody else came. Who is not yet
-        head is taken to become so now. Paused agents and closed compartments are left out."""
+        head is taken to become so now. Paused agents and closed classes are left out."""
 
     def counter_of(self, group: int, priority: int, compartment: int, agent: int) -> int | None:
         """The virtual token counter of an agent in a class; None where none is kept."""

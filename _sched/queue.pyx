@@ -17,6 +17,7 @@ from _sched.arena cimport (
     blocks_give_back, blocks_reserve, blocks_take, handle_of, next_handle, slot_of,
 )
 from _sched.books cimport (
+    COMPARTMENT_MAX,
     Class,
     Flow,
     Request,
@@ -50,7 +51,6 @@ cdef extern from *:
 
 cdef enum:
     PRIORITY_MAX = 255
-    COMPARTMENT_MAX = 62  # one bit each, in a signed 64-bit mask
 
 
 @cython.final
@@ -249,7 +249,7 @@ cdef class FairQueue(Books):
         return True
 
     def best(self, uint64_t group, uint64_t closed):
-        """(order key in ns, priority, request) of what is next, closed compartments left out."""
+        """(order key in ns, priority, request) of what is next, what is closed left out."""
         cdef uint32_t of = self._open(group_at(self, self._group(group)).classes, closed)
         cdef uint32_t best = 0
         while of != 0:
@@ -313,7 +313,7 @@ cdef class FairQueue(Books):
 
     cdef uint32_t _open(self, uint32_t of, uint64_t closed) noexcept nogil:
         """This class of a group, or the next that is not closed; 0: none."""
-        while of != 0 and closed >> class_at(self, of).compartment & 1:
+        while of != 0 and closed & class_at(self, of).bits:
             of = class_at(self, of).next_of_group
         return of
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from _sched.reference_vtc import (
+    COMPARTMENT_MAX,
     COST_MAX,
     TIME_NS_MAX,
     check_range,
@@ -65,6 +66,10 @@ class _Class:
     compartment: int
     flows: list[_Flow] = field(default_factory=list)
     last: _Flow | None = None  # who was the last to stop waiting, also if it is forgotten since
+
+    def is_closed(self, mask: int) -> bool:
+        """By the bit of its compartment or of its priority; of those beyond 10 there is none."""
+        return bool((mask >> self.compartment | mask >> COMPARTMENT_MAX + self.priority) & 1)
 
     def active(self) -> list[_Flow]:
         return [each for each in self.flows if each.is_active()]
@@ -183,12 +188,11 @@ class FairQueue:
         return sum(len(flow.entries) for each in self._groups[group] for flow in each.flows)
 
     def demand(self, group: int, closed: int, now_ns: int) -> tuple[int, int]:
-        """(how many, their waits in ns added up) of what may run: whose agent is not paused and
-        whose compartment is not among the bits of `closed`."""
+        """(how many, their waits in ns added up) of what may run: not paused, not closed."""
         entries = [
             entry
             for each in self._groups[group]
-            if not closed >> each.compartment & 1
+            if not each.is_closed(closed)
             for flow in each.active()
             for entry in flow.entries
         ]
@@ -212,7 +216,7 @@ class FairQueue:
         check_range("time", now_ns, 0, TIME_NS_MAX)
         check_range("time", max(0, head_since_ns), 0, TIME_NS_MAX)
         check_range("priority", priority, 1, 255)
-        check_range("compartment", compartment, 0, 62)
+        check_range("compartment", compartment, 0, COMPARTMENT_MAX)
         flow = self._flow(group, priority, compartment, agent)
         was_idle, old_head = not flow.entries, flow.sorted()[:1]
         entry = _Entry(next(self._sequence), flow, rank, arrived_ns)
@@ -239,9 +243,8 @@ class FairQueue:
         flow.taken = next(self._takes)
         flow.in_flight += 1
         flow.cost_in_flight += cost
-        if (
-            flow.is_active()
-        ):  # the turn uses up the oldest claim; whose it was has this one's instead
+        # The turn uses up the oldest claim; whose it was has this one's instead.
+        if flow.is_active():
             min(flow.of.active(), key=lambda x: (x.claim_ns, x.handle)).claim_ns = flow.claim_ns
         self._take_out(found, now_ns)
         for each in list(flow.of.flows):
@@ -274,11 +277,11 @@ class FairQueue:
         return True
 
     def best(self, group: int, closed: int) -> tuple[int, int, int] | None:
-        """(order key in ns, priority, request) of what is next, closed compartments left out."""
+        """(order key in ns, priority, request) of what is next, what is closed left out."""
         candidates = []
         for each in self._groups[group]:
             flows = each.active()
-            if flows and not closed >> each.compartment & 1:
+            if flows and not each.is_closed(closed):
                 key_ns = min(flow.claim_ns for flow in flows) + self._handicap_ns(each)
                 head = min(flows, key=_Flow.order).sorted()[0].handle
                 candidates.append((key_ns, each.priority, each.sequence, head))
@@ -292,12 +295,12 @@ class FairQueue:
     ) -> list[int]:
         """The first `limit` requests of these groups in the order in which they would be taken from
         now on, were they served together, each at this cost, and nobody else came. Who is not yet
-        head is taken to become so now. Paused agents and closed compartments are left out."""
+        head is taken to become so now. Paused agents and closed classes are left out."""
         check_range("cost", cost, 0, COST_MAX)
         check_range("time", now_ns, 0, TIME_NS_MAX)
         counter, taken, rest, since = {}, {}, {}, {}
         classes = [each for group in set(groups) for each in self._groups[group]]
-        classes = [each for each in classes if not closed >> each.compartment & 1]
+        classes = [each for each in classes if not each.is_closed(closed)]
         for flow in (flow for each in classes for flow in each.active()):
             counter[flow.handle], taken[flow.handle] = flow.counter, flow.taken
             rest[flow.handle], since[flow.handle] = flow.sorted(), flow.claim_ns
@@ -340,7 +343,6 @@ class FairQueue:
         return 0
 
     def flows(self) -> int:
-        """How many flows are kept, the idle ones too."""
         return len(self._flows)
 
     def _handicap_ns(self, of: _Class) -> int:

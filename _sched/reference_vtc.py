@@ -8,6 +8,7 @@ from math import isfinite
 
 VIRTUAL_SCALE = 1000  # virtual units per unit of cost at weight 1
 COST_MAX = 2**40
+COMPARTMENT_MAX = 53  # each is a bit of a 64-bit mask; above them one for each of 10 priorities
 UNITS_MAX = 2**60  # what one charge amounts to at most, however small the weight
 COUNTER_MAX = 2**62  # where a counter stays
 TIME_NS_MAX = 2**62

@@ -41,7 +41,7 @@ from broker.config.section import (
     TokensBurst,
     TokensPerMinute,
 )
-from broker.core.agent_policy import BATCH, COMPARTMENTS_MAX, CRITICAL
+from broker.core.agent_policy import BATCH, BULKHEADS_MAX, CRITICAL
 from broker.core.requests import PRIORITY_HIGHEST
 
 
@@ -248,7 +248,7 @@ class Config(Section):
     # [bulkheads]: how many requests of a compartment run at once. Giving the table replaces the
     # seeds'; a compartment that is not in it has no limit.
     bulkheads: dict[Name, Annotated[int, Field(ge=1, le=100_000)]] = Field(
-        default_factory=_seed_bulkheads, max_length=COMPARTMENTS_MAX
+        default_factory=_seed_bulkheads, max_length=BULKHEADS_MAX
     )
     backends: Annotated[tuple[BackendConfig, ...], Array, Field(min_length=1, max_length=64)] = (
         Field(default_factory=lambda: (BackendConfig(),))

@@ -14,8 +14,10 @@ from broker.core.requests import PRIORITY_HIGHEST, PRIORITY_LOWEST
 CRITICAL: Final = "critical"
 BATCH: Final = "batch"
 
-# A compartment is a bit of a 64-bit mask in the queue; one bit stands for "no bulkhead".
-COMPARTMENTS_MAX: Final = 62
+# A compartment is a bit of a 64-bit mask in the queue. One bit stands for "no bulkhead", ten for the
+# priorities; batch work has one of its own, with a bulkhead or without, as levels hold it back.
+COMPARTMENTS_MAX: Final = 53
+BULKHEADS_MAX: Final = COMPARTMENTS_MAX - 1  # as batch work may have none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,8 +92,8 @@ class AgentsPolicy:
             raise ValueError("remembered_max must be at least 1")
         if any(limit < 1 for limit in self.bulkheads.values()):
             raise ValueError("a bulkhead must let at least 1 request run")
-        if len(self.bulkheads) > COMPARTMENTS_MAX:
-            raise ValueError(f"there may be at most {COMPARTMENTS_MAX} bulkheads")
+        if len(self.bulkheads) > BULKHEADS_MAX:
+            raise ValueError(f"there may be at most {BULKHEADS_MAX} bulkheads")
 
 
 # What an engine has that is told nothing of agents: one type, nothing limited.

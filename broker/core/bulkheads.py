@@ -1,7 +1,8 @@
 """Bulkheads: how many requests of one compartment run at once.
 
 They gate dispatch and not entry, as the seed's semaphores do: what exceeds a limit waits in the
-queue, and others pass it. A compartment is a bit of the mask that the queue is asked with.
+queue, and others pass it. A compartment is a bit of the mask that the queue is asked with; batch
+work always has one.
 Source: the seed "Bulkhead Pattern for Resource Isolation".
 """
 
@@ -10,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from broker.core.agent_policy import COMPARTMENTS_MAX
+from broker.core.agent_policy import BATCH, COMPARTMENTS_MAX
 
-OPEN: Final = 0  # the compartment of all work that no bulkhead limits
+OPEN: Final = 0  # the compartment of all but batch work that no bulkhead limits
 
 
 class Bulkheads:
@@ -31,16 +32,17 @@ class Bulkheads:
     def fits(self, limits: Mapping[str, int]) -> bool:
         """Are there bits for these beside those that requests under way still name?"""
         held = {name for name, bit in self._bits.items() if self._is_used(bit)}
-        return len(held | set(limits)) <= COMPARTMENTS_MAX
+        return len(held | {*limits, BATCH}) <= COMPARTMENTS_MAX
 
     def configure(self, limits: Mapping[str, int]) -> None:
         """From now on these limits hold. What runs goes on, also where it is more than may.
         ValueError, and nothing changes, where they do not fit."""
+        names = {BATCH: None, **limits}
         bits = {
-            name: bit for name, bit in self._bits.items() if name in limits or self._is_used(bit)
+            name: bit for name, bit in self._bits.items() if name in names or self._is_used(bit)
         }
         free = [bit for bit in range(1, COMPARTMENTS_MAX + 1) if bit not in bits.values()]
-        for name in limits:
+        for name in names:
             if name not in bits:
                 if not free:
                     raise ValueError(f"more than {COMPARTMENTS_MAX} bulkheads are in use")
@@ -52,7 +54,7 @@ class Bulkheads:
             self._close_or_open(bit)
 
     def bit(self, compartment: str) -> int:
-        """The bit of a compartment; OPEN where nothing limits it."""
+        """The bit of a compartment; OPEN where it has none of its own."""
         return self._bits.get(compartment, OPEN)
 
     def name(self, bit: int) -> str:

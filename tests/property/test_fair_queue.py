@@ -14,8 +14,13 @@ from _sched.queue import FairQueue
 from _sched.reference_queue import FairQueue as Oracle
 
 HANDICAP_NS = 100
-PRIORITIES = (1, 2)
+PRIORITIES = (1, 2, 10, 11)  # those beyond 10 no mask closes
 COMPARTMENTS = (0, 1)
+# All that closes some of these compartments, and of these priorities.
+MASKS = [
+    compartments | first << 54 | tenth << 63
+    for compartments, first, tenth in product(range(4), (0, 1), (0, 1))
+]
 AGENTS_MAX = 5
 GROUPS_MAX = 2
 
@@ -139,7 +144,7 @@ class FairQueueMachine(RuleBasedStateMachine):
         self.now_ns += step_ns
         self._take(self.entries[-1 - at % len(self.entries)], cost)
 
-    @rule(times=st.integers(1, 3), closed=st.sampled_from([0, 0, 1, 2]), cost=COSTS)
+    @rule(times=st.integers(1, 3), closed=st.sampled_from([0, 0, 1, 2, 1 << 54]), cost=COSTS)
     def take_best(self, times: int, closed: int, cost: int) -> None:
         for _ in range(times):
             best = self.queue.best(self.groups[0][0], closed)
@@ -174,7 +179,7 @@ class FairQueueMachine(RuleBasedStateMachine):
         if flow not in {each[0][0] for each in self.served}:
             assert not self.queue.settle(flow, 1, 1)
 
-    @rule(cost=COSTS, limit=st.integers(-1, 6), closed=st.integers(0, 2 ** len(COMPARTMENTS) - 1))
+    @rule(cost=COSTS, limit=st.integers(-1, 6), closed=st.sampled_from(MASKS))
     def forward(self, cost: int, limit: int, closed: int) -> None:
         for groups in (self.groups, self.groups[:1]):
             for most, shut in ((limit, 0), (len(self.oracle), closed)):
@@ -195,7 +200,7 @@ class FairQueueMachine(RuleBasedStateMachine):
         for group in self.groups:
             assert self.queue.size(group[0]) == self.oracle.size(group[1])
             self._same_counters(group)
-            for closed in range(2 ** len(COMPARTMENTS)):
+            for closed in MASKS:
                 self._same_best(group, closed)
                 demand = self.oracle.demand(group[1], closed, self.now_ns)
                 assert self.queue.demand(group[0], closed, self.now_ns) == demand

@@ -127,7 +127,7 @@ def test_a_type_with_an_absurd_setting(file: Path, text: str, problem: str) -> N
         ("bulkheads = 3", "bulkheads: must be a table"),
         (
             "[bulkheads]\n" + "\n".join(f"b{number} = 1" for number in range(63)),
-            "bulkheads: must have at most 62 entries",
+            "bulkheads: must have at most 52 entries",
         ),
         (
             "[queue]\nagent_order = 'luck'",

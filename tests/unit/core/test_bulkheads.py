@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from broker.core.agent_policy import COMPARTMENTS_MAX, AgentsPolicy
+from broker.core.agent_policy import BULKHEADS_MAX, COMPARTMENTS_MAX, AgentsPolicy
 from broker.core.bulkheads import OPEN, Bulkheads
 from broker.core.effects import TellQueued
 from broker.core.errors import BackendFailed, BackendUnreachable
@@ -219,7 +219,7 @@ def test_a_bulkhead_that_was_renamed_is_known_while_something_of_it_is_under_way
     """So many may be known at once; the one who reloads asks before."""
     bulkheads = Bulkheads({"old": 1})
     bulkheads.hold(bulkheads.bit("old"), 1)
-    many = {f"c{number}": 1 for number in range(COMPARTMENTS_MAX)}
+    many = {f"c{number}": 1 for number in range(BULKHEADS_MAX)}
     assert not bulkheads.fits(many)
     with pytest.raises(ValueError):
         bulkheads.configure(many)
@@ -227,7 +227,8 @@ def test_a_bulkhead_that_was_renamed_is_known_while_something_of_it_is_under_way
     bulkheads.hold(bulkheads.bit("old"), -1)
     assert bulkheads.fits(many)
     bulkheads.configure(many)
-    assert sorted(bulkheads.bit(name) for name in many) == list(range(1, COMPARTMENTS_MAX + 1))
+    known = (*many, "batch")
+    assert sorted(bulkheads.bit(name) for name in known) == list(range(1, COMPARTMENTS_MAX + 1))
 
 
 def test_bulkheads_may_be_renamed_for_ever_where_nothing_of_the_old_ones_is_left() -> None:
@@ -243,6 +244,18 @@ def test_bulkheads_may_be_renamed_for_ever_where_nothing_of_the_old_ones_is_left
 
 
 # The mask
+
+
+def test_batch_work_has_a_compartment_also_where_nothing_limits_it() -> None:
+    bulkheads = Bulkheads({})
+    bit = bulkheads.bit("batch")
+    assert bit != OPEN
+    assert bulkheads.limit(bit) is None
+    assert bulkheads.limited() == []
+    bulkheads.configure({"batch": 1})
+    assert (bulkheads.bit("batch"), bulkheads.limit(bit)) == (bit, 1)
+    bulkheads.configure({})
+    assert (bulkheads.bit("batch"), bulkheads.limit(bit)) == (bit, None)
 
 
 def test_a_compartment_that_is_not_named_is_open() -> None:
@@ -262,8 +275,8 @@ def test_it_says_when_it_has_closed_or_opened_and_only_then() -> None:
 
 
 def test_as_many_bulkheads_as_a_mask_has_bits_are_told_apart() -> None:
-    bulkheads = Bulkheads({f"c{number}": 1 for number in range(COMPARTMENTS_MAX)})
-    for number in range(0, COMPARTMENTS_MAX, 2):
+    bulkheads = Bulkheads({f"c{number}": 1 for number in range(BULKHEADS_MAX)})
+    for number in range(0, BULKHEADS_MAX, 2):
         bulkheads.run(bulkheads.bit(f"c{number}"), 1)
-    closed = [bulkheads.is_closed(bulkheads.bit(f"c{n}")) for n in range(COMPARTMENTS_MAX)]
-    assert closed == [number % 2 == 0 for number in range(COMPARTMENTS_MAX)]
+    closed = [bulkheads.is_closed(bulkheads.bit(f"c{n}")) for n in range(BULKHEADS_MAX)]
+    assert closed == [number % 2 == 0 for number in range(BULKHEADS_MAX)]
