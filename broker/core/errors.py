@@ -187,6 +187,12 @@ class AgentQueueFull(QuotaExceeded):
     reason = "AGENT_QUEUE_FULL"
 
 
+class AgentSubscribersFull(QuotaExceeded):
+    """As many subscribers of this agent listen as may."""
+
+    reason = "AGENT_SUBSCRIBERS_FULL"
+
+
 class PublishRateLimited(QuotaExceeded):
     """The agent publishes more than its rate lets in."""
 

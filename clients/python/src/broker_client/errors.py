@@ -316,6 +316,7 @@ BY_REASON: Final[Mapping[str, type[BrokerError]]] = {
         PublishRateLimited,
         TopicReserved,
         SubscribersFull,
+        AgentSubscribersFull,
         AgentBlocked,
         AgentNotFound,
         DeadlineExpired,

@@ -112,19 +112,22 @@ Global___SubscribeRequest: _TypeAlias = SubscribeRequest  # noqa: Y015
 
 @_typing.final
 class SubscribeResponse(_message.Message):
-    """Some events, in their order."""
+    """Some events, in the order of their numbers, but for states, which come first."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENTS_FIELD_NUMBER: _builtins.int
     MISSED_FIELD_NUMBER: _builtins.int
     missed: _builtins.int
-    """Events that this subscriber missed since the message before, as it read too slowly. Of a topic
-    that has a state only the last event is kept for it; those it replaces are not counted.
+    """Events that this subscriber missed since the message before, as it read too slowly: the oldest of
+    those that waited for it. Of a topic that has a state only the last event is kept for it (of
+    "priority", for each scope); those it replaces are not counted.
     """
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___Event]:
-        """At most 256."""
+        """At most 256, and about 1 MiB of payloads. Of more states than that, which "priority" may have,
+        the next messages bring the rest.
+        """
 
     def __init__(
         self,
@@ -170,7 +173,9 @@ class Event(_message.Message):
     """
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp:
-        """When it happened, by the broker's clock on the wall."""
+        """When it happened, by the broker's clock on the wall; of a present state, when it was looked at.
+        Durations within the event are counted at this moment.
+        """
 
     @_builtins.property
     def payload(self) -> Global___Payload:

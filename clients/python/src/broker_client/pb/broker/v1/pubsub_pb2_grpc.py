@@ -31,7 +31,8 @@ class PubSubStub:
 
     System topics, which the broker alone writes: "capacity", "level", "priority", "models",
     "requests", "alerts". "ollama:capacity:update" is another name of capacity,
-    "system:degradation:level" of level, "agent:priority:change" of priority. All others are free.
+    "system:degradation:level" of level, "agent:priority:change" of priority; a pattern hears them if
+    it fits either name. All others are free.
     """
 
     def __init__(self, channel):
@@ -58,7 +59,8 @@ class PubSubServicer:
 
     System topics, which the broker alone writes: "capacity", "level", "priority", "models",
     "requests", "alerts". "ollama:capacity:update" is another name of capacity,
-    "system:degradation:level" of level, "agent:priority:change" of priority. All others are free.
+    "system:degradation:level" of level, "agent:priority:change" of priority; a pattern hears them if
+    it fits either name. All others are free.
     """
 
     def Publish(self, request, context):
@@ -71,7 +73,8 @@ class PubSubServicer:
 
     def Subscribe(self, request, context):
         """Events from now on. The first message comes at once and holds the present state of each system
-        topic that matches, possibly of none. UNAVAILABLE with RetryInfo where there are too many.
+        topic that matches, possibly of none. UNAVAILABLE with RetryInfo where there are too many
+        subscribers, or when the broker leaves; RESOURCE_EXHAUSTED where there are too many of the agent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -104,7 +107,8 @@ class PubSub:
 
     System topics, which the broker alone writes: "capacity", "level", "priority", "models",
     "requests", "alerts". "ollama:capacity:update" is another name of capacity,
-    "system:degradation:level" of level, "agent:priority:change" of priority. All others are free.
+    "system:degradation:level" of level, "agent:priority:change" of priority; a pattern hears them if
+    it fits either name. All others are free.
     """
 
     @staticmethod

@@ -32,7 +32,8 @@ class PubSubStub:
 
     System topics, which the broker alone writes: "capacity", "level", "priority", "models",
     "requests", "alerts". "ollama:capacity:update" is another name of capacity,
-    "system:degradation:level" of level, "agent:priority:change" of priority. All others are free.
+    "system:degradation:level" of level, "agent:priority:change" of priority; a pattern hears them if
+    it fits either name. All others are free.
     """
 
     @_typing.overload
@@ -45,7 +46,8 @@ class PubSubStub:
     """
     Subscribe: _grpc.UnaryStreamMultiCallable[_pubsub_pb2.SubscribeRequest, _pubsub_pb2.SubscribeResponse]
     """Events from now on. The first message comes at once and holds the present state of each system
-    topic that matches, possibly of none. UNAVAILABLE with RetryInfo where there are too many.
+    topic that matches, possibly of none. UNAVAILABLE with RetryInfo where there are too many
+    subscribers, or when the broker leaves; RESOURCE_EXHAUSTED where there are too many of the agent.
     """
 
 @_typing.type_check_only
@@ -55,7 +57,8 @@ class PubSubAsyncStub(PubSubStub):
 
     System topics, which the broker alone writes: "capacity", "level", "priority", "models",
     "requests", "alerts". "ollama:capacity:update" is another name of capacity,
-    "system:degradation:level" of level, "agent:priority:change" of priority. All others are free.
+    "system:degradation:level" of level, "agent:priority:change" of priority; a pattern hears them if
+    it fits either name. All others are free.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -65,7 +68,8 @@ class PubSubAsyncStub(PubSubStub):
     """
     Subscribe: _aio.UnaryStreamMultiCallable[_pubsub_pb2.SubscribeRequest, _pubsub_pb2.SubscribeResponse]  # type: ignore[assignment]
     """Events from now on. The first message comes at once and holds the present state of each system
-    topic that matches, possibly of none. UNAVAILABLE with RetryInfo where there are too many.
+    topic that matches, possibly of none. UNAVAILABLE with RetryInfo where there are too many
+    subscribers, or when the broker leaves; RESOURCE_EXHAUSTED where there are too many of the agent.
     """
 
 class PubSubServicer(metaclass=_abc_1.ABCMeta):
@@ -74,7 +78,8 @@ class PubSubServicer(metaclass=_abc_1.ABCMeta):
 
     System topics, which the broker alone writes: "capacity", "level", "priority", "models",
     "requests", "alerts". "ollama:capacity:update" is another name of capacity,
-    "system:degradation:level" of level, "agent:priority:change" of priority. All others are free.
+    "system:degradation:level" of level, "agent:priority:change" of priority; a pattern hears them if
+    it fits either name. All others are free.
     """
 
     @_abc_1.abstractmethod
@@ -94,7 +99,8 @@ class PubSubServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_pubsub_pb2.SubscribeResponse], _abc.AsyncIterator[_pubsub_pb2.SubscribeResponse]]:
         """Events from now on. The first message comes at once and holds the present state of each system
-        topic that matches, possibly of none. UNAVAILABLE with RetryInfo where there are too many.
+        topic that matches, possibly of none. UNAVAILABLE with RetryInfo where there are too many
+        subscribers, or when the broker leaves; RESOURCE_EXHAUSTED where there are too many of the agent.
         """
 
 def add_PubSubServicer_to_server(servicer: PubSubServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -88,6 +88,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """PERMISSION_DENIED: the broker alone writes this topic."""
     REASON_SUBSCRIBERS_FULL: _Reason.ValueType  # 31
     """UNAVAILABLE with RetryInfo: as many subscribers listen as may."""
+    REASON_AGENT_SUBSCRIBERS_FULL: _Reason.ValueType  # 32
+    """RESOURCE_EXHAUSTED with RetryInfo: as many subscribers of this agent listen as may."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """The stable reasons. An error status carries google.rpc.ErrorInfo with domain "broker.v1" and the
@@ -161,4 +163,6 @@ REASON_TOPIC_RESERVED: Reason.ValueType  # 30
 """PERMISSION_DENIED: the broker alone writes this topic."""
 REASON_SUBSCRIBERS_FULL: Reason.ValueType  # 31
 """UNAVAILABLE with RetryInfo: as many subscribers listen as may."""
+REASON_AGENT_SUBSCRIBERS_FULL: Reason.ValueType  # 32
+"""RESOURCE_EXHAUSTED with RetryInfo: as many subscribers of this agent listen as may."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
