@@ -203,6 +203,10 @@ class Agents:
         """What is changed for a scope, to be changed further; then say `reapply`."""
         return self._overrides.setdefault(scope, Override())
 
+    def changed(self, scope: Scope) -> Override:
+        """What is changed for this very scope, to be read."""
+        return self._overrides.get(scope, Override())
+
     def forget_override(self, scope: Scope) -> None:
         self._overrides.pop(scope, None)
 
@@ -257,6 +261,12 @@ class Agents:
     def paused(self) -> tuple[str, ...]:
         """Whom operators have paused, in words."""
         return tuple(_whom(scope) for scope, each in self._overrides.items() if each.is_paused)
+
+    def at_work(self) -> Iterator[tuple[Agent, int, int]]:
+        """Those with requests under way: (agent, how many wait, how many run)."""
+        for each in self._known.values():
+            if each.live or each.running:
+                yield each, self._queue.backlog(each.handle), each.running
 
     def views(self, now_ns: int) -> list[AgentView]:
         """All that are remembered, in the order of their ids."""

@@ -185,6 +185,15 @@ class Backlog:
             entries += self._queue.forward(groups, cost, now_ns, rest, closed ^ EVERY_BIT)
         return [self.record_of(each) for each in entries]
 
+    def let_run(self) -> int:
+        """How many waiting requests the level lets run, be it only in a slot that would idle: what
+        it holds back altogether is no load that could hold the level up."""
+        return sum(self.let_run_in(line) for line in self.lines.values())
+
+    def let_run_in(self, line: Line) -> int:
+        """The same of one line."""
+        return line.size
+
     def look_again(self, now_ns: int) -> None:
         """What may run has changed, for whatever reason."""
         for line in self.lines.values():

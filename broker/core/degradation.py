@@ -3,68 +3,268 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from broker.core.backlog import Backlog
-from broker.core.effects import Effect
+from broker.core.effects import Effect, TellLevel
 from broker.core.estimates import Estimates
+from broker.core.gpu_load import GpuMemory, gpu_problem
 from broker.core.level import DegradationPolicy, Level
+from broker.core.level_steps import MODES, LevelSteps, Mode, ModeTrigger
+from broker.core.load import (
+    MEMORY_PARTS,
+    host_parts,
+    host_problem,
+    queue_part,
+    wait_part,
+    worst_of,
+)
 from broker.core.placement import BackendState
+from broker.core.sensing import HostReading, SensorState
 from broker.core.stimuli import GpusSensed, HostSensed, LevelAsked, LoadDue, Stimulus
-from broker.core.tally import Tally
 from broker.core.timers import Timers
-from broker.core.views import LevelView
+from broker.core.views import LevelView, LoadPart, SensorView
+
+# Who is told to come again is told so at least this, lest a fleet asks in a loop.
+RETRY_AFTER_NS_MIN: Final = 1_000_000_000
+
+_NOT_AUTOMATIC: Final = "the configuration leaves the level to operators"
 
 
 class Degradation:
     """See the module. `level` is what holds now. `memory_is_cause`: memory alone holds it up, so
     that work which the level holds back must not run even in a slot that would idle. `on_change`
-    is called when either has changed, before the engine looks for what can start."""
+    is called when either has changed, before the engine looks for what can start. `queued_max`
+    says how many requests may wait."""
 
     def __init__(
         self,
         policy: DegradationPolicy,
         backends: Mapping[str, BackendState],
         backlog: Backlog,
-        tally: Tally,
         estimates: Estimates,
         timers: Timers,
         emit: Callable[[Effect], None],
         on_change: Callable[[int], None],
+        *,
+        queued_max: Callable[[], int],
     ) -> None:
         self.policy = policy
         self.level = Level.NORMAL
         self.memory_is_cause = False
+        self._backends = backends
+        self._backlog = backlog
+        self._estimates = estimates
+        self._timers = timers
+        self._emit = emit
+        self._on_change = on_change
+        self._queued_max = queued_max
+        self._mode = Mode.AUTOMATIC
+        self._steps = LevelSteps(policy)
+        self._host: HostReading | None = None
+        self._host_heard_ns: int | None = None
+        self._gpu = GpuMemory()
+        self._parts: tuple[LoadPart, ...] = ()  # as last looked at
+        self._before: Level | None = None
+        self._why = ""
         self._since_ns = 0
+        self._until_ns: int | None = None
+        self._end_timer = 0
 
     def handlers(self) -> dict[type[Stimulus], Callable[[Any, int], None]]:
         """What the engine calls it for."""
-        return dict.fromkeys((HostSensed, GpusSensed, LoadDue, LevelAsked), _nothing)
+        return {
+            HostSensed: self._host_sensed,
+            GpusSensed: self._gpus_sensed,
+            LoadDue: self._load_due,
+            LevelAsked: self._level_asked,
+        }
 
     def configure(self, policy: DegradationPolicy, now_ns: int) -> None:
-        """From now on this holds."""
-        self.policy = policy
+        """From now on this holds. A level that was set by hand stays."""
+        was_automatic, self.policy = self.policy.is_automatic, policy
+        self._steps.configure(policy)
+        self._measure(now_ns)
+        if self._mode is Mode.BY_HAND:
+            return
+        if policy.is_automatic and was_automatic:
+            self._look(now_ns)
+        elif policy.is_automatic or was_automatic:
+            self._leave_to_load("the configuration has changed", now_ns)
 
     def retry_after_ns(self, now_ns: int) -> int:
-        """When the level may be lower at the earliest: what a request that it refuses is told."""
-        return self.policy.dwell_ns
+        """When the level may be lower at the earliest: what a request that it refuses is told. An
+        operator may change their mind, so that nobody is sent away for longer than a load can."""
+        if self._mode is Mode.BY_HAND:
+            rest_ns = self.policy.dwell_ns if self._until_ns is None else self._until_ns - now_ns
+        elif self.level is Level.NORMAL:
+            rest_ns = 0
+        else:
+            rest_ns = self._steps.dwell_ns - (self._steps.below_ns(now_ns) or 0)
+        longest_ns = max(self.policy.dwell_ns_max, RETRY_AFTER_NS_MIN)
+        return min(max(rest_ns, RETRY_AFTER_NS_MIN), longest_ns)
 
     def view(self, now_ns: int) -> LevelView:
-        """The level, and what decides it."""
+        """The level, and what decides it, by the sensors as they are now."""
+        parts = self._judge(now_ns)
+        worst = worst_of(parts)
         return LevelView(
             level=self.level,
-            before=None,
-            is_automatic=True,
+            before=self._before,
+            is_automatic=self._mode is Mode.AUTOMATIC and self.policy.is_automatic,
             since_ns=self._since_ns,
-            until_ns=None,
-            why="",
-            load=None,
-            parts=(),
-            sensors=(),
-            host=None,
-            gpus=(),
+            until_ns=self._until_ns,
+            why=self._why + self._outlook(now_ns),
+            load=worst.share if worst else None,
+            parts=parts,
+            sensors=(self._host_view(now_ns), self._gpu_view(now_ns)),
+            host=self._host.sample if self._host else None,
+            gpus=self._gpu.reading.gpus if self._gpu.reading else (),
         )
 
+    # What is heard
 
-def _nothing(asked: Stimulus, now_ns: int) -> None:
-    """Until the load is looked at."""
+    def _host_sensed(self, sensed: HostSensed, now_ns: int) -> None:
+        self._host, self._host_heard_ns = sensed.reading, now_ns
+        self._look(now_ns)
+
+    def _gpus_sensed(self, sensed: GpusSensed, now_ns: int) -> None:
+        self._gpu.sensed(sensed.reading, self._backends, now_ns)
+        self._look(now_ns)
+
+    def _load_due(self, due: LoadDue, now_ns: int) -> None:
+        self._look(now_ns)
+
+    def _level_asked(self, asked: LevelAsked, now_ns: int) -> None:
+        """An operator's level holds exactly, whatever the load, until its end or the next word."""
+        self._timers.cancel(self._end_timer)
+        self._end_timer, self._until_ns = 0, None
+        if asked.level is None:
+            self._mode = MODES.step(self._mode, ModeTrigger.FREED)
+            self._leave_to_load("an operator left it to the load", now_ns)
+            return
+        self._mode = MODES.step(self._mode, ModeTrigger.SET)
+        why = "an operator set it"
+        if asked.until_ns is not None:
+            self._until_ns = asked.until_ns
+            self._end_timer = self._timers.set(asked.until_ns, self._expired)
+            why += f" for {max(0, asked.until_ns - now_ns) / 1e9:.0f} s"
+        self._measure(now_ns)
+        self._why = why
+        self._hold(asked.level, why, now_ns)
+
+    def _expired(self, _: None, now_ns: int) -> None:
+        self._mode = MODES.step(self._mode, ModeTrigger.EXPIRED)
+        self._end_timer, self._until_ns = 0, None
+        self._leave_to_load("the time of the operator's level is over", now_ns)
+
+    # What follows
+
+    def _look(self, now_ns: int) -> None:
+        """Looks at the load, and takes the level where it leads."""
+        self._measure(now_ns)
+        if self._mode is Mode.BY_HAND or not self.policy.is_automatic:
+            return
+        dwell_ns = self._steps.dwell_ns
+        self._steps.look(self._load, now_ns)
+        if self._steps.level > self.level:
+            why = self._worst_in_words()
+        elif self._steps.level < self.level:
+            down = self.policy.thresholds[self.level].down
+            why = f"the load was below {down:.0%} for {dwell_ns / 1e9:.0f} s"
+        else:
+            why = self._why
+        self._hold(self._steps.level, why, now_ns)
+
+    def _leave_to_load(self, because: str, now_ns: int) -> None:
+        """What the load asks for holds at once: a person has ended what was before."""
+        self._measure(now_ns)
+        if self.policy.is_automatic:
+            self._steps.restart(self._load)
+            why = f"{because}; {self._worst_in_words()}"
+        else:
+            self._steps.restart(None)
+            why = f"{because}; {_NOT_AUTOMATIC}"
+        self._why = why
+        self._hold(self._steps.level, why, now_ns)
+
+    def _hold(self, level: Level, why: str, now_ns: int) -> None:
+        """This level holds now; tells whom it concerns where anything is other than before."""
+        before, was_cause = self.level, self.memory_is_cause
+        self.level, self.memory_is_cause = level, self._is_memory_cause(level)
+        if level is not before:
+            self._before, self._since_ns, self._why = before, now_ns, why
+            self._emit(TellLevel(level=level, before=before, why=why))
+        if level is not before or self.memory_is_cause is not was_cause:
+            self._on_change(now_ns)
+
+    def _is_memory_cause(self, level: Level) -> bool:
+        if self._mode is Mode.BY_HAND or level is Level.NORMAL:
+            return False
+        down = self.policy.thresholds[level].down
+        return any(
+            each.name in MEMORY_PARTS and each.share is not None and each.share >= down
+            for each in self._parts
+        )
+
+    # The load
+
+    def _measure(self, now_ns: int) -> None:
+        self._gpu.remember(self._backends)
+        self._parts = self._judge(now_ns)
+
+    @property
+    def _load(self) -> float | None:
+        worst = worst_of(self._parts)
+        return worst.share if worst else None
+
+    def _judge(self, now_ns: int) -> tuple[LoadPart, ...]:
+        policy, backlog, backends = self.policy, self._backlog, self._backends
+        return (
+            queue_part(backlog.let_run(), self._queued_max(), now_ns),
+            wait_part(backlog, backends, self._estimates, policy.wait_target_ns, now_ns),
+            *host_parts(self._host, backends, policy.stale_ns, now_ns),
+            self._gpu.part(backends, policy.stale_ns, now_ns),
+        )
+
+    def _worst_in_words(self) -> str:
+        worst = worst_of(self._parts)
+        if worst is None:
+            return "nothing is known of the load"
+        return f"{worst.name} is at {worst.share:.0%}: {worst.detail}"
+
+    def _outlook(self, now_ns: int) -> str:
+        """How near the next level down is, once the load allows it."""
+        below_ns = self._steps.below_ns(now_ns)
+        if below_ns is None or self._mode is Mode.BY_HAND:
+            return ""
+        down = self.policy.thresholds[self.level].down
+        return (
+            f"; below {down:.0%} for {below_ns / 1e9:.0f} s now, "
+            f"one level less after {self._steps.dwell_ns / 1e9:.0f} s"
+        )
+
+    # The sensors
+
+    def _host_view(self, now_ns: int) -> SensorView:
+        reading = self._host
+        problem = host_problem(reading, self.policy.stale_ns, now_ns)
+        state = reading.state if reading else SensorState.ABSENT
+        is_stale = bool(problem) and state is SensorState.OK
+        return SensorView(
+            name="host", state=state, is_stale=is_stale, detail=problem, at_ns=self._host_heard_ns
+        )
+
+    def _gpu_view(self, now_ns: int) -> SensorView:
+        reading = self._gpu.reading
+        state = reading.state if reading else SensorState.ABSENT
+        at_ns = reading.at_ns if reading else None
+        is_stale = state is SensorState.OK and at_ns is not None
+        is_stale = is_stale and now_ns - (at_ns or 0) > self.policy.stale_ns
+        return SensorView(
+            name="gpu",
+            state=state,
+            is_stale=is_stale,
+            detail=gpu_problem(reading, self.policy.stale_ns, now_ns),
+            at_ns=at_ns,
+        )

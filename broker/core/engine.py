@@ -92,11 +92,11 @@ class Engine:
             policy.degradation,
             backends,
             self.backlog,
-            self.tally,
             self.estimates,
             self.timers,
             self._emit,
             self._level_changed,
+            queued_max=lambda: self.policy.queue.queued_max,
         )
         self.ledger = Ledger(
             self.backlog, self.room, quotas, self.tally, self.timers, backends, self._emit
@@ -148,7 +148,7 @@ class Engine:
     def _table(self) -> dict[type[Stimulus], Callable[[Any, int], None]]:
         known = self.residencies
         operations = Operations(
-            self.agents, self.backlog, self.ledger, self._announcer, self.timers
+            self.agents, self.backlog, self.ledger, self._announcer, self.timers, self._emit
         )
         return {
             Arrived: self._arrivals.arrive,

@@ -8,6 +8,7 @@ from typing import Final
 from broker.core.agents import Agents, Override
 from broker.core.announcements import Announcer
 from broker.core.backlog import Backlog
+from broker.core.effects import Effect, TellPriority
 from broker.core.ledger import Ledger
 from broker.core.stimuli import (
     BlockAsked,
@@ -33,12 +34,14 @@ class Operations:
         ledger: Ledger,
         announcer: Announcer,
         timers: Timers,
+        emit: Callable[[Effect], None],
     ) -> None:
         self._agents = agents
         self._backlog = backlog
         self._ledger = ledger
         self._announcer = announcer
         self._timers = timers
+        self._emit = emit
         self._ends: dict[tuple[Scope, str], int] = {}  # timers by scope and what they end
 
     def boost(self, asked: BoostAsked, now_ns: int) -> None:
@@ -49,11 +52,13 @@ class Operations:
         self._until(asked.scope, "boost", asked.until_ns)
         self._agents.reapply(asked.scope, now_ns)
         self._backlog.look_again(now_ns)
+        self._tell(asked.scope)
 
     def block(self, asked: BlockAsked, now_ns: int) -> None:
         self._agents.override(asked.scope).is_blocked = True
         self._until(asked.scope, "block", asked.until_ns)
         self._agents.reapply(asked.scope, now_ns)
+        self._tell(asked.scope)
         if asked.cancels_waiting:
             meant = {each.id for each in self._agents.meant(asked.scope)}
             for record in list(self._ledger.records.values()):
@@ -64,12 +69,16 @@ class Operations:
         self._agents.override(asked.scope).is_paused = True
         self._until(asked.scope, "pause", asked.until_ns)
         self._paused_or_resumed(asked.scope, now_ns)
+        self._tell(asked.scope)
 
     def resume(self, asked: ResumeAsked, now_ns: int) -> None:
         for what in _UNDO:
             self._timers.cancel(self._ends.pop((asked.scope, what), 0))
+        was_changed = not self._agents.changed(asked.scope).is_void
         self._agents.forget_override(asked.scope)
         self._paused_or_resumed(asked.scope, now_ns)
+        if was_changed:
+            self._tell(asked.scope)
 
     def _paused_or_resumed(self, scope: Scope, now_ns: int) -> None:
         meant = self._agents.meant(scope)
@@ -84,6 +93,20 @@ class Operations:
         for record in self._backlog.waiting_of(changed):
             self._announcer.tell_again(record)
 
+    def _tell(self, scope: Scope) -> None:
+        """What holds for this very scope now; what holds for a wider one is told as that one's."""
+        override = self._agents.changed(scope)
+        self._emit(
+            TellPriority(
+                scope=scope,
+                weight_factor=override.weight_factor,
+                rate_factor=override.rate_factor,
+                priority_best=override.priority_best,
+                is_blocked=override.is_blocked,
+                is_paused=override.is_paused,
+            )
+        )
+
     def _until(self, scope: Scope, what: str, until_ns: int | None) -> None:
         self._timers.cancel(self._ends.pop((scope, what), 0))
         if until_ns is not None:
@@ -94,6 +117,7 @@ class Operations:
         scope, what = change
         _UNDO[what](self._agents.override(scope))
         self._paused_or_resumed(scope, now_ns)
+        self._tell(scope)
 
 
 def _unboost(override: Override) -> None:

@@ -73,12 +73,14 @@ class BackendState:
     residents: dict[str, Residency] = field(default_factory=dict)  # by runner
     memory_seen: dict[str, int] = field(default_factory=dict)  # bytes by runner, last measured
     held_until_ns: dict[str, int] = field(default_factory=dict)  # runners whose load failed
+    held_because: dict[str, str] = field(default_factory=dict)  # and why, in the server's words
     expected_until_ns: dict[str, int] = field(default_factory=dict)  # what a renewal brings back
     left_ns: int = -1  # when a runner last left: older lists of residents still show it
     gated: str = ""  # the runner that was told to leave for another since the last load
     promised: str = ""  # the runner for which something leaves
     loads: int = 0
     loads_failed: int = 0
+    load_ns_sum: int = 0  # of loads that have ended, however they did
 
     @property
     def name(self) -> str:

@@ -123,6 +123,7 @@ class Residencies:
         residency.model = row.name  # of its names the one that an unload can be told and proven by
         residency.memory_bytes = row.memory_bytes
         residency.gpu_memory_bytes = row.gpu_memory_bytes
+        residency.expires_unix_s = row.expires_unix_s
         if row.num_ctx:
             residency.num_ctx = row.num_ctx
         if residency.runner in backend.by_runner:
@@ -171,6 +172,7 @@ class Residencies:
         load was aborted, which says nothing of the model."""
         backend = self.backends[ended.backend]
         residency = backend.residents[ended.runner]
+        backend.load_ns_sum += now_ns - residency.load_started_ns
         self._note(ended.runner)
         if ended.error is None:
             residency.move(_Trigger.LOADED, now_ns)
@@ -188,12 +190,14 @@ class Residencies:
         # Each new try would evict a good model first (OLLAMA.md §2): it is not tried for a while.
         until_ns = now_ns + self.policy.failed_load_hold_ns
         backend.held_until_ns[ended.runner] = until_ns
+        backend.held_because[ended.runner] = ended.error.message
         self._timers.set(until_ns, partial(self._hold_over, backend), ended.runner)
         self._on_load_failed(ended.runner, ended.error, now_ns)
 
     def _hold_over(self, backend: BackendState, runner: str, now_ns: int) -> None:
         if not backend.holds_off(runner, now_ns):
             backend.held_until_ns.pop(runner, None)
+            backend.held_because.pop(runner, None)
 
     def unload_ended(self, ended: UnloadEnded, now_ns: int) -> None:
         """The model is proven gone, or the server is lost, or it would not leave."""

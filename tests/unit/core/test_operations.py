@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broker.core.agent_policy import AgentsPolicy
-from broker.core.effects import TellQueued
+from broker.core.effects import TellPriority, TellQueued
 from broker.core.errors import AgentBlocked, Cancelled
 from broker.core.requests import Outcome
 from broker.core.stimuli import (
@@ -241,7 +241,7 @@ def test_what_the_blocked_have_under_way_goes_on_unless_it_is_to_be_cancelled() 
     scene = house()
     for name in ("r1", "r2", "r3"):
         comes(scene, name)
-    assert scene.turn(BlockAsked(scope=ONE)) == []
+    assert [type(each) for each in scene.turn(BlockAsked(scope=ONE))] == [TellPriority]
     effects = scene.turn(BlockAsked(scope=ONE, cancels_waiting=True))
     assert finished(effects) == [("r2", Outcome.CANCELLED), ("r3", Outcome.CANCELLED)]
     error = ended_with(effects, "r2")[1]
