@@ -1,0 +1,130 @@
+"""The GPUs as NVML tells of them. No library, no driver, no GPU, no permission: normal answers.
+
+A session with the driver is opened at the first look and again after errors, since one that has
+seen its driver go or a card fall off the bus does not recover by itself. The cards are found anew
+at each look: they and their MIG instances come and go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+import pynvml
+
+from broker.core.sensing import GpuReading, GpuSample, SensorState
+from broker.monitors.card import CardLook
+
+# Where there was never a GPU: somebody may still load a driver.
+ABSENT_RETRY_NS: Final = 60_000_000_000
+# Between two sessions after errors: opening one may take a second of driver work.
+FAILING_RETRY_NS: Final = 10_000_000_000
+
+GPUS_MAX: Final = 256
+
+_WHY_ABSENT: Final = {
+    pynvml.NVML_ERROR_LIBRARY_NOT_FOUND: "there is no NVML library (libnvidia-ml.so.1) here",
+    pynvml.NVML_ERROR_DRIVER_NOT_LOADED: "there is no NVIDIA driver, or it is not loaded",
+    pynvml.NVML_ERROR_NO_PERMISSION: "this user may not ask the NVIDIA driver",
+    pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: (
+        "the NVIDIA driver was replaced; NVML works again after a restart of the broker, "
+        "or of the machine"
+    ),
+}
+
+
+class GpuReader:
+    """Reads the GPUs; `read` and `close` are for one thread. `whose` tells of a process its name
+    and whether it is a local backend's."""
+
+    def __init__(
+        self, whose: Callable[[int], tuple[str, bool]], monotonic_ns: Callable[[], int]
+    ) -> None:
+        self._whose = whose
+        self._monotonic_ns = monotonic_ns
+        self._is_open = False
+        self._may_open_ns: int | None = None
+        self._why_closed = ""
+        self._known: dict[str, str] = {}  # whole cards that were seen, by id: what people call them
+
+    def read(self) -> GpuReading:
+        """The GPUs now. An error that is not foreseen here is a failing sensor, and raised."""
+        now_ns = self._monotonic_ns()
+        if not self._is_open and (self._may_open_ns is None or now_ns >= self._may_open_ns):
+            self._open(now_ns)
+        if not self._is_open:
+            return self._without(now_ns, self._why_closed)
+        try:
+            count = pynvml.nvmlDeviceGetCount()
+        except pynvml.NVMLError as error:
+            self._end(now_ns, _words(error))
+            return self._without(now_ns, self._why_closed)
+        if count > GPUS_MAX:
+            self._end(now_ns, f"the driver says that there are {count} GPUs")
+            return GpuReading(at_ns=now_ns, state=SensorState.FAILING, problem=self._why_closed)
+        return self._look(count, now_ns)
+
+    def close(self) -> None:
+        """Ends the session with the driver, if there is one."""
+        if self._is_open:
+            self._is_open = False
+            with suppress(pynvml.NVMLError):
+                pynvml.nvmlShutdown()
+
+    def _open(self, now_ns: int) -> None:
+        try:
+            pynvml.nvmlInit()
+        except pynvml.NVMLError as error:
+            self._end(now_ns, _words(error))
+            return
+        self._is_open = True
+        self._may_open_ns = now_ns + FAILING_RETRY_NS
+
+    def _end(self, now_ns: int, why: str) -> None:
+        """There is no session any more; the next one is opened after a while."""
+        self.close()
+        self._why_closed = why
+        retry_ns = FAILING_RETRY_NS if self._known else ABSENT_RETRY_NS
+        self._may_open_ns = now_ns + retry_ns
+
+    def _look(self, count: int, now_ns: int) -> GpuReading:
+        samples: list[GpuSample] = []
+        problems: list[str] = []
+        present = set()
+        for index in range(count):
+            card = CardLook(index, self._whose)
+            card.read()
+            samples += card.samples
+            problems += card.problems
+            if card.uuid:
+                present.add(card.uuid)
+                self._known[card.uuid] = f"GPU {index}" + (f" ({card.name})" if card.name else "")
+        missing = [words for uuid, words in self._known.items() if uuid not in present]
+        problems += [f"{words} is not there any more" for words in missing]
+        if problems:
+            if self._may_open_ns is not None and now_ns >= self._may_open_ns:
+                self.close()  # the next look opens a new session, which may see more
+            problem = "; ".join(problems)
+            return GpuReading(
+                at_ns=now_ns, state=SensorState.FAILING, gpus=tuple(samples), problem=problem
+            )
+        if samples:
+            return GpuReading(at_ns=now_ns, state=SensorState.OK, gpus=tuple(samples))
+        if count == 0:
+            self._end(now_ns, "there is a driver, but no GPU")
+            return self._without(now_ns, self._why_closed)
+        return self._without(now_ns, "no GPU here tells of its memory")
+
+    def _without(self, now_ns: int, why: str) -> GpuReading:
+        """There is nothing to read: as ever, or where there was something before."""
+        if not self._known:
+            return GpuReading(at_ns=now_ns, state=SensorState.ABSENT, problem=why)
+        gone = ", ".join(self._known.values())
+        return GpuReading(
+            at_ns=now_ns, state=SensorState.FAILING, problem=f"{gone} cannot be read: {why}"
+        )
+
+
+def _words(error: pynvml.NVMLError) -> str:
+    return _WHY_ABSENT.get(error.value) or str(error)
