@@ -10,6 +10,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Final, TypeVar
 
+from broker.core.level import Level
+from broker.core.level_steps import LEVELS, MODES, LevelTrigger, Mode, ModeTrigger
 from broker.core.lifecycle import LIFECYCLE, State, Trigger
 from broker.core.residency import RESIDENCY, ResidencyState, ResidencyTrigger
 from broker.core.state_machine import Machine
@@ -66,6 +68,12 @@ def page() -> str:
             "## The life of a model on a backend (`broker/core/residency.py`)\n",
             diagram(RESIDENCY, ResidencyState.ABSENT) + "\n",
             table(RESIDENCY, ResidencyState, ResidencyTrigger) + "\n",
+            "## The level while the load decides (`broker/core/level_steps.py`)\n",
+            diagram(LEVELS, Level.NORMAL) + "\n",
+            table(LEVELS, Level, LevelTrigger) + "\n",
+            "## Who decides on the level (`broker/core/level_steps.py`)\n",
+            diagram(MODES, Mode.AUTOMATIC) + "\n",
+            table(MODES, Mode, ModeTrigger) + "\n",
         ]
     )
 

@@ -1,4 +1,4 @@
-"""Both tables, walked: what is listed is reachable, what is not listed is refused."""
+"""All tables, walked: what is listed is reachable, what is not listed is refused."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from broker.core.level import Level
+from broker.core.level_steps import LEVELS, MODES, LevelTrigger, Mode, ModeTrigger
 from broker.core.lifecycle import LIFECYCLE, OUTCOME_OF, State, Trigger
 from broker.core.residency import RESIDENCY, ResidencyState, ResidencyTrigger
 from broker.core.state_machine import InvalidTransition, Machine
@@ -18,6 +20,8 @@ TABLES = [
     pytest.param(
         RESIDENCY, ResidencyState.ABSENT, ResidencyTrigger, frozenset[Enum](), id="residency"
     ),
+    pytest.param(LEVELS, Level.NORMAL, LevelTrigger, frozenset[Enum](), id="level"),
+    pytest.param(MODES, Mode.AUTOMATIC, ModeTrigger, frozenset[Enum](), id="mode"),
 ]
 walked = pytest.mark.parametrize(("machine", "first", "triggers", "terminals"), TABLES)
 
