@@ -48,20 +48,6 @@ THROTTLE_WORDS: Final = {
 }
 
 
-class CardWrong(Exception):
-    """A card answered what cannot be. The message names it for people."""
-
-
-def answer_of(call: Callable[..., Any], *arguments: Any) -> Any:
-    """What NVML says, or None where it has nothing to say. Other errors are raised."""
-    try:
-        return call(*arguments)
-    except pynvml.NVMLError as error:
-        if error.value in SILENT:
-            return None
-        raise
-
-
 @dataclass(slots=True)
 class CardLook:
     """One look at the card with this index. `problems` are in words; `samples` is one, or one for
@@ -76,17 +62,11 @@ class CardLook:
 
     def read(self) -> None:
         """Asks the card. Whatever goes wrong with it is a problem of this card alone."""
-        try:
-            handle = pynvml.nvmlDeviceGetHandleByIndex(self.index)
-            self.uuid = self._text("id", pynvml.nvmlDeviceGetUUID, handle)
-            self.name = self._text("name", pynvml.nvmlDeviceGetName, handle)
-            self._read(handle)
-        except pynvml.NVMLError as error:
-            self._complain(str(error))
-        except CardWrong as wrong:
-            self._complain(str(wrong))
-
-    def _read(self, handle: Any) -> None:
+        handle = self._ask(pynvml.nvmlDeviceGetHandleByIndex, self.index)
+        if handle is None:
+            return
+        self.uuid = self._text("id", pynvml.nvmlDeviceGetUUID, handle)
+        self.name = self._text("name", pynvml.nvmlDeviceGetName, handle)
         whole = GpuSample(
             index=self.index,
             uuid=self.uuid,
@@ -95,43 +75,43 @@ class CardLook:
             memory_used_bytes=0,
             temperature_c=self._number(
                 "temperature",
-                answer_of(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU),
+                self._ask(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU),
                 TEMPERATURE_C_MAX,
             ),
             throttle_reasons=self._throttle_reasons(handle),
         )
-        mode = answer_of(pynvml.nvmlDeviceGetMigMode, handle)
+        mode = self._ask(pynvml.nvmlDeviceGetMigMode, handle)
         if mode is not None and mode[0] == pynvml.NVML_DEVICE_MIG_ENABLE:
             self._read_instances(handle, whole)
             return
-        whole = replace(
-            whole,
-            power_w=self._watts("power", answer_of(pynvml.nvmlDeviceGetPowerUsage, handle)),
-            power_limit_w=self._watts(
-                "power limit", answer_of(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)
-            ),
-        )
-        self._add(handle, whole)
+        power_w = self._watts("power", pynvml.nvmlDeviceGetPowerUsage, handle)
+        limit_w = self._watts("power limit", pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)
+        self._add(handle, replace(whole, power_w=power_w, power_limit_w=limit_w))
 
     def _read_instances(self, handle: Any, whole: GpuSample) -> None:
         """Temperature and throttling are the whole card's; its power cannot be told apart."""
-        for index in range(answer_of(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0):
-            instance = answer_of(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, index)
+        for index in range(self._ask(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0):
+            instance = self._ask(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, index)
             if instance is not None:
                 uuid = self._text("id of an instance", pynvml.nvmlDeviceGetUUID, instance)
                 name = self._text("name of an instance", pynvml.nvmlDeviceGetName, instance)
                 self._add(instance, replace(whole, uuid=uuid, name=name, is_mig=True))
 
     def _add(self, handle: Any, known: GpuSample) -> None:
-        memory = _memory(handle)
+        # The second version keeps apart what the driver itself reserves.
+        memory = self._ask(pynvml.nvmlDeviceGetMemoryInfo, handle, pynvml.nvmlMemory_v2)
+        if memory is None:
+            memory = self._ask(pynvml.nvmlDeviceGetMemoryInfo, handle)
         if memory is None:
             return
-        total_bytes, used_bytes = memory
+        total_bytes, used_bytes = int(memory.total), int(memory.used)
         if not 0 < total_bytes <= MEMORY_BYTES_MAX:
-            raise CardWrong("says that it has a size of memory that no GPU has")
+            self._complain("says that it has a size of memory that no GPU has")
+            return
         if not 0 <= used_bytes <= total_bytes:
-            raise CardWrong("says that more of its memory is used than it has")
-        busy = answer_of(pynvml.nvmlDeviceGetUtilizationRates, handle)
+            self._complain("says that more of its memory is used than it has")
+            return
+        busy = self._ask(pynvml.nvmlDeviceGetUtilizationRates, handle)
         percent = self._number("utilisation", None if busy is None else busy.gpu, 100)
         self.samples.append(
             replace(
@@ -144,9 +124,9 @@ class CardLook:
         )
 
     def _processes(self, handle: Any) -> tuple[GpuProcess, ...] | None:
-        rows = answer_of(pynvml.nvmlDeviceGetComputeRunningProcesses_v3, handle)
+        rows = self._ask(pynvml.nvmlDeviceGetComputeRunningProcesses_v3, handle)
         if rows is None:
-            rows = answer_of(pynvml.nvmlDeviceGetComputeRunningProcesses_v2, handle)
+            rows = self._ask(pynvml.nvmlDeviceGetComputeRunningProcesses_v2, handle)
         return None if rows is None else tuple(self._process(row) for row in rows[:PROCESSES_MAX])
 
     def _process(self, row: Any) -> GpuProcess:
@@ -160,22 +140,31 @@ class CardLook:
         )
 
     def _throttle_reasons(self, handle: Any) -> tuple[str, ...]:
-        bits = answer_of(pynvml.nvmlDeviceGetCurrentClocksEventReasons, handle)
+        bits = self._ask(pynvml.nvmlDeviceGetCurrentClocksEventReasons, handle)
         if bits is None:  # what drivers before 535 call it
-            bits = answer_of(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons, handle)
+            bits = self._ask(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons, handle)
         return tuple(_throttle_words(bits or 0))
+
+    def _ask(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        """What NVML says, or None where it has nothing to say, or an error."""
+        try:
+            return call(*arguments)
+        except pynvml.NVMLError as error:
+            if error.value not in SILENT:
+                self._complain(str(error))
+            return None
 
     def _text(self, what: str, call: Callable[..., Any], handle: Any) -> str:
         """A name; "" where it has none or nobody can read it."""
         try:
-            return str(answer_of(call, handle) or "")
+            return str(self._ask(call, handle) or "")
         except UnicodeDecodeError:
             self._complain(f"its {what} cannot be read")
             return ""
 
-    def _watts(self, what: str, milliwatts: Any) -> float | None:
-        value = self._number(what, milliwatts, POWER_MW_MAX)
-        return None if value is None else value / 1_000
+    def _watts(self, what: str, call: Callable[..., Any], handle: Any) -> float | None:
+        milliwatts = self._number(what, self._ask(call, handle), POWER_MW_MAX)
+        return None if milliwatts is None else milliwatts / 1_000
 
     def _number(self, what: str, value: Any, highest: float) -> float | None:
         """A figure that can be true; None where there is none."""
@@ -187,16 +176,10 @@ class CardLook:
         return float(value)
 
     def _complain(self, problem: str) -> None:
-        # The number that the driver's own tools show.
-        self.problems.append(f"GPU {self.index}: {problem}")
-
-
-def _memory(handle: Any) -> tuple[int, int] | None:
-    """(total, used) in bytes. The second version keeps apart what the driver itself reserves."""
-    memory = answer_of(pynvml.nvmlDeviceGetMemoryInfo, handle, pynvml.nvmlMemory_v2)
-    if memory is None:
-        memory = answer_of(pynvml.nvmlDeviceGetMemoryInfo, handle)
-    return None if memory is None else (int(memory.total), int(memory.used))
+        """Once: a card that is lost answers each question alike."""
+        words = f"GPU {self.index}: {problem}"
+        if words not in self.problems:
+            self.problems.append(words)
 
 
 def _throttle_words(bits: int) -> Iterator[str]:

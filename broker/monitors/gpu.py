@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final
 
 import pynvml
@@ -34,6 +35,16 @@ _WHY_ABSENT: Final = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class _Card:
+    index: int
+    name: str
+
+    def words(self) -> str:
+        """As the driver's own tools number them."""
+        return f"GPU {self.index}" + (f" ({self.name})" if self.name else "")
+
+
 class GpuReader:
     """Reads the GPUs; `read` and `close` are for one thread. `whose` tells of a process its name
     and whether it is a local backend's."""
@@ -45,8 +56,8 @@ class GpuReader:
         self._monotonic_ns = monotonic_ns
         self._is_open = False
         self._may_open_ns: int | None = None
-        self._why_closed = ""
-        self._known: dict[str, str] = {}  # whole cards that were seen, by id: what people call them
+        self._closed = SensorState.ABSENT, ""  # how it is while there is no session, and why
+        self._known: dict[str, _Card] = {}  # whole cards that were seen, by their ids
 
     def read(self) -> GpuReading:
         """The GPUs now. An error that is not foreseen here is a failing sensor, and raised."""
@@ -54,15 +65,15 @@ class GpuReader:
         if not self._is_open and (self._may_open_ns is None or now_ns >= self._may_open_ns):
             self._open(now_ns)
         if not self._is_open:
-            return self._without(now_ns, self._why_closed)
+            return self._without(now_ns, *self._closed)
         try:
             count = pynvml.nvmlDeviceGetCount()
         except pynvml.NVMLError as error:
-            self._end(now_ns, _words(error))
-            return self._without(now_ns, self._why_closed)
+            self._end(now_ns, error)
+            return self._without(now_ns, *self._closed)
         if count > GPUS_MAX:
-            self._end(now_ns, f"the driver says that there are {count} GPUs")
-            return GpuReading(at_ns=now_ns, state=SensorState.FAILING, problem=self._why_closed)
+            problem = f"the driver says that there are {count} GPUs"
+            return GpuReading(at_ns=now_ns, state=SensorState.FAILING, problem=problem)
         return self._look(count, now_ns)
 
     def close(self) -> None:
@@ -76,55 +87,62 @@ class GpuReader:
         try:
             pynvml.nvmlInit()
         except pynvml.NVMLError as error:
-            self._end(now_ns, _words(error))
+            self._end(now_ns, error)
             return
         self._is_open = True
         self._may_open_ns = now_ns + FAILING_RETRY_NS
 
-    def _end(self, now_ns: int, why: str) -> None:
-        """There is no session any more; the next one is opened after a while."""
+    def _end(self, now_ns: int, error: pynvml.NVMLError | None = None) -> None:
+        """There is no session any more; the next one is opened after a while. Without an error:
+        since there is nothing to ask for."""
         self.close()
-        self._why_closed = why
-        retry_ns = FAILING_RETRY_NS if self._known else ABSENT_RETRY_NS
-        self._may_open_ns = now_ns + retry_ns
+        state, why = SensorState.ABSENT, "there is a driver, but no GPU"
+        if error is not None:
+            why = _WHY_ABSENT.get(error.value, "")
+            if not why:
+                state, why = SensorState.FAILING, f"the NVIDIA driver answers: {error}"
+        self._closed = state, why
+        is_hopeful = self._known or state is SensorState.FAILING
+        self._may_open_ns = now_ns + (FAILING_RETRY_NS if is_hopeful else ABSENT_RETRY_NS)
 
     def _look(self, count: int, now_ns: int) -> GpuReading:
         samples: list[GpuSample] = []
         problems: list[str] = []
-        present = set()
+        present, ill = set(), set()
         for index in range(count):
             card = CardLook(index, self._whose)
             card.read()
             samples += card.samples
             problems += card.problems
-            if card.uuid:
-                present.add(card.uuid)
-                self._known[card.uuid] = f"GPU {index}" + (f" ({card.name})" if card.name else "")
-        missing = [words for uuid, words in self._known.items() if uuid not in present]
-        problems += [f"{words} is not there any more" for words in missing]
+            if card.problems:
+                ill.add(index)
+            present.add(card.uuid)
+            if card.uuid and card.samples:
+                self._known[card.uuid] = _Card(index, card.name)
+        for uuid, known in self._known.items():
+            if uuid not in present and known.index not in ill:
+                problems.append(f"{known.words()} is not there any more")
         if problems:
             if self._may_open_ns is not None and now_ns >= self._may_open_ns:
                 self.close()  # the next look opens a new session, which may see more
-            problem = "; ".join(problems)
             return GpuReading(
-                at_ns=now_ns, state=SensorState.FAILING, gpus=tuple(samples), problem=problem
+                at_ns=now_ns,
+                state=SensorState.FAILING,
+                gpus=tuple(samples),
+                problem="; ".join(problems),
             )
         if samples:
             return GpuReading(at_ns=now_ns, state=SensorState.OK, gpus=tuple(samples))
         if count == 0:
-            self._end(now_ns, "there is a driver, but no GPU")
-            return self._without(now_ns, self._why_closed)
-        return self._without(now_ns, "no GPU here tells of its memory")
+            self._end(now_ns)
+            return self._without(now_ns, *self._closed)
+        return self._without(now_ns, SensorState.ABSENT, "no GPU here tells of its memory")
 
-    def _without(self, now_ns: int, why: str) -> GpuReading:
+    def _without(self, now_ns: int, state: SensorState, why: str) -> GpuReading:
         """There is nothing to read: as ever, or where there was something before."""
         if not self._known:
-            return GpuReading(at_ns=now_ns, state=SensorState.ABSENT, problem=why)
-        gone = ", ".join(self._known.values())
+            return GpuReading(at_ns=now_ns, state=state, problem=why)
+        gone = ", ".join(each.words() for each in self._known.values())
         return GpuReading(
             at_ns=now_ns, state=SensorState.FAILING, problem=f"{gone} cannot be read: {why}"
         )
-
-
-def _words(error: pynvml.NVMLError) -> str:
-    return _WHY_ABSENT.get(error.value) or str(error)

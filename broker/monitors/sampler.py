@@ -74,7 +74,8 @@ class Sampler:
         self._monotonic_ns = monotonic_ns
         self._sleep = sleep
         self._on_tick = tuple(on_tick)
-        self._crash = ""  # the last one of a tick that was logged, while it lasts
+        # The last crash of each that was logged, while it lasts.
+        self._crashes: dict[Callable[[], None], str] = {}
 
     async def run(self) -> None:
         """Samples until cancelled."""
@@ -98,16 +99,16 @@ class Sampler:
                 each.close()
 
     def _tick(self) -> None:
-        try:
-            for call in self._on_tick:
+        for call in self._on_tick:
+            try:
                 call()
-        except Exception as error:  # noqa: BLE001  # a loop that ended would leave the broker blind
-            crash = f"{type(error).__name__}: {error}"
-            if crash != self._crash:
-                _log.error("what is called at each sample failed", exc_info=error)
-            self._crash = crash
-        else:
-            self._crash = ""
+            except Exception as error:  # noqa: BLE001  # a loop that ended would leave us blind
+                crash = f"{type(error).__name__}: {error}"
+                if self._crashes.get(call) != crash:
+                    _log.error("what is called at each sample failed", exc_info=error)
+                self._crashes[call] = crash
+            else:
+                self._crashes.pop(call, None)
 
 
 class _Asked(Generic[R]):
