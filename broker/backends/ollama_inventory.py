@@ -8,6 +8,7 @@ the broker for. Sources: reference/OLLAMA.md §1.5, §1.6, §5; recorded 03_tags
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from typing import Final, TypeVar
 
 import msgspec
@@ -22,6 +23,8 @@ CAPABILITY_EMBEDDING: Final = "embedding"
 
 _DIGEST_HEX: Final = 64
 _BLOB_MARK: Final = "sha256-"
+# A keep_alive without an end is written as 292 years from now.
+_NEVER_UNIX_S: Final = datetime(2200, 1, 1, tzinfo=UTC).timestamp()
 _WHOLE: Final = re.compile(r"[0-9]{1,18}")  # more digits can be costly to read
 
 _Answer = TypeVar("_Answer")
@@ -62,6 +65,7 @@ class _Running(msgspec.Struct):
     size: Bytes = 0
     size_vram: Bytes = 0
     context_length: Count = 0  # absent before v0.11
+    expires_at: object = None  # one odd date must not cost the whole answer
 
 
 class _Ps(msgspec.Struct):
@@ -152,9 +156,20 @@ def residents(body: bytes) -> tuple[Resident, ...]:
             memory_bytes=model.size,
             gpu_memory_bytes=model.size_vram,
             num_ctx=model.context_length,
+            expires_unix_s=_expiry(model.expires_at),
         )
         for model in _decoded(body, _Ps, "/api/ps").models or ()
     )
+
+
+def _expiry(told: object) -> float | None:
+    """When it will be let go, in seconds since 1970. None for never, and for what is no date."""
+    try:
+        when = datetime.fromisoformat(told) if isinstance(told, str) else None
+        unix_s = when.timestamp() if when is not None and when.tzinfo is not None else 0.0
+    except (ValueError, OverflowError):
+        return None
+    return unix_s if 0 < unix_s < _NEVER_UNIX_S else None
 
 
 def version(body: bytes) -> str:

@@ -90,6 +90,7 @@ class Attempts:
             return  # it was told to end while the token was on its way
         attempt.record.move(Trigger.FIRST_TOKEN)
         attempt.first_token_ns = now_ns
+        self._tally.first_tokens.append(now_ns - attempt.record.arrived_ns)
 
     def ended(self, ended: AttemptEnded, now_ns: int) -> None:
         attempt = self._ledger.attempts.get(ended.attempt)

@@ -29,6 +29,7 @@ class ResidencyView:
     num_ctx: int
     memory_bytes: int
     gpu_memory_bytes: int
+    expires_unix_s: float | None = None  # when the backend lets it go, as it last said
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +42,7 @@ class BackendView:
     residents: tuple[ResidencyView, ...]
     loads: int
     loads_failed: int
+    load_ns_sum: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +59,7 @@ class RequestView:
     backend: str
     wait_reason: WaitReason | None
     wait_detail: str
+    substitute: str = ""  # the model that answers, where another one does
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +87,7 @@ class Snapshot:
     bulkheads: tuple[BulkheadView, ...]
     outcomes: Mapping[Outcome, int]
     refusals: Mapping[str, int]  # by reason
+    slow_downs: int  # requests that were taken, with the word to send less
     priorities: Mapping[int, PriorityTally]
     backends: tuple[BackendView, ...]
     requests: tuple[RequestView, ...]
@@ -107,6 +111,7 @@ def take_snapshot(engine: Engine, now_ns: int, *, requests_max: int = 0) -> Snap
         ),
         outcomes=dict(engine.tally.outcomes),
         refusals=dict(engine.tally.refusals),
+        slow_downs=engine.tally.slow_downs,
         priorities={
             priority: replace(row) for priority, row in sorted(engine.tally.priorities.items())
         },
@@ -136,11 +141,13 @@ def _backend_views(engine: Engine) -> list[BackendView]:
                     num_ctx=each.num_ctx,
                     memory_bytes=each.memory_bytes,
                     gpu_memory_bytes=each.gpu_memory_bytes,
+                    expires_unix_s=each.expires_unix_s,
                 )
                 for each in backend.residents.values()
             ),
             loads=backend.loads,
             loads_failed=backend.loads_failed,
+            load_ns_sum=backend.load_ns_sum,
         )
         for backend in engine.backends.values()
     ]
@@ -166,6 +173,7 @@ def _request_views(engine: Engine, requests_max: int) -> list[RequestView]:
                 backend=attempt.backend if attempt else "",
                 wait_reason=reason,
                 wait_detail=detail,
+                substitute=record.model if record.substituted_for else "",
             )
         )
     return views

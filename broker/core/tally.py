@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
+from typing import Final
 
 from broker.core.requests import Outcome
+
+# First tokens whose waits are kept, as many as starts are.
+FIRST_TOKENS_MAX: Final = 4096
 
 
 @dataclass(slots=True)
@@ -22,14 +27,24 @@ class PriorityTally:
 class Tally:
     """Kept by the engine, read by snapshots."""
 
-    __slots__ = ("outcomes", "priorities", "queued", "refusals", "running")
+    __slots__ = (
+        "first_tokens",
+        "outcomes",
+        "priorities",
+        "queued",
+        "refusals",
+        "running",
+        "slow_downs",
+    )
 
     def __init__(self) -> None:
         self.outcomes: dict[Outcome, int] = dict.fromkeys(Outcome, 0)
         self.refusals: dict[str, int] = {}  # by the reason that the client was told
         self.priorities: dict[int, PriorityTally] = {}
+        self.first_tokens: deque[int] = deque(maxlen=FIRST_TOKENS_MAX)  # nanoseconds from arrival
         self.queued = 0
         self.running = 0
+        self.slow_downs = 0  # requests that were taken, with the word to send less
 
     def of(self, priority: int) -> PriorityTally:
         row = self.priorities.get(priority)

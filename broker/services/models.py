@@ -8,6 +8,7 @@ from broker.core.errors import ModelUnknown
 from broker.core.model_name import comparison_key
 from broker.core.snapshot import ResidencyView, Snapshot
 from broker.models.catalog import Catalog, CatalogEntry
+from broker.runtime.clock import Clock
 from broker.runtime.driver import Driver
 
 
@@ -30,8 +31,9 @@ class ModelView:
 class ModelsService:
     """See the module."""
 
-    def __init__(self, driver: Driver, catalog: Catalog) -> None:
+    def __init__(self, driver: Driver, catalog: Catalog, clock: Clock) -> None:
         self._driver = driver
+        self._clock = clock
         self._catalog = catalog
 
     def page(self, after: str, size: int) -> tuple[list[ModelView], str]:
@@ -42,6 +44,10 @@ class ModelsService:
         snapshot = self._driver.snapshot()
         chosen = [_view(each, snapshot) for each in rest[:size]]
         return chosen, chosen[-1].entry.facts.name if len(rest) > size else ""
+
+    def unix_s(self) -> float:
+        """The clock on the wall, in seconds since 1970, as backends tell when models expire."""
+        return self._clock.unix_ns() / 1e9
 
     def get(self, name: str) -> ModelView:
         """One model. ModelUnknown with the nearest names where there is none."""

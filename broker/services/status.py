@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from broker.core.errors import Draining
+from broker.core.level import Level
+from broker.core.pace import Pace
 from broker.core.ports import Backend
 from broker.core.requests import RequestKey
 from broker.core.snapshot import Snapshot
+from broker.core.views import AlertView, LevelView
+from broker.runtime.clock import Clock
 from broker.runtime.driver import Driver
 
 
@@ -22,47 +28,96 @@ class BackendIdentity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """A snapshot of the engine and what it does not know itself."""
+    """A snapshot of the engine and what it does not know itself. `tokens_per_s` has the requests
+    that have given two tokens at least; `unix_s` is the wall's clock at that moment."""
 
     version: str
     uptime_ns: int
+    unix_s: float
     snapshot: Snapshot
+    level: LevelView
+    pace: Pace
+    alerts: tuple[AlertView, ...]
     backends: Mapping[str, BackendIdentity]
     pieces: Mapping[RequestKey, int]
+    tokens_per_s: Mapping[RequestKey, float]
 
 
 class StatusService:
-    """Reads; the one thing it starts is a drain."""
+    """Reads; what it starts is a drain, or another level.
+
+    `pace` tells how fast work goes, `alerts` which fire. `stop` begins to leave.
+    """
 
     def __init__(
         self,
         driver: Driver,
+        clock: Clock,
         backends: Mapping[str, Backend],
         versions: Callable[[], Mapping[str, str]],
         version: str,
+        pace: Callable[[], Pace],
+        alerts: Callable[[], tuple[AlertView, ...]],
         stop: Callable[[int | None], int],
     ) -> None:
         self._driver = driver
+        self._clock = clock
         self._backends = backends
         self._versions = versions
         self._version = version
+        self._pace = pace
+        self._alerts = alerts
         self._stop = stop
         self._started_ns = driver.now_ns()
 
     def status(self, requests_max: int = 0) -> Status:
         """Everything at this moment, with the oldest `requests_max` requests under way."""
         snapshot = self._driver.snapshot(requests_max)
+        pace = self._pace()
         versions = self._versions()
         return Status(
             version=self._version,
             uptime_ns=snapshot.at_ns - self._started_ns,
+            unix_s=self._clock.unix_ns() / 1e9,
             snapshot=snapshot,
+            level=self._driver.level(),
+            pace=pace,
+            alerts=self._alerts(),
             backends={
                 name: BackendIdentity(kind=each.kind, url=each.url, version=versions.get(name, ""))
                 for name, each in self._backends.items()
             },
             pieces={each.key: self._driver.pieces_count(each.key) for each in snapshot.requests},
+            tokens_per_s=self._rates(pace, snapshot.at_ns),
         )
+
+    def _rates(self, pace: Pace, now_ns: int) -> dict[RequestKey, float]:
+        """The first token begins the time that the others took; a piece is about a token."""
+        rates = {}
+        for key, since_ns in pace.streaming_since_ns.items():
+            later = self._driver.pieces_count(key) - 1
+            if later > 0 and now_ns > since_ns:
+                rates[key] = later * 1e9 / (now_ns - since_ns)
+        return rates
+
+    def set_level(self, level: Level | None, lasts_ns: int | None) -> LevelView:
+        """Sets the level by hand for so long, None: until it is set again; or, None, leaves it to
+        the load. What holds then."""
+        until_ns = None if lasts_ns is None else self._driver.now_ns() + lasts_ns
+        return self._driver.set_level(level, until_ns)
+
+    def now_ns(self) -> int:
+        """The engine's clock, which every moment of a status is on."""
+        return self._driver.now_ns()
+
+    async def wait_left(self, timeout_s: float) -> None:
+        """Returns after so long; Draining as soon as the broker has left, its work being over."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._driver.wait_drained()
+        except TimeoutError:
+            return
+        raise Draining("the broker has stopped")
 
     def drain(self, timeout_ms: int | None) -> tuple[Snapshot, int]:
         """Begins to leave. The state at that moment, and the milliseconds that work may take."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import AsyncIterator
 
 import grpc
 
@@ -12,30 +12,35 @@ from broker.api.grpc.admin_codec import (
     decode_scope,
     encode_agent,
     encode_explanation,
-    encode_status,
 )
+from broker.api.grpc.admin_validation import (
+    INTERVAL_MS_DEFAULT,
+    check_boost,
+    check_for_ms,
+    check_requests_max,
+    check_scope,
+    check_set_level,
+    check_timeout_ms,
+    check_watch,
+)
+from broker.api.grpc.level_codec import LEVEL_OF_NUMBER, encode_level
 from broker.api.grpc.reading import open_call
 from broker.api.grpc.status import abort
+from broker.api.grpc.status_codec import encode_status
 from broker.api.grpc.validation import (
     AGENT_ID_LENGTH_MAX,
     PAGE_SIZE_DEFAULT,
     Problems,
     check_agent_id,
-    check_boost,
-    check_for_ms,
     check_length,
     check_page_size,
     check_request_id,
-    check_scope,
 )
 from broker.core.errors import BrokerError
 from broker.services.operations import OperationsService
 from broker.services.status import StatusService
 from broker_client.pb.broker.v1 import admin_pb2 as pb
 from broker_client.pb.broker.v1 import admin_pb2_grpc
-
-REQUESTS_MAX: Final = 1000
-DRAIN_MS_MAX: Final = 3_600_000
 
 _Context = grpc.aio.ServicerContext
 
@@ -55,14 +60,46 @@ class AdminServicer(admin_pb2_grpc.AdminServicer):
         """The present state of everything."""
         try:
             problems = open_call(request, context)
-            good = 0 <= request.requests_max <= REQUESTS_MAX
-            problems.require(
-                good, "requests_max", f"is {request.requests_max}; 0 to {REQUESTS_MAX}"
-            )
+            check_requests_max(request.requests_max, problems)
             problems.raise_any()
         except BrokerError as error:
             await abort(context, error)
         return encode_status(self._status.status(request.requests_max))
+
+    async def WatchStatus(
+        self,
+        request: pb.WatchStatusRequest,
+        context: _Context[pb.WatchStatusRequest, pb.WatchStatusResponse],
+    ) -> AsyncIterator[pb.WatchStatusResponse]:
+        """The present state again and again. The next one is made when the one before was taken:
+        for a caller that does not read nothing gathers here, it gets what holds when it does."""
+        try:
+            problems = open_call(request, context)
+            check_watch(request, problems)
+            problems.raise_any()
+            interval_s = (request.interval_ms or INTERVAL_MS_DEFAULT) / 1000
+            while True:
+                status = encode_status(self._status.status(request.requests_max))
+                yield pb.WatchStatusResponse(status=status)
+                await self._status.wait_left(interval_s)
+        except BrokerError as error:
+            await abort(context, error)
+
+    async def SetLevel(
+        self,
+        request: pb.SetLevelRequest,
+        context: _Context[pb.SetLevelRequest, pb.SetLevelResponse],
+    ) -> pb.SetLevelResponse:
+        """Sets the level by hand, or leaves it to the load again."""
+        try:
+            problems = open_call(request, context)
+            check_set_level(request, problems)
+            problems.raise_any()
+        except BrokerError as error:
+            await abort(context, error)
+        level = LEVEL_OF_NUMBER.get(request.level)
+        view = self._status.set_level(level, decode_lasting(request.for_ms))
+        return pb.SetLevelResponse(level_status=encode_level(view, self._status.now_ns()))
 
     async def Drain(
         self, request: pb.DrainRequest, context: _Context[pb.DrainRequest, pb.DrainResponse]
@@ -70,8 +107,7 @@ class AdminServicer(admin_pb2_grpc.AdminServicer):
         """Begins to leave and says what is still under way."""
         try:
             problems = open_call(request, context)
-            good = 0 <= request.timeout_ms <= DRAIN_MS_MAX
-            problems.require(good, "timeout_ms", f"is {request.timeout_ms}; 0 to {DRAIN_MS_MAX}")
+            check_timeout_ms(request.timeout_ms, problems)
             problems.raise_any()
         except BrokerError as error:
             await abort(context, error)

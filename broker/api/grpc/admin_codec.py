@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 from broker.api.grpc.codec import WAIT_REASON
-from broker.api.grpc.models import encode_place
 from broker.core.effects import WaitReason
-from broker.core.requests import RequestKey
-from broker.core.snapshot import BackendView, RequestView
 from broker.core.stimuli import Scope
-from broker.core.tally import PriorityTally
 from broker.core.views import AgentView, Explanation
 from broker.services.operations import Boost
-from broker.services.status import BackendIdentity, Status
 from broker_client.pb.broker.v1 import admin_pb2 as pb
-from broker_client.pb.broker.v1 import common_pb2
 
 
 def decode_scope(scope: pb.Scope) -> Scope:
@@ -33,94 +27,6 @@ def decode_boost(request: pb.BoostRequest) -> Boost:
 def decode_lasting(for_ms: int) -> int | None:
     """How long an operator's word holds, in nanoseconds; None: until it is taken back."""
     return for_ms * 1_000_000 if for_ms else None
-
-
-def encode_status(status: Status) -> pb.GetStatusResponse:
-    """The whole state as its message."""
-    snapshot = status.snapshot
-    return pb.GetStatusResponse(
-        version=status.version,
-        uptime_s=status.uptime_ns / 1e9,
-        draining=snapshot.draining,
-        level=common_pb2.DEGRADATION_LEVEL_NORMAL,
-        queued=snapshot.queued,
-        queued_max=snapshot.queued_max,
-        running=snapshot.running,
-        outcomes=[
-            pb.OutcomeCount(outcome=outcome.value, count=count)
-            for outcome, count in snapshot.outcomes.items()
-        ],
-        priorities=[_encode_priority(*each) for each in snapshot.priorities.items()],
-        backends=[_encode_backend(each, status.backends[each.name]) for each in snapshot.backends],
-        requests=[
-            _encode_request(each, snapshot.at_ns, status.pieces[each.key])
-            for each in snapshot.requests
-        ],
-        standing=snapshot.standing,
-        standing_max=snapshot.standing_max,
-        agents=snapshot.agents,
-        paused=snapshot.paused,
-        bulkheads=[
-            pb.BulkheadStatus(
-                compartment=each.name, running=each.running, running_max=each.running_max
-            )
-            for each in snapshot.bulkheads
-        ],
-        refusals=[
-            pb.RefusalCount(reason=reason, count=count)
-            for reason, count in snapshot.refusals.items()
-        ],
-    )
-
-
-def _encode_priority(priority: int, tally: PriorityTally) -> pb.PriorityStatus:
-    mean_ns = tally.queue_wait_ns_sum / tally.started if tally.started else 0
-    return pb.PriorityStatus(
-        priority=priority,
-        queued=tally.queued,
-        running=tally.running,
-        ended=tally.ended,
-        queue_wait_ms_mean=mean_ns / 1e6,
-        queue_wait_ms_max=tally.queue_wait_ns_max / 1e6,
-    )
-
-
-def _encode_backend(view: BackendView, identity: BackendIdentity) -> pb.BackendStatus:
-    return pb.BackendStatus(
-        name=view.name,
-        kind=identity.kind,
-        url=identity.url,
-        up=view.up,
-        problem=view.problem,
-        version=identity.version,
-        models=[
-            pb.BackendModel(
-                name=each.model, place=encode_place(view.name, each), queued=each.queued
-            )
-            for each in view.residents
-        ],
-        loads=view.loads,
-        loads_failed=view.loads_failed,
-    )
-
-
-def _encode_request(view: RequestView, now_ns: int, pieces: int) -> pb.RequestStatus:
-    key: RequestKey = view.key
-    encoded = pb.RequestStatus(
-        request_id=key[1],
-        agent_id=key[0],
-        model=view.model,
-        priority=view.priority,
-        state=view.state.value,
-        age_ms=(now_ns - view.arrived_ns) / 1e6,
-        tokens=pieces,
-        backend=view.backend,
-        wait_detail=view.wait_detail,
-        compartment=view.compartment,
-    )
-    if view.wait_reason is not None:
-        encoded.wait_reason = WAIT_REASON[view.wait_reason]
-    return encoded
 
 
 def encode_agent(view: AgentView) -> pb.Agent:

@@ -43,7 +43,8 @@ class ModelsServicer(models_pb2_grpc.ModelsServicer):
             await abort(context, error)
         size = request.page_size or PAGE_SIZE_DEFAULT
         views, next_token = self._service.page(request.page_token, size)
-        models = [encode_model(each) for each in views]
+        unix_s = self._service.unix_s()
+        models = [encode_model(each, unix_s) for each in views]
         return pb.ListResponse(models=models, next_page_token=next_token)
 
     async def Get(
@@ -54,7 +55,8 @@ class ModelsServicer(models_pb2_grpc.ModelsServicer):
             problems = open_call(request, context)
             check_model(request.name, "name", problems)
             problems.raise_any()
-            return pb.GetResponse(model=encode_model(self._service.get(request.name)))
+            view = self._service.get(request.name)
+            return pb.GetResponse(model=encode_model(view, self._service.unix_s()))
         except BrokerError as error:
             await abort(context, error)
 
@@ -65,8 +67,8 @@ def _in(number: int, number_max: int) -> int:
     return max(0, min(number, number_max))
 
 
-def encode_model(view: ModelView) -> pb.Model:
-    """A model and its places."""
+def encode_model(view: ModelView, unix_s: float) -> pb.Model:
+    """A model and its places, at a moment of the wall's clock."""
     facts = view.entry.facts
     return pb.Model(
         name=facts.name,
@@ -76,14 +78,21 @@ def encode_model(view: ModelView) -> pb.Model:
         quantization=facts.quantization,
         family=facts.family,
         context_length_train=_in(facts.context_length_train, INT32_MAX),
-        places=[encode_place(each.backend, each.residency) for each in view.places],
+        places=[encode_place(each.backend, each.residency, unix_s) for each in view.places],
     )
 
 
-def encode_place(backend: str, residency: ResidencyView | None) -> pb.ModelPlace:
-    """Where a model is, and how it is there."""
+def encode_place(
+    backend: str, residency: ResidencyView | None, unix_s: float | None = None
+) -> pb.ModelPlace:
+    """Where a model is, and how it is there; at a moment of the wall's clock also how long yet. A
+    backend that should have let it go by then will when its work has ended: that is in no time."""
     if residency is None:
         return pb.ModelPlace(backend=backend, state=pb.MODEL_STATE_ABSENT)
+    expires_unix_s = residency.expires_unix_s
+    left_ms: int | None = None
+    if expires_unix_s is not None and unix_s is not None:
+        left_ms = _in(round((expires_unix_s - unix_s) * 1000), INT64_MAX)
     return pb.ModelPlace(
         backend=backend,
         state=_STATE[residency.state],
@@ -93,4 +102,5 @@ def encode_place(backend: str, residency: ResidencyView | None) -> pb.ModelPlace
         memory_bytes=_in(residency.memory_bytes, INT64_MAX),
         gpu_memory_bytes=_in(residency.gpu_memory_bytes, INT64_MAX),
         managed=residency.managed,
+        expires_ms=left_ms,
     )

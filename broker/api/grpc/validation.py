@@ -16,13 +16,12 @@ import msgspec
 from broker.core.errors import FieldProblem, InvalidRequest
 from broker.core.model_name import NAME_LENGTH_MAX
 from broker.core.requests import PRIORITY_HIGHEST, PRIORITY_LOWEST
-from broker_client.pb.broker.v1 import admin_pb2
 from broker_client.pb.broker.v1 import inference_pb2 as pb
 from broker_client.pb.broker.v1.common_pb2 import Criticality
 
 AGENT_ID_LENGTH_MAX: Final = 128
-_ID: Final = re.compile(r"[A-Za-z0-9._:/@-]{1,128}")
-_ID_RULE: Final = "1 to 128 characters of [A-Za-z0-9._:/@-]"
+ID: Final = re.compile(r"[A-Za-z0-9._:/@-]{1,128}")
+ID_RULE: Final = "1 to 128 characters of [A-Za-z0-9._:/@-]"
 _CLIENT: Final = re.compile(r"[A-Za-z0-9._-]{1,64}/[A-Za-z0-9._-]{1,64}")
 _ROLES: Final = frozenset({"system", "user", "assistant", "tool"})
 _LEVELS: Final = frozenset({"low", "medium", "high", "max"})
@@ -52,9 +51,6 @@ _RANGES: Final = {
 }
 _CRITICALITIES: Final = frozenset(Criticality.values())
 _CACHE_POLICIES: Final = frozenset(pb.CachePolicy.values())
-_FACTOR_MIN: Final = 0.01
-_FACTOR_MAX: Final = 100
-_FOR_MS_MAX: Final = 30 * 86_400_000
 _object_decoder: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 CLIENT_METADATA_KEY: Final = "broker-client"
@@ -117,13 +113,13 @@ def check_metadata(metadata: Iterable[tuple[str, str | bytes]] | None, problems:
 
 
 def check_agent_id(agent_id: str, problems: Problems) -> None:
-    problems.require(_ID.fullmatch(agent_id) is not None, "agent_id", f"must be {_ID_RULE}")
+    problems.require(ID.fullmatch(agent_id) is not None, "agent_id", f"must be {ID_RULE}")
 
 
 def check_request_id(request_id: str, problems: Problems, *, required: bool = False) -> None:
     if request_id or required:
-        good = _ID.fullmatch(request_id) is not None
-        problems.require(good, "request_id", f"must be {_ID_RULE}")
+        good = ID.fullmatch(request_id) is not None
+        problems.require(good, "request_id", f"must be {ID_RULE}")
 
 
 def check_model(model: str, field: str, problems: Problems) -> None:
@@ -353,38 +349,3 @@ def check_embed(
     if not 0 <= request.dimensions <= 65_536:
         problems.add("dimensions", f"is {request.dimensions}; 0 (whole) to 65536")
     return text_bytes
-
-
-def check_scope(scope: admin_pb2.Scope, problems: Problems, *, is_needed: bool) -> None:
-    """Whom an operator means; one that names nobody is everybody, unless a name is needed. Whether
-    there is such an agent or type is not known here."""
-    who = scope.WhichOneof("who")
-    if who is not None:
-        good = _ID.fullmatch(getattr(scope, who)) is not None
-        problems.require(good, f"scope.{who}", f"must be {_ID_RULE}")
-    elif is_needed:
-        problems.add("scope", "must name an agent_id or an agent_type")
-
-
-def check_for_ms(for_ms: int, problems: Problems) -> None:
-    """How long an operator's word holds."""
-    rule = f"is {for_ms}; 0 (until resumed) to {_FOR_MS_MAX} (30 days)"
-    problems.require(0 <= for_ms <= _FOR_MS_MAX, "for_ms", rule)
-
-
-def check_boost(request: admin_pb2.BoostRequest, problems: Problems) -> None:
-    """Every field of a boost, and that it changes something."""
-    check_scope(request.scope, problems, is_needed=True)
-    check_for_ms(request.for_ms, problems)
-    factors = [each for each in ("weight_factor", "rate_factor") if request.HasField(each)]
-    for name in factors:
-        value = getattr(request, name)
-        good = _FACTOR_MIN <= value <= _FACTOR_MAX
-        problems.require(good, name, f"is {value}; {_FACTOR_MIN} to {_FACTOR_MAX}")
-    best = request.priority_best
-    rule = f"is {best}; {PRIORITY_HIGHEST} to {PRIORITY_LOWEST}, or 0 for the type's own"
-    problems.require(
-        best == 0 or PRIORITY_HIGHEST <= best <= PRIORITY_LOWEST, "priority_best", rule
-    )
-    if not (factors or best):
-        problems.add("weight_factor", "is not set, nor rate_factor or priority_best: set one")

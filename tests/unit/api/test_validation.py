@@ -7,17 +7,15 @@ from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
+from broker.api.grpc.admin_validation import check_boost, check_for_ms, check_scope
 from broker.api.grpc.validation import (
     Problems,
     RequestLimits,
-    check_boost,
     check_embed,
-    check_for_ms,
     check_generate,
     check_json_object,
     check_metadata,
     check_schema,
-    check_scope,
 )
 from broker.core.errors import InvalidRequest
 from broker_client.pb.broker.v1 import admin_pb2

@@ -78,3 +78,31 @@ def test_a_good_context_in_a_models_own_file_is_taken() -> None:
         b'"parameters":"num_ctx 4096"}'
     )
     assert (told.context_length_train, told.num_ctx) == (10_485_760, 4096)
+
+
+def expiry(told: str) -> float | None:
+    body = f'{{"models":[{{"name":"m","digest":"d"{told}}}]}}'
+    [resident] = inventory.residents(body.encode())
+    return resident.expires_unix_s
+
+
+@pytest.mark.parametrize(
+    ("told", "unix_s"),
+    [
+        ("2026-11-21T03:15:24Z", 1_795_230_924.0),
+        ("2026-11-21T03:15:24.845924363Z", 1_795_230_924.845924),
+        ("2026-11-21T05:15:24.5+02:00", 1_795_230_924.5),
+        ("2319-03-03T02:37:50.828949156Z", None),  # keep_alive -1, as recorded
+        ("0001-01-01T00:00:00Z", None),  # the zero of Go
+        ("2026-11-21T03:15:24", None),  # of whose clock?
+        ("soon", None),
+        ("", None),
+    ],
+)
+def test_when_a_model_is_let_go(told: str, unix_s: float | None) -> None:
+    assert expiry(f',"expires_at":"{told}"') == unix_s
+
+
+@pytest.mark.parametrize("told", ["", ',"expires_at":null', ',"expires_at":7', ',"expires_at":[]'])
+def test_a_model_that_does_not_say_when_it_is_let_go(told: str) -> None:
+    assert expiry(told) is None

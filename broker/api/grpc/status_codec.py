@@ -1,0 +1,158 @@
+"""The present state of everything as its message."""
+
+from __future__ import annotations
+
+from broker.api.grpc.codec import WAIT_REASON
+from broker.api.grpc.level_codec import (
+    LEVEL,
+    age_ms,
+    encode_gpu,
+    encode_host,
+    encode_level,
+    encode_sensor,
+)
+from broker.api.grpc.models import encode_place
+from broker.core.pace import Pace
+from broker.core.requests import RequestKey
+from broker.core.snapshot import BackendView, RequestView
+from broker.core.tally import PriorityTally
+from broker.core.views import AlertView, LevelView, WaitView
+from broker.services.status import Status
+from broker_client.pb.broker.v1 import admin_pb2 as pb
+
+
+def encode_status(status: Status) -> pb.GetStatusResponse:
+    """The whole state as its message."""
+    snapshot = status.snapshot
+    encoded = pb.GetStatusResponse(
+        version=status.version,
+        uptime_s=status.uptime_ns / 1e9,
+        draining=snapshot.draining,
+        level=LEVEL[status.level.level],
+        queued=snapshot.queued,
+        queued_max=snapshot.queued_max,
+        running=snapshot.running,
+        outcomes=[
+            pb.OutcomeCount(outcome=outcome.value, count=count)
+            for outcome, count in snapshot.outcomes.items()
+        ],
+        priorities=[
+            _encode_priority(priority, tally, status.pace.queue_wait_of.get(priority))
+            for priority, tally in snapshot.priorities.items()
+        ],
+        backends=[_encode_backend(each, status) for each in snapshot.backends],
+        requests=[_encode_request(each, status) for each in snapshot.requests],
+        standing=snapshot.standing,
+        standing_max=snapshot.standing_max,
+        agents=snapshot.agents,
+        paused=snapshot.paused,
+        bulkheads=[
+            pb.BulkheadStatus(
+                compartment=each.name, running=each.running, running_max=each.running_max
+            )
+            for each in snapshot.bulkheads
+        ],
+        refusals=[
+            pb.RefusalCount(reason=reason, count=count)
+            for reason, count in snapshot.refusals.items()
+        ],
+        tokens_per_s=sum(status.tokens_per_s.values()),
+    )
+    _add_machine(encoded, status.level, snapshot.at_ns)
+    _add_pace(encoded, status.pace)
+    encoded.alerts.extend(encode_alert(each, snapshot.at_ns) for each in status.alerts)
+    return encoded
+
+
+def _add_machine(encoded: pb.GetStatusResponse, level: LevelView, now_ns: int) -> None:
+    encoded.level_status.CopyFrom(encode_level(level, now_ns))
+    encoded.gpus.extend(encode_gpu(each) for each in level.gpus)
+    encoded.sensors.extend(encode_sensor(each, now_ns) for each in level.sensors)
+    if level.host is not None:
+        encoded.host.CopyFrom(encode_host(level.host))
+
+
+def _add_pace(encoded: pb.GetStatusResponse, pace: Pace) -> None:
+    encoded.queue_wait.CopyFrom(_encode_wait(pace.queue_wait))
+    encoded.first_token.CopyFrom(_encode_wait(pace.first_token))
+    encoded.agents_working.extend(
+        pb.AgentWork(
+            agent_id=each.agent_id,
+            agent_type=each.agent_type,
+            queued=each.queued,
+            running=each.running,
+        )
+        for each in pace.agents
+    )
+
+
+def _encode_wait(view: WaitView) -> pb.WaitStatus:
+    return pb.WaitStatus(count=view.count, p50_ms=view.p50_ns / 1e6, p99_ms=view.p99_ns / 1e6)
+
+
+def encode_alert(view: AlertView, now_ns: int) -> pb.Alert:
+    return pb.Alert(
+        name=view.name,
+        severity=view.severity,
+        summary=view.summary,
+        runbook=view.runbook,
+        since_ms=age_ms(view.since_ns, now_ns),
+    )
+
+
+def _encode_priority(
+    priority: int, tally: PriorityTally, waits: WaitView | None
+) -> pb.PriorityStatus:
+    mean_ns = tally.queue_wait_ns_sum / tally.started if tally.started else 0
+    return pb.PriorityStatus(
+        priority=priority,
+        queued=tally.queued,
+        running=tally.running,
+        ended=tally.ended,
+        queue_wait_ms_mean=mean_ns / 1e6,
+        queue_wait_ms_max=tally.queue_wait_ns_max / 1e6,
+        queue_wait=_encode_wait(waits) if waits else None,
+    )
+
+
+def _encode_backend(view: BackendView, status: Status) -> pb.BackendStatus:
+    identity = status.backends[view.name]
+    return pb.BackendStatus(
+        name=view.name,
+        kind=identity.kind,
+        url=identity.url,
+        up=view.up,
+        problem=view.problem,
+        version=identity.version,
+        models=[
+            pb.BackendModel(
+                name=each.model,
+                place=encode_place(view.name, each, status.unix_s),
+                queued=each.queued,
+            )
+            for each in view.residents
+        ],
+        loads=view.loads,
+        loads_failed=view.loads_failed,
+    )
+
+
+def _encode_request(view: RequestView, status: Status) -> pb.RequestStatus:
+    key: RequestKey = view.key
+    encoded = pb.RequestStatus(
+        request_id=key[1],
+        agent_id=key[0],
+        model=view.model,
+        priority=view.priority,
+        state=view.state.value,
+        age_ms=(status.snapshot.at_ns - view.arrived_ns) / 1e6,
+        tokens=status.pieces[key],
+        backend=view.backend,
+        wait_detail=view.wait_detail,
+        compartment=view.compartment,
+        tokens_per_s=status.tokens_per_s.get(key, 0.0),
+        substitute=view.substitute,
+    )
+    if view.wait_reason is not None:
+        encoded.wait_reason = WAIT_REASON[view.wait_reason]
+    return encoded

@@ -1,0 +1,80 @@
+"""How fast work goes: the waits of the last requests, what streams now, and who has it done.
+
+Apart from the snapshot, which health and metrics take too: this looks at each of the last starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from broker.core.engine import Engine
+from broker.core.requests import RequestKey
+from broker.core.views import WaitView
+
+# Agents named at most; who has less work than so many others is not what an operator looks for.
+AGENTS_SHOWN_MAX: Final = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentWorkView:
+    """An agent with requests under way."""
+
+    agent_id: str
+    agent_type: str
+    queued: int
+    running: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """The waits until requests were started, over all and by priority, and until their first
+    tokens; since when those stream whose first token has come; agents, most work first."""
+
+    queue_wait: WaitView
+    queue_wait_of: Mapping[int, WaitView]
+    first_token: WaitView
+    streaming_since_ns: Mapping[RequestKey, int]
+    agents: tuple[AgentWorkView, ...]
+
+
+def take_pace(engine: Engine) -> Pace:
+    """The pace of the last requests, as many as the journal keeps."""
+    waits: dict[int, list[int]] = {}
+    for start in engine.ledger.journal.starts:
+        wait_ns = start.at_ns - start.arrived_ns
+        if start.priority in waits:
+            waits[start.priority].append(wait_ns)
+        else:
+            waits[start.priority] = [wait_ns]
+    return Pace(
+        queue_wait=wait_view(wait_ns for some in waits.values() for wait_ns in some),
+        queue_wait_of={priority: wait_view(some) for priority, some in sorted(waits.items())},
+        first_token=wait_view(engine.tally.first_tokens),
+        streaming_since_ns={
+            each.record.spec.key: each.first_token_ns
+            for each in engine.attempts.values()
+            if each.first_token_ns and each.ending is None
+        },
+        agents=_agents(engine),
+    )
+
+
+def wait_view(waits_ns: Iterable[int]) -> WaitView:
+    """The waits that half and 99 of 100 of them did not pass: the nearest rank, a wait that was."""
+    ranked = sorted(waits_ns)
+    count = len(ranked)
+    if not count:
+        return WaitView(count=0, p50_ns=0, p99_ns=0)
+    p50_ns, p99_ns = (ranked[-(-count * percent // 100) - 1] for percent in (50, 99))
+    return WaitView(count=count, p50_ns=p50_ns, p99_ns=p99_ns)
+
+
+def _agents(engine: Engine) -> tuple[AgentWorkView, ...]:
+    views = [
+        AgentWorkView(agent_id=agent.id, agent_type=agent.type.name, queued=queued, running=running)
+        for agent, queued, running in engine.agents.at_work()
+    ]
+    views.sort(key=lambda each: (-each.queued - each.running, each.agent_id))
+    return tuple(views[:AGENTS_SHOWN_MAX])
