@@ -1,8 +1,7 @@
 """A broker that follows a script, behind a wire that can be cut: what the client's tests talk to.
 
 Each call of Generate or Embed takes the next turn of the script. A turn is an asynchronous
-generator over the request and the call's context. The wire is a TCP relay in this process, so that
-a cut is a real one: the sockets are aborted, no gRPC status is sent.
+generator over the request and the call's context.
 """
 
 from __future__ import annotations
@@ -26,9 +25,12 @@ from broker_client.pb.broker.v1 import (
     inference_pb2_grpc,
     models_pb2,
     models_pb2_grpc,
+    pubsub_pb2,
+    pubsub_pb2_grpc,
 )
+from tests.integration.wire import Wire
 
-Request = inference_pb2.GenerateRequest | inference_pb2.EmbedRequest
+Request = inference_pb2.GenerateRequest | inference_pb2.EmbedRequest | pubsub_pb2.SubscribeRequest
 Lever = (
     admin_pb2.BoostRequest
     | admin_pb2.BlockRequest
@@ -93,58 +95,11 @@ async def refuse(
     raise AssertionError("abort returned")
 
 
-class Wire:
-    """A TCP relay on a port of its own that can be cut and mended."""
-
-    def __init__(self, target_port: int) -> None:
-        self._target_port = target_port
-        self._writers: set[asyncio.StreamWriter] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
-        self.port = 0
-
-    async def start(self) -> None:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
-
-    def cut(self) -> None:
-        """Aborts every connection; new ones are still taken."""
-        for writer in self._writers:
-            writer.transport.abort()
-
-    async def close(self) -> None:
-        assert self._server is not None
-        self._server.close()
-        self.cut()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-        await self._server.wait_closed()
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
-        for end in (writer, far_writer):
-            self._writers.add(end)
-        for source, sink in ((reader, far_writer), (far_reader, writer)):
-            task = asyncio.create_task(self._carry(source, sink))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-    async def _carry(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        try:
-            while data := await source.read(65536):
-                sink.write(data)
-                await sink.drain()
-        except ConnectionError:
-            pass  # Cutting is what this wire is for.
-        finally:
-            self._writers.discard(sink)
-            sink.transport.abort()
-
-
 class ScriptedBroker(
     inference_pb2_grpc.InferenceServicer,
     models_pb2_grpc.ModelsServicer,
     admin_pb2_grpc.AdminServicer,
+    pubsub_pb2_grpc.PubSubServicer,
 ):
     """Follows its script and remembers what it was asked."""
 
@@ -361,6 +316,22 @@ class ScriptedBroker(
     ) -> admin_pb2.ReloadResponse:
         return self.reloaded
 
+    async def Publish(
+        self, request: pubsub_pb2.PublishRequest, context: Context
+    ) -> pubsub_pb2.PublishResponse:
+        """The number says how long the payload was, so that a test sees that it came."""
+        if request.topic == "level":
+            await refuse(context, grpc.StatusCode.PERMISSION_DENIED, "TOPIC_RESERVED", outcome="")
+        return pubsub_pb2.PublishResponse(seq=len(request.payload), subscribers=2)
+
+    async def Subscribe(
+        self, request: pubsub_pb2.SubscribeRequest, context: Context
+    ) -> AsyncIterator[pubsub_pb2.SubscribeResponse]:
+        """Takes a turn of the script, as Generate does."""
+        turn = self._next(request, context)
+        async for message in turn(request, context):
+            yield message
+
     async def _lever(self, request: Lever, context: Context) -> int:
         """Remembers what was asked for; an agent "absent" is not known, of a type there are 3."""
         copy = type(request)()
@@ -386,6 +357,7 @@ async def serving() -> AsyncIterator[ScriptedBroker]:
     inference_pb2_grpc.add_InferenceServicer_to_server(broker, server)
     models_pb2_grpc.add_ModelsServicer_to_server(broker, server)
     admin_pb2_grpc.add_AdminServicer_to_server(broker, server)
+    pubsub_pb2_grpc.add_PubSubServicer_to_server(broker, server)
     broker.wire = Wire(server.add_insecure_port("127.0.0.1:0"))
     await server.start()
     await broker.wire.start()

@@ -43,7 +43,10 @@ from broker_client.pb.broker.v1 import (
     inference_pb2_grpc,
     models_pb2,
     models_pb2_grpc,
+    pubsub_pb2,
+    pubsub_pb2_grpc,
 )
+from broker_client.pubsub import Published, SyncSubscription
 from broker_client.quota import Quota, quota_of
 from broker_client.requests import Ask, EmbedAsk, embed_request, generate_request
 from broker_client.results import Answer, EmbedResult, GenerateResult, embed_result_of
@@ -103,6 +106,7 @@ class Client:
         self._inference = inference_pb2_grpc.InferenceStub(self._channel)
         self._models = models_pb2_grpc.ModelsStub(self._channel)
         self._admin = admin_pb2_grpc.AdminStub(self._channel)
+        self._pubsub = pubsub_pb2_grpc.PubSubStub(self._channel)
 
     def __enter__(self) -> Self:
         return self
@@ -296,6 +300,21 @@ class Client:
     def reload(self) -> Reload:
         """Has the broker read its configuration again; it holds as a whole or not at all."""
         return reload_of(self._short(self._admin.Reload, admin_pb2.ReloadRequest()))
+
+    def publish(self, topic: str, payload: bytes = b"", *, content_type: str = "") -> Published:
+        """Tells the subscribers of a free topic. TopicReserved, PublishRateLimited."""
+        request = pubsub_pb2.PublishRequest(
+            agent_id=self.agent_id, topic=topic, payload=payload, content_type=content_type
+        )
+        told = self._short(self._pubsub.Publish, request)
+        return Published(seq=told.seq, subscribers=told.subscribers)
+
+    def subscribe(self, *topics: str) -> SyncSubscription:
+        """The events of topics, or of patterns of them ("requests", "team:*:done", "**")."""
+        request = pubsub_pb2.SubscribeRequest(agent_id=self.agent_id, topics=topics)
+        return SyncSubscription(
+            lambda: self._pubsub.Subscribe(request, metadata=METADATA), self._typed
+        )
 
     def _events(self, generation: Generation) -> Generator[Event, None, None]:
         while True:  # Bounded by the retry policy: each turn after the first spends one try of it.
