@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Literal
+from typing import Any, Literal, TextIO, cast
 
+import msgspec
 import structlog
+
+from broker.observability.log_writer import LogWriter
 
 LogFormat = Literal["auto", "console", "json"]
 
+_encoder = msgspec.json.Encoder(enc_hook=repr)
 
-def configure_logs(level: str, log_format: LogFormat) -> None:
-    """Everything goes to standard error; "auto" is console on a terminal, else JSON."""
-    is_console = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
+
+def _as_json(event: object, **_: Any) -> str:
+    return _encoder.encode(event).decode()
+
+
+def configure_logs(level: str, log_format: LogFormat, stream: TextIO | None = None) -> LogWriter:
+    """Everything goes to `stream` (standard error); "auto" is console on a terminal, else JSON.
+    The writer is to be closed in the end."""
+    stream = stream or sys.stderr
+    is_console = log_format == "console" or (log_format == "auto" and stream.isatty())
     renderer: structlog.types.Processor = (
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        # Words of agents and backends are shown as literals: a terminal would obey them.
+        structlog.dev.ConsoleRenderer(colors=stream.isatty(), repr_native_str=True)
         if is_console
-        else structlog.processors.JSONRenderer()
+        else structlog.processors.JSONRenderer(serializer=_as_json)
     )
     shared: list[structlog.types.Processor] = [
         structlog.processors.add_log_level,
@@ -25,9 +37,11 @@ def configure_logs(level: str, log_format: LogFormat) -> None:
     ]
     if not is_console:
         shared.append(structlog.processors.format_exc_info)
+    writer = LogWriter(stream)
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, writer)),
         cache_logger_on_first_use=True,
     )
+    return writer

@@ -1,0 +1,255 @@
+"""When an operator should look: rules over measured values, and since when each one holds.
+
+HighRequestLatency and QueueSaturation are the seeds'. The same rules, in the words of Prometheus,
+are packaging/broker.rules.yml.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from broker.core.level import Level
+from broker.core.sensing import SensorState
+from broker.core.snapshot import Snapshot
+from broker.core.views import AlertView, LevelView
+
+_S = 1_000_000_000
+
+# A condition that is over for less than this is not over: a value that swings about its threshold
+# is one alert and not many.
+CLEAR_NS: Final = 15 * _S
+
+# Below so many first tokens a mean says nothing of the broker.
+FIRST_TOKENS_MIN: Final = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlertPolicy:
+    """What the operator decides about alerts."""
+
+    first_token_ns_mean: int = 5 * _S
+    window_ns: int = 300 * _S
+    queue_share: float = 0.8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirstTokens:
+    """Times to first tokens, summed since the start."""
+
+    count: int
+    ns_sum: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What the rules look at. `first_token_ns_mean` is over the window; None: too few to tell."""
+
+    at_ns: int
+    first_token_ns_mean: float | None
+    queued: int
+    queued_max: int
+    backends_down: tuple[str, ...]  # each with its problem
+    backends: int
+    sensors_failing: tuple[str, ...]  # each with its problem
+    level: Level
+    level_why: str
+
+
+def measured(snapshot: Snapshot, level: LevelView, first_token_ns_mean: float | None) -> Measured:
+    """What the rules look at, out of what the engine tells."""
+    return Measured(
+        at_ns=snapshot.at_ns,
+        first_token_ns_mean=first_token_ns_mean,
+        queued=snapshot.queued,
+        queued_max=snapshot.queued_max,
+        backends_down=tuple(
+            f"{each.name}: {each.problem}" for each in snapshot.backends if not each.up
+        ),
+        backends=len(snapshot.backends),
+        sensors_failing=tuple(
+            f"{each.name}: {each.detail or 'no answer lately'}"
+            for each in level.sensors
+            # Where there is no sensor nothing fails; it can then not be stale either.
+            if each.state is SensorState.FAILING
+            or (each.is_stale and each.state is not SensorState.ABSENT)
+        ),
+        level=level.level,
+        level_why=level.why,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """An alert fires when `judge` has found something to say for `hold_ns`. `meaning` is for those
+    who look it up, `runbook` says what to do first."""
+
+    name: str
+    severity: str  # "warning", "critical"
+    hold_ns: int
+    judge: Callable[[Measured, AlertPolicy], str | None]
+    meaning: str
+    runbook: str
+
+
+def _latency(now: Measured, policy: AlertPolicy) -> str | None:
+    mean_ns = now.first_token_ns_mean
+    if mean_ns is None or mean_ns <= policy.first_token_ns_mean:
+        return None
+    return (
+        f"first tokens took {mean_ns / _S:.1f} s on the mean of the last "
+        f"{policy.window_ns / _S:.0f} s; the limit is {policy.first_token_ns_mean / _S:g} s"
+    )
+
+
+def _saturation(now: Measured, policy: AlertPolicy) -> str | None:
+    if now.queued <= policy.queue_share * now.queued_max:
+        return None
+    return (
+        f"{now.queued} of at most {now.queued_max} requests wait; "
+        f"the limit is {policy.queue_share:.0%}"
+    )
+
+
+def _no_backend(now: Measured, policy: AlertPolicy) -> str | None:
+    if not now.backends or len(now.backends_down) < now.backends:
+        return None
+    return f"no backend answers: {'; '.join(now.backends_down)}"
+
+
+def _sensor(now: Measured, policy: AlertPolicy) -> str | None:
+    if not now.sensors_failing:
+        return None
+    return f"what this machine can bear is not known in full: {'; '.join(now.sensors_failing)}"
+
+
+def _critical(now: Measured, policy: AlertPolicy) -> str | None:
+    if now.level is not Level.CRITICAL:
+        return None
+    why = f": {now.level_why}" if now.level_why else ""
+    return f"only priority work runs{why}"
+
+
+RULES: Final = (
+    Rule(
+        name="HighRequestLatency",
+        severity="warning",
+        hold_ns=0,
+        judge=_latency,
+        meaning="The mean time to the first token over the window is above "
+        "alerts.first_token_ms_mean.",
+        runbook="brokerctl status shows who waits and what is loaded; much loading calls for fewer "
+        "models, for more memory or for more slots, a long queue for lower rates.",
+    ),
+    Rule(
+        name="QueueSaturation",
+        severity="warning",
+        hold_ns=10 * _S,
+        judge=_saturation,
+        meaning="The queue is fuller than alerts.queue_percent.",
+        runbook="brokerctl queue names the agents with the largest backlogs; brokerctl pause or "
+        "block the greedy one, lower its type's rate, or raise limits.queued_max.",
+    ),
+    Rule(
+        name="NoBackend",
+        severity="critical",
+        hold_ns=10 * _S,
+        judge=_no_backend,
+        meaning="None of the backends answers.",
+        runbook="brokerctl doctor says what is wrong between here and a token; is Ollama running "
+        "(systemctl status ollama), and is its address the one in the configuration?",
+    ),
+    Rule(
+        name="SensorFailing",
+        severity="warning",
+        hold_ns=30 * _S,
+        judge=_sensor,
+        meaning="A sensor of this host fails or has not answered for monitors.stale_ms; its parts "
+        "of the load count as unknown.",
+        runbook="brokerctl doctor names the sensor; nvidia-smi shows whether the driver answers. "
+        "monitors.gpu = false makes the broker do without it.",
+    ),
+    Rule(
+        name="LevelCritical",
+        severity="critical",
+        hold_ns=0,
+        judge=_critical,
+        meaning="The level is critical: only requests of priority 3 and better are sure to run.",
+        runbook="brokerctl status shows the part of the load that is worst; free that memory, or "
+        "pause what fills the queue. brokerctl level sets another level by hand.",
+    ),
+)
+
+
+class Window:
+    """The mean time to the first token over the last `window_ns`, out of sums since the start."""
+
+    __slots__ = ("_sums",)
+
+    def __init__(self) -> None:
+        self._sums: deque[tuple[int, FirstTokens]] = deque()
+
+    def mean_ns(self, now_ns: int, window_ns: int, sums: FirstTokens) -> float | None:
+        """Notes the sums of this moment. At most one note is kept for each 256th of the window."""
+        kept = self._sums
+        if not kept:
+            kept.append((now_ns, FirstTokens(count=0, ns_sum=0)))
+        elif now_ns - kept[-1][0] >= window_ns // 256:
+            kept.append((now_ns, sums))
+        while len(kept) > 1 and kept[1][0] <= now_ns - window_ns:
+            kept.popleft()
+        before = kept[0][1]
+        count = sums.count - before.count
+        return (sums.ns_sum - before.ns_sum) / count if count >= FIRST_TOKENS_MIN else None
+
+
+@dataclass(slots=True)
+class _Standing:
+    """A rule whose condition holds, or held lately."""
+
+    since_ns: int
+    seen_ns: int
+    summary: str
+
+
+class AlertBook:
+    """Which alerts fire. Told at each tick what was measured; reads no clock."""
+
+    __slots__ = ("_standing",)
+
+    def __init__(self) -> None:
+        self._standing: dict[str, _Standing] = {}
+
+    def judge(self, now: Measured, policy: AlertPolicy) -> tuple[AlertView, ...]:
+        """The alerts that fire now, in the order of the rules."""
+        firing = []
+        for rule in RULES:
+            self._note(rule, rule.judge(now, policy), now.at_ns)
+            standing = self._standing.get(rule.name)
+            if standing is not None and standing.seen_ns - standing.since_ns >= rule.hold_ns:
+                firing.append(
+                    AlertView(
+                        name=rule.name,
+                        severity=rule.severity,
+                        summary=standing.summary,
+                        runbook=rule.runbook,
+                        since_ns=standing.since_ns,
+                    )
+                )
+        return tuple(firing)
+
+    def _note(self, rule: Rule, summary: str | None, now_ns: int) -> None:
+        standing = self._standing.get(rule.name)
+        if summary is None:
+            if standing is None:
+                return
+            # One that does not fire yet has to start again.
+            clear_ns = CLEAR_NS if standing.seen_ns - standing.since_ns >= rule.hold_ns else 0
+            if now_ns - standing.seen_ns >= clear_ns:
+                del self._standing[rule.name]
+        elif standing is None:
+            self._standing[rule.name] = _Standing(now_ns, now_ns, summary)
+        else:
+            standing.seen_ns, standing.summary = now_ns, summary

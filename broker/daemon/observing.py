@@ -1,0 +1,73 @@
+"""Puts together what the broker shows of itself: counts, log lines, spans, alerts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry
+
+from broker.config.schema import Config
+from broker.core.alert_rules import AlertPolicy, FirstTokens
+from broker.core.observer import Observer
+from broker.observability.alerting import Alerting
+from broker.observability.prometheus import SnapshotCollector, metrics_registry
+from broker.observability.recorder import Recorder
+from broker.observability.request_log import RequestLog
+from broker.observability.tracing import Tracing
+from broker.runtime.driver import Driver
+
+_MS = 1_000_000
+_S = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observing:
+    """Those who are told of requests, and what they write to."""
+
+    registry: CollectorRegistry
+    recorder: Recorder
+    request_log: RequestLog
+    tracing: Tracing | None
+
+    @property
+    def observers(self) -> tuple[Observer, ...]:
+        """In the order in which they are to be told."""
+        always = (self.recorder, self.request_log)
+        return always if self.tracing is None else (*always, self.tracing)
+
+    def alerting(self, config: Config, driver: Driver, observer: Observer) -> Alerting:
+        """The judge of this driver, which tells `observer`. From now on the registry shows both."""
+        alerting = Alerting(
+            alert_policy(config), driver.snapshot, driver.level, self._sums, observer
+        )
+        self.registry.register(SnapshotCollector(driver.snapshot, driver.level, alerting.firing))
+        return alerting
+
+    def _sums(self) -> FirstTokens:
+        return self.recorder.first_tokens
+
+    def close(self) -> None:
+        """Sends the last spans."""
+        if self.tracing is not None:
+            self.tracing.close()
+
+
+def observing(config: Config, version: str) -> Observing:
+    """What the configuration asks for. TracingMissing where it cannot be had."""
+    shown = config.observability
+    registry = metrics_registry()
+    return Observing(
+        registry=registry,
+        recorder=Recorder(registry),
+        request_log=RequestLog(tells_requests=shown.log_requests, shows_prompts=shown.log_prompts),
+        tracing=Tracing(version, shows_prompts=shown.log_prompts) if shown.tracing else None,
+    )
+
+
+def alert_policy(config: Config) -> AlertPolicy:
+    """[alerts] in the words of the core."""
+    return AlertPolicy(
+        first_token_ns_mean=config.alerts.first_token_ms_mean * _MS,
+        window_ns=config.alerts.window_s * _S,
+        queue_share=config.alerts.queue_percent / 100,
+    )

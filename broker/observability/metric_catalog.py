@@ -1,0 +1,108 @@
+"""The metrics that are counted as requests go by; docs/metrics.md says what each one means.
+
+What the engine knows at any moment is not counted here but read from it: `prometheus.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+# From what a resident model answers at once to what an agent without a deadline bears.
+WAIT_BUCKETS_S: Final = (
+    *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0),
+)
+# From a small model on a large card to a large one on a processor.
+TOKEN_BUCKETS_S: Final = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.5)
+
+# Series are kept for so many of each; beyond, they are counted as "other".
+KINDS_MAX: Final = 128  # pairs of an agent type and a model
+RUNNERS_MAX: Final = 128  # pairs of a backend and a model
+AGENTS_MAX: Final = 256  # nearly twice the seeds' fleet
+REASONS_MAX: Final = 128  # the table of reasons is shorter
+
+
+class MetricCatalog:
+    """Every such metric, on one registry."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        kind, runner = ["agent_type", "model"], ["backend", "model"]
+        self.first_token = Histogram(
+            "broker_request_first_token_seconds",
+            "From arrival to the first token, of requests that got one",
+            kind,
+            registry=registry,
+            buckets=WAIT_BUCKETS_S,
+        )
+        self.duration = Histogram(
+            "broker_request_duration_seconds",
+            "From arrival to the end, of completed requests",
+            kind,
+            registry=registry,
+            buckets=WAIT_BUCKETS_S,
+        )
+        self.queue_wait = Histogram(
+            "broker_queue_wait_seconds",
+            "From arrival to the start on a backend, waits for loads included",
+            ["priority"],
+            registry=registry,
+            buckets=WAIT_BUCKETS_S,
+        )
+        self.load_wait = Histogram(
+            "broker_load_wait_seconds",
+            "The part of the wait in which the model was loaded, of requests that waited for it",
+            runner,
+            registry=registry,
+            buckets=WAIT_BUCKETS_S,
+        )
+        self.per_token = Histogram(
+            "broker_time_per_output_token_seconds",
+            "Mean time between the tokens of a completed request",
+            runner,
+            registry=registry,
+            buckets=TOKEN_BUCKETS_S,
+        )
+        self.prompt_tokens = Counter(
+            "broker_prompt_tokens",
+            "Tokens of prompts, as backends count",
+            runner,
+            registry=registry,
+        )
+        self.output_tokens = Counter(
+            "broker_output_tokens",
+            "Tokens of answers; of those cut off, the pieces that came",
+            runner,
+            registry=registry,
+        )
+        self.dropped = Counter(
+            "broker_requests_dropped",
+            "Requests refused, shed, displaced or expired, by the reason told",
+            ["outcome", "reason"],
+            registry=registry,
+        )
+        self.failed = Counter(
+            "broker_requests_failed",
+            "Requests that a backend, or the broker, failed",
+            ["backend", "reason"],
+            registry=registry,
+        )
+        self.substituted = Counter(
+            "broker_requests_substituted",
+            "Requests that another model answered than the one asked for",
+            ["model"],
+            registry=registry,
+        )
+        self.agent_requests = Counter(
+            "broker_agent_requests", "Requests by agent", ["agent", "outcome"], registry=registry
+        )
+        self.agent_tokens = Counter(
+            "broker_agent_tokens",
+            "Prompt and output tokens by agent",
+            ["agent"],
+            registry=registry,
+        )
+        self.level_changes = Counter(
+            "broker_level_changes", "Changes to this level", ["level"], registry=registry
+        )

@@ -1,0 +1,188 @@
+"""The engine's state as Prometheus metrics, read from a snapshot when somebody asks.
+
+Nothing is counted twice and nothing here on the way of a request: the engine keeps its tally
+anyway. What it does not keep is counted by `recorder.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client import ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector, CollectorRegistry
+
+from broker.core.alert_rules import RULES
+from broker.core.requests import Outcome
+from broker.core.residency import ResidencyState
+from broker.core.snapshot import Snapshot
+from broker.core.views import AlertView, LevelView
+from broker.observability.machine_metrics import machine_metrics
+
+# What operators know as backpressure, by how it was put: a word, a refusal, a place taken.
+_QUEUE_FULL, _AGENT_QUEUE_FULL = "QUEUE_FULL", "AGENT_QUEUE_FULL"
+
+
+class SnapshotCollector(Collector):
+    """Turns what the engine tells into metric families."""
+
+    def __init__(
+        self,
+        snapshot: Callable[[], Snapshot],
+        level: Callable[[], LevelView],
+        firing: Callable[[], tuple[AlertView, ...]],
+    ) -> None:
+        self._snapshot = snapshot
+        self._level = level
+        self._firing = firing
+
+    def collect(self) -> Iterator[Metric]:
+        """One pass over the present state."""
+        snapshot = self._snapshot()
+        yield from _depths(snapshot)
+        yield from _priorities(snapshot)
+        yield from _bulkheads(snapshot)
+        yield from _endings(snapshot)
+        yield from _backends(snapshot)
+        yield from machine_metrics(self._level())
+        yield _alerts(self._firing())
+
+
+def _depths(snapshot: Snapshot) -> Iterator[Metric]:
+    for name, words, value in (
+        ("broker_queue_limit", "Requests that may wait at once", snapshot.queued_max),
+        (
+            "broker_waiting_room_depth",
+            "Requests that stand before the full queue",
+            snapshot.standing,
+        ),
+        (
+            "broker_waiting_room_limit",
+            "Requests that may stand before the full queue at once",
+            snapshot.standing_max,
+        ),
+        ("broker_agents_remembered", "Agents whose books are kept", snapshot.agents),
+        ("broker_pauses", "Pauses of operators that hold now", len(snapshot.paused)),
+        ("broker_draining", "Is the broker leaving", snapshot.draining),
+    ):
+        yield GaugeMetricFamily(name, words, value=value)
+
+
+def _endings(snapshot: Snapshot) -> Iterator[Metric]:
+    ended = CounterMetricFamily(
+        "broker_requests_ended", "Requests by how they ended", labels=["outcome"]
+    )
+    for outcome, count in snapshot.outcomes.items():
+        ended.add_metric([outcome.value], count)
+    yield ended
+    refused = CounterMetricFamily(
+        "broker_refusals", "Requests refused, by the reason told", labels=["reason"]
+    )
+    for reason, count in snapshot.refusals.items():
+        refused.add_metric([reason], count)
+    yield refused
+    pressure = CounterMetricFamily(
+        "broker_backpressure_events",
+        "Requests told to send less, refused for want of room, or displaced",
+        labels=["kind"],
+    )
+    pressure.add_metric(["slow_down"], snapshot.slow_downs)
+    pressure.add_metric(["queue_full"], snapshot.refusals.get(_QUEUE_FULL, 0))
+    pressure.add_metric(["agent_queue_full"], snapshot.refusals.get(_AGENT_QUEUE_FULL, 0))
+    pressure.add_metric(["displaced"], snapshot.outcomes.get(Outcome.DISPLACED, 0))
+    yield pressure
+
+
+def _alerts(firing: tuple[AlertView, ...]) -> Metric:
+    names = {each.name for each in firing}
+    family = GaugeMetricFamily("broker_alert_firing", "Does the alert fire", labels=["alert"])
+    for rule in RULES:
+        family.add_metric([rule.name], float(rule.name in names))
+    return family
+
+
+def _priorities(snapshot: Snapshot) -> Iterator[Metric]:
+    queued = GaugeMetricFamily("broker_queue_depth", "Requests that wait", labels=["priority"])
+    running = GaugeMetricFamily(
+        "broker_requests_running", "Requests that a backend has", labels=["priority"]
+    )
+    started = CounterMetricFamily(
+        "broker_requests_started", "Requests given to a backend", labels=["priority"]
+    )
+    for priority, tally in snapshot.priorities.items():
+        labels = [str(priority)]
+        queued.add_metric(labels, tally.queued)
+        running.add_metric(labels, tally.running)
+        started.add_metric(labels, tally.started)
+    yield from (queued, running, started)
+
+
+def _bulkheads(snapshot: Snapshot) -> Iterator[Metric]:
+    running = GaugeMetricFamily(
+        "broker_bulkhead_running",
+        "Requests of the compartment that run",
+        labels=["compartment"],
+    )
+    limit = GaugeMetricFamily(
+        "broker_bulkhead_limit",
+        "Requests of the compartment that may run at once",
+        labels=["compartment"],
+    )
+    saturation = GaugeMetricFamily(
+        "broker_bulkhead_saturation_ratio",
+        "Requests of the compartment that run over those that may",
+        labels=["compartment"],
+    )
+    for each in snapshot.bulkheads:
+        running.add_metric([each.name], each.running)
+        limit.add_metric([each.name], each.running_max)
+        saturation.add_metric([each.name], each.running / each.running_max)
+    yield from (running, limit, saturation)
+
+
+def _backends(snapshot: Snapshot) -> Iterator[Metric]:
+    up = GaugeMetricFamily("broker_backend_up", "Does it answer", labels=["backend"])
+    loads = CounterMetricFamily(
+        "broker_model_loads", "Loads asked for by the broker", labels=["backend"]
+    )
+    failed = CounterMetricFamily(
+        "broker_model_loads_failed", "Loads that failed", labels=["backend"]
+    )
+    loading = CounterMetricFamily(
+        "broker_model_load_seconds",
+        "Time spent loading, of loads that have ended, however they did",
+        labels=["backend"],
+    )
+    for each in snapshot.backends:
+        up.add_metric([each.name], float(each.up))
+        loads.add_metric([each.name], each.loads)
+        failed.add_metric([each.name], each.loads_failed)
+        loading.add_metric([each.name], each.load_ns_sum / 1e9)
+    yield from (up, loads, failed, loading)
+    yield from _residents(snapshot)
+
+
+def _residents(snapshot: Snapshot) -> Iterator[Metric]:
+    labels = ["backend", "model"]
+    ready = GaugeMetricFamily("broker_model_resident", "Is the model ready there", labels=labels)
+    memory = GaugeMetricFamily(
+        "broker_model_memory_bytes", "Memory that the model takes there", labels=labels
+    )
+    gpu_memory = GaugeMetricFamily(
+        "broker_model_gpu_memory_bytes", "The part of it on GPUs", labels=labels
+    )
+    for backend in snapshot.backends:
+        for each in backend.residents:
+            values = [backend.name, each.model]
+            ready.add_metric(values, float(each.state is ResidencyState.RESIDENT))
+            memory.add_metric(values, each.memory_bytes)
+            gpu_memory.add_metric(values, each.gpu_memory_bytes)
+    yield from (ready, memory, gpu_memory)
+
+
+def metrics_registry() -> CollectorRegistry:
+    """A registry of the broker's own, so that two brokers in one process do not meet; with what
+    this process uses."""
+    registry = CollectorRegistry(auto_describe=False)
+    ProcessCollector(registry=registry)
+    return registry

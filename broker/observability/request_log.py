@@ -1,0 +1,109 @@
+"""One line of the log for each request that ended: who, what, where, how, and how long.
+
+Nothing of what was asked or answered is in it, unless the operator asks for prompts.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import structlog
+
+from broker.core.content import EmbedContent, GenerateContent, Prompt
+from broker.core.effects import TellLevel, TellPriority
+from broker.core.requests import Outcome
+from broker.core.views import AlertView, RequestReport, RequestStart
+
+# Of a prompt that is shown. The whole of a long one would drown the line.
+PROMPT_CHARS_MAX: Final = 4_096
+
+# These are as they should be; the others are what an operator may have to look at.
+_AS_ASKED: Final = frozenset({Outcome.COMPLETED, Outcome.CANCELLED, Outcome.REFUSED})
+
+
+class RequestLog:
+    """An observer that writes. Without `tells_requests` it tells of levels alone."""
+
+    def __init__(self, *, tells_requests: bool = True, shows_prompts: bool = False) -> None:
+        self._tells_requests = tells_requests
+        self._shows_prompts = shows_prompts
+        self._log = structlog.get_logger("broker.requests")
+
+    def request_ended(self, report: RequestReport) -> None:
+        if not self._tells_requests:
+            return
+        tell = self._log.info if report.outcome in _AS_ASKED else self._log.warning
+        tell("request ended", **self._fields(report))
+
+    def _fields(self, report: RequestReport) -> dict[str, Any]:
+        """Names and numbers. Times that never came are left out."""
+        agent_id, request_id = report.key
+        fields: dict[str, Any] = {
+            "request_id": request_id,
+            "agent": agent_id,
+            "agent_type": report.agent_type,
+            "kind": report.kind.value,
+            "model": report.model,
+            "backend": report.backend,
+            "priority": report.priority,
+            "load_level": report.level.word,
+            "outcome": report.outcome.value,
+        }
+        if report.reason:
+            fields["reason"] = report.reason
+            fields["message"] = report.message
+        if report.total_ns:
+            fields["queue_wait_ms"] = _ms(report.queue_wait_ns)
+            fields["total_ms"] = _ms(report.total_ns)
+        if report.load_wait_ns:
+            fields["load_wait_ms"] = _ms(report.load_wait_ns)
+        if report.first_token_ns:
+            fields["first_token_ms"] = _ms(report.first_token_ns)
+        if report.per_token_ns:
+            fields["per_token_ms"] = _ms(report.per_token_ns)
+        if report.backend:
+            fields["prompt_tokens"] = report.prompt_tokens
+            fields["output_tokens"] = report.output_tokens
+        if report.tries > 1:
+            fields["tries"] = report.tries
+        if report.substituted_for:
+            fields["substituted_for"] = report.substituted_for
+        if report.changes:
+            fields["changes"] = report.changes
+        if report.traceparent:
+            fields["trace_id"] = report.traceparent[3:35]
+        if self._shows_prompts:
+            fields["prompt"] = shown_prompt(report.content)
+        return fields
+
+    def request_started(self, start: RequestStart) -> None:
+        """Its end tells all of it."""
+
+    def level_changed(self, told: TellLevel) -> None:
+        log = structlog.get_logger("broker.level")
+        log.warning("level changed", now=told.level.word, before=told.before.word, why=told.why)
+
+    def priority_changed(self, told: TellPriority) -> None:
+        """Operators' changes are told by who makes them."""
+
+    def backends_changed(self) -> None:
+        """Discovery tells of those."""
+
+    def alerts_changed(self, firing: tuple[AlertView, ...]) -> None:
+        """Who judges alerts tells of each one."""
+
+
+def shown_prompt(content: GenerateContent | EmbedContent) -> str:
+    """The words of a request, for an operator who asked to see them: the prompt, the last message,
+    or the first text to embed. Images are not words."""
+    if isinstance(content, EmbedContent):
+        words = content.inputs[0] if content.inputs else ""
+    elif isinstance(content.input, Prompt):
+        words = content.input.text
+    else:
+        words = content.input[-1].content if content.input else ""
+    return words if len(words) <= PROMPT_CHARS_MAX else f"{words[:PROMPT_CHARS_MAX]}..."
+
+
+def _ms(time_ns: int) -> float:
+    return round(time_ns / 1e6, 3)

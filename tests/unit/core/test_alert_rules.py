@@ -1,0 +1,166 @@
+"""When alerts fire, and when they are over."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from broker.core.alert_rules import (
+    CLEAR_NS,
+    FIRST_TOKENS_MIN,
+    RULES,
+    AlertBook,
+    AlertPolicy,
+    FirstTokens,
+    Measured,
+    Window,
+    measured,
+)
+from broker.core.level import Level
+from broker.core.sensing import SensorState
+from broker.core.snapshot import take_snapshot
+from broker.core.views import SensorView
+from tests.unit.core.scene import SECOND_NS, model, serving
+
+POLICY = AlertPolicy()
+WELL = Measured(
+    at_ns=0,
+    first_token_ns_mean=None,
+    queued=0,
+    queued_max=1000,
+    backends_down=(),
+    backends=2,
+    sensors_failing=(),
+    level=Level.NORMAL,
+    level_why="",
+)
+SICK = {
+    "HighRequestLatency": replace(WELL, first_token_ns_mean=5.1e9),
+    "QueueSaturation": replace(WELL, queued=801),
+    "NoBackend": replace(WELL, backends_down=("a: no", "b: gone")),
+    "SensorFailing": replace(WELL, sensors_failing=("gpu: it hangs",)),
+    "LevelCritical": replace(WELL, level=Level.CRITICAL, level_why="GPU memory"),
+}
+FIGURES = {
+    "HighRequestLatency": ("5.1 s", "300 s", "5 s"),
+    "QueueSaturation": ("801", "1000", "80%"),
+    "NoBackend": ("a: no", "b: gone"),
+    "SensorFailing": ("gpu: it hangs",),
+    "LevelCritical": ("GPU memory",),
+}
+HOLDS = {rule.name: rule.hold_ns for rule in RULES}
+
+
+def names(book: AlertBook, now: Measured, at_ns: int) -> list[str]:
+    return [each.name for each in book.judge(replace(now, at_ns=at_ns), POLICY)]
+
+
+def test_every_rule_has_its_case() -> None:
+    assert set(SICK) == set(FIGURES) == {rule.name for rule in RULES}
+    assert all(rule.runbook and rule.meaning for rule in RULES)
+    assert {rule.severity for rule in RULES} == {"warning", "critical"}
+
+
+@pytest.mark.parametrize("name", SICK)
+def test_it_fires_once_it_has_held_and_tells_the_figures(name: str) -> None:
+    book = AlertBook()
+    assert names(book, WELL, 0) == []
+    begun = 5 * SECOND_NS
+    held = begun + HOLDS[name]
+    if HOLDS[name]:
+        assert names(book, SICK[name], begun) == []
+        assert names(book, SICK[name], held - 1) == []
+    alert, *others = book.judge(replace(SICK[name], at_ns=held), POLICY)
+    assert (alert.name, others) == (name, [])
+    assert alert.since_ns == (begun if HOLDS[name] else held)
+    for each in FIGURES[name]:
+        assert each in alert.summary
+
+
+@pytest.mark.parametrize("name", SICK)
+def test_it_is_over_when_it_has_been_well_for_a_while(name: str) -> None:
+    book = AlertBook()
+    names(book, SICK[name], 0)
+    fired = HOLDS[name]
+    assert names(book, SICK[name], fired) == [name]
+    assert names(book, WELL, fired + CLEAR_NS - 1) == [name]
+    assert names(book, SICK[name], fired + CLEAR_NS) == [name]  # the while begins again
+    assert names(book, WELL, fired + 2 * CLEAR_NS - 1) == [name]
+    assert names(book, WELL, fired + 2 * CLEAR_NS) == []
+
+
+@pytest.mark.parametrize("name", [name for name, hold_ns in HOLDS.items() if hold_ns])
+def test_what_comes_and_goes_before_it_has_held_never_fires(name: str) -> None:
+    book = AlertBook()
+    for step in range(10):
+        at_ns = step * HOLDS[name]
+        assert names(book, SICK[name], at_ns) == []
+        assert names(book, WELL, at_ns + HOLDS[name] // 2) == []
+
+
+def test_on_the_threshold_nothing_fires() -> None:
+    edge = replace(
+        WELL, first_token_ns_mean=5e9, queued=800, backends_down=("a: no",), level=Level.LEVEL_2
+    )
+    book = AlertBook()
+    for at_s in range(60):
+        assert names(book, edge, at_s * SECOND_NS) == []
+
+
+def test_other_limits_hold_from_the_next_look_on() -> None:
+    book = AlertBook()
+    slow = replace(WELL, first_token_ns_mean=2e9)
+    assert book.judge(slow, POLICY) == ()
+    strict = replace(POLICY, first_token_ns_mean=SECOND_NS)
+    assert [each.name for each in book.judge(slow, strict)] == ["HighRequestLatency"]
+
+
+def test_a_broker_without_backends_waits_for_none() -> None:
+    assert names(AlertBook(), replace(WELL, backends=0), 60 * SECOND_NS) == []
+
+
+def sums(count: int, each_ns: int) -> FirstTokens:
+    return FirstTokens(count=count, ns_sum=count * each_ns)
+
+
+def test_the_mean_is_of_the_window_alone() -> None:
+    window, width = Window(), 300 * SECOND_NS
+    assert window.mean_ns(0, width, sums(0, 0)) is None
+    assert window.mean_ns(2 * SECOND_NS, width, sums(10, 8)) == 8
+    # Ten more of 2 each: with the first ten, 5; without them, 2.
+    later = FirstTokens(count=20, ns_sum=100)
+    assert window.mean_ns(200 * SECOND_NS, width, later) == 5
+    assert window.mean_ns(302 * SECOND_NS, width, later) == 2
+    assert window.mean_ns(600 * SECOND_NS, width, later) is None
+
+
+def test_too_few_first_tokens_say_nothing() -> None:
+    few = sums(FIRST_TOKENS_MIN - 1, 9)
+    assert Window().mean_ns(0, SECOND_NS, few) is None
+    assert Window().mean_ns(0, SECOND_NS, sums(FIRST_TOKENS_MIN, 9)) == 9
+
+
+def test_what_came_before_the_first_look_counts() -> None:
+    assert Window().mean_ns(7 * SECOND_NS, SECOND_NS, sums(10, 9)) == 9
+
+
+def test_the_notes_of_a_window_are_bounded() -> None:
+    window = Window()
+    for at_ns in range(0, 2_560_000, 10):
+        window.mean_ns(at_ns, 256_000, sums(at_ns, 1))
+    assert len(window._sums) <= 258
+
+
+def test_a_sensor_that_is_not_there_does_not_fail() -> None:
+    engine = serving(model("m")).engine
+
+    def failing(state: SensorState, *, is_stale: bool, detail: str = "") -> tuple[str, ...]:
+        sensor = SensorView(name="gpu", state=state, is_stale=is_stale, detail=detail, at_ns=None)
+        view = replace(engine.degradation.view(0), sensors=(sensor,))
+        return measured(take_snapshot(engine, 0), view, None).sensors_failing
+
+    assert failing(SensorState.ABSENT, is_stale=True) == ()
+    assert failing(SensorState.OK, is_stale=False) == ()
+    assert failing(SensorState.OK, is_stale=True) == ("gpu: no answer lately",)
+    assert failing(SensorState.FAILING, is_stale=False, detail="lost") == ("gpu: lost",)

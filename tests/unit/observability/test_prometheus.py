@@ -1,0 +1,203 @@
+"""What the metrics make of a picture of the engine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from broker.core.level import Level
+from broker.core.requests import Outcome
+from broker.core.residency import ResidencyState
+from broker.core.sensing import GpuSample, HostSample, SensorState
+from broker.core.snapshot import (
+    BackendView,
+    BulkheadView,
+    ResidencyView,
+    Snapshot,
+    take_snapshot,
+)
+from broker.core.views import AlertView, LevelView, LoadPart, SensorView
+from broker.observability.prometheus import SnapshotCollector, metrics_registry
+from tests.unit.core.scene import model, serving
+
+NORMAL = LevelView(
+    level=Level.NORMAL,
+    before=None,
+    is_automatic=True,
+    since_ns=0,
+    until_ns=None,
+    why="",
+    load=None,
+    parts=(),
+    sensors=(),
+    host=None,
+    gpus=(),
+)
+Samples = dict[tuple[str, str], float]
+
+
+def samples(
+    picture: Snapshot, level: LevelView = NORMAL, firing: tuple[AlertView, ...] = ()
+) -> Samples:
+    """Every sample by its name and its labels' values, as a scrape finds them."""
+    registry = CollectorRegistry()
+    registry.register(SnapshotCollector(lambda: picture, lambda: level, lambda: firing))
+    text = generate_latest(registry).decode()
+    return {
+        (sample.name, " ".join(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def idle() -> Snapshot:
+    return take_snapshot(serving(model("m")).engine, 0)
+
+
+def test_a_bulkhead_tells_what_runs_what_may_and_how_full_it_is() -> None:
+    opus = BulkheadView(name="opus", running=3, running_max=10)
+    batch = BulkheadView(name="batch", running=0, running_max=15)
+    found = samples(replace(idle(), bulkheads=(opus, batch)))
+    assert (found["broker_bulkhead_running", "opus"], found["broker_bulkhead_limit", "opus"]) == (
+        3,
+        10,
+    )
+    assert (found["broker_bulkhead_running", "batch"], found["broker_bulkhead_limit", "batch"]) == (
+        0,
+        15,
+    )
+    assert found["broker_bulkhead_saturation_ratio", "opus"] == 0.3
+    assert found["broker_bulkhead_saturation_ratio", "batch"] == 0
+
+
+def test_refusals_are_counted_by_reason() -> None:
+    found = samples(replace(idle(), refusals={"RATE_LIMITED": 4, "QUEUE_FULL": 1}))
+    assert found["broker_refusals_total", "RATE_LIMITED"] == 4
+    assert found["broker_refusals_total", "QUEUE_FULL"] == 1
+
+
+def test_the_waiting_room_the_agents_and_the_pauses() -> None:
+    paused = ("agent opus-1", "everybody")
+    found = samples(replace(idle(), standing=7, standing_max=100, agents=12, paused=paused))
+    assert found["broker_waiting_room_depth", ""] == 7
+    assert found["broker_waiting_room_limit", ""] == 100
+    assert found["broker_agents_remembered", ""] == 12
+    assert found["broker_pauses", ""] == 2
+
+
+def test_no_label_names_an_agent() -> None:
+    picture = replace(idle(), agents=1, paused=("agent opus-1",))
+    assert not any("opus-1" in labels for _, labels in samples(picture))
+
+
+def test_backpressure_is_what_was_told_refused_for_room_or_displaced() -> None:
+    outcomes = {**idle().outcomes, Outcome.DISPLACED: 2}
+    refusals = {"QUEUE_FULL": 3, "AGENT_QUEUE_FULL": 4, "RATE_LIMITED": 9}
+    found = samples(replace(idle(), outcomes=outcomes, refusals=refusals, slow_downs=5))
+    kinds = {kind: value for (name, kind), value in found.items() if "backpressure" in name}
+    assert kinds == {"slow_down": 5, "queue_full": 3, "agent_queue_full": 4, "displaced": 2}
+
+
+def test_loads_their_cost_and_what_they_take() -> None:
+    resident = ResidencyView(
+        model="m",
+        runner="blob",
+        state=ResidencyState.RESIDENT,
+        managed=True,
+        slots=1,
+        running=0,
+        queued=0,
+        num_ctx=4096,
+        memory_bytes=1200,
+        gpu_memory_bytes=1000,
+    )
+    loading = replace(resident, model="n", state=ResidencyState.LOADING)
+    backend = BackendView(
+        name="b",
+        up=True,
+        problem="",
+        residents=(resident, loading),
+        loads=7,
+        loads_failed=2,
+        load_ns_sum=9_500_000_000,
+    )
+    found = samples(replace(idle(), backends=(backend,)))
+    assert found["broker_model_loads_total", "b"] == 7
+    assert found["broker_model_loads_failed_total", "b"] == 2
+    assert found["broker_model_load_seconds_total", "b"] == 9.5
+    assert found["broker_model_resident", "b m"] == 1
+    assert found["broker_model_resident", "b n"] == 0
+    assert found["broker_model_memory_bytes", "b m"] == 1200
+    assert found["broker_model_gpu_memory_bytes", "b m"] == 1000
+
+
+def test_a_part_that_is_not_known_is_absent_and_not_nothing() -> None:
+    parts = (LoadPart(name="queue", share=0.4), LoadPart(name="cpu", share=None, detail="?"))
+    view = replace(NORMAL, level=Level.LEVEL_2, is_automatic=False, load=0.4, parts=parts)
+    found = samples(idle(), view)
+    assert found["broker_level", ""] == 2
+    assert found["broker_level_automatic", ""] == 0
+    assert found["broker_load_ratio", ""] == 0.4
+    assert found["broker_load_part_ratio", "queue"] == 0.4
+    assert ("broker_load_part_ratio", "cpu") not in found
+    assert ("broker_load_ratio", "") not in samples(idle())
+
+
+def test_a_sensor_is_up_down_or_not_there() -> None:
+    def sensor(name: str, state: SensorState, *, is_stale: bool = False) -> SensorView:
+        return SensorView(name=name, state=state, is_stale=is_stale, detail="", at_ns=0)
+
+    sensors = (
+        sensor("well", SensorState.OK),
+        sensor("stale", SensorState.OK, is_stale=True),
+        sensor("failing", SensorState.FAILING),
+        sensor("absent", SensorState.ABSENT, is_stale=True),
+    )
+    found = samples(idle(), replace(NORMAL, sensors=sensors))
+    up = {label: value for (name, label), value in found.items() if name == "broker_sensor_up"}
+    assert up == {"well": 1, "stale": 0, "failing": 0}
+
+
+def test_the_host_and_each_gpu_as_far_as_they_tell() -> None:
+    host = HostSample(
+        at_ns=0,
+        cpu_count=8,
+        cpu_share=0.5,
+        models_cpu_share=None,
+        memory_total_bytes=100,
+        memory_available_bytes=40,
+        models_memory_bytes=30,
+    )
+    whole = GpuSample(
+        index=0,
+        uuid="GPU-a",
+        name="card",
+        memory_total_bytes=80,
+        memory_used_bytes=20,
+        utilization=0.9,
+        throttle_reasons=("hot",),
+    )
+    mute = replace(whole, index=1, uuid="GPU-b", utilization=None, throttle_reasons=())
+    found = samples(idle(), replace(NORMAL, host=host, gpus=(whole, mute)))
+    assert found["broker_host_cpu_ratio", ""] == 0.5
+    assert found["broker_host_memory_available_bytes", ""] == 40
+    assert ("broker_host_models_cpu_ratio", "") not in found
+    assert found["broker_gpu_memory_used_bytes", "0 GPU-a"] == 20
+    assert found["broker_gpu_utilization_ratio", "0 GPU-a"] == 0.9
+    assert ("broker_gpu_utilization_ratio", "1 GPU-b") not in found
+    assert found["broker_gpu_throttled", "0 GPU-a"] == 1
+    assert found["broker_gpu_throttled", "1 GPU-b"] == 0
+
+
+def test_every_rule_shows_whether_it_fires() -> None:
+    alert = AlertView(name="NoBackend", severity="critical", summary="", runbook="", since_ns=0)
+    found = samples(idle(), firing=(alert,))
+    firing = {each for (name, each), value in found.items() if "alert" in name and value}
+    assert firing == {"NoBackend"}
+    assert found["broker_alert_firing", "QueueSaturation"] == 0
+
+
+def test_the_process_shows_what_it_uses() -> None:
+    assert b"process_resident_memory_bytes" in generate_latest(metrics_registry())
