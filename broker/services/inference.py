@@ -61,7 +61,7 @@ class InferenceService:
         self._drawn_prefix = secrets.token_hex(8)
         self._drawn = itertools.count(1)
 
-    def submit(self, call: Submission) -> Subscription:
+    def submit(self, call: Submission, *, traceparent: str = "") -> Subscription:
         """Hands the call to the engine. The caller must `leave` the subscription in the end.
         Raises the BrokerError of the gate that says no."""
         is_embed = isinstance(call.content, EmbedContent)
@@ -83,7 +83,9 @@ class InferenceService:
             preemptible=call.preemptible,
             fallback_models=call.fallback_models,
         )
-        return self._driver.submit(spec, call.content, resume_from=call.resume_from)
+        return self._driver.submit(
+            spec, call.content, resume_from=call.resume_from, traceparent=traceparent
+        )
 
     def leave(self, subscription: Subscription) -> None:
         """The call is over, whatever the reason."""

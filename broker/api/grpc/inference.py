@@ -19,6 +19,7 @@ from broker.api.grpc.codec import (
 from broker.api.grpc.delivery import Deliveries
 from broker.api.grpc.reading import open_call
 from broker.api.grpc.status import abort
+from broker.api.grpc.traceparent import traceparent_of
 from broker.api.grpc.validation import (
     RequestLimits,
     check_agent_id,
@@ -57,7 +58,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
         moment, takes its request with it."""
         subscription: Subscription | None = None
         try:
-            subscription = self._service.submit(self._read_generate(request, context))
+            call = self._read_generate(request, context)
+            subscription = self._service.submit(call, traceparent=traceparent_of(context))
             self._deliveries.watch(context, subscription)
             encode = EventEncoder(subscription.stream.key[1]).encode
             while not subscription.is_over:
@@ -79,7 +81,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
         """Waits for its vectors."""
         subscription: Subscription | None = None
         try:
-            subscription = self._service.submit(self._read_embed(request, context))
+            call = self._read_embed(request, context)
+            subscription = self._service.submit(call, traceparent=traceparent_of(context))
             self._deliveries.watch(context, subscription)
             async for event in subscription:
                 if isinstance(event, Done) and isinstance(event.result, Embeddings):
