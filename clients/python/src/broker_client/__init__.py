@@ -1,5 +1,6 @@
 """A client of the broker: `AsyncClient` for asyncio, `Client` for plain threads."""
 
+from broker_client.awareness import ResourceAwareness
 from broker_client.catalogue import Model, ModelPlace
 from broker_client.client import AsyncClient, AsyncGeneration
 from broker_client.errors import (
@@ -45,6 +46,7 @@ from broker_client.events import (
     Chunk,
     Done,
     Event,
+    Lowered,
     Queued,
     Requeued,
     Retrying,
@@ -156,6 +158,7 @@ __all__ = [
     "LevelStatus",
     "LoadFailed",
     "LoadPart",
+    "Lowered",
     "Message",
     "Missed",
     "Model",
@@ -182,6 +185,7 @@ __all__ = [
     "RequestStatus",
     "RequestUnknown",
     "Requeued",
+    "ResourceAwareness",
     "RetryPolicy",
     "Retrying",
     "SensorStatus",

@@ -16,28 +16,16 @@ from typing import Self, TypeVar, Unpack
 
 from grpc import aio
 
+from broker_client.awareness import LevelMemory, ResourceAwareness, is_degraded
 from broker_client.catalogue import PAGE_SIZE, PAGES_MAX, Model, model_of
 from broker_client.channel import CHANNEL_OPTIONS, METADATA, broker_address
 from broker_client.error_status import error_of_status
 from broker_client.errors import BrokerError
-from broker_client.events import Chunk, Done, Event, Requeued
+from broker_client.events import Chunk, Done, Event, Lowered, Requeued
 from broker_client.generation import Generation
+from broker_client.levers import AsyncLevers
 from broker_client.machine import LevelStatus, level_status_of
-from broker_client.operations import (
-    Agent,
-    CancelledRequest,
-    Explanation,
-    Reload,
-    agent_of,
-    boost_request,
-    cancelled_of,
-    explanation_of,
-    lasting_ms,
-    level_request,
-    reload_of,
-    scope_message,
-    watch_request,
-)
+from broker_client.operations import level_request, watch_request
 from broker_client.pb.broker.v1 import (
     admin_pb2,
     admin_pb2_grpc,
@@ -53,7 +41,7 @@ from broker_client.quota import Quota, quota_of
 from broker_client.requests import Ask, EmbedAsk, embed_request, generate_request
 from broker_client.results import Answer, EmbedResult, GenerateResult, embed_result_of
 from broker_client.retry import NS_PER_S, Attempts, RetryPolicy, deadline_after
-from broker_client.status import Drain, Status, drain_of, status_of
+from broker_client.status import Status, status_of
 from broker_client.text import TextReader
 
 MESSAGE = TypeVar("MESSAGE")
@@ -88,12 +76,13 @@ class AsyncGeneration:
         await self.aclose()
 
 
-class AsyncClient:
+class AsyncClient(AsyncLevers):
     """A broker, for one agent. `address` is host:port; without it BROKER_ADDRESS, else the default.
 
     `agent_id` is who asks; calls that only look (models, status) do without. `call_timeout_s`
-    bounds the short calls: all but generations and embeddings. To be made where its event loop
-    runs, best with `async with`.
+    bounds the short calls: all but generations and embeddings. `awareness` lowers what generations
+    ask for while the broker is degraded; the level is believed for `level_age_s_max`. To be made
+    where its event loop runs, best with `async with`.
     """
 
     def __init__(
@@ -103,11 +92,16 @@ class AsyncClient:
         agent_id: str = "",
         retry: RetryPolicy | None = None,
         call_timeout_s: float = 10.0,
+        awareness: ResourceAwareness | None = None,
+        level_age_s_max: float = 1.0,
     ) -> None:
         self.address = broker_address(address)
         self.agent_id = agent_id
         self._retry = retry if retry is not None else RetryPolicy()
         self._call_timeout_s = call_timeout_s
+        self._awareness = awareness
+        self._level = LevelMemory(round(level_age_s_max * NS_PER_S))
+        self._level_lock = asyncio.Lock()  # one look for all who ask at once
         self._random = random.Random()
         self._channel = aio.insecure_channel(self.address, options=CHANNEL_OPTIONS)
         self._inference = inference_pb2_grpc.InferenceStub(self._channel)
@@ -138,7 +132,9 @@ class AsyncClient:
             policy=self._retry,
             deadline_ns=deadline_after(ask.get("deadline_s"), now_ns=time.monotonic_ns()),
         )
-        return AsyncGeneration(request.request_id, self._events(generation))
+        return AsyncGeneration(
+            request.request_id, self._events(generation, ask.get("awareness", self._awareness))
+        )
 
     async def generate(self, **ask: Unpack[Ask]) -> GenerateResult:
         """One generation, put together."""
@@ -220,100 +216,30 @@ class AsyncClient:
         finally:
             call.cancel()
 
+    async def level(self) -> str:
+        """The broker's level, "normal", "1", "2" or "critical", as it was at most
+        `level_age_s_max` ago."""
+        async with self._level_lock:
+            asked_ns = time.monotonic_ns()
+            known = self._level.recall(asked_ns)
+            return known or self._level.learn((await self.status()).level, asked_ns)
+
+    async def is_degraded(self) -> bool:
+        """Is the level above "normal", so that one should ask for less? Cheap: see `level`."""
+        return is_degraded(await self.level())
+
     async def set_level(self, level: str | None, *, for_s: float | None = None) -> LevelStatus:
         """Sets the level ("normal", "1", "2" or "critical") by hand, for_s None: until it is set
         again; None leaves it to the measured load. What holds then."""
         answer = await self._short(self._admin.SetLevel, level_request(level, for_s))
-        return level_status_of(answer.level_status)
-
-    async def drain(self, *, timeout_s: float | None = None) -> Drain:
-        """Tells the broker to leave, giving its work so long; None: the broker's own limit."""
-        request = admin_pb2.DrainRequest()
-        if timeout_s is not None:
-            request.timeout_ms = round(timeout_s * 1000)
-        return drain_of(await self._short(self._admin.Drain, request))
+        held = level_status_of(answer.level_status)
+        self._level.learn(held.level, time.monotonic_ns())
+        return held
 
     async def quota(self) -> Quota:
         """What this agent may use, what is left of it, and when more comes."""
         request = inference_pb2.GetQuotaRequest(agent_id=self.agent_id)
         return quota_of(await self._short(self._inference.GetQuota, request))
-
-    async def explain(self, request_id: str, *, agent_id: str = "") -> Explanation:
-        """The story of a request, under way or lately ended. Without an agent_id that of whichever
-        agent has a request of this id; InvalidRequest names them where several have."""
-        request = admin_pb2.ExplainRequest(agent_id=agent_id, request_id=request_id)
-        return explanation_of(await self._short(self._admin.Explain, request))
-
-    async def cancel_request(self, request_id: str, *, agent_id: str = "") -> CancelledRequest:
-        """Ends a request of any agent; without an agent_id as in `explain`."""
-        request = admin_pb2.CancelRequestRequest(agent_id=agent_id, request_id=request_id)
-        return cancelled_of(await self._short(self._admin.CancelRequest, request))
-
-    async def agents(self) -> list[Agent]:
-        """The agents that the broker remembers, by id."""
-        found: list[Agent] = []
-        token = ""
-        for _ in range(PAGES_MAX):
-            request = admin_pb2.ListAgentsRequest(page_size=PAGE_SIZE, page_token=token)
-            page = await self._short(self._admin.ListAgents, request)
-            found.extend(agent_of(each) for each in page.agents)
-            token = page.next_page_token
-            if not token:
-                break
-        return found
-
-    async def boost(
-        self,
-        *,
-        agent_id: str = "",
-        agent_type: str = "",
-        weight_factor: float | None = None,
-        rate_factor: float | None = None,
-        priority_best: int = 0,
-        for_s: float | None = None,
-    ) -> int:
-        """Has an agent, or all of a type, count for more or less; for_s None: until resumed. The
-        number of agents known that it concerns; AgentNotFound where none has this id."""
-        request = boost_request(
-            scope_message(agent_id, agent_type),
-            weight_factor=weight_factor,
-            rate_factor=rate_factor,
-            priority_best=priority_best,
-            for_s=for_s,
-        )
-        return (await self._short(self._admin.Boost, request)).agents
-
-    async def block(
-        self,
-        *,
-        agent_id: str = "",
-        agent_type: str = "",
-        cancel_waiting: bool = False,
-        for_s: float | None = None,
-    ) -> int:
-        """Has new requests of an agent, or of a type, refused; answers as `boost` does."""
-        scope = scope_message(agent_id, agent_type)
-        request = admin_pb2.BlockRequest(
-            scope=scope, cancel_waiting=cancel_waiting, for_ms=lasting_ms(for_s)
-        )
-        return (await self._short(self._admin.Block, request)).agents
-
-    async def pause(
-        self, *, agent_id: str = "", agent_type: str = "", for_s: float | None = None
-    ) -> int:
-        """Has nothing of an agent, a type, or with neither of anybody, started; as `boost`."""
-        scope = scope_message(agent_id, agent_type)
-        request = admin_pb2.PauseRequest(scope=scope, for_ms=lasting_ms(for_s))
-        return (await self._short(self._admin.Pause, request)).agents
-
-    async def resume(self, *, agent_id: str = "", agent_type: str = "") -> int:
-        """Ends what was asked for with the same scope: boost, block and pause; as `boost`."""
-        request = admin_pb2.ResumeRequest(scope=scope_message(agent_id, agent_type))
-        return (await self._short(self._admin.Resume, request)).agents
-
-    async def reload(self) -> Reload:
-        """Has the broker read its configuration again; it holds as a whole or not at all."""
-        return reload_of(await self._short(self._admin.Reload, admin_pb2.ReloadRequest()))
 
     async def publish(
         self, topic: str, payload: bytes = b"", *, content_type: str = ""
@@ -332,7 +258,11 @@ class AsyncClient:
             lambda: self._pubsub.Subscribe(request, metadata=METADATA), self._typed
         )
 
-    async def _events(self, generation: Generation) -> AsyncGenerator[Event, None]:
+    async def _events(
+        self, generation: Generation, awareness: ResourceAwareness | None
+    ) -> AsyncGenerator[Event, None]:
+        if awareness is not None and (lowered := await self._lowered(generation, awareness)):
+            yield lowered
         while True:  # Bounded by the retry policy: each turn after the first spends one try of it.
             timeout_s = generation.timeout_s(time.monotonic_ns())
             step: Event
@@ -354,6 +284,16 @@ class AsyncClient:
             if isinstance(step, Done):
                 return
             await asyncio.sleep(step.delay_s)
+
+    async def _lowered(
+        self, generation: Generation, awareness: ResourceAwareness
+    ) -> Lowered | None:
+        """A broker that does not tell its level gets the request as it is: what is wrong there the
+        call itself will meet, and knows how to try again."""
+        try:
+            return generation.lower(awareness, await self.level())
+        except BrokerError:
+            return None
 
     async def _short(self, method: Callable[..., Awaitable[MESSAGE]], request: object) -> MESSAGE:
         return await self._call(method(request, timeout=self._call_timeout_s, metadata=METADATA))

@@ -1,8 +1,8 @@
 """What a generation tells its caller while it runs: one typed event per message of the stream.
 
-`Retrying` alone is the client's own: it says that a call is about to be tried again, so that nobody
-waits in silence. Words stand for the wire's enums ("slot", "normal", "stop"); a number that this
-version does not know becomes "unspecified".
+`Lowered` and `Retrying` are the client's own: that it asks for less than it was told to, and that a
+call is about to be tried again, so that nobody waits in silence. Words stand for the wire's enums
+("slot", "normal", "stop"); a number that this version does not know becomes "unspecified".
 """
 
 from __future__ import annotations
@@ -88,6 +88,14 @@ class Requeued:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Lowered:
+    """Before the call: at this level less is asked for than was said; `changes` in words."""
+
+    level: str
+    changes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Retrying:
     """The call failed in a way that allows another try, which follows after `delay_s`."""
 
@@ -127,7 +135,7 @@ class Done:
     finish_reason: str
 
 
-Event = Queued | Started | Chunk | SlowDown | Requeued | Retrying | Done
+Event = Queued | Started | Chunk | SlowDown | Requeued | Lowered | Retrying | Done
 
 
 def word_of(enum: EnumDescriptor, number: int, prefix: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import grpc
 
+from broker_client.awareness import ResourceAwareness, is_degraded
 from broker_client.errors import (
     BrokerError,
     ConnectionLost,
@@ -18,7 +19,7 @@ from broker_client.errors import (
     StreamBroken,
     local_details,
 )
-from broker_client.events import Chunk, Done, Event, Requeued, Retrying, event_of
+from broker_client.events import Chunk, Done, Event, Lowered, Requeued, Retrying, event_of
 from broker_client.pb.broker.v1 import inference_pb2
 from broker_client.retry import NS_PER_S, Attempts, RetryPolicy
 
@@ -42,6 +43,12 @@ class Generation:
     def request_id(self) -> str:
         """The request's id: for Cancel, and for the broker's logs."""
         return self._request.request_id
+
+    def lower(self, awareness: ResourceAwareness, level: str) -> Lowered | None:
+        """To be called before the first try only: all tries are one request. None where nothing
+        is lowered."""
+        changes = awareness.lower(self._request.options) if is_degraded(level) else ()
+        return Lowered(level=level, changes=changes) if changes else None
 
     def request(self) -> inference_pb2.GenerateRequest:
         """What to send on the next try."""

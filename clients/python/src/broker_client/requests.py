@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Required, TypedDict
 
+from broker_client.awareness import ResourceAwareness
 from broker_client.events import ToolCall
 from broker_client.pb.broker.v1 import common_pb2, inference_pb2
 
@@ -64,6 +65,7 @@ class Ask(Options, total=False):
 
     `system`, `suffix`, `images` and `raw` belong to `prompt`. `deadline_s` is in seconds from now;
     without it the broker's own default applies. `request_id` is drawn where it is absent.
+    `awareness` takes the place of the client's own, None: this request is not lowered.
     """
 
     model: Required[str]
@@ -84,6 +86,7 @@ class Ask(Options, total=False):
     preemptible: bool
     request_id: str
     deadline_s: float | None
+    awareness: ResourceAwareness | None
 
 
 class EmbedAsk(TypedDict, total=False):

@@ -12,9 +12,11 @@ import grpc
 
 from broker_client.errors import StreamBroken, local_details
 from broker_client.events import (
+    UNSPECIFIED,
     Chunk,
     Done,
     Event,
+    Lowered,
     Requeued,
     Started,
     Timings,
@@ -23,12 +25,15 @@ from broker_client.events import (
     timings_of,
     usage_of,
 )
+from broker_client.machine import level_word
 from broker_client.pb.broker.v1 import inference_pb2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateResult:
-    """A whole answer. `model` is the one that answered; `changes` what the broker altered."""
+    """A whole answer. `model` is the one that answered, `substituted_for` the one asked for where
+    that is another. `level` is the broker's when it began, `changes` what the broker altered,
+    `lowered` what this client did before, both in words."""
 
     request_id: str
     model: str
@@ -39,16 +44,21 @@ class GenerateResult:
     cached: bool
     substituted_for: str
     changes: tuple[str, ...]
+    level: str
+    lowered: tuple[str, ...]
     usage: Usage
     timings: Timings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedResult:
-    """Vectors of length 1 (L2), in the order of the inputs."""
+    """Vectors of length 1 (L2), in the order of the inputs. `level` is the broker's when it began,
+    `changes` what it altered."""
 
     model: str
     vectors: tuple[tuple[float, ...], ...]
+    level: str
+    changes: tuple[str, ...]
     usage: Usage
     timings: Timings
 
@@ -60,6 +70,7 @@ class Answer:
         self._request_id = request_id
         self._chunks: list[Chunk] = []
         self._started: Started | None = None
+        self._lowered: tuple[str, ...] = ()
         self._done: Done | None = None
 
     def add(self, event: Event) -> None:
@@ -69,6 +80,8 @@ class Answer:
                 self._chunks.append(event)
             case Requeued():
                 self._chunks = kept_before(self._chunks, event.discard_before_seq)
+            case Lowered():
+                self._lowered = event.changes
             case Started():
                 self._started = event
             case Done():
@@ -93,6 +106,8 @@ class Answer:
             cached=self._done.cached,
             substituted_for=started.substituted_for if started else "",
             changes=started.changes if started else (),
+            level=started.level if started else UNSPECIFIED,
+            lowered=self._lowered,
             usage=self._done.usage,
             timings=self._done.timings,
         )
@@ -116,6 +131,8 @@ def embed_result_of(message: inference_pb2.EmbedResponse) -> EmbedResult:
     return EmbedResult(
         model=message.model,
         vectors=tuple(tuple(each.values) for each in message.embeddings),
+        level=level_word(message.level),
+        changes=tuple(message.changes),
         usage=usage_of(message.usage),
         timings=timings_of(message.timings),
     )

@@ -7,6 +7,7 @@ threads at once; one iterator by one thread.
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
@@ -14,28 +15,16 @@ from typing import Self, TypeVar, Unpack
 
 import grpc
 
+from broker_client.awareness import LevelMemory, ResourceAwareness, is_degraded
 from broker_client.catalogue import PAGE_SIZE, PAGES_MAX, Model, model_of
 from broker_client.channel import CHANNEL_OPTIONS, METADATA, broker_address
 from broker_client.error_status import error_of_status
 from broker_client.errors import BrokerError
-from broker_client.events import Chunk, Done, Event, Requeued
+from broker_client.events import Chunk, Done, Event, Lowered, Requeued
 from broker_client.generation import Generation
+from broker_client.levers import Levers
 from broker_client.machine import LevelStatus, level_status_of
-from broker_client.operations import (
-    Agent,
-    CancelledRequest,
-    Explanation,
-    Reload,
-    agent_of,
-    boost_request,
-    cancelled_of,
-    explanation_of,
-    lasting_ms,
-    level_request,
-    reload_of,
-    scope_message,
-    watch_request,
-)
+from broker_client.operations import level_request, watch_request
 from broker_client.pb.broker.v1 import (
     admin_pb2,
     admin_pb2_grpc,
@@ -51,7 +40,7 @@ from broker_client.quota import Quota, quota_of
 from broker_client.requests import Ask, EmbedAsk, embed_request, generate_request
 from broker_client.results import Answer, EmbedResult, GenerateResult, embed_result_of
 from broker_client.retry import NS_PER_S, Attempts, RetryPolicy, deadline_after
-from broker_client.status import Drain, Status, drain_of, status_of
+from broker_client.status import Status, status_of
 from broker_client.text import TextReader
 
 MESSAGE = TypeVar("MESSAGE")
@@ -86,7 +75,7 @@ class SyncGeneration:
         self.close()
 
 
-class Client:
+class Client(Levers):
     """A broker, for one agent; see `AsyncClient` for the arguments and the methods' meaning."""
 
     def __init__(
@@ -96,11 +85,16 @@ class Client:
         agent_id: str = "",
         retry: RetryPolicy | None = None,
         call_timeout_s: float = 10.0,
+        awareness: ResourceAwareness | None = None,
+        level_age_s_max: float = 1.0,
     ) -> None:
         self.address = broker_address(address)
         self.agent_id = agent_id
         self._retry = retry if retry is not None else RetryPolicy()
         self._call_timeout_s = call_timeout_s
+        self._awareness = awareness
+        self._level = LevelMemory(round(level_age_s_max * NS_PER_S))
+        self._level_lock = threading.Lock()  # one look for all who ask at once
         self._random = random.Random()
         self._channel = grpc.insecure_channel(self.address, options=CHANNEL_OPTIONS)
         self._inference = inference_pb2_grpc.InferenceStub(self._channel)
@@ -131,7 +125,9 @@ class Client:
             policy=self._retry,
             deadline_ns=deadline_after(ask.get("deadline_s"), now_ns=time.monotonic_ns()),
         )
-        return SyncGeneration(request.request_id, self._events(generation))
+        return SyncGeneration(
+            request.request_id, self._events(generation, ask.get("awareness", self._awareness))
+        )
 
     def generate(self, **ask: Unpack[Ask]) -> GenerateResult:
         """One generation, put together."""
@@ -208,98 +204,30 @@ class Client:
         finally:
             call.cancel()  # type: ignore[no-untyped-call]
 
+    def level(self) -> str:
+        """The broker's level, "normal", "1", "2" or "critical", as it was at most
+        `level_age_s_max` ago."""
+        with self._level_lock:
+            asked_ns = time.monotonic_ns()
+            known = self._level.recall(asked_ns)
+            return known or self._level.learn(self.status().level, asked_ns)
+
+    def is_degraded(self) -> bool:
+        """Is the level above "normal", so that one should ask for less? Cheap: see `level`."""
+        return is_degraded(self.level())
+
     def set_level(self, level: str | None, *, for_s: float | None = None) -> LevelStatus:
         """Sets the level ("normal", "1", "2" or "critical") by hand, for_s None: until it is set
         again; None leaves it to the measured load. What holds then."""
         answer = self._short(self._admin.SetLevel, level_request(level, for_s))
-        return level_status_of(answer.level_status)
-
-    def drain(self, *, timeout_s: float | None = None) -> Drain:
-        """Tells the broker to leave, giving its work so long; None: the broker's own limit."""
-        request = admin_pb2.DrainRequest()
-        if timeout_s is not None:
-            request.timeout_ms = round(timeout_s * 1000)
-        return drain_of(self._short(self._admin.Drain, request))
+        held = level_status_of(answer.level_status)
+        self._level.learn(held.level, time.monotonic_ns())
+        return held
 
     def quota(self) -> Quota:
         """What this agent may use, what is left of it, and when more comes."""
         request = inference_pb2.GetQuotaRequest(agent_id=self.agent_id)
         return quota_of(self._short(self._inference.GetQuota, request))
-
-    def explain(self, request_id: str, *, agent_id: str = "") -> Explanation:
-        """The story of a request, under way or lately ended. Without an agent_id that of whichever
-        agent has a request of this id; InvalidRequest names them where several have."""
-        request = admin_pb2.ExplainRequest(agent_id=agent_id, request_id=request_id)
-        return explanation_of(self._short(self._admin.Explain, request))
-
-    def cancel_request(self, request_id: str, *, agent_id: str = "") -> CancelledRequest:
-        """Ends a request of any agent; without an agent_id as in `explain`."""
-        request = admin_pb2.CancelRequestRequest(agent_id=agent_id, request_id=request_id)
-        return cancelled_of(self._short(self._admin.CancelRequest, request))
-
-    def agents(self) -> list[Agent]:
-        """The agents that the broker remembers, by id."""
-        found: list[Agent] = []
-        token = ""
-        for _ in range(PAGES_MAX):
-            request = admin_pb2.ListAgentsRequest(page_size=PAGE_SIZE, page_token=token)
-            page = self._short(self._admin.ListAgents, request)
-            found.extend(agent_of(each) for each in page.agents)
-            token = page.next_page_token
-            if not token:
-                break
-        return found
-
-    def boost(
-        self,
-        *,
-        agent_id: str = "",
-        agent_type: str = "",
-        weight_factor: float | None = None,
-        rate_factor: float | None = None,
-        priority_best: int = 0,
-        for_s: float | None = None,
-    ) -> int:
-        """Has an agent, or all of a type, count for more or less; for_s None: until resumed. The
-        number of agents known that it concerns; AgentNotFound where none has this id."""
-        request = boost_request(
-            scope_message(agent_id, agent_type),
-            weight_factor=weight_factor,
-            rate_factor=rate_factor,
-            priority_best=priority_best,
-            for_s=for_s,
-        )
-        return self._short(self._admin.Boost, request).agents
-
-    def block(
-        self,
-        *,
-        agent_id: str = "",
-        agent_type: str = "",
-        cancel_waiting: bool = False,
-        for_s: float | None = None,
-    ) -> int:
-        """Has new requests of an agent, or of a type, refused; answers as `boost` does."""
-        scope = scope_message(agent_id, agent_type)
-        request = admin_pb2.BlockRequest(
-            scope=scope, cancel_waiting=cancel_waiting, for_ms=lasting_ms(for_s)
-        )
-        return self._short(self._admin.Block, request).agents
-
-    def pause(self, *, agent_id: str = "", agent_type: str = "", for_s: float | None = None) -> int:
-        """Has nothing of an agent, a type, or with neither of anybody, started; as `boost`."""
-        scope = scope_message(agent_id, agent_type)
-        request = admin_pb2.PauseRequest(scope=scope, for_ms=lasting_ms(for_s))
-        return self._short(self._admin.Pause, request).agents
-
-    def resume(self, *, agent_id: str = "", agent_type: str = "") -> int:
-        """Ends what was asked for with the same scope: boost, block and pause; as `boost`."""
-        request = admin_pb2.ResumeRequest(scope=scope_message(agent_id, agent_type))
-        return self._short(self._admin.Resume, request).agents
-
-    def reload(self) -> Reload:
-        """Has the broker read its configuration again; it holds as a whole or not at all."""
-        return reload_of(self._short(self._admin.Reload, admin_pb2.ReloadRequest()))
 
     def publish(self, topic: str, payload: bytes = b"", *, content_type: str = "") -> Published:
         """Tells the subscribers of a free topic. TopicReserved, PublishRateLimited."""
@@ -316,7 +244,11 @@ class Client:
             lambda: self._pubsub.Subscribe(request, metadata=METADATA), self._typed
         )
 
-    def _events(self, generation: Generation) -> Generator[Event, None, None]:
+    def _events(
+        self, generation: Generation, awareness: ResourceAwareness | None
+    ) -> Generator[Event, None, None]:
+        if awareness is not None and (lowered := self._lowered(generation, awareness)):
+            yield lowered
         while True:  # Bounded by the retry policy: each turn after the first spends one try of it.
             timeout_s = generation.timeout_s(time.monotonic_ns())
             step: Event
@@ -339,6 +271,14 @@ class Client:
             if isinstance(step, Done):
                 return
             time.sleep(step.delay_s)
+
+    def _lowered(self, generation: Generation, awareness: ResourceAwareness) -> Lowered | None:
+        """A broker that does not tell its level gets the request as it is: what is wrong there the
+        call itself will meet, and knows how to try again."""
+        try:
+            return generation.lower(awareness, self.level())
+        except BrokerError:
+            return None
 
     def _short(self, method: Callable[..., MESSAGE], request: object) -> MESSAGE:
         return self._call(method, request, self._call_timeout_s)
