@@ -108,6 +108,7 @@ class ScriptedBroker(
         self.requests: list[Any] = []
         self.levers: list[Any] = []
         self.statuses = 0  # how often it was asked for its state, once or for each of a watch
+        self.keeps_its_level = False  # GetStatus fails
         self.level: common_pb2.DegradationLevel.ValueType = common_pb2.DEGRADATION_LEVEL_NORMAL
         self.reloaded = admin_pb2.ReloadResponse()  # what a reload comes to
         self.metadata: list[dict[str, str | bytes]] = []
@@ -185,6 +186,8 @@ class ScriptedBroker(
     async def GetStatus(
         self, request: admin_pb2.GetStatusRequest, context: Context
     ) -> admin_pb2.GetStatusResponse:
+        if self.keeps_its_level:
+            await refuse(context, grpc.StatusCode.INTERNAL, "INTERNAL", outcome="")
         return self._status(request.requests_max)
 
     async def WatchStatus(

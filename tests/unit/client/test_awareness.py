@@ -1,0 +1,113 @@
+"""What a client asks for while the broker is degraded, and how long it believes a level."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker_client import Lowered, ResourceAwareness, RetryPolicy
+from broker_client.awareness import TEMPERATURE_DEFAULT, LevelMemory, is_degraded
+from broker_client.generation import Generation
+from broker_client.pb.broker.v1 import inference_pb2 as pb
+
+AWARE = ResourceAwareness()
+
+
+def lowered(awareness: ResourceAwareness = AWARE, **asked: Any) -> tuple[pb.Options, list[str]]:
+    options = pb.Options(**asked)
+    changes = awareness.lower(options)
+    return options, list(changes)
+
+
+def test_what_asks_for_more_is_lowered_and_said() -> None:
+    options, changes = lowered(max_tokens=4096, temperature=1.5)
+    assert (options.max_tokens, options.temperature) == (512, 0.5)
+    assert changes == [
+        "max_tokens lowered from 4096 to 512",
+        "temperature lowered from 1.5 to 0.5",
+    ]
+
+
+def test_what_asks_for_less_stays() -> None:
+    options, changes = lowered(max_tokens=100, temperature=0.0)
+    assert (options.max_tokens, options.temperature, changes) == (100, 0.0, [])
+    assert lowered(max_tokens=512, temperature=0.5)[1] == []
+
+
+def test_what_says_nothing_counts_as_no_bound_and_as_the_usual_temperature() -> None:
+    options, changes = lowered(top_k=7)
+    assert (options.max_tokens, options.temperature, options.top_k) == (512, 0.5, 7)
+    assert changes == [
+        "max_tokens lowered from no bound to 512",
+        "temperature lowered from 0.8 to 0.5",
+    ]
+
+
+def test_an_option_without_a_ceiling_is_left_alone() -> None:
+    options, changes = lowered(ResourceAwareness(max_tokens=None, temperature=None))
+    assert not options.HasField("max_tokens")
+    assert not options.HasField("temperature")
+    assert changes == []
+    warm = ResourceAwareness(temperature=TEMPERATURE_DEFAULT + 0.1)
+    assert not lowered(warm)[0].HasField("temperature")
+
+
+@given(
+    st.none() | st.integers(1, 131_072),
+    st.none() | st.floats(0, 5),
+    st.none() | st.integers(1, 131_072),
+    st.none() | st.floats(0, 5),
+)
+def test_nothing_is_ever_raised(
+    max_tokens: int | None, warmth: float | None, tokens_most: int | None, warmth_most: float | None
+) -> None:
+    awareness = ResourceAwareness(max_tokens=tokens_most, temperature=warmth_most)
+    options, changes = lowered(awareness, max_tokens=max_tokens, temperature=warmth)
+    if max_tokens is not None:
+        assert 1 <= options.max_tokens <= max_tokens
+    if warmth is not None:
+        assert 0 <= options.temperature <= warmth
+    assert awareness.lower(options) == ()  # once is enough
+    assert len(changes) <= 2
+
+
+@pytest.mark.parametrize("wrong", [{"max_tokens": 0}, {"max_tokens": -1}, {"temperature": -0.1}])
+def test_a_ceiling_that_nothing_can_keep_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        ResourceAwareness(**wrong)
+
+
+def test_every_level_but_the_normal_one_is_degraded() -> None:
+    assert [is_degraded(each) for each in ("normal", "1", "2", "critical")] == [False] + [True] * 3
+
+
+def test_a_generation_is_lowered_only_while_degraded() -> None:
+    request = pb.GenerateRequest(options=pb.Options(max_tokens=1000, temperature=0.1))
+    generation = Generation(request, policy=RetryPolicy(), deadline_ns=None)
+    assert generation.lower(AWARE, "normal") is None
+    assert generation.request().options.max_tokens == 1000
+    changes = ("max_tokens lowered from 1000 to 512",)
+    assert generation.lower(AWARE, "2") == Lowered(level="2", changes=changes)
+    assert generation.request().options.max_tokens == 512
+    assert generation.lower(AWARE, "2") is None
+
+
+def test_a_level_is_believed_for_as_long_as_was_said() -> None:
+    memory = LevelMemory(1_000)
+    assert memory.recall(5) == ""
+    assert memory.learn("1", 5) == "1"
+    assert memory.recall(5) == memory.recall(1_004) == "1"
+    assert memory.recall(1_005) == ""
+    memory.learn("normal", 2_000)
+    assert memory.recall(2_999) == "normal"
+
+
+def test_no_age_means_that_every_question_is_asked() -> None:
+    memory = LevelMemory(0)
+    memory.learn("1", 5)
+    assert memory.recall(5) == ""
+    with pytest.raises(ValueError, match="level_age_s_max"):
+        LevelMemory(-1)
