@@ -165,6 +165,7 @@ async def _broker(url: str, speed: float) -> AsyncIterator[str]:
             url = "{url}"
             slots = {SLOTS}
             resident_max = {RESIDENT}
+            local = false
             """
             + "".join(_agent_type(kind) for kind, _ in AGENT_TYPES)
         )

@@ -135,6 +135,7 @@ async def _broker(upstream: str) -> AsyncIterator[tuple[Measured, str]]:
             url = "http://{upstream}"
             slots = {STREAMS}
             exclusive = true
+            local = false
             [[agents.types]]
             name = "system"
             match = ["bench-*"]

@@ -190,6 +190,8 @@ def simulated_backend(url: str) -> str:
         f"slots = {SIMULATED_SLOTS}\n"
         f"resident_max = {SIMULATED_RESIDENTS}\n"
         "exclusive = true\n"
+        # Its models take nothing of this machine, which so says nothing of them.
+        "local = false\n"
         "poll_interval_ms = 500\n"
     )
 
