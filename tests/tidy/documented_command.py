@@ -121,7 +121,7 @@ def _click_complaint(command: click.Command, name: str, rest: list[str]) -> str:
                 return f"{name} has no option {option}"
             del rest[: 0 if value else values]
         elif isinstance(command, click.Group):
-            below = command.commands.get(word)
+            below = command.get_command(click.Context(command), word)
             if below is None:
                 return f"{name} has no command {word}"
             command, name = below, f"{name} {word}"

@@ -18,12 +18,8 @@ from rich.console import Console
 
 from broker_client import BrokerError, Client
 from broker_client.channel import broker_address
-from brokerctl.explanation import (
-    EXIT_INTERRUPTED,
-    error_document,
-    exit_status_of,
-    sentence_of,
-)
+from brokerctl.exit_status import EXIT_INTERRUPTED
+from brokerctl.explanation import error_document, exit_status_of, sentence_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

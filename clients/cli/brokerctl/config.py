@@ -10,7 +10,7 @@ import click
 
 from broker.config.load import ConfigProblems, load
 from brokerctl.call import print_json
-from brokerctl.explanation import EXIT_SAID_NO
+from brokerctl.exit_status import EXIT_SAID_NO
 from brokerctl.figures import counted
 
 

@@ -1,4 +1,4 @@
-"""`brokerctl doctor`: looks at everything once and says what to do."""
+"""`brokerctl doctor`: looks at everything between here and a token, and says what to do."""
 
 from __future__ import annotations
 
@@ -6,38 +6,38 @@ import sys
 
 import click
 
-from broker_client import BrokerError
+from broker_client import BrokerError, Client
 from brokerctl.call import Call, asking, print_json
-from brokerctl.explanation import EXIT_SAID_NO
-from brokerctl.findings import Finding, Severity, examine, unreachable_finding
+from brokerctl.clock_findings import clock_finding
+from brokerctl.exit_status import EXIT_SAID_NO
+from brokerctl.finding import Finding, Severity
+from brokerctl.findings import examine, unreachable_finding
+from brokerctl.probe import PROBE_DEADLINE_S, probe
+from brokerctl.queue_groups import REQUESTS_LOOKED_AT
 
-REQUESTS_LOOKED_AT = 1000
 STYLES = {Severity.GOOD: "green", Severity.ODD: "yellow", Severity.BAD: "red"}
 
 
 @click.command()
+@click.option(
+    "--probe",
+    "is_probing",
+    is_flag=True,
+    help="Have a model answer, alone and in all its slots at once: takes what it says it took.",
+)
+@click.option("--model", help="For --probe.  [default: a resident one, else the smallest]")
 @asking
-def doctor(call: Call) -> None:
-    """Say what is wrong, and the next step for each finding.
+def doctor(call: Call, is_probing: bool, model: str | None) -> None:
+    """Say what is wrong between here and a token, and the next step for each finding.
 
     The exit status is 1 where something keeps work from being done, else 0.
     """
-    findings = look(call)
+    if model is not None and not is_probing:
+        raise click.UsageError("--model goes with --probe")
+    findings = look(call, is_probing=is_probing, model=model)
     is_bad = any(each.severity is Severity.BAD for each in findings)
     if call.as_json:
-        print_json(
-            {
-                "healthy": not is_bad,
-                "findings": [
-                    {
-                        "severity": each.severity.value,
-                        "text": each.text,
-                        "next_step": each.next_step,
-                    }
-                    for each in findings
-                ],
-            }
-        )
+        print_json({"healthy": not is_bad, "findings": [document(each) for each in findings]})
     else:
         for each in findings:
             click.secho(f"{each.severity.value:>4}  ", fg=STYLES[each.severity], nl=False)
@@ -47,12 +47,32 @@ def doctor(call: Call) -> None:
     sys.exit(EXIT_SAID_NO if is_bad else 0)
 
 
-def look(call: Call) -> list[Finding]:
+def document(finding: Finding) -> dict[str, str]:
+    """A finding for programs."""
+    return {
+        "severity": finding.severity.value,
+        "text": finding.text,
+        "next_step": finding.next_step,
+    }
+
+
+def look(call: Call, *, is_probing: bool, model: str | None) -> list[Finding]:
     """Asks the broker. An error on the way is a finding like others."""
     try:
         with call.client() as client:
             status = client.status(requests_max=REQUESTS_LOOKED_AT)
             models = client.models()
+            findings = examine(status, models, call.address)
+            findings.append(clock_finding(client))
+            if is_probing:
+                findings += probed(client, call, model)
+            return findings
     except BrokerError as error:
         return [unreachable_finding(call.address, error.reason or error.code.name)]
-    return examine(status, models, call.address)
+
+
+def probed(client: Client, call: Call, model: str | None) -> list[Finding]:
+    """What the probe finds; says first that it takes a while."""
+    if not call.as_json:
+        click.echo(f"probing, {PROBE_DEADLINE_S:g} s at most for each answer ...", err=True)
+    return probe(client, model)

@@ -31,12 +31,8 @@ from broker_client.errors import (
     QuotaExceeded,
     RequestUnknown,
 )
+from brokerctl.exit_status import EXIT_NO_BROKER, EXIT_SAID_NO
 from brokerctl.figures import duration_text
-
-# Exit statuses, also in `brokerctl --help`. 2 is click's, for wrong use.
-EXIT_SAID_NO: Final = 1
-EXIT_NO_BROKER: Final = 3
-EXIT_INTERRUPTED: Final = 130
 
 # Subclasses stand before their bases: the first that fits is taken.
 NEXT_STEPS: Final[tuple[tuple[type[BrokerError], str], ...]] = (

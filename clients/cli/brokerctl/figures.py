@@ -27,6 +27,16 @@ def bytes_text(count: int) -> str:
     return f"{size:.1f} TB"
 
 
+def share_text(share: float) -> str:
+    """A part of 1: 0.834 -> "83 %"."""
+    return f"{share * 100:.0f} %"
+
+
+def rate_text(tokens_per_s: float) -> str:
+    """Tokens a second; empty where none came."""
+    return f"{tokens_per_s:.0f}" if tokens_per_s else ""
+
+
 def counted(count: int, noun: str) -> str:
     """ "1 request", "2 requests"."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

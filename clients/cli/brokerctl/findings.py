@@ -4,44 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import Enum
 
 from broker_client import BackendStatus, Model, Status, __version__
 from brokerctl.figures import counted
+from brokerctl.finding import Finding, bad, good, odd
+from brokerctl.machine_findings import machine_findings
 from brokerctl.model_choice import completion_models
-
-
-class Severity(Enum):
-    """GOOD is as it should be, ODD works but deserves a look, BAD keeps work from being done."""
-
-    GOOD = "good"
-    ODD = "odd"
-    BAD = "bad"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One thing found. `next_step` is empty where there is nothing to do."""
-
-    severity: Severity
-    text: str
-    next_step: str = ""
-
-
-def good(text: str) -> Finding:
-    """A finding that asks for nothing."""
-    return Finding(severity=Severity.GOOD, text=text)
-
-
-def odd(text: str, next_step: str) -> Finding:
-    """A finding that deserves a look."""
-    return Finding(severity=Severity.ODD, text=text, next_step=next_step)
-
-
-def bad(text: str, next_step: str) -> Finding:
-    """A finding that keeps work from being done."""
-    return Finding(severity=Severity.BAD, text=text, next_step=next_step)
 
 
 def unreachable_finding(address: str, why: str) -> Finding:
@@ -59,6 +27,7 @@ def examine(status: Status, models: Sequence[Model], address: str) -> list[Findi
         findings.extend(backend_findings(backend))
     if any(each.up for each in status.backends):
         findings.extend(model_findings(models))
+    findings.extend(machine_findings(status))
     findings.extend(queue_findings(status))
     return findings
 
@@ -76,13 +45,6 @@ def broker_findings(status: Status, address: str) -> list[Finding]:
     if status.draining:
         findings.append(
             bad("the broker is leaving and refuses new work", "start it again once it has stopped")
-        )
-    if status.level != "normal":
-        findings.append(
-            odd(
-                f"the broker works at level {status.level}",
-                "`brokerctl status` shows what is short",
-            )
         )
     if not status.backends:
         findings.append(

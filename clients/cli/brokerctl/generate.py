@@ -12,7 +12,8 @@ import click
 from broker_client import Chunk, Client, Done, Event, Requeued, Retrying
 from broker_client.requests import Ask
 from brokerctl.call import Call, asking, print_json
-from brokerctl.explanation import EXIT_SAID_NO, error_document
+from brokerctl.exit_status import EXIT_SAID_NO
+from brokerctl.explanation import error_document
 from brokerctl.figures import counted, duration_text
 from brokerctl.model_choice import choose_model
 from brokerctl.waiting_line import WaitingLine

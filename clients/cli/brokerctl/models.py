@@ -9,7 +9,7 @@ from rich.table import Table
 from broker_client import Model
 from brokerctl.call import Call, asking, print_json
 from brokerctl.figures import bytes_text
-from brokerctl.status_tables import memory_text
+from brokerctl.work_tables import memory_text
 
 
 @click.command()

@@ -8,7 +8,7 @@ import click
 
 from broker_client import Reload
 from brokerctl.call import Call, asking, print_json
-from brokerctl.explanation import EXIT_SAID_NO
+from brokerctl.exit_status import EXIT_SAID_NO
 
 
 @click.command()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import click
 from rich.live import Live
 
@@ -33,24 +31,23 @@ from brokerctl.status_tables import status_view
 def status(call: Call, requests_max: int, watch: bool, interval_s: float) -> None:
     """Show what runs, what waits, and on which models."""
     with call.client() as client:
-        now = client.status(requests_max=requests_max)
         console = call.console()
-        if call.as_json:
-            print_json(now)
-        elif not watch or not console.is_terminal:
-            console.print(status_view(now, call.address))
         if not watch:
+            now = client.status(requests_max=requests_max)
+            if call.as_json:
+                print_json(now)
+            else:
+                console.print(status_view(now, call.address))
             return
+        # Until Ctrl-C or an error: that is what was asked for.
+        states = client.watch_status(requests_max=requests_max, interval_s=interval_s)
         if call.as_json or not console.is_terminal:
-            while True:  # Until Ctrl-C or an error: that is what was asked for.
-                time.sleep(interval_s)
-                now = client.status(requests_max=requests_max)
+            for now in states:
                 if call.as_json:
                     print_json(now)
                 else:
                     console.print(status_view(now, call.address))
-        with Live(status_view(now, call.address), console=console, screen=True) as live:
-            while True:  # As above.
-                time.sleep(interval_s)
-                now = client.status(requests_max=requests_max)
+            return
+        with Live(console=console, screen=True) as live:
+            for now in states:
                 live.update(status_view(now, call.address))

@@ -1,14 +1,31 @@
-"""The broker's state as tables for people."""
+"""The broker's state on one screen, for people: what deserves a look comes first."""
 
 from __future__ import annotations
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
-from rich.table import Table
 from rich.text import Text
 
-from broker_client import BackendStatus, ModelPlace, Status
-from brokerctl.figures import bytes_text, counted, duration_text
+from broker_client import Status
+from brokerctl.figures import counted, duration_text
+from brokerctl.level_tables import (
+    alert_lines,
+    gpus_table,
+    host_line,
+    is_by_hand,
+    level_lines,
+    load_table,
+    sensor_lines,
+)
+from brokerctl.work_tables import (
+    AGENTS_SHOWN,
+    backends_table,
+    more_agents_line,
+    priorities_table,
+    requests_table,
+    residents_table,
+    waits_line,
+    working_table,
+)
 
 
 def status_view(status: Status, address: str) -> RenderableType:
@@ -18,15 +35,43 @@ def status_view(status: Status, address: str) -> RenderableType:
         parts.append(paused_line(status))
     if any(each.running for each in status.bulkheads):
         parts.append(bulkheads_line(status))
-    parts.append(backends_table(status))
-    if any(each.models for each in status.backends):
-        parts.append(residents_table(status))
-    if status.priorities:
-        parts.append(priorities_table(status))
-    if status.requests:
-        parts.append(requests_table(status))
-    parts.append(outcomes_line(status))
+    parts += alert_lines(status.alerts)
+    parts += machine_parts(status)
+    parts += work_parts(status)
+    parts += ["", outcomes_line(status)]
     return Group(*parts)
+
+
+def machine_parts(status: Status) -> list[RenderableType]:
+    """The level, the load and the host."""
+    parts: list[RenderableType] = []
+    if status.level_status.parts:
+        parts += ["", *level_lines(status.level_status), load_table(status.level_status.parts)]
+    elif is_by_hand(status.level_status) or status.level_status.why:
+        parts += ["", *level_lines(status.level_status)]
+    if status.gpus:
+        parts += ["", gpus_table(status.gpus)]
+    if status.host is not None:
+        parts += ["", host_line(status.host)]
+    return parts + list(sensor_lines(status.sensors))
+
+
+def work_parts(status: Status) -> list[RenderableType]:
+    """Backends, models, and what waits and runs on them."""
+    parts: list[RenderableType] = ["", backends_table(status.backends)]
+    if any(each.models for each in status.backends):
+        parts += ["", residents_table(status.backends)]
+    if status.priorities:
+        parts += ["", priorities_table(status.priorities)]
+    if status.agents_working:
+        parts += ["", working_table(status.agents_working)]
+        if len(status.agents_working) > AGENTS_SHOWN:
+            parts.append(more_agents_line(len(status.agents_working) - AGENTS_SHOWN))
+    if status.requests:
+        parts += ["", requests_table(status.requests)]
+    if status.queue_wait.count:
+        parts += ["", waits_line(status)]
+    return parts
 
 
 def headline(status: Status, address: str) -> Text:
@@ -35,8 +80,11 @@ def headline(status: Status, address: str) -> Text:
     line = Text(f"broker {status.version} at {address}, up {uptime}, level {status.level}")
     line.append(
         f"; {counted(status.queued, 'request')} of at most {status.queued_max} waiting, "
-        f"{status.running} running; {counted(status.agents, 'agent')} known"
+        f"{status.running} running"
     )
+    if status.tokens_per_s:
+        line.append(f" at {status.tokens_per_s:.0f} tokens/s in all")
+    line.append(f"; {counted(status.agents, 'agent')} known")
     if status.standing:
         line.append(
             f"; the queue is full: {status.standing} of at most {status.standing_max} stand in "
@@ -64,91 +112,6 @@ def bulkheads_line(status: Status) -> Text:
         elif each.running:
             parts.append(Text(room))
     return Text("running in bulkheads: ").append_text(Text(", ").join(parts))
-
-
-def backends_table(status: Status) -> Table:
-    """One row per server."""
-    table = Table("backend", "kind", "url", "state", "version", "loads", "failed")
-    for each in status.backends:
-        table.add_row(
-            escape(each.name),
-            each.kind,
-            escape(each.url),
-            backend_state(each),
-            escape(each.version),
-            str(each.loads),
-            str(each.loads_failed),
-        )
-    return table
-
-
-def backend_state(backend: BackendStatus) -> Text:
-    """Up, or why not."""
-    if backend.up:
-        return Text("up", style="green")
-    return Text(f"down: {backend.problem}" if backend.problem else "down", style="red")
-
-
-def residents_table(status: Status) -> Table:
-    """One row per model that occupies a backend."""
-    table = Table(
-        "model", "backend", "state", "running", "waiting", "context", "memory", "loaded by"
-    )
-    for backend in status.backends:
-        for each in backend.models:
-            table.add_row(
-                escape(each.name),
-                escape(backend.name),
-                each.place.state,
-                f"{each.place.running} of {each.place.slots}",
-                str(each.queued),
-                str(each.place.num_ctx or ""),
-                memory_text(each.place),
-                "broker" if each.place.managed else "others",
-            )
-    return table
-
-
-def memory_text(place: ModelPlace) -> str:
-    """How much, and how much of that on the GPU."""
-    if not place.memory_bytes:
-        return ""
-    share = place.gpu_memory_bytes / place.memory_bytes
-    return f"{bytes_text(place.memory_bytes)}, {share:.0%} on GPU"
-
-
-def priorities_table(status: Status) -> Table:
-    """One row per priority with work."""
-    table = Table("priority", "waiting", "running", "ended", "mean wait", "longest wait")
-    for each in status.priorities:
-        table.add_row(
-            str(each.priority),
-            str(each.queued),
-            str(each.running),
-            str(each.ended),
-            duration_text(each.queue_wait_ms_mean),
-            duration_text(each.queue_wait_ms_max),
-        )
-    return table
-
-
-def requests_table(status: Status) -> Table:
-    """One row per request, oldest first."""
-    columns = ("request", "agent", "model", "priority", "bulkhead", "state", "age", "tokens")
-    table = Table(*columns, "waits for")
-    for each in status.requests:
-        table.add_row(
-            escape(each.request_id),
-            escape(each.agent_id),
-            escape(each.model),
-            str(each.priority),
-            escape(each.compartment),
-            each.state + (f" on {escape(each.backend)}" if each.backend else ""),
-            duration_text(each.age_ms),
-            str(each.tokens),
-            escape(each.wait_detail),
-        )
-    return table
 
 
 def outcomes_line(status: Status) -> str:

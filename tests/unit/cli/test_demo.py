@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -25,6 +26,9 @@ from broker_client import (
     Status,
 )
 from broker_client.errors import ErrorDetails
+from broker_client.pb.broker.v1 import admin_pb2 as pb
+from broker_client.pb.broker.v1 import common_pb2
+from broker_client.status import status_of
 from brokerctl.demo.fleet import Agent, Outcome, Plan, draw_plans, follow
 from brokerctl.demo.greedy import Greedy
 from brokerctl.demo.stage import (
@@ -65,6 +69,7 @@ def status(*models: tuple[str, str, bool]) -> Status:
                 memory_bytes=0,
                 gpu_memory_bytes=0,
                 managed=managed,
+                expires_ms=None,
             ),
             queued=3,
         )
@@ -81,25 +86,17 @@ def status(*models: tuple[str, str, bool]) -> Status:
         loads=4,
         loads_failed=0,
     )
-    return Status(
+    wire = pb.GetStatusResponse(
         version="0",
         uptime_s=1.0,
-        draining=False,
-        level="normal",
+        level=common_pb2.DEGRADATION_LEVEL_NORMAL,
         queued=3,
         queued_max=1000,
         running=1,
-        standing=0,
         standing_max=100,
         agents=1,
-        paused=(),
-        bulkheads=(),
-        outcomes={},
-        refusals={},
-        priorities=(),
-        backends=(backend,),
-        requests=(),
     )
+    return replace(status_of(wire), backends=(backend,))
 
 
 def printed(*parts: object) -> str:

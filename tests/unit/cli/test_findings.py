@@ -14,7 +14,11 @@ from broker_client import (
     Status,
     __version__,
 )
-from brokerctl.findings import Finding, Severity, examine, unreachable_finding
+from broker_client.pb.broker.v1 import admin_pb2 as pb
+from broker_client.pb.broker.v1 import common_pb2
+from broker_client.status import status_of
+from brokerctl.finding import Finding, Severity
+from brokerctl.findings import examine, unreachable_finding
 
 ADDRESS = "127.0.0.1:50434"
 PLACE = ModelPlace(
@@ -26,6 +30,7 @@ PLACE = ModelPlace(
     memory_bytes=10,
     gpu_memory_bytes=10,
     managed=True,
+    expires_ms=None,
 )
 BACKEND = BackendStatus(
     name="gpu0",
@@ -38,24 +43,21 @@ BACKEND = BackendStatus(
     loads=2,
     loads_failed=0,
 )
-HEALTHY = Status(
-    version=__version__,
-    uptime_s=5.0,
-    draining=False,
-    level="normal",
-    queued=0,
-    queued_max=1000,
-    running=1,
-    standing=0,
-    standing_max=100,
-    agents=1,
-    paused=(),
+HEALTHY = replace(
+    status_of(
+        pb.GetStatusResponse(
+            version=__version__,
+            uptime_s=5.0,
+            level=common_pb2.DEGRADATION_LEVEL_NORMAL,
+            level_status=pb.LevelStatus(level=common_pb2.DEGRADATION_LEVEL_NORMAL, automatic=True),
+            queued_max=1000,
+            running=1,
+            standing_max=100,
+            agents=1,
+        )
+    ),
     bulkheads=(BulkheadStatus(compartment="opus", running=1, running_max=10),),
-    outcomes={},
-    refusals={},
-    priorities=(),
     backends=(BACKEND,),
-    requests=(),
 )
 MODEL = Model(
     name="tiny:latest",
@@ -89,6 +91,7 @@ def test_a_healthy_broker_has_no_findings_that_ask_for_anything() -> None:
         f"a broker answers at {ADDRESS}, version {__version__}",
         "backend gpu0 at http://127.0.0.1:11434 is up, version 0.31.1",
         "1 model, 1 of them for generating text",
+        "the level is normal: everything is offered",
         "0 requests waiting, 1 running",
     ]
 
@@ -157,6 +160,8 @@ WAITING = RequestStatus(
     wait_reason="no_room",
     wait_detail="",
     compartment="",
+    tokens_per_s=0.0,
+    substitute="",
 )
 
 

@@ -89,6 +89,7 @@ def model(name: str, size: int, *, resident: bool = False, able: bool = True) ->
         memory_bytes=0,
         gpu_memory_bytes=0,
         managed=False,
+        expires_ms=None,
     )
     return Model(
         name=name,

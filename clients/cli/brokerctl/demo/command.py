@@ -28,7 +28,8 @@ from brokerctl.demo.processes import ProcessFailed
 from brokerctl.demo.stage import Stage, StageBuilder, StageFailed
 from brokerctl.demo.summary import greedy_line, summary_view
 from brokerctl.demo.view import LiveView, PlainView, View, keep_showing
-from brokerctl.explanation import EXIT_INTERRUPTED, EXIT_SAID_NO, sentence_of
+from brokerctl.exit_status import EXIT_INTERRUPTED, EXIT_SAID_NO
+from brokerctl.explanation import sentence_of
 from brokerctl.status_tables import status_view
 
 PORT_DEFAULT: Final = int(ADDRESS_DEFAULT.rpartition(":")[2])

@@ -1,0 +1,192 @@
+"""Who waits, who runs, and on which models, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from rich.text import Text
+
+from broker_client import (
+    AgentWork,
+    BackendStatus,
+    ModelPlace,
+    PriorityStatus,
+    RequestStatus,
+    Status,
+    WaitStatus,
+)
+from brokerctl.figures import bytes_text, duration_text, rate_text, share_text
+from brokerctl.fitting_table import Column, FittingTable
+
+AGENTS_SHOWN: Final = 10
+
+
+def backends_table(backends: Sequence[BackendStatus]) -> FittingTable:
+    """One row per server."""
+    table = FittingTable(
+        Column(name="backend"),
+        Column(name="state", is_prose=True),
+        Column(name="loads", is_number=True),
+        Column(name="failed", is_number=True),
+        Column(name="version", rank=1),
+        Column(name="url", rank=2),
+        Column(name="kind", rank=3),
+    )
+    for each in backends:
+        failed = Text(str(each.loads_failed), style="yellow" if each.loads_failed else "")
+        table.add(
+            each.name,
+            backend_state(each),
+            str(each.loads),
+            failed,
+            each.version,
+            each.url,
+            each.kind,
+        )
+    return table
+
+
+def backend_state(backend: BackendStatus) -> Text:
+    """Up, or why not."""
+    if backend.up:
+        return Text("up", style="green")
+    return Text(f"down: {backend.problem}" if backend.problem else "down", style="red")
+
+
+def residents_table(backends: Sequence[BackendStatus]) -> FittingTable:
+    """One row per model that occupies a backend; the backend is named where there are several."""
+    table = FittingTable(
+        Column(name="model"),
+        Column(name="backend", rank=1),
+        Column(name="state"),
+        Column(name="runs"),
+        Column(name="waiting", is_number=True),
+        Column(name="memory"),
+        Column(name="expires", is_number=True, rank=2),
+        Column(name="context", is_number=True, rank=4),
+        Column(name="loaded by", rank=3),
+    )
+    for backend in backends:
+        for each in backend.models:
+            table.add(
+                each.name,
+                backend.name if len(backends) > 1 else "",
+                each.place.state,
+                f"{each.place.running} of {each.place.slots}",
+                str(each.queued),
+                memory_text(each.place),
+                expiry_text(each.place),
+                str(each.place.num_ctx or ""),
+                "broker" if each.place.managed else "others",
+            )
+    return table
+
+
+def memory_text(place: ModelPlace) -> str:
+    """How much, and how much of that on the GPU."""
+    if not place.memory_bytes:
+        return ""
+    share = place.gpu_memory_bytes / place.memory_bytes
+    return f"{bytes_text(place.memory_bytes)}, {share_text(share)} on GPU"
+
+
+def expiry_text(place: ModelPlace) -> str:
+    """When the backend lets it go by itself."""
+    if place.expires_ms is None:
+        return "" if place.state == "absent" else "never"
+    return f"in {duration_text(max(0, place.expires_ms))}"
+
+
+def priorities_table(priorities: Sequence[PriorityStatus]) -> FittingTable:
+    """One row per priority with work."""
+    table = FittingTable(
+        Column(name="priority", is_number=True),
+        Column(name="waiting", is_number=True),
+        Column(name="running", is_number=True),
+        Column(name="ended", is_number=True),
+        Column(name="wait p50", is_number=True),
+        Column(name="p99", is_number=True),
+        Column(name="longest", is_number=True),
+    )
+    for each in priorities:
+        table.add(
+            str(each.priority),
+            str(each.queued),
+            str(each.running),
+            str(each.ended),
+            duration_text(each.queue_wait.p50_ms) if each.queue_wait.count else "",
+            duration_text(each.queue_wait.p99_ms) if each.queue_wait.count else "",
+            duration_text(each.queue_wait_ms_max),
+        )
+    return table
+
+
+def working_table(agents: Sequence[AgentWork]) -> FittingTable:
+    """One row per agent with work, those with most of it first."""
+    table = FittingTable(
+        Column(name="agent"),
+        Column(name="type", rank=1),
+        Column(name="waiting", is_number=True),
+        Column(name="running", is_number=True),
+    )
+    for each in agents[:AGENTS_SHOWN]:
+        table.add(each.agent_id, each.agent_type, str(each.queued), str(each.running))
+    return table
+
+
+def more_agents_line(count: int) -> Text:
+    """Those that the table above does not show."""
+    return Text(f"(and {count} more; `brokerctl agents` lists all)", style="dim")
+
+
+def requests_table(requests: Sequence[RequestStatus]) -> FittingTable:
+    """One row per request, oldest first."""
+    table = FittingTable(
+        Column(name="request"),
+        Column(name="agent"),
+        Column(name="model", rank=1),
+        Column(name="prio", is_number=True),
+        Column(name="bulkhead", rank=5),
+        Column(name="state", rank=2),
+        Column(name="on", rank=4),
+        Column(name="age", is_number=True),
+        Column(name="tokens", is_number=True, rank=3),
+        Column(name="per s", is_number=True, rank=3),
+        Column(name="waits for", is_prose=True),
+    )
+    for each in requests:
+        table.add(
+            each.request_id,
+            each.agent_id,
+            answering_text(each),
+            str(each.priority),
+            each.compartment,
+            each.state,
+            each.backend,
+            duration_text(each.age_ms),
+            str(each.tokens or ""),
+            rate_text(each.tokens_per_s),
+            each.wait_detail,
+        )
+    return table
+
+
+def answering_text(request: RequestStatus) -> str:
+    """The model that answers, and the one asked for where it is another."""
+    if request.substitute:
+        return f"{request.substitute} for {request.model}"
+    return request.model
+
+
+def waits_line(status: Status) -> Text:
+    """How long requests have waited lately."""
+    line = Text(f"wait {wait_text(status.queue_wait)}")
+    if status.first_token.count:
+        line.append(f"; to the first token {wait_text(status.first_token)}")
+    return line.append(f"; of the last {status.queue_wait.count} started")
+
+
+def wait_text(waits: WaitStatus) -> str:
+    """ "p50 12 ms, p99 3.4 s"."""
+    return f"p50 {duration_text(waits.p50_ms)}, p99 {duration_text(waits.p99_ms)}"
