@@ -54,10 +54,8 @@ class CapacityState:
 
 @value(kw_only=True)
 class ModelsState:
-    """The models that occupy backends, each with its backend's name, at a moment of the engine's
-    clock."""
+    """The models that occupy backends, each with its backend's name."""
 
-    at_ns: int
     models: tuple[tuple[str, ResidencyView], ...]
 
 

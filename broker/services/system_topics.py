@@ -1,0 +1,204 @@
+"""The topics that the broker itself writes: an observer that passes on what others may hear.
+
+It is on the way of every request, so it builds nothing that nobody listens to. Changes of the
+level, of priorities and of alerts are told as they happen. Capacity and models change with nearly
+every request: while somebody listens they are looked at a few times a second, and told where they
+are others than before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from broker.core.effects import TellLevel, TellPriority
+from broker.core.events import (
+    AlertsState,
+    Bus,
+    CapacityState,
+    LevelState,
+    ModelsState,
+    RequestChange,
+)
+from broker.core.level import Level
+from broker.core.residency import ResidencyState
+from broker.core.snapshot import ResidencyView, Snapshot
+from broker.core.topics import ALERTS, CAPACITY, LEVEL, MODELS, PRIORITY, REQUESTS
+from broker.core.views import AlertView, LevelView, RequestReport, RequestStart
+
+# Capacity and models are looked at so often while somebody listens: a look is 50 us.
+LOOK_INTERVAL_S: Final = 0.25
+# A state that is not older than this is told to a newcomer as it is: a fleet that comes back all at
+# once is told one state and not two thousand.
+PRESENT_AGE_NS_MAX: Final = 100_000_000
+
+
+class Machine(Protocol):
+    """What is looked at: the driver."""
+
+    def snapshot(self) -> Snapshot: ...
+
+    def level(self) -> LevelView: ...
+
+    def now_ns(self) -> int: ...
+
+
+class SystemTopics:
+    """See the module, and `broker.core.observer.Observer`. `machine` is asked for when it is
+    needed: the driver is made with its observers."""
+
+    def __init__(self, bus: Bus, machine: Callable[[], Machine]) -> None:
+        self._bus = bus
+        self._machine = machine
+        self._timer: asyncio.TimerHandle | None = None
+        self._capacity: CapacityState | None = None  # as last told
+        self._models: tuple[object, ...] | None = None  # what of them was last told
+        self._firing: tuple[AlertView, ...] = ()
+        self._present_ns: int | None = None
+
+    # The observer
+
+    def request_started(self, start: RequestStart) -> None:
+        if not self._bus.is_heard(REQUESTS):
+            return
+        agent_id, request_id = start.key
+        change = RequestChange(
+            agent_id=agent_id,
+            request_id=request_id,
+            state="started",
+            model=start.model,
+            backend=start.backend,
+            priority=start.priority,
+            reason="",
+            level=start.level,
+            queue_wait_ns=start.queue_wait_ns,
+        )
+        self._bus.publish(REQUESTS, change)
+
+    def request_ended(self, report: RequestReport) -> None:
+        if not self._bus.is_heard(REQUESTS):
+            return
+        agent_id, request_id = report.key
+        change = RequestChange(
+            agent_id=agent_id,
+            request_id=request_id,
+            state=report.outcome.value,
+            model=report.model,
+            backend=report.backend,
+            priority=report.priority,
+            reason=report.reason,
+            level=report.level,
+            queue_wait_ns=report.queue_wait_ns,
+            first_token_ns=report.first_token_ns,
+            total_ns=report.total_ns,
+            prompt_tokens=report.prompt_tokens,
+            output_tokens=report.output_tokens,
+        )
+        self._bus.publish(REQUESTS, change)
+
+    def level_changed(self, told: TellLevel) -> None:
+        machine = self._machine()
+        self._bus.publish(LEVEL, LevelState(at_ns=machine.now_ns(), view=machine.level()))
+
+    def priority_changed(self, told: TellPriority) -> None:
+        self._bus.publish(PRIORITY, told, key=told.scope)
+        if _is_void(told):
+            self._bus.forget(PRIORITY, key=told.scope)
+
+    def backends_changed(self) -> None:
+        """Seen at the next look."""
+
+    def alerts_changed(self, firing: tuple[AlertView, ...]) -> None:
+        self._firing = firing
+        self._bus.publish(ALERTS, AlertsState(at_ns=self._machine().now_ns(), firing=firing))
+
+    # The looks
+
+    def look(self) -> None:
+        """Brings the states up to date for somebody who is about to listen, and begins to look at
+        what is looked at while somebody does."""
+        machine = self._machine()
+        now_ns = machine.now_ns()
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(LOOK_INTERVAL_S, self._look_again)
+        if self._present_ns is not None and now_ns - self._present_ns < PRESENT_AGE_NS_MAX:
+            return
+        self._present_ns = now_ns
+        snapshot, level = machine.snapshot(), machine.level()
+        capacity, models = capacity_of(snapshot, level.level), models_of(snapshot)
+        if self._capacity is None or not self._bus.is_heard(CAPACITY):
+            self._capacity = capacity
+        if self._models is None or not self._bus.is_heard(MODELS):
+            self._models = _what_counts(models)
+        self._bus.keep(CAPACITY, capacity)
+        self._bus.keep(MODELS, models)
+        self._bus.keep(LEVEL, LevelState(at_ns=now_ns, view=level))
+        self._bus.keep(ALERTS, AlertsState(at_ns=now_ns, firing=self._firing))
+
+    def _look_again(self) -> None:
+        self._timer = None
+        hears_capacity, hears_models = self._bus.is_heard(CAPACITY), self._bus.is_heard(MODELS)
+        if not (hears_capacity or hears_models):
+            return
+        machine = self._machine()
+        snapshot = machine.snapshot()
+        capacity, models = capacity_of(snapshot, machine.level().level), models_of(snapshot)
+        if hears_capacity and capacity != self._capacity:
+            self._capacity = capacity
+            self._bus.publish(CAPACITY, capacity)
+        if hears_models and (counts := _what_counts(models)) != self._models:
+            self._models = counts
+            self._bus.publish(MODELS, models)
+        self._timer = asyncio.get_running_loop().call_later(LOOK_INTERVAL_S, self._look_again)
+
+    def close(self) -> None:
+        """Looks no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _is_void(told: TellPriority) -> bool:
+    """Does nothing of it differ any more from what the configuration says?"""
+    is_boost = (told.weight_factor, told.rate_factor, told.priority_best) != (1.0, 1.0, 0)
+    return not (is_boost or told.is_blocked or told.is_paused)
+
+
+def capacity_of(snapshot: Snapshot, level: Level) -> CapacityState:
+    """How much there is to have, at the moment of the snapshot."""
+    up = [each for each in snapshot.backends if each.up]
+    return CapacityState(
+        level=level,
+        queued=snapshot.queued,
+        queued_max=snapshot.queued_max,
+        running=snapshot.running,
+        slots=sum(
+            resident.slots
+            for backend in up
+            for resident in backend.residents
+            if resident.state is ResidencyState.RESIDENT
+        ),
+        backends_up=tuple(each.name for each in up),
+        backends_down=tuple(each.name for each in snapshot.backends if not each.up),
+    )
+
+
+def models_of(snapshot: Snapshot) -> ModelsState:
+    """The models that occupy backends, at the moment of the snapshot."""
+    return ModelsState(
+        models=tuple(
+            (backend.name, each) for backend in snapshot.backends for each in backend.residents
+        ),
+    )
+
+
+def _what_counts(state: ModelsState) -> tuple[object, ...]:
+    """What of it makes a change: not how many run or wait, which the other topics tell."""
+
+    def of(backend: str, each: ResidencyView) -> tuple[object, ...]:
+        memory = (each.memory_bytes, each.gpu_memory_bytes)
+        return (backend, each.model, each.state, each.managed, each.slots, each.num_ctx, *memory)
+
+    return tuple(of(backend, each) for backend, each in state.models)
