@@ -9,7 +9,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from broker_client.pb.broker.v1 import admin_pb2 as pb
-from broker_client.pb.broker.v1 import inference_pb2
+from broker_client.pb.broker.v1 import common_pb2, inference_pb2
 
 ID_RULE = "1 to 128 characters of [A-Za-z0-9._:/@-]"
 BAD_IDS = ("", "x" * 129, "two words", "nul\0", "\u00fc", "line\n")
@@ -72,4 +72,24 @@ def _numbers() -> Iterator[Case]:
     yield "ListAgentsRequest.page_token", token, "page_token", "at most 128"
 
 
-OPERATIONS: tuple[Case, ...] = (*_ids(), *_scopes(), *_numbers())
+def _levels_and_watches() -> Iterator[Case]:
+    for number in (-1, 5, 2**31 - 1):
+        request = pb.SetLevelRequest(for_ms=1)
+        request.level = number  # type: ignore[assignment]  # no level: what is to be found out
+        yield "SetLevelRequest.level", request, "level", f"is {number}; 1 to 4, or not set"
+    for for_ms in (-1, DAYS_30_MS + 1, 2**63 - 1, -(2**63)):
+        level = pb.SetLevelRequest(level=common_pb2.DEGRADATION_LEVEL_1, for_ms=for_ms)
+        rule = f"is {for_ms}; 0 (until it is set again) to {DAYS_30_MS} (30 days)"
+        yield "SetLevelRequest.for_ms", level, "for_ms", rule
+    endless = pb.SetLevelRequest(for_ms=1000)
+    yield "SetLevelRequest.for_ms", endless, "for_ms", "only for a level"
+    for interval_ms in (-1, 1, 99, 3_600_001, 2**63 - 1):
+        watch = pb.WatchStatusRequest(interval_ms=interval_ms)
+        rule = f"is {interval_ms}; 100 to 3600000, or 0 for 1000"
+        yield "WatchStatusRequest.interval_ms", watch, "interval_ms", rule
+    for most in (-1, 1001, 2**31 - 1):
+        watch = pb.WatchStatusRequest(requests_max=most)
+        yield "WatchStatusRequest.requests_max", watch, "requests_max", "0 to 1000"
+
+
+OPERATIONS: tuple[Case, ...] = (*_ids(), *_scopes(), *_numbers(), *_levels_and_watches())
