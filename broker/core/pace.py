@@ -16,6 +16,8 @@ from broker.core.views import WaitView
 # Agents named at most; who has less work than so many others is not what an operator looks for.
 AGENTS_SHOWN_MAX: Final = 100
 
+WAITS_AGE_NS_MAX: Final = 250_000_000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentWorkView:
@@ -28,19 +30,46 @@ class AgentWorkView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pace:
+class Waits:
     """The waits until requests were started, over all and by priority, and until their first
-    tokens; since when those stream whose first token has come; agents, most work first."""
+    tokens."""
 
     queue_wait: WaitView
     queue_wait_of: Mapping[int, WaitView]
     first_token: WaitView
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """Since when those stream whose first token has come; agents, most work first."""
+
     streaming_since_ns: Mapping[RequestKey, int]
     agents: tuple[AgentWorkView, ...]
 
 
-def take_pace(engine: Engine) -> Pace:
-    """The pace of the last requests, as many as the journal keeps."""
+class Pace:
+    """Reads an engine. The waits are those of the last requests, as many as the journal keeps;
+    going through them takes milliseconds, so that they are believed for `WAITS_AGE_NS_MAX`: who
+    watches often, or many who watch, cost no more than one who asks at that pace."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._waits: Waits | None = None
+        self._taken_ns = 0
+
+    def waits(self, now_ns: int) -> Waits:
+        """The waits as they were not long ago."""
+        if self._waits is None or now_ns - self._taken_ns >= WAITS_AGE_NS_MAX:
+            self._waits, self._taken_ns = take_waits(self._engine), now_ns
+        return self._waits
+
+    def work(self) -> Work:
+        """What streams, and who has it done, at this moment."""
+        return take_work(self._engine)
+
+
+def take_waits(engine: Engine) -> Waits:
+    """The waits at this moment."""
     waits: dict[int, list[int]] = {}
     for start in engine.ledger.journal.starts:
         wait_ns = start.at_ns - start.arrived_ns
@@ -48,10 +77,16 @@ def take_pace(engine: Engine) -> Pace:
             waits[start.priority].append(wait_ns)
         else:
             waits[start.priority] = [wait_ns]
-    return Pace(
+    return Waits(
         queue_wait=wait_view(wait_ns for some in waits.values() for wait_ns in some),
         queue_wait_of={priority: wait_view(some) for priority, some in sorted(waits.items())},
         first_token=wait_view(engine.tally.first_tokens),
+    )
+
+
+def take_work(engine: Engine) -> Work:
+    """What is under way at this moment."""
+    return Work(
         streaming_since_ns={
             each.record.spec.key: each.first_token_ns
             for each in engine.attempts.values()

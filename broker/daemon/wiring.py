@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from broker.api.grpc.admin import AdminServicer
 from broker.api.grpc.inference import InferenceServicer
 from broker.api.grpc.models import ModelsServicer
+from broker.api.grpc.pubsub import PubSubServicer
 from broker.api.grpc.server import GrpcServer, ServerSettings
 from broker.api.grpc.validation import RequestLimits
 from broker.api.http.health import HealthServer, HttpSettings
@@ -20,11 +21,18 @@ from broker.backends.ollama import OllamaBackend
 from broker.backends.ollama_transport import TransportLimits
 from broker.config.schema import BackendConfig, Config
 from broker.core.engine import Engine
+from broker.core.events import Bus
+from broker.core.observer import Observer
+from broker.core.pace import Pace
 from broker.core.ports import Backend
+from broker.core.publish_quota import PublishPolicy
 from broker.daemon.engine_policy import engine_policy, live_max
+from broker.daemon.observing import Observing, observing
+from broker.daemon.sensing import sampling
 from broker.models.catalog import Catalog, ModelSettings
 from broker.models.discovery import Discovery, DiscoveryPolicy
-from broker.observability.metrics import metrics_registry
+from broker.monitors.sampler import Sampler
+from broker.observability.alerting import Alerting
 from broker.runtime.clock import Clock, LoopClock
 from broker.runtime.driver import Driver, DriverLimits
 from broker.runtime.observers import Observers
@@ -33,7 +41,11 @@ from broker.runtime.switches import SwitchLimits
 from broker.services.inference import DeadlinePolicy, InferenceService
 from broker.services.models import ModelsService
 from broker.services.operations import OperationsService, ReloadReport
+from broker.services.pubsub import PubSubPolicy, PubSubService
 from broker.services.status import StatusService
+from broker.services.system_topics import SystemTopics
+from broker.state.mailbox import MailboxLimits
+from broker.state.memory_bus import MemoryBus
 
 _MS = 1_000_000
 _S = 1_000_000_000
@@ -55,9 +67,15 @@ class Parts:
     """What `main` starts and stops."""
 
     driver: Driver
+    bus: Bus
+    topics: SystemTopics
+    observer: Observer
+    observing: Observing
+    alerting: Alerting
     grpc: GrpcServer
     http: HealthServer
     discoveries: tuple[Discovery, ...]
+    sampler: Sampler
     backends: Mapping[str, Backend]
 
 
@@ -83,36 +101,57 @@ def build(
     clock = clock or LoopClock()
     if backends is None:
         backends = {each.name: _backend(each) for each in config.backends}
-    engine, observers = Engine(engine_policy(config)), Observers()
+    bus = _bus(config, clock)
+    # It looks at the driver, which is made with its observers.
+    topics = SystemTopics(bus, lambda: driver)
+    seen_by = observing(config, broker_version())
+    engine, observers = Engine(engine_policy(config)), Observers((*seen_by.observers, topics))
     driver = Driver(engine, backends, clock, supervisor, _limits(config), observers)
-    catalog = Catalog(
-        {
-            name: ModelSettings(
-                num_ctx=each.num_ctx, num_ctx_max=each.num_ctx_max, slots=each.slots
-            )
-            for name, each in config.models.items()
-        }
-    )
+    alerting = seen_by.alerting(config, driver, observers)
+    catalog = _catalog(config)
     discoveries = tuple(
         _discovery(each, backends[each.name], catalog, driver, clock) for each in config.backends
     )
     named = dict(zip(backends, discoveries, strict=True))
     status = StatusService(
         driver,
+        clock,
         backends,
         lambda: {name: each.version for name, each in named.items()},
         broker_version(),
+        Pace(engine),
+        alerting.firing,
         stop,
     )
     operations = OperationsService(driver, reload)
+    models = ModelsService(driver, catalog, clock)
+    pubsub = PubSubServicer(
+        PubSubService(driver, bus, _pubsub_policy(config), topics.look),
+        config.pubsub.payload_bytes_max,
+    )
     return Parts(
         driver=driver,
-        grpc=_grpc_server(config, driver, catalog, AdminServicer(status, operations)),
-        http=HealthServer(
-            _http_settings(config), driver.snapshot, metrics_registry(driver.snapshot)
-        ),
+        bus=bus,
+        topics=topics,
+        observer=observers,
+        observing=seen_by,
+        alerting=alerting,
+        grpc=_grpc_server(config, driver, models, AdminServicer(status, operations), pubsub),
+        http=HealthServer(_http_settings(config), driver.snapshot, seen_by.registry),
         discoveries=discoveries,
+        sampler=sampling(config.monitors, driver.feed, clock, on_tick=(alerting.on_tick,)),
         backends=backends,
+    )
+
+
+def _catalog(config: Config) -> Catalog:
+    return Catalog(
+        {
+            name: ModelSettings(
+                num_ctx=each.num_ctx, num_ctx_max=each.num_ctx_max, slots=each.slots
+            )
+            for name, each in config.models.items()
+        }
     )
 
 
@@ -146,8 +185,31 @@ def _discovery(
     return Discovery(backend, policy, catalog, driver.feed, clock.monotonic_ns, clock.sleep)
 
 
+def _bus(config: Config, clock: Clock) -> Bus:
+    limits = MailboxLimits(
+        events_max=config.pubsub.subscriber_events_max,
+        bytes_max=config.pubsub.subscriber_bytes_max,
+    )
+    return MemoryBus(clock.unix_ns, subscribers_max=config.pubsub.subscribers_max, limits=limits)
+
+
+def _pubsub_policy(config: Config) -> PubSubPolicy:
+    return PubSubPolicy(
+        publishing=PublishPolicy(
+            per_minute=config.pubsub.publishes_per_minute,
+            burst=config.pubsub.publishes_burst,
+            remembered_max=config.agents.remembered_max,
+        ),
+        subscribers_per_agent_max=config.pubsub.subscribers_per_agent_max,
+    )
+
+
 def _grpc_server(
-    config: Config, driver: Driver, catalog: Catalog, admin: AdminServicer
+    config: Config,
+    driver: Driver,
+    models: ModelsService,
+    admin: AdminServicer,
+    pubsub: PubSubServicer,
 ) -> GrpcServer:
     limits = RequestLimits(
         request_bytes_max=config.limits.request_bytes_max,
@@ -167,13 +229,15 @@ def _grpc_server(
             keepalive_time_ms=config.server.keepalive_time_ms,
             keepalive_timeout_ms=config.server.keepalive_timeout_ms,
             concurrent_streams_max=config.limits.streams_max,
-            calls_max=live_max(config),
+            # A subscriber is a call that stays.
+            calls_max=live_max(config) + config.pubsub.subscribers_max,
         ),
         InferenceServicer(
             InferenceService(driver, deadlines), limits, config.limits.delivery_timeout_s
         ),
-        ModelsServicer(ModelsService(driver, catalog)),
+        ModelsServicer(models),
         admin,
+        pubsub,
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from broker.core.errors import Draining
 from broker.core.level import Level
-from broker.core.pace import Pace
+from broker.core.pace import Pace, Waits, Work
 from broker.core.ports import Backend
 from broker.core.requests import RequestKey
 from broker.core.snapshot import Snapshot
@@ -36,7 +36,8 @@ class Status:
     unix_s: float
     snapshot: Snapshot
     level: LevelView
-    pace: Pace
+    waits: Waits
+    work: Work
     alerts: tuple[AlertView, ...]
     backends: Mapping[str, BackendIdentity]
     pieces: Mapping[RequestKey, int]
@@ -56,7 +57,7 @@ class StatusService:
         backends: Mapping[str, Backend],
         versions: Callable[[], Mapping[str, str]],
         version: str,
-        pace: Callable[[], Pace],
+        pace: Pace,
         alerts: Callable[[], tuple[AlertView, ...]],
         stop: Callable[[int | None], int],
     ) -> None:
@@ -73,7 +74,7 @@ class StatusService:
     def status(self, requests_max: int = 0) -> Status:
         """Everything at this moment, with the oldest `requests_max` requests under way."""
         snapshot = self._driver.snapshot(requests_max)
-        pace = self._pace()
+        work = self._pace.work()
         versions = self._versions()
         return Status(
             version=self._version,
@@ -81,20 +82,21 @@ class StatusService:
             unix_s=self._clock.unix_ns() / 1e9,
             snapshot=snapshot,
             level=self._driver.level(),
-            pace=pace,
+            waits=self._pace.waits(snapshot.at_ns),
+            work=work,
             alerts=self._alerts(),
             backends={
                 name: BackendIdentity(kind=each.kind, url=each.url, version=versions.get(name, ""))
                 for name, each in self._backends.items()
             },
             pieces={each.key: self._driver.pieces_count(each.key) for each in snapshot.requests},
-            tokens_per_s=self._rates(pace, snapshot.at_ns),
+            tokens_per_s=self._rates(work, snapshot.at_ns),
         )
 
-    def _rates(self, pace: Pace, now_ns: int) -> dict[RequestKey, float]:
+    def _rates(self, work: Work, now_ns: int) -> dict[RequestKey, float]:
         """The first token begins the time that the others took; a piece is about a token."""
         rates = {}
-        for key, since_ns in pace.streaming_since_ns.items():
+        for key, since_ns in work.streaming_since_ns.items():
             later = self._driver.pieces_count(key) - 1
             if later > 0 and now_ns > since_ns:
                 rates[key] = later * 1e9 / (now_ns - since_ns)

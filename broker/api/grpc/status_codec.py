@@ -12,7 +12,7 @@ from broker.api.grpc.level_codec import (
     encode_sensor,
 )
 from broker.api.grpc.models import encode_place
-from broker.core.pace import Pace
+from broker.core.pace import Waits, Work
 from broker.core.requests import RequestKey
 from broker.core.snapshot import BackendView, RequestView
 from broker.core.tally import PriorityTally
@@ -37,7 +37,7 @@ def encode_status(status: Status) -> pb.GetStatusResponse:
             for outcome, count in snapshot.outcomes.items()
         ],
         priorities=[
-            _encode_priority(priority, tally, status.pace.queue_wait_of.get(priority))
+            _encode_priority(priority, tally, status.waits.queue_wait_of.get(priority))
             for priority, tally in snapshot.priorities.items()
         ],
         backends=[_encode_backend(each, status) for each in snapshot.backends],
@@ -59,7 +59,7 @@ def encode_status(status: Status) -> pb.GetStatusResponse:
         tokens_per_s=sum(status.tokens_per_s.values()),
     )
     _add_machine(encoded, status.level, snapshot.at_ns)
-    _add_pace(encoded, status.pace)
+    _add_pace(encoded, status.waits, status.work)
     encoded.alerts.extend(encode_alert(each, snapshot.at_ns) for each in status.alerts)
     return encoded
 
@@ -72,9 +72,9 @@ def _add_machine(encoded: pb.GetStatusResponse, level: LevelView, now_ns: int) -
         encoded.host.CopyFrom(encode_host(level.host))
 
 
-def _add_pace(encoded: pb.GetStatusResponse, pace: Pace) -> None:
-    encoded.queue_wait.CopyFrom(_encode_wait(pace.queue_wait))
-    encoded.first_token.CopyFrom(_encode_wait(pace.first_token))
+def _add_pace(encoded: pb.GetStatusResponse, waits: Waits, work: Work) -> None:
+    encoded.queue_wait.CopyFrom(_encode_wait(waits.queue_wait))
+    encoded.first_token.CopyFrom(_encode_wait(waits.first_token))
     encoded.agents_working.extend(
         pb.AgentWork(
             agent_id=each.agent_id,
@@ -82,7 +82,7 @@ def _add_pace(encoded: pb.GetStatusResponse, pace: Pace) -> None:
             queued=each.queued,
             running=each.running,
         )
-        for each in pace.agents
+        for each in work.agents
     )
 
 

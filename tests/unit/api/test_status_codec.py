@@ -19,7 +19,7 @@ from broker.api.grpc.models import encode_place
 from broker.api.grpc.status_codec import encode_status
 from broker.core.level import Level
 from broker.core.lifecycle import State
-from broker.core.pace import AgentWorkView, Pace
+from broker.core.pace import AgentWorkView, Waits, Work
 from broker.core.residency import ResidencyState
 from broker.core.sensing import GpuProcess, GpuSample, HostSample, SensorState
 from broker.core.snapshot import BackendView, RequestView, ResidencyView, take_snapshot
@@ -85,10 +85,12 @@ LEVEL_VIEW = LevelView(
 )
 ONE_WAIT = WaitView(count=3, p50_ns=1_500_000, p99_ns=2_000 * MS)
 KEY = ("opus-1", "r")
-PACE = Pace(
+WAITS = Waits(
     queue_wait=ONE_WAIT,
     queue_wait_of={4: replace(ONE_WAIT, count=2)},
     first_token=replace(ONE_WAIT, count=1),
+)
+WORK = Work(
     streaming_since_ns={KEY: NOW_NS - 2_000 * MS},
     agents=(AgentWorkView(agent_id="opus-1", agent_type="opus", queued=3, running=2),),
 )
@@ -150,7 +152,8 @@ def status(**changed: Any) -> Status:
         unix_s=UNIX_S,
         snapshot=snapshot,
         level=LEVEL_VIEW,
-        pace=PACE,
+        waits=WAITS,
+        work=WORK,
         alerts=(ALERT,),
         backends={"b": BackendIdentity(kind="fake", url="fake://", version="1")},
         pieces={KEY: 21},

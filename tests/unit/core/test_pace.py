@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from broker.core.pace import AGENTS_SHOWN_MAX, AgentWorkView, take_pace, wait_view
+from broker.core.pace import (
+    AGENTS_SHOWN_MAX,
+    WAITS_AGE_NS_MAX,
+    AgentWorkView,
+    Pace,
+    take_waits,
+    take_work,
+    wait_view,
+)
 from broker.core.stimuli import FirstToken
 from broker.core.tally import FIRST_TOKENS_MAX, Tally
 from broker.core.views import WaitView
@@ -47,19 +55,19 @@ def one_slot() -> Scene:
 
 
 def test_a_broker_at_rest_has_no_pace() -> None:
-    pace = take_pace(Scene().engine)
-    assert (pace.queue_wait, pace.first_token) == (NOTHING, NOTHING)
-    assert (pace.queue_wait_of, pace.streaming_since_ns, pace.agents) == ({}, {}, ())
+    waits, work = take_waits(Scene().engine), take_work(Scene().engine)
+    assert (waits.queue_wait, waits.first_token) == (NOTHING, NOTHING)
+    assert (waits.queue_wait_of, work.streaming_since_ns, work.agents) == ({}, {}, ())
 
 
 def test_waits_count_from_arrival_to_start_by_priority() -> None:
     scene = one_slot()
-    before = take_pace(scene.engine).queue_wait.count
+    before = take_waits(scene.engine).queue_wait.count
     scene.turn(arrived("first", priority=2))
     scene.turn(arrived("second", priority=7))
     scene.now_ns += 3 * SECOND_NS
     scene.ends("first")
-    pace = take_pace(scene.engine)
+    pace = take_waits(scene.engine)
     assert pace.queue_wait_of[2].p99_ns == 0
     assert pace.queue_wait_of[7] == WaitView(count=1, p50_ns=3 * SECOND_NS, p99_ns=3 * SECOND_NS)
     assert pace.queue_wait.count == before + 2
@@ -70,14 +78,13 @@ def test_a_first_token_is_waited_for_since_arrival() -> None:
     scene = one_slot()
     scene.turn(arrived("runs"))
     arrived_ns = scene.now_ns
-    assert take_pace(scene.engine).streaming_since_ns == {}
+    assert take_work(scene.engine).streaming_since_ns == {}
     scene.now_ns += 2 * SECOND_NS
     scene.turn(FirstToken(scene.attempt("runs")))
-    pace = take_pace(scene.engine)
-    assert pace.first_token.p99_ns == 2 * SECOND_NS
-    assert pace.streaming_since_ns == {("a", "runs"): arrived_ns + 2 * SECOND_NS}
+    assert take_waits(scene.engine).first_token.p99_ns == 2 * SECOND_NS
+    assert take_work(scene.engine).streaming_since_ns == {("a", "runs"): arrived_ns + 2 * SECOND_NS}
     scene.turn(cancel("runs"))
-    assert take_pace(scene.engine).streaming_since_ns == {}
+    assert take_work(scene.engine).streaming_since_ns == {}
 
 
 def test_agents_with_most_work_come_first() -> None:
@@ -85,7 +92,7 @@ def test_agents_with_most_work_come_first() -> None:
     for index in range(3):
         scene.turn(arrived(f"b{index}", agent="busy"))
     scene.turn(arrived("q", agent="quiet"))
-    first, second = take_pace(scene.engine).agents
+    first, second = take_work(scene.engine).agents
     assert (first.agent_id, first.queued, first.running) == ("busy", 2, 1)
     assert (second.agent_id, second.queued, second.running) == ("quiet", 1, 0)
 
@@ -94,8 +101,22 @@ def test_only_so_many_agents_are_named() -> None:
     scene = one_slot()
     for index in range(AGENTS_SHOWN_MAX + 5):
         scene.turn(arrived("r", agent=f"a{index:03}"))
-    agents = take_pace(scene.engine).agents
+    agents = take_work(scene.engine).agents
     assert len(agents) == AGENTS_SHOWN_MAX
     assert agents[0] == AgentWorkView(
         agent_id="a000", agent_type=agents[0].agent_type, queued=0, running=1
     )
+
+
+def test_waits_are_believed_for_a_while_and_work_never() -> None:
+    scene = Scene()
+    pace = Pace(scene.engine)
+    assert pace.waits(5).first_token.count == 0
+    scene.engine.tally.first_tokens.append(7)
+    assert pace.waits(4 + WAITS_AGE_NS_MAX).first_token.count == 0
+    assert pace.waits(5 + WAITS_AGE_NS_MAX).first_token == WaitView(count=1, p50_ns=7, p99_ns=7)
+    busy = one_slot()
+    pace = Pace(busy.engine)
+    assert pace.work().agents == ()
+    busy.turn(arrived("r"))
+    assert len(pace.work().agents) == 1
