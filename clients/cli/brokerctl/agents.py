@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import click
-from rich.markup import escape
-from rich.table import Table
 
 from broker_client import Agent
 from brokerctl.call import Call, asking, print_json
 from brokerctl.figures import amount_text
+from brokerctl.fitting_table import Column, FittingTable
 
 
 @click.command()
@@ -25,17 +24,26 @@ def agents(call: Call) -> None:
         click.echo("no agent has sent anything lately")
 
 
-def agents_table(found: list[Agent]) -> Table:
+def agents_table(found: list[Agent]) -> FittingTable:
     """One row per agent."""
-    table = Table(
-        *("agent", "type", "weight", "best priority", "waiting", "running", "came", "ended"),
-        *("served", "requests left", "state"),
+    table = FittingTable(
+        Column(name="agent"),
+        Column(name="type", rank=1),
+        Column(name="weight", is_number=True, rank=4),
+        Column(name="best prio", is_number=True, rank=5),
+        Column(name="waiting", is_number=True),
+        Column(name="running", is_number=True),
+        Column(name="came", is_number=True, rank=2),
+        Column(name="ended", is_number=True, rank=2),
+        Column(name="served", is_number=True, rank=3),
+        Column(name="requests left", is_number=True, rank=1),
+        Column(name="state"),
     )
     for each in found:
         left = "" if each.requests_left is None else amount_text(each.requests_left)
-        table.add_row(
-            escape(each.agent_id),
-            escape(each.agent_type),
+        table.add(
+            each.agent_id,
+            each.agent_type,
             amount_text(each.weight),
             str(each.priority_best),
             str(each.queued),

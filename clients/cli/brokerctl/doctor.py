@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 
 import click
+from rich.table import Table
+from rich.text import Text
 
 from broker_client import BrokerError, Client
 from brokerctl.call import Call, asking, print_json
@@ -39,12 +41,21 @@ def doctor(call: Call, is_probing: bool, model: str | None) -> None:
     if call.as_json:
         print_json({"healthy": not is_bad, "findings": [document(each) for each in findings]})
     else:
+        console = call.console()
         for each in findings:
-            click.secho(f"{each.severity.value:>4}  ", fg=STYLES[each.severity], nl=False)
-            click.echo(each.text)
-            if each.next_step:
-                click.echo(f"      -> {each.next_step}")
+            console.print(finding_view(each))
     sys.exit(EXIT_SAID_NO if is_bad else 0)
+
+
+def finding_view(finding: Finding) -> Table:
+    """The finding beside its severity, the next step below it."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(justify="right", style=STYLES[finding.severity], width=4)
+    grid.add_column(overflow="fold")
+    grid.add_row(finding.severity.value, Text(finding.text))
+    if finding.next_step:
+        grid.add_row("", Text(f"-> {finding.next_step}"))
+    return grid
 
 
 def document(finding: Finding) -> dict[str, str]:

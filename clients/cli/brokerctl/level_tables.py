@@ -60,7 +60,7 @@ def load_table(parts: tuple[LoadPart, ...]) -> FittingTable:
             name,
             Text(share_text(each.share), style=share_style(each.share)),
             part_amount_text(each.name, each.value),
-            part_amount_text(each.name, each.limit),
+            part_amount_text(each.name, each.limit) if each.limit else "",
             each.detail,
         )
     return table
@@ -162,7 +162,8 @@ def sensor_lines(sensors: tuple[SensorStatus, ...]) -> list[Text]:
     for each in sensors:
         if each.state == "ok":
             continue
-        age = "" if each.age_ms is None else f", last heard {duration_text(each.age_ms)} ago"
+        is_old = each.age_ms is not None and each.state != "absent"
+        age = f", last heard {duration_text(each.age_ms or 0)} ago" if is_old else ""
         detail = f": {each.detail}" if each.detail else ""
         style = SENSOR_STYLES.get(each.state, "bold yellow")
         lines.append(Text(f"sensor {each.name} is {each.state}{age}{detail}", style=style))

@@ -9,6 +9,7 @@ from rich.table import Table
 from broker_client import Model
 from brokerctl.call import Call, asking, print_json
 from brokerctl.figures import bytes_text
+from brokerctl.fitting_table import Column, FittingTable
 from brokerctl.work_tables import memory_text
 
 
@@ -34,18 +35,25 @@ def models(call: Call, name: str | None) -> None:
         click.echo("no backend lists any model; get one with `ollama pull NAME` on its host")
 
 
-def models_table(found: list[Model]) -> Table:
+def models_table(found: list[Model]) -> FittingTable:
     """One row per model."""
-    table = Table("model", "size", "parameters", "quantization", "can", "where")
+    table = FittingTable(
+        Column(name="model"),
+        Column(name="size", is_number=True),
+        Column(name="parameters", is_number=True, rank=2),
+        Column(name="quantization", rank=3),
+        Column(name="can", rank=1),
+        Column(name="where", is_prose=True),
+    )
     for each in found:
-        table.add_row(
-            escape(each.name),
+        table.add(
+            each.name,
             bytes_text(each.size_bytes),
             each.parameter_size,
             each.quantization,
             ", ".join(each.capabilities),
             ", ".join(
-                escape(place.backend) + ("" if place.state == "absent" else f" ({place.state})")
+                place.backend + ("" if place.state == "absent" else f" ({place.state})")
                 for place in each.places
             ),
         )

@@ -11,8 +11,7 @@ from broker_client import Status
 from brokerctl.figures import counted, duration_text, rate_text
 from brokerctl.fitting_table import Column
 from brokerctl.level_tables import by_hand_text, is_by_hand
-from brokerctl.wait_reasons import wait_of
-from brokerctl.work_tables import answering_text, expiry_text, memory_text, wait_text
+from brokerctl.work_tables import answering_text, expiry_text, memory_text, standing_text, wait_text
 
 REQUESTS_MAX: Final = 500
 
@@ -21,11 +20,10 @@ REQUEST_COLUMNS: Final = (
     Column(name="agent"),
     Column(name="model", rank=1),
     Column(name="prio", is_number=True),
-    Column(name="state"),
     Column(name="age", is_number=True),
     Column(name="tokens", is_number=True, rank=3),
     Column(name="per s", is_number=True, rank=2),
-    Column(name="waits for", is_prose=True, rank=1),
+    Column(name="state", is_prose=True),
 )
 AGENT_COLUMNS: Final = (
     Column(name="agent"),
@@ -71,33 +69,24 @@ def request_rows(status: Status) -> list[Row]:
                 each.agent_id,
                 answering_text(each),
                 str(each.priority),
-                each.state,
                 duration_text(each.age_ms),
                 str(each.tokens or ""),
                 rate_text(each.tokens_per_s),
-                waiting_for(each.wait_detail, each.wait_reason),
+                standing_text(each),
             ),
             sorted_by=(
                 each.request_id,
                 each.agent_id,
                 each.model,
                 each.priority,
-                each.state,
                 each.age_ms,
                 each.tokens,
                 each.tokens_per_s,
-                each.wait_detail,
+                standing_text(each),
             ),
         )
         for each in status.requests
     ]
-
-
-def waiting_for(detail: str, reason: str) -> str:
-    """What it waits for; empty where it does not."""
-    if detail:
-        return detail
-    return "" if reason in ("", "unspecified") else wait_of(reason).words
 
 
 def agent_rows(status: Status) -> list[Row]:

@@ -34,7 +34,7 @@ from brokerctl.top_table import TopTable
 RETRY_S: Final = 1.0
 BOOST_FACTOR: Final = 2.0
 BOOST_S: Final = 600.0
-AGE_COLUMN: Final = 5
+AGE_COLUMN: Final = 4
 
 
 class Top(App[None]):
@@ -62,7 +62,7 @@ class Top(App[None]):
         Binding("r", "reverse", "reverse"),
         Binding("slash", "filter", "filter"),
         Binding("p", "pause", "hold"),
-        Binding("e", "explain", "explain"),
+        Binding("e", "explain", "why"),
         Binding("c", "cancel", "cancel"),
         Binding("b", "boost", "boost"),
         Binding("x", "block", "block"),

@@ -16,8 +16,10 @@ from broker_client import (
     Status,
     WaitStatus,
 )
-from brokerctl.figures import bytes_text, duration_text, rate_text, share_text
+from brokerctl.figures import bytes_text, counted, duration_text, rate_text, share_text
 from brokerctl.fitting_table import Column, FittingTable
+from brokerctl.queue_groups import is_waiting
+from brokerctl.wait_reasons import wait_of
 
 AGENTS_SHOWN: Final = 10
 
@@ -147,13 +149,9 @@ def requests_table(requests: Sequence[RequestStatus]) -> FittingTable:
         Column(name="agent"),
         Column(name="model", rank=1),
         Column(name="prio", is_number=True),
-        Column(name="bulkhead", rank=5),
-        Column(name="state", rank=2),
-        Column(name="on", rank=4),
+        Column(name="bulkhead", rank=2),
         Column(name="age", is_number=True),
-        Column(name="tokens", is_number=True, rank=3),
-        Column(name="per s", is_number=True, rank=3),
-        Column(name="waits for", is_prose=True),
+        Column(name="state", is_prose=True),
     )
     for each in requests:
         table.add(
@@ -162,14 +160,27 @@ def requests_table(requests: Sequence[RequestStatus]) -> FittingTable:
             answering_text(each),
             str(each.priority),
             each.compartment,
-            each.state,
-            each.backend,
             duration_text(each.age_ms),
-            str(each.tokens or ""),
-            rate_text(each.tokens_per_s),
-            each.wait_detail,
+            state_text(each),
         )
     return table
+
+
+def standing_text(request: RequestStatus) -> str:
+    """What it waits for, or where it runs."""
+    if is_waiting(request):
+        return f"waits for {request.wait_detail or wait_of(request.wait_reason).words}"
+    return f"{request.state} on {request.backend}" if request.backend else request.state
+
+
+def state_text(request: RequestStatus) -> Text:
+    """The same, with what came so far and how fast."""
+    line = Text(standing_text(request), style="" if is_waiting(request) else "green")
+    if request.tokens:
+        line.append(f", {counted(request.tokens, 'token')}")
+    if request.tokens_per_s:
+        line.append(f", {rate_text(request.tokens_per_s)}/s")
+    return line
 
 
 def answering_text(request: RequestStatus) -> str:
