@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -62,15 +62,31 @@ async def running(
             await reader
 
 
-async def output_of(arguments: Sequence[str], *, core: int | None = None) -> str:
+async def output_of(
+    arguments: Sequence[str],
+    *,
+    core: int | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> str:
     """What `python ARGUMENTS` prints, once it has ended. RuntimeError where it fails."""
-    return await printed_by(sys.executable, arguments, core=core)
+    return await printed_by(sys.executable, arguments, core=core, environment=environment)
 
 
-async def printed_by(program: str, arguments: Sequence[str], *, core: int | None = None) -> str:
-    """The same of any program. `core`: to run on; else where this process may."""
+async def printed_by(
+    program: str,
+    arguments: Sequence[str],
+    *,
+    core: int | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> str:
+    """The same of any program. `core`: to run on; else where this process may. `environment`:
+    beside this process's own."""
     process = await asyncio.create_subprocess_exec(
-        program, *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        program,
+        *arguments,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, **(environment or {})},
     )
     try:
         if core is not None:

@@ -51,7 +51,7 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     # brokerctl travels with the broker; of it, it knows only what a configuration file may say.
     "brokerctl": frozenset({"broker_client", "broker.config"}),
     # Programs around the product, which nothing imports.
-    "bench": frozenset({"_sched", "broker", "broker_client"}),
+    "bench": frozenset({"_sched", "broker", "broker_client", "tests.nvml_stub"}),
     "tests": frozenset({"_sched", "broker", "broker_client", "brokerctl", "bench", "docs"}),
     "examples": frozenset({"broker_client"}),
     # Diagrams are drawn from the tables of the core.
