@@ -26,6 +26,7 @@ from broker.config.reload import plan_reload
 from broker.config.schema import Config
 from broker.core.errors import InvalidRequest
 from broker.daemon.engine_policy import engine_policy
+from broker.daemon.observing import alert_policy
 from broker.daemon.signals import RELOADING, Signals
 from broker.daemon.wiring import (
     TASKS_SPARE,
@@ -44,6 +45,9 @@ _log = structlog.get_logger(__name__)
 
 # What gRPC may take to end the calls that are left when the broker stops.
 STOP_GRACE_S = 1.0
+
+# What is left of the log is written for so long; a reader that never reads must not hold us.
+LOG_GRACE_S = 1.0
 
 # How long the first look at the backends may delay the word that the broker listens.
 FIRST_ASK_S = 1.0
@@ -120,6 +124,7 @@ class Daemon:
                 )
             except InvalidRequest as wrong:
                 return ReloadReport(changed=(), needs_restart=(), problems=(wrong.message,))
+            self._parts.alerting.configure(alert_policy(plan.config))
         self._config = plan.config
         if not self._drain_asked.is_set():
             self._drain_timeout_ms = plan.config.server.drain_timeout_s * 1000
@@ -136,10 +141,13 @@ class Daemon:
                 try:
                     return await self._serve(parts, supervisor)
                 finally:
+                    parts.bus.close()  # subscribers hear why; no drain waits for them
                     await parts.grpc.stop(STOP_GRACE_S)
                     await parts.http.stop()
                     parts.driver.close()
+                    parts.topics.close()
                     await close_backends(parts)
+                    parts.observing.close()
         finally:
             signals.remove(loop)
 
@@ -148,6 +156,7 @@ class Daemon:
         http_port = await parts.http.start()
         for discovery in parts.discoveries:
             supervisor.start(discovery.run(), "discovery")
+        supervisor.start(parts.sampler.run(), "sampler")
         await _first_asked(parts)
         self._say_where(grpc_port, http_port)
         waits: dict[str, asyncio.Future[Any]] = {
@@ -253,7 +262,7 @@ def main(config_file: Path | None) -> None:
         click.echo("brokerd: the configuration cannot be used; nothing was started", err=True)
         sys.exit(EXIT_CONFIG)
     _settle_memory()
-    configure_logs(config.server.log_level, config.server.log_format)
+    log_writer = configure_logs(config.server.log_level, config.server.log_format)
     try:
         status = uvloop.run(_main(config, config_file))
     except* OSError as errors:
@@ -264,6 +273,8 @@ def main(config_file: Path | None) -> None:
         sys.exit(f"brokerd: {errors.exceptions[0]}")
     else:
         sys.exit(status)
+    finally:
+        log_writer.close(LOG_GRACE_S)
 
 
 if __name__ == "__main__":
