@@ -3,19 +3,21 @@
 Order (DESIGN.md): identity and signature, replay window, validation, idempotency, request bucket,
 cache, single flight, degradation gate, token bucket, backpressure, feasibility. Built so far:
 identity as far as the configuration knows it, validation against the catalogue, idempotency (in
-`arrivals.py`), both buckets, backpressure and feasibility; the others take their place between
-these, in that order. What a later gate refuses gets back what it paid.
+`arrivals.py`), both buckets, the level, backpressure and feasibility; the others take their place
+between these, in that order. What a later gate refuses gets back what it paid.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from enum import Enum
 from typing import Final, NamedTuple
 
 from broker.core.agents import Agent, Agents
 from broker.core.backlog import Backlog
 from broker.core.backpressure import Backpressure, retry_after_bounded
+from broker.core.degradation import Degradation
 from broker.core.errors import (
     AgentBlocked,
     BrokerError,
@@ -23,6 +25,7 @@ from broker.core.errors import (
     DeadlineInfeasible,
 )
 from broker.core.estimates import Estimates
+from broker.core.offers import is_held as mask_holds
 from broker.core.placement import BackendState
 from broker.core.queueing import AgentOrder, LineKey, QueuePolicy
 from broker.core.quota import Quotas
@@ -40,6 +43,7 @@ class GateName:
     IDENTITY: Final = "identity"
     VALIDATION: Final = "validation"
     REQUEST_BUCKET: Final = "request bucket"
+    LEVEL: Final = "level"
     TOKEN_BUCKET: Final = "token bucket"
     BACKPRESSURE: Final = "backpressure"
     FEASIBILITY: Final = "feasibility"
@@ -51,6 +55,16 @@ class Place(Enum):
     QUEUE = "queue"
     DISPLACE = "displace"  # into the queue, at another's cost
     ROOM = "room"
+    NONE = "none"  # it is answered at once
+
+
+class Target(NamedTuple):
+    """The model that is to answer, and the line to wait in for it."""
+
+    model: str  # comparison key
+    substituted_for: str
+    is_for_level: bool  # another model, because only small ones run
+    line: LineKey
 
 
 class Admission(NamedTuple):
@@ -61,6 +75,7 @@ class Admission(NamedTuple):
     compartment: int
     model: str  # comparison key
     substituted_for: str
+    is_for_level: bool  # another model, because only small ones run
     line: LineKey
     place: Place
     victim: Record | None
@@ -75,6 +90,7 @@ class Gates:
         backends: Mapping[str, BackendState],
         agents: Agents,
         quotas: Quotas,
+        degradation: Degradation,
         backlog: Backlog,
         backpressure: Backpressure,
         estimates: Estimates,
@@ -83,6 +99,8 @@ class Gates:
         self._backends = backends
         self._agents = agents
         self._quotas = quotas
+        self._degradation = degradation
+        self._offers = backlog.offers
         self._backlog = backlog
         self._backpressure = backpressure
         self._estimates = estimates
@@ -116,10 +134,7 @@ class Gates:
         self._gate = GateName.VALIDATION
         if spec.deadline_ns <= now_ns:
             raise DeadlineExpired("the deadline had passed when the request arrived")
-        key, model, substituted_for = find_model(spec, self._backends)
-        check_capabilities(spec, model)
-        line = context_line(spec, model)
-        check_loadable(model, self._backends, now_ns)
+        target = self._find_target(spec, now_ns)
         self._gate = GateName.REQUEST_BUCKET
         try:
             self._quotas.take_request(agent.purse, agent.type.name, now_ns)
@@ -127,17 +142,67 @@ class Gates:
             self._passage.requests_left = self._quotas.requests_left(agent.purse, now_ns)
         priority = max(spec.priority, agent.priority_best)
         compartment = self._agents.compartment(agent, spec.criticality)
+        place, victim = Place.NONE, None
         try:
-            self._reserve_tokens(spec, agent, line, now_ns)
-            place, victim = self._find_place(spec, agent, priority, live)
-            self._check_feasible(spec, agent, priority, compartment, line, now_ns)
+            if self._offers.level:
+                target = self._offer(spec, priority, compartment, target, now_ns)
+                spec = self._as_cut(spec)
+            if not self._passage.is_answered:
+                self._reserve_tokens(spec, agent, target.line, now_ns)
+                place, victim = self._find_place(spec, agent, priority, live)
+                self._check_feasible(spec, agent, priority, compartment, target.line, now_ns)
         except BrokerError:
             reserved = self._passage.tokens_reserved
             self._quotas.give_back(agent.purse, agent.type.name, reserved, now_ns)
             raise
-        return Admission(
-            agent, priority, compartment, key, substituted_for, line, place, victim, self._passage
-        )
+        return Admission(agent, priority, compartment, *target, place, victim, self._passage)
+
+    def _find_target(self, spec: RequestSpec, now_ns: int) -> Target:
+        """The model that was asked for, or its fallback, and its line."""
+        key, model, substituted_for = find_model(spec, self._backends)
+        check_capabilities(spec, model)
+        line = context_line(spec, model)
+        offers = self._offers
+        # From level 2 on another one may answer; what does is looked at there.
+        if not offers.has_small_only or offers.is_small_runner(model.runner):
+            check_loadable(model, self._backends, now_ns)
+        return Target(key, substituted_for, False, line)
+
+    # The level
+
+    def _offer(
+        self, spec: RequestSpec, priority: int, compartment: int, target: Target, now_ns: int
+    ) -> Target:
+        """The model that answers at this level. What the level would hold back or refuse gets the
+        operator's default answer, where its caller allows it: `passage` says so."""
+        self._gate = GateName.LEVEL
+        offers, passage = self._offers, self._passage
+        passage.offer = f"the level is {offers.level.word}"
+        is_held = offers.held and mask_holds(offers.held, priority, compartment)
+        if is_held and offers.allows_answer(spec):
+            self._answer()
+            return target
+        retry_after_ns = self._degradation.retry_after_ns(now_ns)
+        offers.check_critical(spec, priority, retry_after_ns)
+        if not offers.has_small_only or offers.is_small_runner(target.line[0]):
+            return target
+        small = offers.small_model(spec, now_ns)
+        if small is not None:
+            passage.offer += f"; {small.key} answers instead of {spec.model}"
+            return Target(small.key, spec.model, True, small.line)
+        if offers.allows_answer(spec):
+            self._answer()
+            return target
+        raise offers.no_small_model(spec, target.model, retry_after_ns)
+
+    def _answer(self) -> None:
+        self._passage.offer += "; the operator's default answer was given"
+        self._passage.is_answered = True
+
+    def _as_cut(self, spec: RequestSpec) -> RequestSpec:
+        """The request as the level lets it run: what it reserves and how long it takes follow."""
+        most = self._offers.output_tokens_max(spec)
+        return spec if most is None else replace(spec, output_tokens_max=most)
 
     def _reserve_tokens(self, spec: RequestSpec, agent: Agent, line: LineKey, now_ns: int) -> None:
         if not self._quotas.counts_tokens(agent.purse, agent.type.name):

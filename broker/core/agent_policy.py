@@ -14,8 +14,8 @@ from broker.core.requests import PRIORITY_HIGHEST, PRIORITY_LOWEST
 CRITICAL: Final = "critical"
 BATCH: Final = "batch"
 
-# A compartment is a bit of a 64-bit mask in the queue. One bit stands for "no bulkhead", ten for the
-# priorities; batch work has one of its own, with a bulkhead or without, as levels hold it back.
+# A compartment is a bit of a 64-bit mask in the queue. One bit stands for "no bulkhead", ten for
+# the priorities; batch work has one of its own, with a bulkhead or without: levels hold it back.
 COMPARTMENTS_MAX: Final = 53
 BULKHEADS_MAX: Final = COMPARTMENTS_MAX - 1  # as batch work may have none
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from broker.core.backlog import Backlog
-from broker.core.bulkheads import Bulkheads
 from broker.core.effects import Effect, TellQueued, WaitReason
 from broker.core.estimates import Estimates
 from broker.core.lifecycle import State
@@ -37,18 +36,20 @@ def is_material(told: int, position: int) -> bool:
 
 
 def wait_reason(
-    record: Record, backends: Mapping[str, BackendState], bulkheads: Bulkheads
+    record: Record, backends: Mapping[str, BackendState], backlog: Backlog
 ) -> tuple[WaitReason, str]:
     """What a request waits for, as a reason and in words."""
     if record.state is State.ADMITTED:
         return WaitReason.QUEUE_FULL, "a place in the queue, which is full"
     if record.agent.is_paused:
         return WaitReason.PAUSED, f"an operator to resume {record.agent.paused_whom}"
-    bit = record.compartment
+    bit, bulkheads = record.compartment, backlog.bulkheads
     if bulkheads.closed and bulkheads.is_closed(bit):
         limit, name = bulkheads.limit(bit), bulkheads.name(bit)
         running = bulkheads.running(bit)
         return WaitReason.BULKHEAD, f"bulkhead {name}, where {running} run of at most {limit}"
+    if backlog.offers.holds(record):
+        return WaitReason.LEVEL, backlog.offers.why_held(record)
     return _wait_for_model(record.line, record.model, backends)
 
 
@@ -92,6 +93,7 @@ _NO_ESTIMATE = frozenset(
         WaitReason.PAUSED,
         WaitReason.QUEUE_FULL,
         WaitReason.BULKHEAD,
+        WaitReason.LEVEL,
     }
 )
 
@@ -153,9 +155,14 @@ class Announcer:
         """The first word, at once. The newest of its line is told to stand last, of those that may
         run if it may, until the rules are played forward: for all together, not for each arrival.
         """
-        line = self._backlog.lines[record.line]
-        is_held = record.agent.is_paused or self._backlog.bulkheads.is_closed(record.compartment)
-        self._tell(record, line.size if is_held else line.demand(0)[0])
+        backlog = self._backlog
+        line = backlog.lines[record.line]
+        is_held = (
+            record.agent.is_paused
+            or backlog.bulkheads.is_closed(record.compartment)
+            or backlog.offers.holds(record)
+        )
+        self._tell(record, line.size if is_held else line.demand_first(0)[0])
 
     def tell_standing(self, record: Record, position: int) -> None:
         """The first word to a request in the waiting room."""
@@ -181,10 +188,11 @@ class Announcer:
         runners = list(self._changed)
         self._changed.clear()
         for runner in runners:
-            whys: dict[tuple[LineKey, str, int], _Why] = {}
+            whys: dict[tuple[LineKey, str, int, bool], _Why] = {}
+            holds = self._backlog.offers.holds
             order = self._backlog.forward(runner, now_ns, PLAYED_FORWARD_MAX)
             for position, record in enumerate(order, start=1):
-                alike = record.line, record.model, record.compartment
+                alike = record.line, record.model, record.compartment, holds(record)
                 why = whys.get(alike)
                 if why is None:
                     why = whys[alike] = self._why(record)
@@ -194,7 +202,7 @@ class Announcer:
                     self._tell_why(record, position, why)
 
     def _why(self, record: Record) -> _Why:
-        reason, detail = wait_reason(record, self._backends, self._backlog.bulkheads)
+        reason, detail = wait_reason(record, self._backends, self._backlog)
         return _Why(reason, detail, pace_of(record.line, reason, self._backends, self._estimates))
 
     def _tell(self, record: Record, position: int) -> None:

@@ -10,6 +10,7 @@ from broker.core.agents import Agents
 from broker.core.announcements import Announcer
 from broker.core.backlog import Backlog
 from broker.core.backpressure import Backpressure
+from broker.core.degradation import Degradation
 from broker.core.effects import Admit, Effect, Refuse, TakeOver, TellSlowDown
 from broker.core.errors import BrokerError, Displaced, Draining, RequestIdInUse
 from broker.core.estimates import Estimates
@@ -19,11 +20,11 @@ from broker.core.lifecycle import WAITS, Trigger
 from broker.core.placement import BackendState
 from broker.core.queueing import AgentOrder, QueuePolicy
 from broker.core.quota import Quotas
+from broker.core.reassignment import Reassignment
 from broker.core.record import STARTS_ALL, Record
 from broker.core.requests import Outcome, RequestSpec
 from broker.core.stimuli import Arrived
 from broker.core.tally import Tally
-from broker.core.targets import find_line
 from broker.core.timers import Timers
 from broker.core.waiting_room import WaitingRoom
 
@@ -42,6 +43,8 @@ class Arrivals:
         backlog: Backlog,
         room: WaitingRoom,
         announcer: Announcer,
+        degradation: Degradation,
+        reassignment: Reassignment,
         estimates: Estimates,
         tally: Tally,
         timers: Timers,
@@ -50,7 +53,10 @@ class Arrivals:
     ) -> None:
         self.draining = False
         pressure = Backpressure(policy, backlog, room, tally, estimates)
-        self._gates = Gates(backends, agents, quotas, backlog, pressure, estimates, tally)
+        self._gates = Gates(
+            backends, agents, quotas, degradation, backlog, pressure, estimates, tally
+        )
+        self._reassignment = reassignment
         self._backpressure = pressure
         self._ledger = ledger
         self._backlog = backlog
@@ -58,7 +64,6 @@ class Arrivals:
         self._announcer = announcer
         self._tally = tally
         self._timers = timers
-        self._backends = backends
         self._emit = emit
         self._arrived = 0
         self._rank_from = self._rank_last = 0  # the ranks given since the order last changed
@@ -127,6 +132,7 @@ class Arrivals:
             compartment=admission.compartment,
             model=admission.model,
             substituted_for=admission.substituted_for,
+            is_for_level=admission.is_for_level,
             line=admission.line,
             arrived_ns=now_ns,
             rank=self._rank(spec),
@@ -136,6 +142,9 @@ class Arrivals:
         record.move(Trigger.ADMIT)
         self._ledger.open(record)
         self._emit(Admit(spec.key))
+        if admission.place is Place.NONE:
+            self._ledger.answer(record, now_ns)
+            return
         if admission.place is Place.ROOM:
             self._stand(record, now_ns)
             return
@@ -156,6 +165,7 @@ class Arrivals:
         self._announcer.tell_first(record)
         slow_down_ns = self._backpressure.slow_down_ns(record.agent)
         if slow_down_ns is not None:
+            self._tally.slow_downs += 1
             self._emit(TellSlowDown(record.spec.key, slow_down_ns))
 
     def _displace(self, victim: Record, by: Record, now_ns: int) -> None:
@@ -186,7 +196,7 @@ class Arrivals:
         has_place = self._backpressure.has_place
         while has_place(0) and (record := self._room.first(has_place)) is not None:
             try:  # its model may have gone, or changed, meanwhile
-                record.line = find_line(record.spec, record.model, self._backends)
+                record.line = self._reassignment.find_line(record, now_ns)
             except BrokerError as error:
                 self._ledger.end(record, Trigger.FAIL, error, now_ns)
                 continue

@@ -14,6 +14,7 @@ from broker.core.ledger import Ledger
 from broker.core.lifecycle import State, Trigger
 from broker.core.placement import BackendState
 from broker.core.queueing import QueuePolicy
+from broker.core.reassignment import Reassignment
 from broker.core.record import Attempt, Record
 from broker.core.requests import AttemptId
 from broker.core.residencies import Residencies
@@ -36,6 +37,7 @@ class Attempts:
         ledger: Ledger,
         backlog: Backlog,
         residencies: Residencies,
+        reassignment: Reassignment,
         estimates: Estimates,
         tally: Tally,
         timers: Timers,
@@ -46,6 +48,7 @@ class Attempts:
         self._ledger = ledger
         self._backlog = backlog
         self._residencies = residencies
+        self._reassignment = reassignment
         self._estimates = estimates
         self._tally = tally
         self._timers = timers
@@ -54,6 +57,7 @@ class Attempts:
     def start(
         self, record: Record, backend: BackendState, residency: Residency, now_ns: int
     ) -> None:
+        offers = self._backlog.offers
         flow, charged = self._backlog.take(record, now_ns)
         record.move(Trigger.DISPATCH)
         record.tries += 1
@@ -67,6 +71,8 @@ class Attempts:
             started_ns=now_ns,
             flow=flow,
             charged=charged,
+            level=offers.level,
+            output_tokens_max=offers.output_tokens_max(record.spec) if offers.level else None,
         )
         record.attempt = ledger.attempts[attempt.id] = attempt
         residency.running += 1
@@ -74,7 +80,7 @@ class Attempts:
         queue_wait_ns = now_ns - record.arrived_ns
         self._tally.run(record.priority, 1)
         self._tally.start(record.priority, queue_wait_ns)
-        ledger.journal.start(attempt, self._backlog.bulkheads.closed)
+        ledger.journal.start(attempt, self._backlog.bulkheads.closed, offers.held)
         self._run(record, 1, now_ns)
         self._emit(order_of(attempt, backend, queue_wait_ns))
 
@@ -164,6 +170,7 @@ class Attempts:
         self._backlog.enter(record, now_ns)
         # Only now: an agent with nothing waiting or running would be forgotten with its counter.
         self._backlog.settle(attempt.flow, attempt.charged, 0)
+        self._reassignment.look(record, now_ns)  # the level may be another one than when it started
 
     def _release(self, attempt: Attempt, now_ns: int) -> None:
         """The attempt's work is over: its slot is free again."""

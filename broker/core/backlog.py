@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from _sched.queue import FairQueue
@@ -12,6 +12,7 @@ from broker.core.bulkheads import Bulkheads
 from broker.core.errors import InvariantBroken
 from broker.core.estimates import Estimates
 from broker.core.lifecycle import State
+from broker.core.offers import NOTHING, Offers
 from broker.core.queueing import Line, LineKey
 from broker.core.record import Record
 from broker.core.tally import Tally
@@ -31,13 +32,16 @@ class Backlog:
     """One line per (runner, context size), kept only while somebody waits in it.
 
     `lines` holds all of them, `ready` those of which something could run if it had a slot: what a
-    full bulkhead or a pause holds back wants no model loaded and keeps none. `note` hears of each
-    runner whose waiting requests may stand elsewhere now. Both dictionaries are the same ones for
-    ever, so that others may hold on to them and read.
+    full bulkhead, a pause or the level holds back wants no model loaded and keeps none. `first` are
+    those of `ready` of which something goes before what the level lets go after the others; where
+    it holds nothing back, all. `note` hears of each runner whose waiting requests may stand
+    elsewhere now. The dictionaries are the same ones for ever, so that others may hold on to them
+    and read; but `first` is one of two.
     """
 
     __slots__ = (
         "_estimates",
+        "_first",
         "_idle",
         "_note",
         "_queue",
@@ -45,6 +49,7 @@ class Backlog:
         "_waiting",
         "bulkheads",
         "lines",
+        "offers",
         "ready",
         "size_bytes",
     )
@@ -53,6 +58,7 @@ class Backlog:
         self,
         queue: FairQueue,
         bulkheads: Bulkheads,
+        offers: Offers,
         tally: Tally,
         estimates: Estimates,
         note: Callable[[str], None],
@@ -61,12 +67,24 @@ class Backlog:
         self.ready: dict[LineKey, Line] = {}
         self.size_bytes = 0  # of all that waits
         self.bulkheads = bulkheads
+        self.offers = offers
+        self._first: dict[LineKey, Line] = {}  # kept only while the level holds something back
         self._queue = queue
         self._idle: dict[LineKey, Line] = {}  # of which something runs and nothing waits
         self._waiting: list[Record | None] = []  # by the slot of the queue's handle
         self._tally = tally
         self._estimates = estimates
         self._note = note
+
+    @property
+    def is_holding(self) -> bool:
+        """Does the level hold something back?"""
+        return self.offers.held != NOTHING
+
+    @property
+    def first(self) -> Mapping[LineKey, Line]:
+        """See the class."""
+        return self._first if self.offers.held else self.ready
 
     def enter(self, record: Record, now_ns: int) -> None:
         """A request waits now; where it was taken before, at its old place."""
@@ -88,7 +106,7 @@ class Backlog:
         self._waiting[slot] = record
         self._tally.queue(record.priority, 1)
         self.size_bytes += record.spec.size_bytes
-        if line.key not in self.ready:
+        if line.key not in self.first:
             self._look(line, now_ns)
         self._note(record.line[0])
 
@@ -176,10 +194,16 @@ class Backlog:
 
     def forward(self, runner: str, now_ns: int, limit: int) -> list[Record]:
         """The first `limit` requests for this runner in the order in which they would start from
-        now on, were nobody else to come: those in full compartments after the others."""
+        now on, were nobody else to come: what the level holds back after the others, and those in
+        full compartments last."""
         groups = [line.group for key, line in self.lines.items() if key[0] == runner]
         cost, closed = self._estimates.cost(runner), self.bulkheads.closed
-        entries = self._queue.forward(groups, cost, now_ns, limit, closed)
+        held = self.offers.mask(runner) if self.is_holding else NOTHING
+        entries = self._queue.forward(groups, cost, now_ns, limit, closed | held)
+        if held:
+            known = set(entries)
+            both = self._queue.forward(groups, cost, now_ns, limit, closed)
+            entries += [each for each in both if each not in known][: limit - len(entries)]
         if closed:
             rest = limit - len(entries)
             entries += self._queue.forward(groups, cost, now_ns, rest, closed ^ EVERY_BIT)
@@ -192,7 +216,14 @@ class Backlog:
 
     def let_run_in(self, line: Line) -> int:
         """The same of one line."""
-        return line.size
+        return line.count_let_run()
+
+    def hold_anew(self, now_ns: int) -> None:
+        """What the level holds back has changed."""
+        self._first.clear()
+        for line in (*self.lines.values(), *self._idle.values()):
+            self._hold(line)
+        self.look_again(now_ns)
 
     def look_again(self, now_ns: int) -> None:
         """What may run has changed, for whatever reason."""
@@ -212,13 +243,28 @@ class Backlog:
         may_run = [key for key, line in self.lines.items() if line.demand(0)[0]]
         if set(may_run) != set(self.ready) or any(x.size == 0 for x in self.lines.values()):
             raise InvariantBroken("the lines that are kept, or ready, are others than should be")
+        go_first = [key for key, line in self.lines.items() if line.demand_first(0)[0]]
+        if set(go_first) != set(self.first):
+            raise InvariantBroken("the lines that go first are others than should be")
+        if any(x.held != self._mask(x) for x in self.lines.values()):
+            raise InvariantBroken("a line holds back what the level does not")
 
     def _line(self, key: LineKey) -> Line:
         line = self.lines.get(key)
         if line is None:
-            line = self._idle.pop(key, None) or Line(key, self._queue, self.bulkheads)
+            line = self._idle.pop(key, None)
+            if line is None:
+                line = Line(key, self._queue, self.bulkheads)
+                if self.is_holding:
+                    self._hold(line)
             self.lines[key] = line
         return line
+
+    def _hold(self, line: Line) -> None:
+        line.hold(self._mask(line), is_absolute=self.offers.is_absolute)
+
+    def _mask(self, line: Line) -> int:
+        return self.offers.mask(line.key[0]) if self.is_holding else NOTHING
 
     def _left(self, record: Record, now_ns: int) -> None:
         self._waiting[record.entry & SLOT_MASK] = None
@@ -240,6 +286,12 @@ class Backlog:
             self.ready.setdefault(line.key, line)
         else:
             self.ready.pop(line.key, None)
+        if not self.is_holding:
+            return
+        if line.demand_first(0)[0]:
+            self._first.setdefault(line.key, line)
+        else:
+            self._first.pop(line.key, None)
 
     def _close_idle(self) -> None:
         for key, line in list(self._idle.items()):

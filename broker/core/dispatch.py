@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 from broker.core.effects import StartAttempt
 from broker.core.errors import BackendUnreachable
+from broker.core.level import Level
 from broker.core.placement import BackendState
 from broker.core.queueing import Line, LineKey
 from broker.core.record import Attempt, Record
@@ -32,11 +33,16 @@ class Dispatch(NamedTuple):
 
 
 def next_dispatch(
-    runner: str, backends: Mapping[str, BackendState], lines: Mapping[LineKey, Line]
+    runner: str,
+    backends: Mapping[str, BackendState],
+    lines: Mapping[LineKey, Line],
+    *,
+    is_for_all: bool = False,
 ) -> Dispatch | None:
     """The next request for this runner and the slot it gets; None where nothing can start.
 
     Among backends the one with the most free slots, the first configured among equals.
+    `is_for_all`: also what the level lets go only after the others.
     """
     found: Dispatch | None = None
     free_most = 0
@@ -46,18 +52,18 @@ def next_dispatch(
             continue
         free = residency.slots - residency.running
         if free > free_most and backend.up and residency.has_free_slot:
-            entry = _next_for(residency, lines)
+            entry = _next_for(residency, lines, is_for_all)
             if entry:
                 found, free_most = Dispatch(backend, residency, entry), free
     return found
 
 
-def _next_for(residency: Residency, lines: Mapping[LineKey, Line]) -> int:
+def _next_for(residency: Residency, lines: Mapping[LineKey, Line], is_for_all: bool) -> int:
     """The handle of the next request that may run on it; 0: none."""
     best: tuple[int, int, int] | None = None
     for (runner, num_ctx), line in lines.items():
         if runner == residency.runner and residency.fits(num_ctx):
-            candidate = line.best()
+            candidate = line.best_of_all() if is_for_all else line.best()
             if candidate is not None and (best is None or candidate[:2] < best[:2]):
                 best = candidate
     return 0 if best is None else best[2]
@@ -91,9 +97,11 @@ def order_of(attempt: Attempt, backend: BackendState, queue_wait_ns: int) -> Sta
         model=model.name,
         num_ctx=residency.num_ctx_sent,
         substituted_for=record.substituted_for,
-        changes=changes_made(record, residency),
+        changes=changes_made(attempt),
         queue_wait_ns=queue_wait_ns,
         load_wait_ns=_load_wait_ns(record, residency),
+        level=attempt.level,
+        output_tokens_max=attempt.output_tokens_max,
     )
 
 
@@ -102,19 +110,38 @@ def _load_wait_ns(record: Record, residency: Residency) -> int:
     return max(0, residency.loaded_ns - max(record.arrived_ns, residency.load_started_ns))
 
 
-def changes_made(record: Record, residency: Residency) -> tuple[str, ...]:
+def changes_made(attempt: Attempt) -> tuple[str, ...]:
     """What the backend gets otherwise than asked, in words."""
+    record, level = attempt.record, attempt.level
     spec, kind = record.spec, record.agent.type
-    if record.priority == spec.priority and not spec.num_ctx_needed and kind.may_be_critical:
+    if (
+        level is Level.NORMAL
+        and record.priority == spec.priority
+        and not spec.num_ctx_needed
+        and kind.may_be_critical
+        and not record.is_for_level
+    ):
         return ()  # the usual request
-    changes = []
+    changes = list(substitution(record))
     if record.priority != spec.priority:
         changes.append(
             f"priority is {record.priority} instead of {spec.priority}, the best for this agent"
         )
     if spec.criticality is Criticality.CRITICAL and not kind.may_be_critical:
         changes.append(f"criticality is normal: agents of type {kind.name} may not be critical")
-    asked, sent = spec.num_ctx_needed, residency.num_ctx_sent
+    asked, sent = spec.num_ctx_needed, attempt.residency.num_ctx_sent
     if asked and sent is not None and sent != asked:
         changes.append(f"num_ctx is {sent} instead of {asked}")
+    most, wanted = attempt.output_tokens_max, spec.output_tokens_max
+    if most is not None and wanted:
+        changes.append(f"max_tokens is {most} instead of {wanted} (level {level.word})")
+    elif most is not None:
+        changes.append(f"max_tokens is {most}, as the level is {level.word}")
     return tuple(changes)
+
+
+def substitution(record: Record) -> tuple[str, ...]:
+    """Why another model answers, where it is for the level's sake."""
+    if not record.is_for_level:
+        return ()
+    return (f"model is {record.model} instead of {record.spec.model}: only small models run",)

@@ -27,11 +27,13 @@ from broker.core.estimates import Estimates
 from broker.core.ledger import Ledger
 from broker.core.level import Level
 from broker.core.lifecycle import Trigger
+from broker.core.offers import Offers
 from broker.core.operations import Operations
 from broker.core.placement import BackendState
 from broker.core.policy import EnginePolicy
 from broker.core.queueing import Line, LineKey
 from broker.core.quota import Quotas
+from broker.core.reassignment import Reassignment
 from broker.core.record import Attempt, Record
 from broker.core.requests import AttemptId, RequestKey
 from broker.core.residencies import Residencies
@@ -56,7 +58,6 @@ from broker.core.stimuli import (
     UnloadEnded,
 )
 from broker.core.tally import Tally
-from broker.core.targets import find_line
 from broker.core.timers import Timers
 from broker.core.waiting_room import WaitingRoom
 
@@ -75,12 +76,16 @@ class Engine:
         self._quotas = quotas = Quotas(policy.agents)
         self.agents = Agents(policy.agents, self._queue, quotas, self.bulkheads)
         self._changed: dict[str, None] = {}  # runners for which what waits may stand elsewhere
-        self.backlog = Backlog(self._queue, self.bulkheads, self.tally, self.estimates, self._note)
+        self.backends = {each.name: BackendState(each) for each in policy.backends}
+        self._offers = Offers(policy.degradation, self.backends, self.bulkheads)
+        self.backlog = Backlog(
+            self._queue, self.bulkheads, self._offers, self.tally, self.estimates, self._note
+        )
         self._effects: list[Effect] = []
         self.residencies = Residencies(
-            policy.backends,
+            self.backends,
             policy.placement,
-            self.backlog.ready,
+            self.backlog,
             self.timers,
             self.estimates,
             self._emit,
@@ -101,11 +106,13 @@ class Engine:
         self.ledger = Ledger(
             self.backlog, self.room, quotas, self.tally, self.timers, backends, self._emit
         )
+        self._reassignment = Reassignment(self.ledger, self.backlog, backends)
         self._attempts = Attempts(
             policy.queue,
             self.ledger,
             self.backlog,
             self.residencies,
+            self._reassignment,
             self.estimates,
             self.tally,
             self.timers,
@@ -138,6 +145,8 @@ class Engine:
             self.backlog,
             self.room,
             self._announcer,
+            self.degradation,
+            self._reassignment,
             self.estimates,
             self.tally,
             self.timers,
@@ -169,10 +178,6 @@ class Engine:
             **self.degradation.handlers(),
             TimerFired: self._timer_fired,
         }
-
-    @property
-    def backends(self) -> dict[str, BackendState]:
-        return self.residencies.backends
 
     @property
     def records(self) -> dict[RequestKey, Record]:
@@ -224,14 +229,31 @@ class Engine:
     def _dispatch(self, now_ns: int) -> None:
         """Gives every free slot to the request that is next for it, and every place in the queue
         that so becomes free to who stands in the waiting room."""
-        ready, backends, start = self.backlog.ready, self.backends, self._attempts.start
+        backlog, backends, start = self.backlog, self.backends, self._attempts.start
         while True:
-            for runner in {runner: None for runner, _ in ready}:  # each once, in their order
-                while (choice := next_dispatch(runner, backends, ready)) is not None:
-                    record = self.backlog.record_of(choice.entry)
+            first = backlog.first
+            for runner in {runner: None for runner, _ in first}:  # each once, in their order
+                while (choice := next_dispatch(runner, backends, first)) is not None:
+                    record = backlog.record_of(choice.entry)
                     start(record, choice.backend, choice.residency, now_ns)
+            if backlog.is_holding:
+                self._use_idle_slots(now_ns)
             if not len(self.room) or not self._arrivals.fill(now_ns):
                 return
+
+    def _use_idle_slots(self, now_ns: int) -> None:
+        """What the level lets go after the others gets the slots that would idle, but none of a
+        backend that is to make room for what goes first."""
+        backlog, ready = self.backlog, self.backlog.ready
+        idle = {
+            name: backend
+            for name, backend in self.backends.items()
+            if not self.residencies.is_wanted_first(backend, now_ns)
+        }
+        for runner in {runner: None for runner, _ in ready}:
+            while (choice := next_dispatch(runner, idle, ready, is_for_all=True)) is not None:
+                record = backlog.record_of(choice.entry)
+                self._attempts.start(record, choice.backend, choice.residency, now_ns)
 
     def _load_failed(self, runner: str, error: BrokerError, now_ns: int) -> None:
         """Nobody waits for a model that no other backend could load either."""
@@ -248,24 +270,20 @@ class Engine:
         self.residencies.models_listed(listed, now_ns)
         known = {runner for each in self.backends.values() for runner in each.by_runner}
         self.estimates.keep(known)
-        for record in self.backlog.waiting(lambda line: line[0] not in known):
-            self._place_anew(record, now_ns)
-
-    def _place_anew(self, record: Record, now_ns: int) -> None:
-        """What a waiting request was to run on is gone. Where its model was pulled anew it waits
-        for that, else this is its end."""
-        try:
-            line = find_line(record.spec, record.model, self.backends)
-        except BrokerError as error:
-            self.ledger.end(record, Trigger.FAIL, error, now_ns)
-            return
-        self.backlog.move(record, now_ns, line=line)
+        self._reassignment.models_listed(known, now_ns)
+        self._offers.models_changed()
+        if self._offers.has_small_only:  # another model than before may be small
+            self.backlog.hold_anew(now_ns)
+        self._reassignment.level_changed(now_ns)
 
     # Time, level and policy
 
     def _level_changed(self, now_ns: int) -> None:
-        """What waits may run now that could not, or no longer may."""
-        self.backlog.look_again(now_ns)
+        """What waits may run now that could not, or no longer may, or on another model."""
+        level = self.degradation
+        self._offers.set(level.policy, level.level, is_absolute=level.memory_is_cause)
+        self.backlog.hold_anew(now_ns)
+        self._reassignment.level_changed(now_ns)
 
     def _timer_fired(self, fired: TimerFired, now_ns: int) -> None:
         self._timer_set_ns = None
@@ -286,7 +304,7 @@ class Engine:
         self._announcer.interval_ns = policy.queue.announce_interval_ns
         self.residencies.policy = policy.placement
         self.degradation.configure(policy.degradation, now_ns)
-        self.backlog.look_again(now_ns)
+        self._level_changed(now_ns)
 
     def _drain_asked(self, asked: DrainAsked, now_ns: int) -> None:
         """The last word on how long it may take counts."""

@@ -30,6 +30,7 @@ class Start(NamedTuple):
     priority: int
     compartment: int
     closed: int  # mask of the compartments that were full
+    held: int  # mask of what the level let go after the others
     was_boosted: bool
 
 
@@ -63,7 +64,7 @@ class Journal:
         self.ended: OrderedDict[RequestKey, Ended] = OrderedDict()
         self.refused: OrderedDict[RequestKey, Refused] = OrderedDict()
 
-    def start(self, attempt: Attempt, closed: int) -> None:
+    def start(self, attempt: Attempt, closed: int, held: int) -> None:
         record = attempt.record
         self.starts.append(
             Start(
@@ -75,6 +76,7 @@ class Journal:
                 record.priority,
                 record.compartment,
                 closed,
+                held,
                 record.agent.weight > record.agent.type.weight,
             )
         )

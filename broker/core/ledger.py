@@ -9,7 +9,7 @@ from broker.core.announcements import wait_reason
 from broker.core.backlog import Backlog
 from broker.core.bulkheads import OPEN
 from broker.core.dispatch import tokens_of
-from broker.core.effects import AbortAttempt, Effect, Finish
+from broker.core.effects import AbortAttempt, Answer, Effect, Finish
 from broker.core.errors import BrokerError, Cancelled, DeadlineExpired, Draining
 from broker.core.journal import Ended, Journal
 from broker.core.lifecycle import LIFECYCLE, OUTCOME_OF, WAITS, State, Trigger
@@ -106,11 +106,24 @@ class Ledger:
         else:
             if record.state is State.QUEUED:
                 self._backlog.withdraw(record, now_ns)
-            elif record.state is State.ADMITTED:
+            elif record.state is State.ADMITTED and record.entry:  # else it has just come
                 self.leave_room(record)
             record.move(trigger)
             outcome = OUTCOME_OF[record.state]
         self._close(record, outcome, error, now_ns)
+
+    def answer(self, record: Record, now_ns: int) -> None:
+        """The operator's default answer ends a request that waits, or has just come."""
+        offers = self._backlog.offers
+        record.answered = offers.answer_changes()
+        answer = Answer(
+            key=record.spec.key,
+            level=offers.level,
+            changes=record.answered,
+            queue_wait_ns=now_ns - record.arrived_ns,
+        )
+        self._emit(answer)
+        self.end(record, Trigger.ANSWER, None, now_ns)
 
     def _close(
         self, record: Record, outcome: Outcome, error: BrokerError | None, now_ns: int
@@ -163,7 +176,7 @@ class Ledger:
     def _deadline_passed(self, record: Record, now_ns: int) -> None:
         waited_s = (now_ns - record.arrived_ns) / 1e9
         if record.state in WAITS:
-            _, detail = wait_reason(record, self._backends, self._backlog.bulkheads)
+            _, detail = wait_reason(record, self._backends, self._backlog)
             words = f"the deadline passed after {waited_s:.1f} s of waiting for {detail}"
         else:
             words = f"the deadline passed after {waited_s:.1f} s, while it ran"

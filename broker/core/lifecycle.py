@@ -45,6 +45,7 @@ class Trigger(Symbol):
     EXPIRE = "expire"
     SHED = "shed"
     DISPLACE = "displace"
+    ANSWER = "answer"  # the operator's default answer is given instead of a model's
 
 
 _S, _T = State, Trigger
@@ -59,12 +60,14 @@ LIFECYCLE: Final = Machine(
         (_S.ADMITTED, _T.FAIL): _S.FAILED,
         (_S.ADMITTED, _T.CANCEL): _S.CANCELLED,
         (_S.ADMITTED, _T.EXPIRE): _S.EXPIRED,
+        (_S.ADMITTED, _T.ANSWER): _S.COMPLETED,
         (_S.QUEUED, _T.DISPATCH): _S.DISPATCHED,
         (_S.QUEUED, _T.FAIL): _S.FAILED,
         (_S.QUEUED, _T.CANCEL): _S.CANCELLED,
         (_S.QUEUED, _T.EXPIRE): _S.EXPIRED,
         (_S.QUEUED, _T.SHED): _S.SHED,
         (_S.QUEUED, _T.DISPLACE): _S.DISPLACED,
+        (_S.QUEUED, _T.ANSWER): _S.COMPLETED,
         (_S.DISPATCHED, _T.FIRST_TOKEN): _S.STREAMING,
         (_S.DISPATCHED, _T.COMPLETE): _S.COMPLETED,  # an answer without any text
         (_S.DISPATCHED, _T.FAIL): _S.FAILED,

@@ -160,6 +160,7 @@ def rank_targets(
     now_ns: int,
     *,
     with_promises: bool,
+    of_first: bool = False,
 ) -> list[Demand]:
     """The runners to load here, the one to load next first: those that nobody serves, by the
     longest total wait. What was gated for others is last, whatever has gathered since: else it
@@ -169,6 +170,7 @@ def rank_targets(
     it has there: one model on two servers costs two loads. `with_promises`: so is one that another
     backend makes room for; where there is room already, waiting for that would be a waste. What can
     never have room beside strangers is no target: others could use what it would wait for.
+    `of_first`: what the level lets go after the others is not counted.
     """
     demands: dict[str, Demand] = {}
     for key, line in lines.items():
@@ -180,7 +182,7 @@ def rank_targets(
         elsewhere = sum(slots_for(each, key) for each in others)
         if with_promises:
             elsewhere += sum(slots_promised(each, key) for each in others)
-        size, waited_ns = line.demand(now_ns)
+        size, waited_ns = line.demand_first(now_ns) if of_first else line.demand(now_ns)
         if elsewhere and size <= elsewhere:
             continue
         demand = demands.setdefault(runner, Demand(runner))
@@ -197,6 +199,16 @@ def rank_targets(
             each.runner,
         ),
     )
+
+
+def is_wanted_first(
+    backend: BackendState,
+    others: Sequence[BackendState],
+    first: Mapping[LineKey, Line],
+    now_ns: int,
+) -> bool:
+    """Does anything that goes before what the level holds back want a model loaded here?"""
+    return bool(rank_targets(backend, others, first, now_ns, with_promises=False, of_first=True))
 
 
 def memory_needed(backend: BackendState, runner: str) -> int | None:
@@ -264,6 +276,18 @@ def choose_victim(
     if not _fits_beside(backend, target.runner, staying):
         return None
     return min(leaving, key=lambda each: (each.running, each.used_ns, each.runner), default=None)
+
+
+def is_needlessly_large(
+    residency: Residency, lines: Mapping[LineKey, Line], now_ns: int, hold_ns: int
+) -> bool:
+    """Was its context raised for work that has not come for so long, and does nothing want it?"""
+    return (
+        residency.is_large
+        and residency.running == 0
+        and may_leave(residency, lines)
+        and now_ns - residency.large_used_ns >= hold_ns
+    )
 
 
 def may_leave(residency: Residency, lines: Mapping[LineKey, Line]) -> bool:

@@ -69,15 +69,28 @@ class QueuePolicy:
 
 
 class Line:
-    """The requests that wait for one runner at one context size: a window on the queue."""
+    """The requests that wait for one runner at one context size: a window on the queue.
 
-    __slots__ = ("_bulkheads", "_queue", "group", "key")
+    What the level holds back goes after the others, or not at all: `hold` says what.
+    """
+
+    __slots__ = ("_barred", "_bulkheads", "_held", "_queue", "group", "key")
 
     def __init__(self, key: LineKey, queue: FairQueue, bulkheads: Bulkheads) -> None:
         self.key = key
         self.group = queue.open_group()
         self._queue = queue
         self._bulkheads = bulkheads
+        self._held = self._barred = 0  # masks: what goes after the others, what does not go at all
+
+    @property
+    def held(self) -> int:
+        """The mask of what the level lets go after the others, if at all."""
+        return self._held
+
+    def hold(self, held: int, *, is_absolute: bool) -> None:
+        """What the level holds back of this line from now on."""
+        self._held, self._barred = held, held if is_absolute else 0
 
     @property
     def size(self) -> int:
@@ -86,9 +99,22 @@ class Line:
 
     def demand(self, now_ns: int) -> tuple[int, int]:
         """(how many could run if there were slots, their waits in ns added up): not of a paused
-        agent, nor of a compartment that is full."""
-        return self._queue.demand(self.group, self._bulkheads.closed, now_ns)
+        agent, nor of a compartment that is full, nor what the level does not let go at all."""
+        return self._queue.demand(self.group, self._bulkheads.closed | self._barred, now_ns)
+
+    def demand_first(self, now_ns: int) -> tuple[int, int]:
+        """The same of those alone that go before what the level holds back."""
+        return self._queue.demand(self.group, self._bulkheads.closed | self._held, now_ns)
+
+    def count_let_run(self) -> int:
+        """How many wait that the level lets go, be it after the others."""
+        return self._queue.demand(self.group, self._barred, 0)[0] if self._barred else self.size
 
     def best(self) -> tuple[int, int, int] | None:
-        """(order key in ns, priority, entry) of what is next and may run, or None."""
-        return self._queue.best(self.group, self._bulkheads.closed)
+        """(order key in ns, priority, entry) of what is next and may run, or None: what the level
+        holds back is left out."""
+        return self._queue.best(self.group, self._bulkheads.closed | self._held)
+
+    def best_of_all(self) -> tuple[int, int, int] | None:
+        """The same with what may go after the others, where there is none of those."""
+        return self._queue.best(self.group, self._bulkheads.closed | self._barred)

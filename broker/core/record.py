@@ -7,6 +7,7 @@ from typing import Final
 
 from broker.core.agents import Agent
 from broker.core.effects import WaitReason
+from broker.core.level import Level
 from broker.core.lifecycle import LIFECYCLE, State, Trigger
 from broker.core.queueing import LineKey
 from broker.core.quota import NOT_COUNTED
@@ -35,6 +36,8 @@ class Passage:
     remaining_ns: int = 0
     displaced: RequestKey | None = None
     was_in_room: bool = False
+    offer: str = ""  # what the level does to it, in words
+    is_answered: bool = False  # with the default answer: no gate came after that
     stopped_at: str = ""  # the gate that said no
 
 
@@ -54,6 +57,8 @@ class Record:
     rank: int  # its place among the requests of its agent
     passage: Passage
     starts_before: int  # attempts that had been made when it began to wait, the last time
+    answered: tuple[str, ...] = ()  # what it was told with the default answer
+    is_for_level: bool = False  # is another model to answer because only small ones run?
     state: State = State.RECEIVED
     deadline_timer: int = 0
     room_timer: int = 0
@@ -85,6 +90,8 @@ class Attempt:
     started_ns: int
     flow: int
     charged: int
+    level: Level = Level.NORMAL  # when it started
+    output_tokens_max: int | None = None  # None: as many as the request asks for
     first_token_ns: int = 0
     ending: Trigger | None = None
     grace_timer: int = 0  # set once its call has ended without proof that the work has

@@ -9,20 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from broker.core.backlog import Backlog
 from broker.core.effects import AbortLoad, Effect, Load, Renew, Unload
 from broker.core.errors import BackendUnreachable, BrokerError
 from broker.core.estimates import Estimates
 from broker.core.model_name import comparison_key
 from broker.core.placement import (
-    BackendPolicy,
     BackendState,
     Demand,
     PlacementPolicy,
     choose_victim,
     has_room,
-    may_leave,
+    is_needlessly_large,
+    is_wanted_first,
     rank_targets,
     serves,
+    slots_for,
 )
 from broker.core.ports import Resident
 from broker.core.queueing import Line, LineKey
@@ -45,18 +47,19 @@ class Residencies:
 
     def __init__(
         self,
-        backends: tuple[BackendPolicy, ...],
+        backends: Mapping[str, BackendState],
         policy: PlacementPolicy,
-        lines: Mapping[LineKey, Line],
+        backlog: Backlog,
         timers: Timers,
         estimates: Estimates,
         emit: Callable[[Effect], None],
         note: Callable[[str], None],
         on_load_failed: Callable[[str, BrokerError, int], None],
     ) -> None:
-        self.backends = {each.name: BackendState(each) for each in backends}
+        self.backends = backends
         self.policy = policy
-        self._lines = lines
+        self._backlog = backlog
+        self._lines = backlog.ready
         self._timers = timers
         self._estimates = estimates
         self._emit = emit
@@ -267,17 +270,34 @@ class Residencies:
         return True
 
     def _targets(self, backend: BackendState, now_ns: int, *, with_promises: bool) -> list[Demand]:
-        others = [each for each in self.backends.values() if each is not backend]
-        targets = (
-            rank_targets(backend, others, self._lines, now_ns, with_promises=with_promises)
-            if self._lines
-            else []
-        )
+        targets = list[Demand]()
+        if self._lines:
+            lines, others = self._lines_for(backend, now_ns), self._others(backend)
+            is_first = lines is not self._lines
+            targets = rank_targets(
+                backend, others, lines, now_ns, with_promises=with_promises, of_first=is_first
+            )
         if all(each.runner != backend.promised for each in targets):
             backend.promised = ""  # nobody waits for it any more, or another backend took it on
         if not targets:
             backend.gated = ""
         return targets
+
+    def _others(self, backend: BackendState) -> list[BackendState]:
+        return [each for each in self.backends.values() if each is not backend]
+
+    def _lines_for(self, backend: BackendState, now_ns: int) -> Mapping[LineKey, Line]:
+        """Whose wants count here: what the level lets go after the others wants no model loaded,
+        and keeps none, where anything that goes first is served or wants to be."""
+        first = self._backlog.first
+        is_for_first = self._backlog.is_holding and (
+            any(slots_for(backend, key) for key in first) or self.is_wanted_first(backend, now_ns)
+        )
+        return first if is_for_first else self._lines
+
+    def is_wanted_first(self, backend: BackendState, now_ns: int) -> bool:
+        """Does anything that goes first want a model loaded here?"""
+        return is_wanted_first(backend, self._others(backend), self._backlog.first, now_ns)
 
     def _use_room(self, backend: BackendState, targets: list[Demand], now_ns: int) -> None:
         """Loads the first that there is room for. While something is to leave, only what it leaves
@@ -311,8 +331,9 @@ class Residencies:
 
     def _gate_for_first(self, backend: BackendState, targets: list[Demand], now_ns: int) -> None:
         """Gates what has to leave for the first target that room can be made for now."""
+        lines = self._lines_for(backend, now_ns)
         for target in targets:
-            victim = choose_victim(backend, target, self._lines)
+            victim = choose_victim(backend, target, lines)
             if victim is not None:
                 victim.move(_Trigger.GATE, now_ns)
                 backend.gated = victim.runner if victim.runner != target.runner else ""
@@ -360,7 +381,8 @@ class Residencies:
             if residency.state is not _State.LOADING or residency.is_aborting:
                 continue
             usual_ns = self._estimates.load_ns(residency.runner) or 0.0
-            is_wanted = any(runner == residency.runner for runner, _ in self._lines)
+            lines = self._lines_for(backend, now_ns)
+            is_wanted = any(runner == residency.runner for runner, _ in lines)
             if is_wanted or now_ns - residency.load_started_ns < usual_ns:
                 continue
             if self._targets(backend, now_ns, with_promises=True):
@@ -371,15 +393,7 @@ class Residencies:
         """Unloads an idle model whose context was raised and is no longer needed: the next load
         is of the usual size."""
         for residency in backend.residents.values():
-            if self._is_needlessly_large(residency, now_ns):
+            if is_needlessly_large(residency, self._lines, now_ns, self.policy.num_ctx_hold_ns):
                 residency.move(_Trigger.GATE, now_ns)
                 self._unload_drained(backend, [residency], now_ns)
                 return
-
-    def _is_needlessly_large(self, residency: Residency, now_ns: int) -> bool:
-        return (
-            residency.is_large
-            and residency.running == 0
-            and may_leave(residency, self._lines)
-            and now_ns - residency.large_used_ns >= self.policy.num_ctx_hold_ns
-        )

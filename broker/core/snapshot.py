@@ -159,7 +159,7 @@ def _request_views(engine: Engine, requests_max: int) -> list[RequestView]:
         reason: WaitReason | None = None
         detail = ""
         if record.state in WAITS:
-            reason, detail = wait_reason(record, engine.backends, engine.bulkheads)
+            reason, detail = wait_reason(record, engine.backends, engine.backlog)
         attempt = record.attempt
         views.append(
             RequestView(

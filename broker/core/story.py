@@ -7,12 +7,13 @@ from typing import Final
 
 from broker.core.admission import GateName
 from broker.core.announcements import PLAYED_FORWARD_MAX, wait_reason
-from broker.core.dispatch import changes_made
+from broker.core.dispatch import changes_made, substitution
 from broker.core.engine import Engine
 from broker.core.errors import RequestUnknown
 from broker.core.estimates import SAMPLES_MIN
 from broker.core.journal import Ended, Refused, Start
 from broker.core.lifecycle import WAITS, State
+from broker.core.offers import is_held
 from broker.core.quota import NOT_COUNTED
 from broker.core.record import Attempt, Passage, Record
 from broker.core.requests import Outcome, RequestKey
@@ -30,6 +31,7 @@ class Rule:
     ROOM: Final = "queue full: this request stood in the waiting room"
     PAUSE: Final = "pause: an operator held this agent back"
     BULKHEAD: Final = "bulkhead: this request's compartment was full"
+    LEVEL: Final = "level: this request was held back"
     OWN_ORDER: Final = "order among this agent's own requests"
     PRIORITY: Final = "priority: its own is better"
     AGEING: Final = "ageing: a first request of its class had waited for longer"
@@ -67,7 +69,7 @@ def _told(
 ) -> Explanation:
     reason, detail, position = "", "", 0
     if ended is None and record.state in WAITS:
-        why, detail = wait_reason(record, engine.backends, engine.bulkheads)
+        why, detail = wait_reason(record, engine.backends, engine.backlog)
         reason, position = why.value, _position(engine, record, now_ns)
     until = attempt.id if attempt else ended.starts_before + 1 if ended else None
     overtaken, is_complete = _overtaken(engine, record, until)
@@ -84,7 +86,7 @@ def _told(
         position=position,
         wait_reason=reason,
         wait_detail=detail,
-        changes=changes_made(record, attempt.residency) if attempt else (),
+        changes=changes_made(attempt) if attempt else record.answered or substitution(record),
         gates=tuple(_gates(record.passage)),
         overtaken=overtaken,
         is_complete=is_complete,
@@ -145,6 +147,9 @@ def _details(passage: Passage) -> Iterator[tuple[str, str]]:
         yield name, ""
     left = passage.requests_left
     yield GateName.REQUEST_BUCKET, NO_LIMIT if left is None else f"{left:.1f} requests left"
+    yield GateName.LEVEL, passage.offer
+    if passage.is_answered:
+        return
     yield GateName.TOKEN_BUCKET, _tokens_text(passage)
     yield GateName.BACKPRESSURE, _pressure_text(passage)
     yield GateName.FEASIBILITY, _feasibility_text(passage)
@@ -214,6 +219,10 @@ def _rule(engine: Engine, record: Record, start: Start) -> str:
         return Rule.PAUSE
     if start.closed >> record.compartment & 1 and start.compartment != record.compartment:
         return Rule.BULKHEAD
+    if is_held(start.held, record.priority, record.compartment) and not is_held(
+        start.held, start.priority, start.compartment
+    ):
+        return Rule.LEVEL
     if start.line != record.line:
         return Rule.CONTEXT
     if start.priority != record.priority:

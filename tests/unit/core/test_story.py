@@ -46,6 +46,7 @@ def test_whoever_was_let_in_passed_every_gate_in_order() -> None:
         GateName.IDENTITY,
         GateName.VALIDATION,
         GateName.REQUEST_BUCKET,
+        GateName.LEVEL,
         GateName.TOKEN_BUCKET,
         GateName.BACKPRESSURE,
         GateName.FEASIBILITY,
