@@ -196,7 +196,7 @@ class Arrivals:
         has_place = self._backpressure.has_place
         while has_place(0) and (record := self._room.first(has_place)) is not None:
             try:  # its model may have gone, or changed, meanwhile
-                record.line = self._reassignment.find_line(record, now_ns)
+                self._reassignment.enter(record, now_ns)
             except BrokerError as error:
                 self._ledger.end(record, Trigger.FAIL, error, now_ns)
                 continue

@@ -270,11 +270,10 @@ class Engine:
         self.residencies.models_listed(listed, now_ns)
         known = {runner for each in self.backends.values() for runner in each.by_runner}
         self.estimates.keep(known)
-        self._reassignment.models_listed(known, now_ns)
         self._offers.models_changed()
         if self._offers.has_small_only:  # another model than before may be small
             self.backlog.hold_anew(now_ns)
-        self._reassignment.level_changed(now_ns)
+        self._reassignment.look_at_all(now_ns)
 
     # Time, level and policy
 
@@ -283,7 +282,7 @@ class Engine:
         level = self.degradation
         self._offers.set(level.policy, level.level, is_absolute=level.memory_is_cause)
         self.backlog.hold_anew(now_ns)
-        self._reassignment.level_changed(now_ns)
+        self._reassignment.look_at_all(now_ns)
 
     def _timer_fired(self, fired: TimerFired, now_ns: int) -> None:
         self._timer_set_ns = None

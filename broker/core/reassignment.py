@@ -7,16 +7,26 @@ place and goes when the level lets it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from broker.core.backlog import Backlog
 from broker.core.errors import BrokerError, ModelUnknown
 from broker.core.ledger import Ledger
-from broker.core.lifecycle import WAITS, Trigger
+from broker.core.lifecycle import WAITS, State, Trigger
 from broker.core.model_name import comparison_key
+from broker.core.offers import is_held
 from broker.core.placement import BackendState
 from broker.core.queueing import LineKey
 from broker.core.record import Record
 from broker.core.targets import check_capabilities, context_line, find_line, find_model
+
+
+class Choice(NamedTuple):
+    """The model that is to answer, and the line to wait in for it."""
+
+    model: str  # comparison key
+    line: LineKey
+    is_for_level: bool  # another model than was asked for, because only small ones run
 
 
 class Reassignment:
@@ -30,79 +40,86 @@ class Reassignment:
         self._offers = backlog.offers
         self._backends = backends
 
-    def level_changed(self, now_ns: int) -> None:
-        """Places all that waits anew, in the order in which it came."""
+    def look_at_all(self, now_ns: int) -> None:
+        """Places all that waits as things are now, in the order in which it came."""
+        known = {runner for each in self._backends.values() for runner in each.by_runner}
         for record in list(self._ledger.records.values()):
             if record.state in WAITS:
-                self.look(record, now_ns)
+                self._look(record, record.line[0] in known, now_ns)
 
     def look(self, record: Record, now_ns: int) -> None:
-        """Lets what the level offers hold for a request that waits: another model answers, or the
-        one that it asked for again, or the default answer."""
+        """The same for one that waits."""
+        runner = record.line[0]
+        is_known = any(runner in each.by_runner for each in self._backends.values())
+        self._look(record, is_known, now_ns)
+
+    def _look(self, record: Record, is_known: bool, now_ns: int) -> None:
+        """Lets what the level offers hold: another model answers, or the one that was asked for
+        again, or the default answer. Where the model is gone for good this is the end."""
         offers = self._offers
-        if not record.is_for_level and not offers.has_small_only:
+        if is_known and not record.is_for_level and not offers.has_small_only:
+            return  # the usual case
+        allows_answer = offers.allows_answer(record.spec)
+        if allows_answer and is_held(offers.held, record.priority, record.compartment):
+            self._ledger.answer(record, now_ns)
             return
-        if offers.has_small_only:
-            self._to_small(record, now_ns)
-        else:
-            self._back(record, now_ns)
-        if offers.holds(record) and offers.allows_answer(record.spec):
+        try:
+            choice = self._choose(record, is_known, now_ns)
+        except BrokerError as error:
+            if record.state is State.QUEUED:  # one in the waiting room hears of it when it enters
+                self._ledger.end(record, Trigger.FAIL, error, now_ns)
+            return
+        self._assign(record, choice)
+        if choice.line != record.line:
+            self._backlog.move(record, now_ns, line=choice.line)
+        if allows_answer and offers.holds(record):
             self._ledger.answer(record, now_ns)
 
-    def _to_small(self, record: Record, now_ns: int) -> None:
-        """To a small model, unless it has one already."""
-        if self._offers.is_small_runner(record.line[0]):
-            return
-        small = self._offers.small_model(record.spec, now_ns)
-        if small is not None:
-            self._assign(record, small.key, small.line, now_ns, is_for_level=True)
+    def _assign(self, record: Record, choice: Choice) -> None:
+        if choice.model != record.model:
+            asked = record.spec.model
+            record.substituted_for = "" if comparison_key(asked) == choice.model else asked
+        record.model, record.is_for_level = choice.model, choice.is_for_level
 
-    def _back(self, record: Record, now_ns: int) -> None:
-        """To what it asked for. While that is not there it stays with the small one."""
+    def _choose(self, record: Record, is_known: bool, now_ns: int) -> Choice:
+        """What is to answer from now on. ModelUnknown where nothing is left that may."""
+        offers, kept = self._offers, None
         try:
-            key, model, _ = find_model(record.spec, self._backends)
-            check_capabilities(record.spec, model)
-            line = context_line(record.spec, model)
-        except BrokerError:
-            return
-        self._assign(record, key, line, now_ns, is_for_level=False)
-
-    def _assign(
-        self, record: Record, model: str, line: LineKey, now_ns: int, *, is_for_level: bool
-    ) -> None:
-        asked = record.spec.model
-        is_asked = comparison_key(asked) == model
-        record.model, record.substituted_for = model, "" if is_asked else asked
-        record.is_for_level = is_for_level and not is_asked
-        if line != record.line:
-            self._backlog.move(record, now_ns, line=line)
-
-    # Models that are there no longer
-
-    def models_listed(self, known: set[str], now_ns: int) -> None:
-        """What a waiting request was to run on may be gone. Where its model was pulled anew it
-        waits for that, else this is its end."""
-        for record in self._backlog.waiting(lambda line: line[0] not in known):
-            try:
-                line = self.find_line(record, now_ns)
-            except BrokerError as error:
-                self._ledger.end(record, Trigger.FAIL, error, now_ns)
-            else:
-                self._backlog.move(record, now_ns, line=line)
-
-    def find_line(self, record: Record, now_ns: int) -> LineKey:
-        """The line of a request that waits, as things are now. ModelUnknown where no backend has
-        its model any more, nor, if the level chose that, another that may answer."""
-        try:
-            return find_line(record.spec, record.model, self._backends)
+            line = record.line if is_known else find_line(record.spec, record.model, self._backends)
+            kept = Choice(record.model, line, record.is_for_level)
         except ModelUnknown:
             if not record.is_for_level:
                 raise
-        small = self._offers.small_model(record.spec, now_ns)
-        if small is not None:
-            record.model = small.key
-            return small.line
-        key, model, _ = find_model(record.spec, self._backends)
-        check_capabilities(record.spec, model)
-        self._assign(record, key, record.line, now_ns, is_for_level=False)
-        return context_line(record.spec, model)
+        if offers.has_small_only:
+            if kept is not None and offers.is_small_runner(kept.line[0]):
+                return kept
+            small = offers.small_model(record.spec, now_ns)
+            if small is not None:
+                return Choice(small.key, small.line, True)
+        elif kept is not None and not kept.is_for_level:
+            return kept
+        return self._asked_for(record, kept)
+
+    def _asked_for(self, record: Record, kept: Choice | None) -> Choice:
+        """What was asked for; while that is not there, what it has."""
+        if kept is not None and not kept.is_for_level:
+            return kept
+        try:
+            key, model, _ = find_model(record.spec, self._backends)
+            check_capabilities(record.spec, model)
+            return Choice(key, context_line(record.spec, model), False)
+        except BrokerError:
+            if kept is None:
+                raise
+            return kept
+
+    def enter(self, record: Record, now_ns: int) -> None:
+        """The line of one that leaves the waiting room, as things are now. Raises what it then ends
+        with: its model may be gone, or another than it was."""
+        is_known = any(record.model in each.models for each in self._backends.values())
+        if is_known or not record.is_for_level:
+            record.line = find_line(record.spec, record.model, self._backends)
+            return
+        choice = self._choose(record, False, now_ns)
+        self._assign(record, choice)
+        record.line = choice.line
