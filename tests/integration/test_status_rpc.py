@@ -93,6 +93,21 @@ async def test_rates_first_tokens_and_waits_are_of_what_runs(
     assert status.first_token.count == 1
 
 
+async def test_answers_say_the_level_at_which_they_began(
+    daemon: RunningDaemon, client: AsyncClient
+) -> None:
+    await client.set_level("1")
+    asked = asyncio.create_task(client.generate(model="talk", prompt="hi"))
+    call = await daemon.backend.calls.get()
+    await client.set_level(None)
+    call.say("a")
+    call.complete()
+    answer = await asked
+    assert (answer.level, answer.text, answer.cached) == ("1", "a", False)
+    await client.set_level("1")
+    assert (await client.embed(model="embed", inputs=["a"])).level == "1"
+
+
 class Expiring(LedBackend):
     """Says that what it holds leaves at this moment of the wall's clock."""
 

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable
 from typing import Any, Final
 
+from broker.api.grpc.level_codec import LEVEL
 from broker.core.content import (
     Completion,
     EmbedContent,
@@ -283,7 +284,7 @@ def _encode_started(event: Started) -> pb.GenerateEvent:
     encoded = pb.GenerateEvent()
     started = encoded.started
     started.model, started.backend = event.model, event.backend
-    started.level = common_pb2.DEGRADATION_LEVEL_NORMAL
+    started.level = LEVEL[event.level]
     started.substituted_for = event.substituted_for
     started.changes.extend(event.changes)
     return encoded
@@ -296,7 +297,7 @@ def _encode_done(event: Done) -> pb.GenerateEvent:
         reason = _FINISH_REASON[result.finish_reason]
     encoded = pb.GenerateEvent()
     done = encoded.done
-    done.model, done.finish_reason = event.model, reason
+    done.model, done.finish_reason, done.cached = event.model, reason, event.is_cached
     fill_usage(done.usage, result)
     fill_timings(done.timings, event.timings, result)
     return encoded

@@ -17,6 +17,7 @@ from broker.api.grpc.codec import (
     whole_ms,
 )
 from broker.api.grpc.delivery import Deliveries
+from broker.api.grpc.level_codec import LEVEL
 from broker.api.grpc.reading import open_call
 from broker.api.grpc.status import abort
 from broker.api.grpc.traceparent import traceparent_of
@@ -31,7 +32,7 @@ from broker.core.content import Embeddings
 from broker.core.errors import BrokerError, Internal
 from broker.core.requests import Outcome
 from broker.core.views import QuotaView
-from broker.runtime.streams import Done, Subscription
+from broker.runtime.streams import Done, Started, Subscription
 from broker.services.inference import InferenceService, Submission
 from broker_client.pb.broker.v1 import inference_pb2 as pb
 from broker_client.pb.broker.v1 import inference_pb2_grpc
@@ -84,9 +85,13 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
             call = self._read_embed(request, context)
             subscription = self._service.submit(call, traceparent=traceparent_of(context))
             self._deliveries.watch(context, subscription)
+            encoded = pb.EmbedResponse()
             async for event in subscription:
-                if isinstance(event, Done) and isinstance(event.result, Embeddings):
-                    return _encode_embeddings(event, event.result)
+                if isinstance(event, Started):
+                    encoded.level = LEVEL[event.level]
+                    encoded.changes[:] = event.changes
+                elif isinstance(event, Done) and isinstance(event.result, Embeddings):
+                    return _add_embeddings(encoded, event, event.result)
             raise Internal("the stream ended without vectors")
         except BrokerError as error:
             await _abort(context, error, subscription)
@@ -157,10 +162,9 @@ async def _abort(
     await abort(context, error, outcome=subscription.stream.outcome, sent_pieces=sent)
 
 
-def _encode_embeddings(done: Done, result: Embeddings) -> pb.EmbedResponse:
-    encoded = pb.EmbedResponse(
-        model=done.model, embeddings=[pb.Embedding(values=each) for each in result.vectors]
-    )
+def _add_embeddings(encoded: pb.EmbedResponse, done: Done, result: Embeddings) -> pb.EmbedResponse:
+    encoded.model = done.model
+    encoded.embeddings.extend(pb.Embedding(values=each) for each in result.vectors)
     fill_usage(encoded.usage, result)
     fill_timings(encoded.timings, done.timings, result)
     return encoded

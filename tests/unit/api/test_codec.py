@@ -16,6 +16,7 @@ from broker.api.grpc.codec import (
 )
 from broker.core.content import Completion, Embeddings, FinishReason, ToolCall
 from broker.core.effects import TellQueued, TellRequeued, TellSlowDown, WaitReason
+from broker.core.level import Level
 from broker.core.requests import Criticality
 from broker.runtime.streams import Done, Pieces, Started, Timings
 from broker_client.pb.broker.v1 import common_pb2
@@ -159,10 +160,12 @@ def test_a_time_to_wait_is_never_told_too_short(duration_ns: int, milliseconds: 
 
 def test_what_starts_and_what_goes_back() -> None:
     encode = EventEncoder("r").encode
-    started = encode(Started("m", "b", "other", ("num_ctx raised",))).started
+    started = encode(Started("m", "b", "other", ("num_ctx raised",), Level.LEVEL_2)).started
+    assert started.level == common_pb2.DEGRADATION_LEVEL_2
     assert (started.model, started.backend, started.substituted_for) == ("m", "b", "other")
     assert list(started.changes) == ["num_ctx raised"]
-    assert started.level == common_pb2.DEGRADATION_LEVEL_NORMAL
+    usual = encode(Started("m", "b", "", ())).started
+    assert usual.level == common_pb2.DEGRADATION_LEVEL_NORMAL
     requeued = encode(TellRequeued(KEY, "lost")).requeued
     assert (requeued.reason, requeued.discard_before_seq) == ("lost", 0)
 
@@ -195,6 +198,8 @@ def test_the_end(reason: FinishReason, number: int) -> None:
     result = Completion(finish_reason=reason, prompt_tokens=3, output_tokens=2)
     done = EventEncoder("r").encode(Done("m", result, TIMINGS)).done
     assert (done.model, done.finish_reason, done.cached) == ("m", number, False)
+    given = EventEncoder("r").encode(Done("", result, TIMINGS, is_cached=True)).done
+    assert given.cached
     assert done.usage == common_pb2.Usage(prompt_tokens=3, output_tokens=2)
 
 
