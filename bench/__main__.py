@@ -11,7 +11,7 @@ from typing import Protocol
 
 import uvloop
 
-from bench import fairness, fleet, micro, path
+from bench import fairness, fleet, micro, monitors, path
 from bench.result import Result
 
 
@@ -26,6 +26,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "fairness": fairness.run,
     "path": path.run,
     "fleet": fleet.run,
+    "monitors": monitors.run,
 }
 
 

@@ -25,6 +25,7 @@ METRICS = {
     },
     "fleet": {"fleet_loads_vs_direct"},
     "fairness": {"modest_wait_vs_alone"},
+    "monitors": {"sampling_cpu_percent"},
     "micro": {
         "heap_hold_100k_vs_heapq",
         "heap_hold_100k_vs_cpp",
