@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 from broker_client.pb.broker.v1 import admin_pb2, models_pb2
 from broker_client.pb.broker.v1 import inference_pb2 as pb
 from tests.integration.bad_operations import OPERATIONS
+from tests.integration.bad_pubsub import PUBSUB
 from tests.integration.wire_requests import called, chat, embed, generate, said, tool
 
 PROMPT_BYTES_MAX = 4096  # of the daemon under test
@@ -120,6 +121,19 @@ def _numbers() -> Iterator[BadField]:
             field="cache_policy",
             says=f"is {number}, which is none of its values",
         )
+    for number in (4, -1):
+        yield BadField(
+            covers="GenerateRequest.substitution",
+            request=generate(substitution=number),
+            field="substitution",
+            says=f"is {number}, which is none of its values",
+        )
+    yield BadField(
+        covers="GenerateRequest.substitution",
+        request=generate(substitution=pb.SUBSTITUTION_NEVER, fallback_models=["n"]),
+        field="substitution",
+        says="forbids any other model, and fallback_models names some",
+    )
     for number in (-1, 65_537):
         yield BadField(
             covers="EmbedRequest.dimensions",
@@ -378,6 +392,12 @@ BAD_FIELDS = (
     *_numbers(),
     *(
         BadField(covers=covers, request=request, field=field, says=says)
-        for covers, request, field, says in (*GENERATION, *CONVERSATION, *OTHERS, *OPERATIONS)
+        for covers, request, field, says in (
+            *GENERATION,
+            *CONVERSATION,
+            *OTHERS,
+            *OPERATIONS,
+            *PUBSUB,
+        )
     ),
 )

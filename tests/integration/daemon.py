@@ -27,6 +27,7 @@ from broker_client.pb.broker.v1 import (
     inference_pb2,
     inference_pb2_grpc,
     models_pb2_grpc,
+    pubsub_pb2_grpc,
 )
 from tests.integration.fake_backend import FakeBackend
 
@@ -103,6 +104,10 @@ class RunningDaemon:
     def admin(self) -> admin_pb2_grpc.AdminAsyncStub:
         return admin_pb2_grpc.AdminStub(self.channel)
 
+    @property
+    def pubsub(self) -> pubsub_pb2_grpc.PubSubAsyncStub:
+        return pubsub_pb2_grpc.PubSubStub(self.channel)
+
     def open_channel(self, *options: tuple[str, int]) -> grpc.aio.Channel:
         """A connection of its own: a client apart from `channel`."""
         own = ("grpc.use_local_subchannel_pool", 1)
@@ -168,6 +173,7 @@ async def running_daemon(
             await parts.grpc.stop(0)
             await parts.http.stop()
             parts.driver.close()
+            parts.topics.close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

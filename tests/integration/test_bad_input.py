@@ -82,6 +82,8 @@ def call(daemon: RunningDaemon, request: Any, **options: Any) -> Any:
         stub = daemon.inference
     elif method.startswith("/broker.v1.Models/"):
         stub = daemon.models
+    elif method.startswith("/broker.v1.PubSub/"):
+        stub = daemon.pubsub
     return getattr(stub, method.rpartition("/")[2])(request, **options)
 
 

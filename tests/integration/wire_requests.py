@@ -7,10 +7,10 @@ from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from broker_client.pb.broker.v1 import admin_pb2, inference_pb2, models_pb2
+from broker_client.pb.broker.v1 import admin_pb2, inference_pb2, models_pb2, pubsub_pb2
 from broker_client.pb.broker.v1 import inference_pb2 as pb
 
-SERVICES = (inference_pb2, models_pb2, admin_pb2)
+SERVICES = (inference_pb2, models_pb2, admin_pb2, pubsub_pb2)
 
 
 def generate(**changed: Any) -> pb.GenerateRequest:

@@ -14,6 +14,7 @@ from grpc_reflection.v1alpha import reflection
 from broker.api.grpc.admin import AdminServicer
 from broker.api.grpc.inference import InferenceServicer
 from broker.api.grpc.models import ModelsServicer
+from broker.api.grpc.pubsub import PubSubServicer, add_pubsub_to_server
 from broker.api.grpc.reading import register
 from broker_client.pb.broker.v1 import (
     admin_pb2,
@@ -22,6 +23,7 @@ from broker_client.pb.broker.v1 import (
     inference_pb2_grpc,
     models_pb2,
     models_pb2_grpc,
+    pubsub_pb2,
 )
 
 # Calls beside those of requests, which the engine's own bound refuses with a reason before.
@@ -29,7 +31,12 @@ CALLS_SPARE = 256
 
 SERVICE_NAMES = tuple(
     module.DESCRIPTOR.services_by_name[name].full_name
-    for module, name in ((inference_pb2, "Inference"), (models_pb2, "Models"), (admin_pb2, "Admin"))
+    for module, name in (
+        (inference_pb2, "Inference"),
+        (models_pb2, "Models"),
+        (admin_pb2, "Admin"),
+        (pubsub_pb2, "PubSub"),
+    )
 )
 
 
@@ -55,6 +62,7 @@ class GrpcServer:
         inference: InferenceServicer,
         models: ModelsServicer,
         admin: AdminServicer,
+        pubsub: PubSubServicer,
     ) -> None:
         self._settings = settings
         # The stub package knows only the synchronous half of this module.
@@ -66,6 +74,7 @@ class GrpcServer:
         register(inference_pb2_grpc.add_InferenceServicer_to_server, inference, self._server)
         register(models_pb2_grpc.add_ModelsServicer_to_server, models, self._server)
         register(admin_pb2_grpc.add_AdminServicer_to_server, admin, self._server)
+        register(add_pubsub_to_server, pubsub, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (*SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
