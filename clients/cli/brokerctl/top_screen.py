@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any, ClassVar, Final
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from typing import Any, ClassVar, Final, Protocol
 
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import Footer, Input, Static, TabbedContent, TabPane
 
-from broker_client import AsyncClient, BrokerError, Status
+from broker_client import BrokerError, CancelledRequest, Explanation, Status
 from brokerctl.exit_status import EXIT_INTERRUPTED
 from brokerctl.explain import page
 from brokerctl.explanation import sentence_of
@@ -35,6 +35,34 @@ RETRY_S: Final = 1.0
 BOOST_FACTOR: Final = 2.0
 BOOST_S: Final = 600.0
 AGE_COLUMN: Final = 4
+
+
+class Watched(Protocol):
+    """What the screen asks of a client."""
+
+    address: str
+
+    def watch_status(
+        self, *, requests_max: int = 0, interval_s: float = 1.0
+    ) -> AsyncGenerator[Status, None]:
+        """The state again and again, until a `BrokerError`."""
+
+    async def explain(self, request_id: str, *, agent_id: str = "") -> Explanation:
+        """The story of a request."""
+
+    async def cancel_request(self, request_id: str, *, agent_id: str = "") -> CancelledRequest:
+        """Ends a request."""
+
+    async def boost(
+        self, *, agent_id: str = "", weight_factor: float | None = None, for_s: float | None = None
+    ) -> int:
+        """Has an agent count for more."""
+
+    async def block(self, *, agent_id: str = "") -> int:
+        """Has new requests of an agent refused."""
+
+    async def close(self) -> None:
+        """Ends the connection."""
 
 
 class Top(App[None]):
@@ -69,11 +97,18 @@ class Top(App[None]):
         Binding("escape", "clear", show=False),
     ]
 
-    def __init__(self, connect: Callable[[], AsyncClient], *, interval_s: float = 1.0) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], Watched],
+        *,
+        interval_s: float = 1.0,
+        retry_s: float = RETRY_S,
+    ) -> None:
         super().__init__()
+        self._retry_s = retry_s
         self._connect = connect
         self._interval_s = interval_s
-        self._client: AsyncClient | None = None
+        self._client: Watched | None = None
         self._status: Status | None = None
         self._lost = ""  # why no state comes at the moment
         self._is_held = False
@@ -103,7 +138,7 @@ class Top(App[None]):
         if self._client is not None:
             await self._client.close()
 
-    async def _watch(self, client: AsyncClient) -> None:
+    async def _watch(self, client: Watched) -> None:
         while True:  # Until the screen is left: a broker that comes back is shown again.
             try:
                 async for status in client.watch_status(
@@ -113,7 +148,7 @@ class Top(App[None]):
                 self._lose("the broker has stopped telling")
             except BrokerError as error:
                 self._lose(sentence_of(error, client.address))
-            await asyncio.sleep(RETRY_S)
+            await asyncio.sleep(self._retry_s)
 
     def _take(self, status: Status) -> None:
         self._status = status
@@ -253,7 +288,7 @@ class Top(App[None]):
             f"agent {agent_id} is blocked; `brokerctl resume {agent_id}` ends it", markup=False
         )
 
-    def _asked(self) -> AsyncClient:
+    def _asked(self) -> Watched:
         if self._client is None:
             raise RuntimeError("keys come only once the screen is up")
         return self._client
