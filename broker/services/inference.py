@@ -9,7 +9,13 @@ from sys import intern
 
 from broker.core.content import EmbedContent, GenerateContent
 from broker.core.errors import RequestUnknown
-from broker.core.requests import Criticality, RequestKey, RequestKind, RequestSpec
+from broker.core.requests import (
+    Criticality,
+    RequestKey,
+    RequestKind,
+    RequestSpec,
+    Substitution,
+)
 from broker.core.value import value
 from broker.core.views import QuotaView
 from broker.runtime.driver import Driver
@@ -49,6 +55,8 @@ class Submission:
     remaining_s: float | None
     output_tokens_max: int = 0
     resume_from: int = 0
+    substitution: Substitution = Substitution.ANY
+    accepts_default: bool = False
 
 
 class InferenceService:
@@ -82,6 +90,8 @@ class InferenceService:
             needs=call.needs,
             preemptible=call.preemptible,
             fallback_models=call.fallback_models,
+            substitution=call.substitution,
+            accepts_default=call.accepts_default,
         )
         return self._driver.submit(
             spec, call.content, resume_from=call.resume_from, traceparent=traceparent

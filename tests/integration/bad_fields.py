@@ -114,20 +114,14 @@ def _numbers() -> Iterator[BadField]:
                 field="criticality",
                 says=f"is {number}, which is none of its values",
             )
-    for number in (3, -1):
-        yield BadField(
-            covers="GenerateRequest.cache_policy",
-            request=generate(cache_policy=number),
-            field="cache_policy",
-            says=f"is {number}, which is none of its values",
-        )
-    for number in (4, -1):
-        yield BadField(
-            covers="GenerateRequest.substitution",
-            request=generate(substitution=number),
-            field="substitution",
-            says=f"is {number}, which is none of its values",
-        )
+    for field, count in (("cache_policy", 3), ("substitution", 4)):
+        for number in (count, -1):
+            yield BadField(
+                covers=f"GenerateRequest.{field}",
+                request=generate(**{field: number}),
+                field=field,
+                says=f"is {number}, which is none of its values",
+            )
     yield BadField(
         covers="GenerateRequest.substitution",
         request=generate(substitution=pb.SUBSTITUTION_NEVER, fallback_models=["n"]),

@@ -19,7 +19,7 @@ from broker.core.content import (
     ToolCall,
 )
 from broker.core.effects import TellQueued, TellRequeued, TellSlowDown, WaitReason
-from broker.core.requests import ANY_OF, PRIORITY_DEFAULT, Criticality
+from broker.core.requests import ANY_OF, PRIORITY_DEFAULT, Criticality, Substitution
 from broker.runtime.streams import Done, Pieces, Started, StreamEvent, Timings
 from broker.services.inference import Submission
 from broker_client.pb.broker.v1 import common_pb2
@@ -51,6 +51,12 @@ _FINISH_REASON: Final = {
     FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
     FinishReason.TOOL_CALLS: pb.FINISH_REASON_TOOL_CALLS,
     FinishReason.UNSAID: pb.FINISH_REASON_UNSPECIFIED,
+}
+_SUBSTITUTION: Final = {
+    pb.SUBSTITUTION_UNSPECIFIED: Substitution.ANY,
+    pb.SUBSTITUTION_ANY: Substitution.ANY,
+    pb.SUBSTITUTION_FALLBACKS: Substitution.FALLBACKS,
+    pb.SUBSTITUTION_NEVER: Substitution.NEVER,
 }
 _COMPLETION_ALONE: Final = frozenset({"completion"})
 _PREEMPTIBLE_PRIORITY: Final = 8  # from here on running work may be set aside, unless it says no
@@ -106,6 +112,8 @@ def decode_generate(
         needs=_needs(request),
         remaining_s=remaining_s,
         resume_from=request.resume_from_seq,
+        substitution=_SUBSTITUTION[request.substitution],
+        accepts_default=request.accept_default,
     )
 
 

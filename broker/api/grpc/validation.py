@@ -51,6 +51,7 @@ _RANGES: Final = {
 }
 _CRITICALITIES: Final = frozenset(Criticality.values())
 _CACHE_POLICIES: Final = frozenset(pb.CachePolicy.values())
+_SUBSTITUTIONS: Final = frozenset(pb.Substitution.values())
 _object_decoder: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 CLIENT_METADATA_KEY: Final = "broker-client"
@@ -309,6 +310,9 @@ def check_generate(
     among them."""
     check_who_and_what(request, size_bytes, limits, problems)
     check_enum(request.cache_policy, _CACHE_POLICIES, "cache_policy", problems)
+    check_enum(request.substitution, _SUBSTITUTIONS, "substitution", problems)
+    if request.substitution == pb.SUBSTITUTION_NEVER and request.fallback_models:
+        problems.add("substitution", "forbids any other model, and fallback_models names some")
     if len(request.fallback_models) > _FALLBACKS_MAX:
         count = len(request.fallback_models)
         problems.add("fallback_models", f"has {count}; at most {_FALLBACKS_MAX}")

@@ -19,6 +19,7 @@ from broker_client.pb.broker.v1 import common_pb2, inference_pb2
 
 Criticality = Literal["critical", "normal", "batch"]
 CachePolicy = Literal["allow", "bypass"]
+Substitution = Literal["any", "fallbacks", "never"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +66,9 @@ class Ask(Options, total=False):
 
     `system`, `suffix`, `images` and `raw` belong to `prompt`. `deadline_s` is in seconds from now;
     without it the broker's own default applies. `request_id` is drawn where it is absent.
+    `substitution` says which models may answer beside `model`: "any" (also a small one, where the
+    level allows no other; the default), "fallbacks" alone, or "never". `accept_default`: at the
+    critical level the operator's default answer will do, if there is one.
     `awareness` takes the place of the client's own, None: this request is not lowered.
     """
 
@@ -84,6 +88,8 @@ class Ask(Options, total=False):
     session_id: str
     cache_policy: CachePolicy
     preemptible: bool
+    substitution: Substitution
+    accept_default: bool
     request_id: str
     deadline_s: float | None
     awareness: ResourceAwareness | None
@@ -129,6 +135,8 @@ def generate_request(ask: Ask, *, agent_id: str) -> inference_pb2.GenerateReques
         session_id=ask.get("session_id", ""),
         cache_policy=cache_policy_number(ask.get("cache_policy")),
         tools=[tool_message(each) for each in ask.get("tools", ())],
+        substitution=substitution_number(ask.get("substitution")),
+        accept_default=ask.get("accept_default", False),
     )
     set_input(request, ask)
     if "format" in ask:
@@ -202,6 +210,13 @@ def cache_policy_number(word: str | None) -> inference_pb2.CachePolicy.ValueType
     if word is None:
         return inference_pb2.CACHE_POLICY_UNSPECIFIED
     return inference_pb2.CachePolicy.Value(f"CACHE_POLICY_{word.upper()}")
+
+
+def substitution_number(word: str | None) -> inference_pb2.Substitution.ValueType:
+    """The wire's number for a word; unspecified for None."""
+    if word is None:
+        return inference_pb2.SUBSTITUTION_UNSPECIFIED
+    return inference_pb2.Substitution.Value(f"SUBSTITUTION_{word.upper()}")
 
 
 def chat_message(message: Message | Mapping[str, Any]) -> inference_pb2.Message:
