@@ -221,11 +221,12 @@ class World:
         story = self.stories[effect.key]
         story.started_ns = self.timeline.now_ns
         story.first_token_ns = story.tokens_heard = 0
+        cut_to = effect.output_tokens_max
         work = Work(
             kind=WorkKind.GENERATE,
             model=effect.model,
             prompts=(story.task.prompt,),
-            output_tokens=story.task.output_tokens,
+            output_tokens=min(story.task.output_tokens, cut_to or story.task.output_tokens),
             options=RunnerOptions(num_ctx=effect.num_ctx),
         )
         self._hearing[effect.attempt] = story
