@@ -77,23 +77,6 @@ def test_times_and_limits_reach_the_engine_in_its_own_unit() -> None:
             BackendConfig(name="a", resident_max=2, memory_gb=1.5, exclusive=True),
             BackendConfig(name="b", url="gpu2.example:11434"),
         ),
-        degradation=DegradationConfig(
-            automatic=False,
-            level_1_up=61,
-            level_1_down=51,
-            level_2_up=81,
-            level_2_down=71,
-            critical_up=96,
-            critical_down=91,
-            dwell_s=16,
-            dwell_max_s=17,
-            wait_target_s=18,
-            max_tokens=19,
-            small_model_gb_max=0.5,
-            small_models=("small",),
-            default_answer="later",
-        ),
-        monitors=MonitorsConfig(stale_ms=2_000),
     )
     policy = engine_policy(config)
     assert policy.queue == QueuePolicy(
@@ -124,6 +107,29 @@ def test_times_and_limits_reach_the_engine_in_its_own_unit() -> None:
         ),
         BackendPolicy(name="b", resident_max=1, memory_bytes=None, exclusive=False),
     )
+
+
+def test_levels_reach_the_engine_in_its_own_unit() -> None:
+    config = Config(
+        degradation=DegradationConfig(
+            automatic=False,
+            level_1_up=61,
+            level_1_down=51,
+            level_2_up=81,
+            level_2_down=71,
+            critical_up=96,
+            critical_down=91,
+            dwell_s=16,
+            dwell_max_s=17,
+            wait_target_s=18,
+            max_tokens=19,
+            small_model_gb_max=0.5,
+            small_models=("small",),
+            default_answer="later",
+        ),
+        monitors=MonitorsConfig(stale_ms=2_000),
+    )
+    policy = engine_policy(config)
     assert policy.degradation == DegradationPolicy(
         is_automatic=False,
         thresholds={
