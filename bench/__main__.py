@@ -11,7 +11,7 @@ from typing import Protocol
 
 import uvloop
 
-from bench import fairness, fleet, micro, monitors, path
+from bench import fairness, fleet, micro, monitors, path, pubsub, soak
 from bench.result import Result
 
 
@@ -27,6 +27,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "path": path.run,
     "fleet": fleet.run,
     "monitors": monitors.run,
+    "pubsub": pubsub.run,
+    "soak": soak.run,
 }
 
 

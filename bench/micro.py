@@ -1,4 +1,4 @@
-"""What deciding costs: heap, buckets and the engine, each against a yardstick in the same run.
+"""What deciding and telling cost, each part against a yardstick in the same run.
 
 Sides take turns, round after round, and a metric is the median of the rounds' ratios. All times are
 the processor's. The yardstick of the engine is one bare unary gRPC call, its client and its server
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import grpc
 
-from bench import bucket, heap, turns
+from bench import bucket, heap, observe, turns
 from bench.processes import Measured, output_of, pin_self, running
 from bench.result import Result
 from bench.unary import Call, call
@@ -28,6 +28,7 @@ SHALLOW, DEEP = 1_000, 100_000
 BOUNDS = {
     "heap_hold_100k_vs_cpp": 2.5,
     "engine_request_vs_rpc": 0.15,
+    "observe_request_vs_rpc": 0.15,
     "dispatch_100k_vs_1k": 2.0,
     "queued_request_bytes": 1_500.0,
 }
@@ -92,6 +93,7 @@ async def run(*, quick: bool) -> Result:
         "bucket_vs_python": figures.ratio("bucket_python_ns", "bucket_array_ns"),
         "engine_request_vs_rpc": figures.ratio("engine_request_us", "rpc_us"),
         "engine_request_vs_rpc_untold": figures.ratio("engine_request_untold_us", "rpc_us"),
+        "observe_request_vs_rpc": figures.ratio("observe_us", "rpc_us"),
         "engine_request_vs_rpc_server": figures.ratio("engine_request_us", "rpc_server_us"),
         "dispatch_100k_vs_1k": figures.ratio("dispatch_100k_us", "dispatch_1k_us"),
         "dispatch_100k_vs_1k_untold": figures.ratio(
@@ -150,6 +152,8 @@ async def _measure_request(sizes: Sizes, figures: _Figures) -> None:
             for suffix, more in (("", ()), ("_untold", ("--untold",))):
                 measured = await _turns(WAITING, sizes.requests, *more)
                 figures.add(f"engine_request{suffix}_us", measured["request_us"])
+            observed_us = await observe.cost_us(sizes.requests, MEASURED_CORE)
+            figures.add("observe_us", observed_us)
 
 
 async def _rpc_us(server: Measured, bare: Call, total: int) -> tuple[float, float]:

@@ -106,7 +106,8 @@ async def run(*, quick: bool) -> Result:
 
 
 @asynccontextmanager
-async def _upstream(interval_ms: float) -> AsyncIterator[str]:
+async def upstream_process(interval_ms: float) -> AsyncIterator[str]:
+    """Its address."""
     arguments = ["-m", "bench.upstream", "--interval-ms", str(interval_ms)]
     async with running(arguments, ready="upstream listening", core=LOAD_CORE) as measured:
         yield f"127.0.0.1:{measured.ready_line.split()[-1]}"
@@ -120,7 +121,8 @@ async def _relay(upstream: str) -> AsyncIterator[tuple[Measured, str]]:
 
 
 @asynccontextmanager
-async def _broker(upstream: str) -> AsyncIterator[tuple[Measured, str]]:
+async def broker_process(upstream: str, more: str = "") -> AsyncIterator[tuple[Measured, str]]:
+    """A broker before it, and its address; `more` of its configuration."""
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "broker.toml"
         config.write_text(
@@ -141,6 +143,7 @@ async def _broker(upstream: str) -> AsyncIterator[tuple[Measured, str]]:
             match = ["bench-*"]
             requests_per_minute = {NEVER_REFUSED_PER_MINUTE}
             tokens_per_minute = {NEVER_REFUSED_PER_MINUTE}
+            {more}
             """
         )
         arguments = ["-m", "broker.daemon.main", "--config", str(config)]
@@ -205,9 +208,9 @@ async def _cpu_us(
 async def _measure_generate(sizes: Sizes, figures: _Figures) -> None:
     """CPU per one-token generation, latency one at a time, and the idle figures."""
     async with (
-        _upstream(0) as upstream,
+        upstream_process(0) as upstream,
         _relay(upstream) as (relay, relay_address),
-        _broker(upstream) as (broker, broker_address),
+        broker_process(upstream) as (broker, broker_address),
         grpc.aio.insecure_channel(relay_address) as relay_channel,
         grpc.aio.insecure_channel(broker_address) as broker_channel,
     ):
@@ -264,9 +267,9 @@ async def _measure_tokens(sizes: Sizes, figures: _Figures) -> None:
     """CPU per relayed token at STREAMS streams of TOKENS_PER_S each."""
     tokens = int(sizes.stream_s * TOKENS_PER_S)
     async with (
-        _upstream(1000 / TOKENS_PER_S) as upstream,
+        upstream_process(1000 / TOKENS_PER_S) as upstream,
         _relay(upstream) as (relay, relay_address),
-        _broker(upstream) as (broker, broker_address),
+        broker_process(upstream) as (broker, broker_address),
         grpc.aio.insecure_channel(relay_address) as relay_channel,
         grpc.aio.insecure_channel(broker_address) as broker_channel,
     ):

@@ -5,6 +5,7 @@ What the engine knows at any moment is not counted here but read from it: `prome
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -23,86 +24,70 @@ RUNNERS_MAX: Final = 128  # pairs of a backend and a model
 AGENTS_MAX: Final = 256  # nearly twice the seeds' fleet
 REASONS_MAX: Final = 128  # the table of reasons is shorter
 
+_KIND: Final = ("agent_type", "model")
+_RUNNER: Final = ("backend", "model")
+
 
 class MetricCatalog:
     """Every such metric, on one registry."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        kind, runner = ["agent_type", "model"], ["backend", "model"]
-        self.first_token = Histogram(
+        waits = partial(Histogram, registry=registry, buckets=WAIT_BUCKETS_S)
+        counter = partial(Counter, registry=registry)
+        self.first_token = waits(
             "broker_request_first_token_seconds",
             "From arrival to the first token, of requests that got one",
-            kind,
-            registry=registry,
-            buckets=WAIT_BUCKETS_S,
+            _KIND,
         )
-        self.duration = Histogram(
+        self.duration = waits(
             "broker_request_duration_seconds",
             "From arrival to the end, of completed requests",
-            kind,
-            registry=registry,
-            buckets=WAIT_BUCKETS_S,
+            _KIND,
         )
-        self.queue_wait = Histogram(
+        self.queue_wait = waits(
             "broker_queue_wait_seconds",
             "From arrival to the start on a backend, waits for loads included",
             ["priority"],
-            registry=registry,
-            buckets=WAIT_BUCKETS_S,
         )
-        self.load_wait = Histogram(
+        self.load_wait = waits(
             "broker_load_wait_seconds",
             "The part of the wait in which the model was loaded, of requests that waited for it",
-            runner,
-            registry=registry,
-            buckets=WAIT_BUCKETS_S,
+            _RUNNER,
         )
         self.per_token = Histogram(
             "broker_time_per_output_token_seconds",
             "Mean time between the tokens of a completed request",
-            runner,
+            _RUNNER,
             registry=registry,
             buckets=TOKEN_BUCKETS_S,
         )
-        self.prompt_tokens = Counter(
-            "broker_prompt_tokens",
-            "Tokens of prompts, as backends count",
-            runner,
-            registry=registry,
+        self.prompt_tokens = counter(
+            "broker_prompt_tokens", "Tokens of prompts, as backends count", _RUNNER
         )
-        self.output_tokens = Counter(
+        self.output_tokens = counter(
             "broker_output_tokens",
             "Tokens of answers; of those cut off, the pieces that came",
-            runner,
-            registry=registry,
+            _RUNNER,
         )
-        self.dropped = Counter(
+        self.dropped = counter(
             "broker_requests_dropped",
             "Requests refused, shed, displaced or expired, by the reason told",
             ["outcome", "reason"],
-            registry=registry,
         )
-        self.failed = Counter(
+        self.failed = counter(
             "broker_requests_failed",
             "Requests that a backend, or the broker, failed",
             ["backend", "reason"],
-            registry=registry,
         )
-        self.substituted = Counter(
+        self.substituted = counter(
             "broker_requests_substituted",
             "Requests that another model answered than the one asked for",
             ["model"],
-            registry=registry,
         )
-        self.agent_requests = Counter(
-            "broker_agent_requests", "Requests by agent", ["agent", "outcome"], registry=registry
+        self.agent_requests = counter(
+            "broker_agent_requests", "Requests by agent", ["agent", "outcome"]
         )
-        self.agent_tokens = Counter(
-            "broker_agent_tokens",
-            "Prompt and output tokens by agent",
-            ["agent"],
-            registry=registry,
+        self.agent_tokens = counter(
+            "broker_agent_tokens", "Prompt and output tokens by agent", ["agent"]
         )
-        self.level_changes = Counter(
-            "broker_level_changes", "Changes to this level", ["level"], registry=registry
-        )
+        self.level_changes = counter("broker_level_changes", "Changes to this level", ["level"])

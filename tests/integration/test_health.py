@@ -15,7 +15,7 @@ from broker.core.errors import BackendUnreachable
 from tests.integration.daemon import RunningDaemon, read_until, running_daemon
 from tests.integration.wire_requests import generate
 
-SERVICES = ("broker.v1.Admin", "broker.v1.Inference", "broker.v1.Models")
+SERVICES = ("broker.v1.Admin", "broker.v1.Inference", "broker.v1.Models", "broker.v1.PubSub")
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -115,5 +115,14 @@ async def test_metrics_count_what_happened(daemon: RunningDaemon) -> None:
     assert after["broker_requests_running", "2"] == 0
     assert after["broker_requests_ended_total", "completed"] == 1
     assert after["broker_requests_started_total", "2"] == 1
-    assert after["broker_queue_wait_seconds_total", "2"] > 0
+    assert after["broker_queue_wait_seconds_sum", "2"] > 0
+    assert after["broker_queue_wait_seconds_count", "2"] == 1
     assert after["broker_model_loads_total", "b"] == 1
+    assert after["broker_model_load_seconds_total", "b"] > 0
+
+
+async def test_a_broker_that_leaves_is_not_ready_and_says_so(daemon: RunningDaemon) -> None:
+    daemon.parts.driver.drain(1_000_000_000)
+    assert await daemon.get("/readyz") == (503, "the broker is leaving\n")
+    assert await daemon.get("/healthz") == (200, "ok\n")
+    assert (await metrics_of(daemon))["broker_draining", ""] == 1

@@ -1,4 +1,4 @@
-"""The trace that an agent's request is part of, by W3C Trace Context: `traceparent` in the metadata.
+"""The trace that a request is part of, by W3C Trace Context: `traceparent` in the metadata.
 
 What is malformed is ignored, as the standard asks: a request is not refused for its trace.
 """
