@@ -110,6 +110,8 @@ class ScriptedBroker(
         self.statuses = 0  # how often it was asked for its state, once or for each of a watch
         self.keeps_its_level = False  # GetStatus fails
         self.level: common_pb2.DegradationLevel.ValueType = common_pb2.DEGRADATION_LEVEL_NORMAL
+        self.hangs_after = 0  # states of a watch after which no more come; 0: it ends instead
+        self.under_way: list[admin_pb2.RequestStatus] = []  # listed whenever any are asked for
         self.reloaded = admin_pb2.ReloadResponse()  # what a reload comes to
         self.metadata: list[dict[str, str | bytes]] = []
         self.gone = asyncio.Event()  # a caller went away during `hang`
@@ -193,8 +195,10 @@ class ScriptedBroker(
     async def WatchStatus(
         self, request: admin_pb2.WatchStatusRequest, context: Context
     ) -> AsyncIterator[admin_pb2.WatchStatusResponse]:
-        """Three, as fast as they are taken; then it stops."""
-        for _ in range(3):
+        """Three, as fast as they are taken; then it stops, or hangs after fewer."""
+        for count in range(3):
+            if count and count == self.hangs_after:
+                await asyncio.Event().wait()
             yield admin_pb2.WatchStatusResponse(status=self._status(request.requests_max))
         await refuse(context, grpc.StatusCode.UNAVAILABLE, "DRAINING", outcome="")
 
@@ -225,7 +229,8 @@ class ScriptedBroker(
             queued_max=1000,
             outcomes=[admin_pb2.OutcomeCount(outcome="completed", count=7)],
             backends=[admin_pb2.BackendStatus(name="gpu0", up=True)],
-            requests=[admin_pb2.RequestStatus(request_id="r")] * requests_max,
+            requests=self.under_way[:requests_max]
+            or [admin_pb2.RequestStatus(request_id="r")] * requests_max,
         )
 
     async def Drain(
