@@ -81,15 +81,11 @@ class Degradation:
         }
 
     def configure(self, policy: DegradationPolicy, now_ns: int) -> None:
-        """From now on this holds. A level that was set by hand stays."""
+        """From the next look on this holds. A level that was set by hand stays; one that the load
+        has set ends at once where levels are not automatic any more."""
         was_automatic, self.policy = self.policy.is_automatic, policy
         self._steps.configure(policy)
-        self._measure(now_ns)
-        if self._mode is Mode.BY_HAND:
-            return
-        if policy.is_automatic and was_automatic:
-            self._look(now_ns)
-        elif policy.is_automatic or was_automatic:
+        if was_automatic and not policy.is_automatic and self._mode is Mode.AUTOMATIC:
             self._leave_to_load("the configuration has changed", now_ns)
 
     def retry_after_ns(self, now_ns: int) -> int:

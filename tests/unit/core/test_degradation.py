@@ -184,16 +184,19 @@ def test_where_the_configuration_says_so_the_level_moves_only_by_hand() -> None:
 # A reload
 
 
-def test_a_reload_counts_at_once_and_leaves_an_operators_level() -> None:
+def test_a_reload_counts_from_the_next_look_on_and_leaves_an_operators_level() -> None:
     scene = LevelScene()
     scene.gpu(0.7)
     scene.decide(DegradationPolicy(is_automatic=False))
     assert scene.level is N
+    assert scene.look() is N
     scene.decide(DegradationPolicy())
-    assert scene.level is L1
+    assert scene.level is N
+    assert scene.look() is L1
     stricter = {**SEED_THRESHOLDS, L2: Threshold(up=0.65, down=0.6)}
     scene.decide(DegradationPolicy(thresholds=stricter))
-    assert scene.level is L2
+    assert scene.level is L1
+    assert scene.look() is L2
     scene.ask(C)
     scene.decide(DegradationPolicy(is_automatic=False))
     assert scene.level is C

@@ -172,7 +172,7 @@ def test_a_limit_lowered_below_what_waits_throws_nobody_out() -> None:
     scene = serving(model("m"))
     for number in range(6):
         scene.turn(arrived(f"r{number}"))
-    assert finished(scene.reload(queue=QueuePolicy(queued_max=2))) == []
+    assert scene.reload(queue=QueuePolicy(queued_max=2)) == []
     error = refused(scene.turn(arrived("late")))
     assert isinstance(error, QueueFull)
     assert error.message == "5 requests wait, of at most 2"
