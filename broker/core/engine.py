@@ -164,7 +164,7 @@ class Engine:
             CancelAsked: lambda asked, now_ns: self.ledger.cancel(asked.key, asked.cause, now_ns),
             FirstToken: self._attempts.first_token,
             AttemptEnded: self._attempts.ended,
-            BackendSeen: known.backend_seen,
+            BackendSeen: self._backend_seen,
             ModelsListed: self._models_listed,
             ResidentsSeen: known.residents_seen,
             LoadEnded: known.load_ended,
@@ -265,6 +265,12 @@ class Engine:
             self.ledger.end(record, Trigger.FAIL, error, now_ns)
 
     # Backends
+
+    def _backend_seen(self, seen: BackendSeen, now_ns: int) -> None:
+        was_up = self.backends[seen.backend].up
+        self.residencies.backend_seen(seen, now_ns)
+        if seen.up and not was_up:  # it may have the model that the level, or its end, calls for
+            self._reassignment.look_at_all(now_ns)
 
     def _models_listed(self, listed: ModelsListed, now_ns: int) -> None:
         self.residencies.models_listed(listed, now_ns)
