@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bench import fairness
+from bench import fairness, soak
 from bench.result import Result
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,6 +82,16 @@ def test_the_modest_feel_a_flood_less_than_where_the_first_come_is_served(tmp_pa
     root = ElementTree.parse(picture).getroot()
     assert root.tag.endswith("svg")
     assert len(root.findall("{*}polyline")) == len(fairness.CURVES)
+
+
+@pytest.mark.slow
+def test_a_small_soak_ends_well_and_tells_its_growth() -> None:
+    """Its own small size is a hundred thousand requests: too long for here."""
+    result = asyncio.run(soak.measure(soak.Sizes(warm_up=300, requests=600)))
+    assert result.bounds == {"rss_growth_mb": 5.0}
+    assert result.figures["requests"] == 600
+    grown = result.figures["rss_end_mb"] - result.figures["rss_warm_mb"]
+    assert result.figures["rss_growth_mb"] == grown
 
 
 def test_a_metric_is_held_to_its_side_of_the_bound() -> None:
