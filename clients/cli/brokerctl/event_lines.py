@@ -15,7 +15,7 @@ from broker_client.pubsub import (
     What,
 )
 from brokerctl.figures import counted, duration_text
-from brokerctl.level_tables import by_hand_text, is_by_hand
+from brokerctl.level_tables import held_text, is_held
 
 # Of a payload so much is shown; the whole of it with --json.
 SHOWN_MAX: Final = 120
@@ -58,8 +58,8 @@ def what_text(what: What) -> str:
 
 def level_text(level: LevelStatus) -> str:
     """The level and why it holds."""
-    if is_by_hand(level):
-        return f"{level.level}, {by_hand_text(level)}"
+    if is_held(level):
+        return f"{level.level}, {held_text(level)}"
     before = f", {level.level_before} before" if level.level_before else ""
     return f"{level.level}{before}" + (f": {level.why}" if level.why else "")
 

@@ -50,12 +50,17 @@ def level(call: Call, level: str | None, for_s: float | None) -> None:
     elif level is None:
         call.console().print(Group(*level_lines(found), load_table(found.parts)))
     else:
-        click.echo(set_text(found))
+        click.echo(set_text(found, is_left_to_load=level == AUTOMATIC))
 
 
-def set_text(found: LevelStatus) -> str:
+def set_text(found: LevelStatus, *, is_left_to_load: bool = False) -> str:
     """What holds now."""
     means = EFFECTS.get(found.level, "this brokerctl does not know it")
+    if is_left_to_load and not found.automatic:
+        return (
+            f"nobody holds the level any more; it is {found.level}: {means}; the configuration "
+            "does not have it follow the load ([degradation] automatic = false)"
+        )
     if found.automatic:
         return f"the level follows the load again; it is {found.level}: {means}"
     until = (

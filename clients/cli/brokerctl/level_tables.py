@@ -8,6 +8,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from broker_client import Alert, GpuStatus, HostStatus, LevelStatus, LoadPart, SensorStatus
+from broker_client.machine import NORMAL
 from brokerctl.figures import amount_text, bytes_text, counted, duration_text, share_text
 from brokerctl.fitting_table import Column, FittingTable
 
@@ -26,20 +27,24 @@ def level_lines(status: LevelStatus) -> list[Text]:
     line = Text.assemble("level ", (status.level, style), f" for {duration_text(status.since_ms)}")
     if status.level_before:
         line.append(f", {status.level_before} before")
-    if is_by_hand(status):
-        line.append(f"; {by_hand_text(status)}", style="bold yellow")
+    if is_held(status):
+        line.append(f"; {held_text(status)}", style="bold yellow")
     return [line, Text(f"  {status.why}")] if status.why else [line]
 
 
-def is_by_hand(status: LevelStatus) -> bool:
-    """Has an operator set it? A broker that says no level says nothing of that either."""
+def is_held(status: LevelStatus) -> bool:
+    """Does it not follow the load? A broker that says no level says nothing of that either."""
     return not status.automatic and status.level in LEVEL_STYLES
 
 
-def by_hand_text(status: LevelStatus) -> str:
-    """That an operator has set it, which is easily forgotten, and how it ends."""
+def held_text(status: LevelStatus) -> str:
+    """That it does not follow the load, which is easily forgotten, and how that ends."""
     until = "" if status.until_ms is None else f" for another {duration_text(status.until_ms)}"
-    return f"set by hand{until}; `brokerctl level auto` ends that"
+    words = f"held{until} whatever the load"
+    # Normal without an end may be what the configuration says, which a command does not change.
+    if status.level == NORMAL and status.until_ms is None:
+        return words
+    return f"{words}; `brokerctl level auto` ends that"
 
 
 def load_table(parts: tuple[LoadPart, ...]) -> FittingTable:

@@ -7,7 +7,7 @@ from typing import Final
 from broker_client import GpuStatus, HostStatus, LoadPart, SensorStatus, Status
 from brokerctl.figures import bytes_text, duration_text, share_text
 from brokerctl.finding import Finding, bad, good, odd
-from brokerctl.level_tables import SHARE_HIGH, by_hand_text, foreign_text, is_by_hand
+from brokerctl.level_tables import SHARE_HIGH, foreign_text, held_text, is_held
 
 NEXT_STEPS: Final = {
     "queue": "`brokerctl queue` says whose requests wait, and what for",
@@ -40,8 +40,8 @@ def level_findings(status: Status) -> list[Finding]:
     """The level, and the parts of the load that hold it up or soon will."""
     level = status.level_status
     findings = []
-    if is_by_hand(level):
-        words = f"level {level.level} is {by_hand_text(level)}"
+    if is_held(level):
+        words = f"level {level.level} is {held_text(level)}"
         findings.append(odd(words, "`brokerctl level` shows what the load would ask for"))
     elif status.level == "normal":
         findings.append(good("the level is normal: everything is offered"))

@@ -11,7 +11,7 @@ from brokerctl.level_tables import (
     alert_lines,
     gpus_table,
     host_line,
-    is_by_hand,
+    is_held,
     level_lines,
     load_table,
     sensor_lines,
@@ -47,7 +47,7 @@ def machine_parts(status: Status) -> list[RenderableType]:
     parts: list[RenderableType] = []
     if status.level_status.parts:
         parts += ["", *level_lines(status.level_status), load_table(status.level_status.parts)]
-    elif is_by_hand(status.level_status) or status.level_status.why:
+    elif is_held(status.level_status) or status.level_status.why:
         parts += ["", *level_lines(status.level_status)]
     if status.gpus:
         parts += ["", gpus_table(status.gpus)]

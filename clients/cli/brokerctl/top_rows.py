@@ -10,7 +10,7 @@ from typing import Final
 from broker_client import Status
 from brokerctl.figures import counted, duration_text, rate_text
 from brokerctl.fitting_table import Column
-from brokerctl.level_tables import by_hand_text, is_by_hand
+from brokerctl.level_tables import held_text, is_held
 from brokerctl.work_tables import answering_text, expiry_text, memory_text, standing_text, wait_text
 
 REQUESTS_MAX: Final = 500
@@ -164,8 +164,8 @@ def summary_lines(status: Status) -> list[str]:
     """The machine and the queue in a few lines."""
     level = status.level_status
     line = f"level {status.level}"
-    if is_by_hand(level):
-        line += f", {by_hand_text(level)}"
+    if is_held(level):
+        line += f", {held_text(level)}"
     elif level.why:
         line += f": {level.why}"
     lines = [

@@ -88,9 +88,11 @@ def level(**changes: object) -> LevelStatus:
 
 def test_a_level_set_by_hand_says_how_it_ends() -> None:
     by_hand = level(automatic=False, until_ms=60_000)
-    assert "set by hand for another 1 min 0 s; `brokerctl level auto` ends that" in str(
-        level_lines(by_hand)[0]
-    )
+    said = "held for another 1 min 0 s whatever the load; `brokerctl level auto` ends that"
+    assert said in str(level_lines(by_hand)[0])
+    by_configuration = level(automatic=False, level="normal")
+    assert str(level_lines(by_configuration)[0]).endswith("; held whatever the load")
+    assert "automatic = false" in set_text(by_configuration, is_left_to_load=True)
     assert set_text(by_hand).startswith("level 2 for 1 min 0 s: answers are cut shorter, small")
     assert set_text(level(automatic=False)).startswith("level 2 until `brokerctl level auto`: ")
     assert set_text(level()).startswith("the level follows the load again; it is 2: ")
