@@ -22,6 +22,7 @@ import pytest_asyncio
 
 from broker_client.pb.broker.v1 import inference_pb2 as pb
 from tests.e2e.processes import QUICK, SERVER, BrokerProcess, backend_table, brokerd
+from tests.integration.daemon import read_until
 from tests.integration.ollama_sim_process import Simulator, start_simulator
 
 pytestmark = pytest.mark.slow
@@ -81,6 +82,8 @@ def request(number: int, tokens: int = 20_000) -> pb.GenerateRequest:
 async def test_who_waits_and_why_is_found_in_a_minute(
     broker: BrokerProcess, simulator: Simulator
 ) -> None:
+    # The model is loaded then: the fault meets an answer, not the load.
+    await read_until(broker.inference.Generate(request(9, tokens=8)), "done")
     await simulator.set_fault(kind="freeze", after=3)
     calls = [broker.inference.Generate(request(i)) for i in range(3)]
     first_two = [asyncio.ensure_future(call.read()) for call in calls]
