@@ -28,19 +28,6 @@ def request(number: int, agent_id: str, state: str = "queued", **more: object) -
 
 def busy_message() -> pb.GetStatusResponse:
     """Level 2 for want of GPU memory; two run, three wait."""
-    place = models_pb2.ModelPlace(
-        backend="gpu0",
-        state=models_pb2.MODEL_STATE_RESIDENT,
-        slots=2,
-        running=2,
-        num_ctx=4096,
-        memory_bytes=4 * GB,
-        gpu_memory_bytes=3 * GB,
-        managed=True,
-        expires_ms=540_000,
-    )
-    model = pb.BackendModel(name="tiny:latest", place=place, queued=3)
-    slot, swap = common_pb2.WAIT_REASON_SLOT, common_pb2.WAIT_REASON_SWAP
     return pb.GetStatusResponse(
         version="1.2.3",
         uptime_s=90,
@@ -52,17 +39,7 @@ def busy_message() -> pb.GetStatusResponse:
         agents=3,
         tokens_per_s=51.5,
         gpus=[gpu_message()],
-        host=pb.HostStatus(
-            cpu_count=8,
-            cpu_share=0.5,
-            models_cpu_share=0.25,
-            memory_total_bytes=16 * GB,
-            memory_available_bytes=6 * GB,
-            models_memory_bytes=2 * GB,
-            swap_total_bytes=2 * GB,
-            swap_used_bytes=GB,
-            swap_in_bytes_per_s=5000,
-        ),
+        host=host_message(),
         sensors=[
             pb.SensorStatus(name="host", state="ok", age_ms=10),
             pb.SensorStatus(name="gpu", state="failing", detail="GPU 1 is lost", age_ms=2_500),
@@ -93,16 +70,55 @@ def busy_message() -> pb.GetStatusResponse:
             pb.AgentWork(agent_id="batch-1", agent_type="batch", queued=1, running=1),
         ],
         backends=[
-            pb.BackendStatus(name="gpu0", kind="ollama", url="http://x", up=True, models=[model])
+            pb.BackendStatus(
+                name="gpu0", kind="ollama", url="http://x", up=True, models=[model_message()]
+            )
         ],
-        requests=[
-            request(1, "opus-1", "streaming", backend="gpu0", tokens=30, tokens_per_s=51.5),
-            request(2, "batch-1", "dispatched", backend="gpu0", substitute="tiny", model="big"),
-            request(3, "opus-1", wait_reason=slot, wait_detail="a free slot of tiny on gpu0"),
-            request(4, "batch-1", wait_reason=swap, model="big", priority=8),
-            request(5, "opus-1", wait_reason=slot, priority=2),
-        ],
+        requests=request_messages(),
     )
+
+
+def model_message() -> pb.BackendModel:
+    """Its model, a quarter of which lies beside the GPU."""
+    place = models_pb2.ModelPlace(
+        backend="gpu0",
+        state=models_pb2.MODEL_STATE_RESIDENT,
+        slots=2,
+        running=2,
+        num_ctx=4096,
+        memory_bytes=4 * GB,
+        gpu_memory_bytes=3 * GB,
+        managed=True,
+        expires_ms=540_000,
+    )
+    return pb.BackendModel(name="tiny:latest", place=place, queued=3)
+
+
+def host_message() -> pb.HostStatus:
+    """Its host, which swaps."""
+    return pb.HostStatus(
+        cpu_count=8,
+        cpu_share=0.5,
+        models_cpu_share=0.25,
+        memory_total_bytes=16 * GB,
+        memory_available_bytes=6 * GB,
+        models_memory_bytes=2 * GB,
+        swap_total_bytes=2 * GB,
+        swap_used_bytes=GB,
+        swap_in_bytes_per_s=5000,
+    )
+
+
+def request_messages() -> list[pb.RequestStatus]:
+    """Its requests, the oldest first."""
+    slot, swap = common_pb2.WAIT_REASON_SLOT, common_pb2.WAIT_REASON_SWAP
+    return [
+        request(1, "opus-1", "streaming", backend="gpu0", tokens=30, tokens_per_s=51.5),
+        request(2, "batch-1", "dispatched", backend="gpu0", substitute="tiny", model="big"),
+        request(3, "opus-1", wait_reason=slot, wait_detail="a free slot of tiny on gpu0"),
+        request(4, "batch-1", wait_reason=swap, model="big", priority=8),
+        request(5, "opus-1", wait_reason=slot, priority=2),
+    ]
 
 
 def level_message() -> pb.LevelStatus:

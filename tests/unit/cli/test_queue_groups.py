@@ -7,11 +7,13 @@ from dataclasses import replace
 import pytest
 
 from broker_client.pb.broker.v1 import common_pb2
+from brokerctl.fitting_table import Column
 from brokerctl.queue_groups import Group, queue_of
 from brokerctl.top_rows import (
     AGENT_COLUMNS,
     MODEL_COLUMNS,
     REQUEST_COLUMNS,
+    Row,
     agent_rows,
     arranged,
     load_text,
@@ -76,7 +78,9 @@ def test_a_filter_looks_at_all_that_is_shown_case_aside() -> None:
         (model_rows(busy()), MODEL_COLUMNS),
     ],
 )
-def test_every_row_has_a_cell_and_a_value_for_each_column(rows: list, columns: tuple) -> None:  # type: ignore[type-arg]
+def test_every_row_has_a_cell_and_a_value_for_each_column(
+    rows: list[Row], columns: tuple[Column, ...]
+) -> None:
     assert rows
     for row in rows:
         assert len(row.cells) == len(row.sorted_by) == len(columns)
