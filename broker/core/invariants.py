@@ -68,7 +68,8 @@ def _check_compartments(engine: Engine) -> None:
 
 
 def _check_slots(engine: Engine) -> None:
-    """Slots held are attempts, no more run than may, and a free slot never waits for nothing."""
+    """Slots held are attempts, no more run than may, and a free slot never waits for nothing. What
+    the level lets go after the others may have to leave one free: for them to get room."""
     if len(engine.attempts) != engine.tally.running:
         raise InvariantBroken("attempts and the tally differ")
     held: dict[int, int] = {}
@@ -84,6 +85,6 @@ def _check_slots(engine: Engine) -> None:
                 raise InvariantBroken("more requests run than there are slots")
             is_named = backend.resident(residency.runner) is not None
             if backend.up and is_named and residency.has_free_slot:
-                for runner, num_ctx in engine.backlog.ready:
+                for runner, num_ctx in engine.backlog.first:
                     if runner == residency.runner and residency.fits(num_ctx):
                         raise InvariantBroken("a slot is free while a request waits for it")

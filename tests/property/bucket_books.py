@@ -96,14 +96,15 @@ class BucketBooks:
             OF_ALL: (OF_ALL, ""),
         }
 
-    def admit(self, live: Live, reserved: int, now_ns: int) -> None:
-        """It was let in, and each bucket that applies had enough for it."""
+    def admit(self, live: Live, reserved: int, now_ns: int, *, is_answered: bool = False) -> None:
+        """It was let in, and each bucket that applies had enough for it. The default answer takes
+        no tokens."""
         counts = False
         for holder in self._holders(live.key[0]).values():
             if (handle := self._requests.get(holder)) is not None:
                 self._check_has(handle, 1.0, now_ns)
                 self._array.refund(handle, -1.0, now_ns)
-            if (handle := self._tokens.get(holder)) is not None:
+            if (handle := self._tokens.get(holder)) is not None and not is_answered:
                 counts = True
                 self._check_has(handle, min(_amount(reserved), self._bursts[holder]), now_ns)
                 self._array.refund(handle, -_amount(reserved), now_ns)  # it may go into debt

@@ -83,14 +83,17 @@ class EntryBooks:
 
     # The way in
 
-    def admit(self, spec: RequestSpec, compartment: str, now_ns: int) -> Live:
+    def admit(
+        self, spec: RequestSpec, compartment: str, now_ns: int, *, is_answered: bool = False
+    ) -> Live:
         """Let in. Where it goes is told by what is said next. A compartment that nothing limits
         may go without its name."""
         assert spec.key not in self.live
         self._admitted += 1
         operators, agent = self._operators, spec.key[0]
         assert not operators.is_blocked(agent), "a blocked agent was let in"
-        assert self.backlog(agent) + self._standing(agent) < self._policy.queued_per_agent_max
+        own = self.backlog(agent) + self._standing(agent)
+        assert is_answered or own < self._policy.queued_per_agent_max
         expected = operators.compartment(agent, spec.criticality)
         is_limited = operators.limit(expected) is not None
         assert compartment == expected or (compartment == NOT_LIMITED and not is_limited)

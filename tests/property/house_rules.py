@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from broker.core.agent_policy import BATCH, CRITICAL, AgentsPolicy, AgentTypePolicy, BucketPolicy
+from broker.core.level import DegradationPolicy
 from broker.core.placement import BackendPolicy, PlacementPolicy
 from broker.core.policy import EnginePolicy
 from broker.core.queueing import QueuePolicy
@@ -18,7 +19,7 @@ from tests.unit.core.scene import MINUTE_NS, SECOND_NS
 AGENTS: Final = ("ann", "bob", "cyd", "dan", "eve")
 
 _BACKENDS: Final = (
-    BackendPolicy(name="b1", resident_max=2, memory_bytes=5000),
+    BackendPolicy(name="b1", resident_max=2, memory_bytes=5000, is_local=True),
     BackendPolicy(name="b2", exclusive=True),
 )
 _QUEUE: Final = QueuePolicy(
@@ -30,6 +31,13 @@ _QUEUE: Final = QueuePolicy(
     room_wait_ns=5 * SECOND_NS,
     prompt_token_cost=1,
     output_token_cost=2,
+)
+# "o" alone is large.
+_DEGRADATION: Final = DegradationPolicy(
+    small_model_bytes_max=2_000,
+    small_models=("n",),
+    output_tokens_max=50,
+    has_default_answer=True,
 )
 _PLACEMENT: Final = PlacementPolicy(num_ctx_hold_ns=2 * MINUTE_NS)
 GRACE_NS: Final = _PLACEMENT.slot_grace_ns
@@ -53,6 +61,7 @@ _SHARED: Final = EnginePolicy(
     queue=_QUEUE,
     agents=replace(_OPEN, bulkheads={"gold": 2, "silver": 1, CRITICAL: 1, BATCH: 1}),
     placement=_PLACEMENT,
+    degradation=_DEGRADATION,
 )
 # A bucket at every place where there may be one.
 _METERED: Final = replace(
@@ -74,7 +83,9 @@ _METERED: Final = replace(
     ),
 )
 # Nothing is said of agents, and the queue is what is short.
-_PLAIN: Final = EnginePolicy(backends=_BACKENDS, queue=_QUEUE, placement=_PLACEMENT)
+_PLAIN: Final = EnginePolicy(
+    backends=_BACKENDS, queue=_QUEUE, placement=_PLACEMENT, degradation=_DEGRADATION
+)
 
 
 @dataclass(frozen=True, slots=True)

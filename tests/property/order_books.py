@@ -11,10 +11,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from _sched.reference_queue import FairQueue
+from _sched.reference_vtc import COMPARTMENT_MAX
 from broker.core.queueing import LineKey
-from broker.core.requests import AttemptId, RequestKey
+from broker.core.requests import AttemptId, Criticality, RequestKey
 from broker.core.story import Rule
 from tests.property.entry_books import Live
+from tests.property.level_books import LevelBooks
 from tests.property.operator_books import NOT_LIMITED, OperatorBooks
 
 
@@ -44,7 +46,8 @@ class Served:
 class OrderBooks:
     """`waiting` has everybody in a line."""
 
-    def __init__(self, operators: OperatorBooks) -> None:
+    def __init__(self, operators: OperatorBooks, levels: LevelBooks) -> None:
+        self._levels = levels
         self.waiting: dict[RequestKey, Waiting] = {}
         self.running: Counter[str] = Counter()  # by compartment
         self._operators = operators
@@ -98,7 +101,7 @@ class OrderBooks:
         return self._bits.setdefault(compartment, len(self._bits))
 
     def move(self, key: RequestKey, line: LineKey, now_ns: int) -> None:
-        """Its model was pulled anew: it waits for that from now on."""
+        """Its model was pulled anew, or the level gives it another: it waits for that now."""
         waiting = self.waiting[key]
         self.leave(key, now_ns)
         waiting.line, waiting.has_moved = line, True
@@ -161,8 +164,11 @@ class OrderBooks:
     def _check_turn(self, waiting: Waiting, fitting: set[LineKey]) -> None:
         """Its class has the oldest claim of all that could run, handicaps counted (the oracle of
         the queue keeps the claims), its agent was served least in its class, and it is the head of
-        its agent. What could run is of no paused agent and in no compartment that is full."""
-        may_run = [
+        its agent. What could run is of no paused agent and in no compartment that is full. What the
+        level holds back runs after all that it does not, and not at all where memory is short."""
+        is_held = self._is_held(waiting)
+        assert not (is_held and self._levels.is_absolute), "the level does not let it run"
+        could_run = [
             each
             for each in self.waiting.values()
             if each.line in fitting
@@ -170,9 +176,18 @@ class OrderBooks:
             and not self.is_closed(each.live.compartment)
             and self._is_head(each)
         ]
+        may_run = [each for each in could_run if self._is_held(each) == is_held]
+        assert not is_held or may_run == could_run, "it ran before one that goes first"
         mine, counter = self._class(waiting), self._counter(waiting)
         assert self._is_head(waiting), f"{waiting.live.key} was not its agent's head"
         closed = sum(1 << bit for name, bit in self._bits.items() if self.is_closed(name))
+        if (
+            not is_held
+        ):  # whose class is held is closed to the others; all of a line are one model's
+            those = [each for each in self.waiting.values() if each.line in fitting]
+            for each in those:
+                if self._is_held(each):
+                    closed |= self._class_bits(each)
         groups = {line: self._groups[line] for line in fitting if line in self._groups}
         bests = {line: self._queue.best(group, closed) for line, group in groups.items()}
         oldest = min(best[:2] for best in bests.values() if best is not None)
@@ -183,6 +198,16 @@ class OrderBooks:
         for each in may_run:
             if self._class(each) == mine:
                 assert counter <= self._counter(each), f"{waiting.live.key} had been served more"
+
+    def _is_held(self, waiting: Waiting) -> bool:
+        return self._levels.holds(waiting.live, waiting.line)
+
+    def _class_bits(self, waiting: Waiting) -> int:
+        """Batch work is held as such, all else by its priority."""
+        live = waiting.live
+        if live.spec.criticality is Criticality.BATCH:
+            return 1 << self._bit(live.compartment)
+        return 1 << COMPARTMENT_MAX + live.priority
 
     def _class(self, waiting: Waiting) -> tuple[LineKey, int, str]:
         return self._flow(waiting)[:3]
@@ -212,6 +237,8 @@ class OrderBooks:
             rules.add(Rule.PAUSE)
         if self.is_closed(late.live.compartment):
             rules.add(Rule.BULKHEAD)
+        if self._is_held(late) and not self._is_held(early):
+            rules.add(Rule.LEVEL)
         if late.line != early.line:
             return rules
         if late.live.priority > early.live.priority:

@@ -15,6 +15,7 @@ from broker.core.effects import (
     AbortAttempt,
     AbortLoad,
     Admit,
+    Answer,
     Drained,
     Effect,
     Finish,
@@ -24,6 +25,8 @@ from broker.core.effects import (
     SetTimer,
     StartAttempt,
     TakeOver,
+    TellLevel,
+    TellPriority,
     TellQueued,
     TellRequeued,
     TellSlowDown,
@@ -48,6 +51,7 @@ from broker.core.stimuli import (
 from tests.property.bucket_books import BucketBooks
 from tests.property.entry_books import EntryBooks, Live, Where
 from tests.property.house_rules import GRACE_NS, House
+from tests.property.level_books import LevelBooks
 from tests.property.operator_books import OperatorBooks
 from tests.property.order_books import OrderBooks
 from tests.unit.core.scene import SECOND_NS
@@ -63,6 +67,8 @@ def spec(name: str, slots: int, size_bytes: int, *, runner: str = "") -> ModelSp
     )
 
 
+# Of every runner that a list of the unruly world may have.
+SIZES: Final = {"blob-m": 1000, "blob-n": 1500, "blob-o": 4000, "blob-o2": 3000}
 MODELS: Final = (spec("m", 1, 1000), spec("n", 2, 1500), spec("o", 1, 4000))
 
 
@@ -99,7 +105,8 @@ class PerfectShell:
         self.operators = OperatorBooks(house.first)
         self.entry = EntryBooks(self.operators)
         self.buckets = BucketBooks(self.operators)
-        self.order = OrderBooks(self.operators)
+        self.levels = LevelBooks(self.engine, SIZES)
+        self.order = OrderBooks(self.operators, self.levels)
         self.calls: dict[AttemptId, Call] = {}
         self.graces: list[tuple[int, Call]] = []  # slots that come free at a time
         self.attempts_seen = 0
@@ -107,6 +114,7 @@ class PerfectShell:
         self.finished = 0
         self.outcomes: list[Outcome] = []
         self.drained = 0
+        self.answered: set[RequestKey] = set()  # in this turn
         self.turn: Stimulus = TimerFired()
         self.refusal: BrokerError | None = None  # what the last turn was answered by, if by no
         self.story: list[tuple[Stimulus, int, str]] = []  # what was said, when, and the answer
@@ -119,7 +127,10 @@ class PerfectShell:
             TakeOver: self._told,
             StartAttempt: self._start,
             AbortAttempt: self._abort,
+            Answer: self._answer,
             Finish: self._finish,
+            TellLevel: self._heard,
+            TellPriority: self._heard,
             Load: self._load,
             AbortLoad: self._abort_load,
             Unload: self._unload,
@@ -151,6 +162,7 @@ class PerfectShell:
 
     def _hear(self, stimulus: Stimulus, effects: Sequence[Effect]) -> None:
         """What the books know from the stimulus alone."""
+        self.answered = {each.key for each in effects if isinstance(each, Answer)}
         self.operators.hear(stimulus, self.now_ns)
         self.buckets.refit(self.now_ns)
         self.order.refit(each.id for each in self.engine.agents)
@@ -168,8 +180,7 @@ class PerfectShell:
                 self.graces = [each for each in self.graces if each[0] > self.now_ns]
                 for call in over:
                     self.order.release(call.live.compartment)
-            case ModelsListed():
-                self._move_what_waits()
+        self._move_what_waits()
 
     def _attempt_ended(self, ended: AttemptEnded, *, is_back: bool) -> None:
         call = self.calls.pop(ended.attempt)
@@ -211,12 +222,17 @@ class PerfectShell:
         return [*self.calls.values(), *(call for _, call in self.graces)]
 
     def _move_what_waits(self) -> None:
-        """What waits for a model that was pulled anew waits for that from now on."""
+        """What waits for a model that was pulled anew waits for that from now on; so does what the
+        level gives another model, in the order in which it came."""
         known = {each.runner for server in self.servers.values() for each in server.listed}
-        for key, waiting in list(self.order.waiting.items()):
-            record = self.engine.records.get(key)
-            if waiting.line[0] not in known and record is not None:
-                self.order.move(key, record.line, self.now_ns)
+        for waiting in sorted(self.order.waiting.values(), key=lambda each: each.live.number):
+            live, line = waiting.live, waiting.line
+            record = self.engine.records.get(live.key)
+            if record is None or record.line == line:
+                continue
+            if line[0] in known:
+                self.levels.check_moved(live, line, record.line)
+            self.order.move(live.key, record.line, self.now_ns)
 
     # The laws
 
@@ -229,6 +245,8 @@ class PerfectShell:
         self.refusal = effect.error
         self.outcomes.append(Outcome.REFUSED)
         self.entry.refuse(spec, effect.error)
+        priority = self.operators.priority(spec.key[0], spec.priority)
+        self.levels.check_refused(spec, priority, effect.error)
         runners = {each.name.removesuffix(":latest"): each.runner for each in MODELS}
         tokens = self.engine.estimates.tokens(runners.get(spec.model, "blob-m"), spec)
         self.buckets.refuse(spec.key[0], effect.error, tokens, self.now_ns)
@@ -237,10 +255,15 @@ class PerfectShell:
         spec = self._arrival()
         assert spec.key == effect.key
         self.admitted += 1
-        record = self.engine.records[spec.key]
+        is_answered = spec.key in self.answered
+        if is_answered:
+            record = self.engine.ledger.journal.ended[spec.key].record
+        else:
+            record = self.engine.records[spec.key]
+        reserved = record.passage.tokens_reserved
         compartment = self.engine.bulkheads.name(record.compartment)
-        live = self.entry.admit(spec, compartment, self.now_ns)
-        self.buckets.admit(live, record.passage.tokens_reserved, self.now_ns)
+        live = self.entry.admit(spec, compartment, self.now_ns, is_answered=is_answered)
+        self.buckets.admit(live, reserved, self.now_ns, is_answered=is_answered)
 
     def _told(self, effect: TellSlowDown | TakeOver) -> None:
         assert effect.key in self.live
@@ -253,7 +276,10 @@ class PerfectShell:
             self.entry.stand(live)
         elif not stands and live.where in (Where.NOWHERE, Where.ROOM):
             self.entry.enter(live)
-            self.order.enter(live, self.engine.records[effect.key].line, self.now_ns)
+            line = self.engine.records[effect.key].line
+            if isinstance(self.turn, Arrived) and self.turn.spec.key == effect.key:
+                self.levels.check_entered(live, line)
+            self.order.enter(live, line, self.now_ns)
         assert live.where is (Where.ROOM if stands else Where.QUEUE)
         if effect.reason is WaitReason.PAUSED:
             names = (effect.key[0], self.operators.type_of(effect.key[0]).name, "every")
@@ -268,6 +294,7 @@ class PerfectShell:
         self.attempts_seen = effect.attempt
         live = self.live[effect.key]
         assert live.where is Where.QUEUE
+        self.levels.check_started(effect, live.spec)
         server = self.servers[effect.backend]
         runner = {each.name: each.runner for each in server.listed}[effect.model]
         assert server.switching is None or server.switching.runner != runner
@@ -288,13 +315,22 @@ class PerfectShell:
         assert not call.is_aborted
         call.is_aborted = True
 
+    def _heard(self, effect: TellLevel | TellPriority) -> None:
+        """Told to everybody who listens; no request's matter."""
+
+    def _answer(self, effect: Answer) -> None:
+        live = self.live[effect.key]
+        assert live.where is not Where.SLOT
+        waiting = self.order.waiting.get(effect.key)
+        self.levels.check_answered(effect, live, None if waiting is None else waiting.line)
+
     def _finish(self, effect: Finish) -> None:
         live = self.live[effect.key]  # KeyError: ended twice, or never admitted
         self.outcomes.append(effect.outcome)
         self.finished += 1
         is_complete = effect.outcome is Outcome.COMPLETED
         assert (effect.error is None) == is_complete
-        if is_complete:
+        if is_complete and effect.key not in self.answered:
             assert isinstance(self.turn, AttemptEnded)
             assert self.turn.error is None
         if effect.outcome is Outcome.DISPLACED:

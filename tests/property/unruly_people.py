@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Protocol, TypeVar
 
 from broker.core.errors import QuotaExceeded
-from broker.core.requests import Criticality
+from broker.core.level import Level
+from broker.core.requests import Criticality, Substitution
 from broker.core.stimuli import (
     Arrived,
     BlockAsked,
@@ -15,6 +16,8 @@ from broker.core.stimuli import (
     CancelAsked,
     CancelCause,
     DrainAsked,
+    HostSensed,
+    LevelAsked,
     PauseAsked,
     PolicyChanged,
     ResumeAsked,
@@ -25,6 +28,7 @@ from broker.core.story import Rule, explain
 from tests.property.house_rules import AGENTS, House
 from tests.property.perfect_shell import PerfectShell
 from tests.unit.core.scene import MINUTE_NS, SECOND_NS, arrived, request
+from tests.unit.core.sensed import host
 
 T = TypeVar("T")
 
@@ -57,7 +61,17 @@ class UnrulyPeople(PerfectShell):
             size_bytes=self.choose([100, 100, 100, 3000, 11_000]),
         )
         criticality = self.choose([Criticality.NORMAL] * 4 + list(Criticality))
-        self.feed(Arrived(replace(spec, criticality=criticality)))
+        substitution = Substitution.ANY
+        if not spec.fallback_models:
+            substitution = self.choose([Substitution.ANY, *Substitution])
+        spec = replace(
+            spec,
+            criticality=criticality,
+            substitution=substitution,
+            accepts_default=self.choose([False, False, True]),
+            output_tokens_max=self.choose([0, 0, 20, 500]),
+        )
+        self.feed(Arrived(spec))
 
     def flood(self) -> None:
         """One agent sends many alike at once."""
@@ -131,6 +145,17 @@ class UnrulyPeople(PerfectShell):
     def resume(self) -> None:
         scopes = sorted({scope for scope, _ in self.operators.changes}, key=repr)
         self.feed(ResumeAsked(self.choose(scopes or [Scope()])))
+
+    def set_level(self) -> None:
+        """An operator sets the level, for a while or not, or leaves it to the load."""
+        level = self.choose([None, None, *Level])
+        until_ns = None if level is None else self._until_ns()
+        self.feed(LevelAsked(level=level, until_ns=until_ns))
+
+    def sense(self) -> None:
+        """Others use so much of the host's memory: that holds a level up absolutely."""
+        free_gb = self.choose([60, 60, 30, 20, 8, 1])
+        self.feed(HostSensed(host(free_gb=free_gb, at_ns=self.now_ns)))
 
     def reload(self) -> None:
         """Seldom."""

@@ -20,6 +20,7 @@ from broker.core.errors import (
     Cancelled,
     LoadFailed,
 )
+from broker.core.level import Level
 from broker.core.ports import Resident
 from broker.core.requests import AttemptId, Outcome
 from broker.core.stimuli import (
@@ -27,6 +28,7 @@ from broker.core.stimuli import (
     BackendSeen,
     DrainAsked,
     FirstToken,
+    LevelAsked,
     LoadEnded,
     ModelsListed,
     ResidentsSeen,
@@ -190,6 +192,7 @@ class UnrulyWorld(UnrulyPeople):
             self.feed(BackendSeen(name, True))
         for scope in sorted({scope for scope, _ in self.operators.changes}, key=repr):
             self.feed(ResumeAsked(scope))
+        self.feed(LevelAsked(level=Level.NORMAL))
         self.wait(FAILED_LOAD_HOLD_NS)
         for _ in range(200):
             for name, server in self.servers.items():
@@ -235,6 +238,8 @@ _WEIGHTS: Final = {
     "pause": 1,
     "resume": 2,
     "reload": 1,
+    "set_level": 1,
+    "sense": 2,
     "explain": 2,
     "drain": 1,
     "give_token": 2,

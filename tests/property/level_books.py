@@ -1,0 +1,96 @@
+"""What a level does to requests, by the design's prose. Which level holds is not judged here.
+
+`test_degradation.py` and the closed loop hold the level against the load; these books take it as
+it is and say who may be let in, who goes first, and on which model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from broker.core.effects import Answer, StartAttempt
+from broker.core.engine import Engine
+from broker.core.errors import BrokerError, Degraded, SmallModelsOnly
+from broker.core.level import Level
+from broker.core.queueing import LineKey
+from broker.core.requests import Criticality, RequestKind, RequestSpec, Substitution
+from tests.property.entry_books import Live
+
+FIRST_WORST: Final = 3
+CRITICAL_WORST: Final = 7
+
+
+class LevelBooks:
+    """`sizes`: the bytes of each runner's file."""
+
+    def __init__(self, engine: Engine, sizes: Mapping[str, int]) -> None:
+        self._engine = engine
+        self._sizes = sizes
+
+    @property
+    def level(self) -> Level:
+        return self._engine.degradation.level
+
+    @property
+    def is_absolute(self) -> bool:
+        return self._engine.degradation.memory_is_cause and self.level >= Level.LEVEL_2
+
+    def is_small(self, runner: str) -> bool:
+        return self._sizes[runner] <= self._engine.policy.degradation.small_model_bytes_max
+
+    def is_critical_work(self, spec: RequestSpec, priority: int) -> bool:
+        return priority <= CRITICAL_WORST and spec.criticality is not Criticality.BATCH
+
+    def holds(self, live: Live, line: LineKey) -> bool:
+        """Does it go after the others?"""
+        if self.level < Level.LEVEL_2:
+            return False
+        is_first = self.is_critical_work(live.spec, live.priority)
+        if self.level is Level.CRITICAL:
+            is_first = is_first and live.priority <= FIRST_WORST
+        return not (is_first and self.is_small(line[0]))
+
+    # The laws
+
+    def check_entered(self, live: Live, line: LineKey) -> None:
+        """A newcomer that is to wait is critical work, for a small model, from level 2 on."""
+        if self.level >= Level.LEVEL_2:
+            assert self.is_critical_work(live.spec, live.priority), "let in at this level"
+            assert self.is_small(line[0]), "let in for a large model at this level"
+
+    def check_refused(self, spec: RequestSpec, priority: int, error: BrokerError) -> None:
+        """Nobody is refused for a level that does not say so."""
+        if isinstance(error, Degraded | SmallModelsOnly):
+            assert self.level >= Level.LEVEL_2
+            assert error.retry_after_ns, "told nothing of when to come again"
+            is_critical = self.is_critical_work(spec, priority)
+            assert isinstance(error, SmallModelsOnly) == is_critical
+
+    def check_started(self, effect: StartAttempt, spec: RequestSpec) -> None:
+        """It says the level, and its answer is cut where the level says so."""
+        assert effect.level is self.level
+        most, asked = self._engine.policy.degradation.output_tokens_max, spec.output_tokens_max
+        is_cut = self.level >= Level.LEVEL_1 and not 0 < asked <= most
+        assert effect.output_tokens_max == (most if is_cut else None)
+        assert any("max_tokens" in each for each in effect.changes) == is_cut
+        if effect.substituted_for:
+            assert spec.substitution is not Substitution.NEVER
+
+    def check_answered(self, effect: Answer, live: Live, line: LineKey | None) -> None:
+        """Only at the critical level, where it may be, and where the level would hold it."""
+        assert effect.level is self.level is Level.CRITICAL
+        assert live.spec.accepts_default
+        assert live.spec.kind is RequestKind.GENERATE
+        assert self._engine.policy.degradation.has_default_answer
+        assert line is None or self.holds(live, line), "answered though it might have run"
+
+    def check_moved(self, live: Live, before: LineKey, after: LineKey) -> None:
+        """For the level's sake from a large model to a small one, and back once it has fallen."""
+        if self.level >= Level.LEVEL_2:
+            assert self.is_small(after[0])
+            assert not self.is_small(before[0])
+            assert live.spec.substitution is not Substitution.NEVER
+        else:
+            record = self._engine.records[live.key]
+            assert not record.is_for_level, "it stays with a small model for no level's sake"
