@@ -8,6 +8,7 @@ find, and says so.
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -79,11 +80,12 @@ def busiest_place(model: Model) -> ModelPlace | None:
 
 
 def ask(client: Client, model: str, number: int) -> Answer:
-    """One short answer. Each prompt differs, so that none is answered for another."""
+    """One short answer. No prompt comes twice, so that none is answered for another, or out of
+    what a model keeps of earlier ones."""
     first_ns = tokens = 0
     with client.stream(
         model=model,
-        prompt=f"Count upwards from {100 * (number + 1)}, one number to a line.",
+        prompt=f"{secrets.token_hex(4)}: count upwards from {number}, one number to a line.",
         priority=PRIORITY,
         max_tokens=TOKENS,
         seed=number,
