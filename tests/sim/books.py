@@ -34,6 +34,7 @@ class Held:
     key: RequestKey
     backend: str
     runner: str
+    cut_to: int | None = None  # tokens, by the level at which it was started
 
 
 @dataclass(slots=True)

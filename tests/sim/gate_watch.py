@@ -24,11 +24,14 @@ from broker.core.errors import (
     BrokerRateLimited,
     DeadlineExpired,
     DeadlineInfeasible,
+    Degraded,
     QueueFull,
     QuotaExceeded,
+    SmallModelsOnly,
     TokenQuotaExceeded,
 )
-from broker.core.requests import AttemptId, Outcome, RequestKey
+from broker.core.level import Level
+from broker.core.requests import AttemptId, Outcome, RequestKey, RequestSpec
 from broker.core.stimuli import Arrived, AttemptEnded, PolicyChanged, Stimulus, TimerFired
 from tests.property.bucket_books import BucketBooks
 from tests.property.entry_books import EntryBooks, Live, Where
@@ -45,6 +48,8 @@ BY_THE_GATES: Final = (
     AgentQueueFull,
     DeadlineInfeasible,
     DeadlineExpired,
+    Degraded,
+    SmallModelsOnly,
 )
 GIVEN_BACK: Final = (Outcome.REFUSED, Outcome.DISPLACED)
 
@@ -134,6 +139,11 @@ class GateWatch:
         is_held = live.where is not Where.QUEUE or self.operators.is_paused(key[0])
         return not (is_held or self._is_closed(live.compartment))
 
+    def is_cut(self, spec: RequestSpec) -> bool:
+        """Is its answer shorter than it asks for, at the level that holds?"""
+        level, most = self._engine.degradation, self._engine.policy.degradation.output_tokens_max
+        return level.level >= Level.LEVEL_1 and not 0 < spec.output_tokens_max <= most
+
     def _is_closed(self, compartment: str) -> bool:
         limit = self.operators.limit(compartment)
         return limit is not None and self.running.get(compartment, 0) >= limit
@@ -149,6 +159,9 @@ class GateWatch:
             return
         spec, error = self._stimulus.spec, effect.error
         self.entry.refuse(spec, error)
+        if isinstance(error, Degraded | SmallModelsOnly):
+            level = self._engine.degradation.level
+            must(level >= Level.LEVEL_2, f"{spec.key} was refused for a level that does not say so")
         if isinstance(error, AgentBlocked):
             must(self.operators.is_blocked(spec.key[0]), f"{spec.key}: nobody blocked it")
         if isinstance(error, DeadlineInfeasible | DeadlineExpired):

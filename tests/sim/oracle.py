@@ -148,9 +148,9 @@ class Oracle:
         self._lost(held.backend, ended.error)
         if ended.error is None:
             task = live.task
+            output_tokens = min(task.output_tokens, held.cut_to or task.output_tokens)
             must(
-                (ended.prompt_tokens, ended.output_tokens)
-                == (task.prompt_tokens, task.output_tokens),
+                (ended.prompt_tokens, ended.output_tokens) == (task.prompt_tokens, output_tokens),
                 f"{held.key} got an answer of another size",
             )
 
@@ -254,7 +254,9 @@ class Oracle:
         self._check_turn(live)
         live.attempt = effect.attempt
         books.pressed.add(runner)
-        self._held[effect.attempt] = Held(effect.key, effect.backend, runner)
+        cut_to = effect.output_tokens_max
+        must((cut_to is not None) == self.gates.is_cut(live.spec), f"{effect.key}: no such cut")
+        self._held[effect.attempt] = Held(effect.key, effect.backend, runner, cut_to)
 
     def _check_turn(self, live: Live) -> None:
         """First come, first served among the requests of one agent, priority, compartment and line;

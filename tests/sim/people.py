@@ -14,11 +14,13 @@ from broker.core.agent_policy import (
     AgentTypePolicy,
     BucketPolicy,
 )
+from broker.core.level import Level
 from broker.core.policy import EnginePolicy
 from broker.core.queueing import AgentOrder, QueuePolicy
 from broker.core.stimuli import (
     BlockAsked,
     BoostAsked,
+    LevelAsked,
     PauseAsked,
     PolicyChanged,
     ResumeAsked,
@@ -107,7 +109,7 @@ def draw_orders(
 def _draw_order(chance: Random, scope: Scope, at_ns: int) -> Stimulus:
     until_ns = chance.choice((None, at_ns + chance.randint(1, 60) * SECOND_NS))
     asked: Stimulus
-    match chance.choice(("boost", "block", "pause", "resume")):
+    match chance.choice(("boost", "block", "pause", "resume", "level")):
         case "boost":
             asked = BoostAsked(
                 scope=scope,
@@ -121,6 +123,8 @@ def _draw_order(chance: Random, scope: Scope, at_ns: int) -> Stimulus:
             asked = BlockAsked(scope=scope, cancels_waiting=cancels, until_ns=until_ns)
         case "pause":
             asked = PauseAsked(scope=scope, until_ns=until_ns)
+        case "level":
+            asked = LevelAsked(level=chance.choice(list(Level)), until_ns=until_ns)
         case _:
             asked = ResumeAsked(scope)
     return asked
@@ -144,4 +148,4 @@ def final_orders(policy: EnginePolicy, orders: tuple[Order, ...]) -> tuple[Stimu
         each.scope for each in asked if isinstance(each, BoostAsked | BlockAsked | PauseAsked)
     )
     reloads = [PolicyChanged(policy)] if any(isinstance(x, PolicyChanged) for x in asked) else []
-    return (*(ResumeAsked(scope) for scope in scopes), *reloads)
+    return (*(ResumeAsked(scope) for scope in scopes), *reloads, LevelAsked(level=Level.NORMAL))

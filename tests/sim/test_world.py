@@ -60,7 +60,7 @@ def test_the_seeds_bring_every_kind_of_fault_and_of_task() -> None:
     assert {each.is_gentle for each in scenarios} == {True, False}
     assert {task.criticality for task in tasks} == set(Criticality)
     asked = {type(order) for each in scenarios for _, order in each.orders}
-    assert asked == {BoostAsked, BlockAsked, PauseAsked, ResumeAsked, PolicyChanged}
+    assert asked == {BoostAsked, BlockAsked, LevelAsked, PauseAsked, ResumeAsked, PolicyChanged}
     types = [of for each in scenarios for of in each.policy.agents.types]
     assert any(of.requests for of in types)
     assert any(of.all_tokens for of in types)
