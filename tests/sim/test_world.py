@@ -10,7 +10,14 @@ from collections import Counter
 import pytest
 
 from broker.core.requests import Criticality, Outcome
-from broker.core.stimuli import BlockAsked, BoostAsked, PauseAsked, PolicyChanged, ResumeAsked
+from broker.core.stimuli import (
+    BlockAsked,
+    BoostAsked,
+    LevelAsked,
+    PauseAsked,
+    PolicyChanged,
+    ResumeAsked,
+)
 from broker.sim.world_faults import FaultKind
 from tests.sim.play import play
 from tests.sim.scenario import draw
