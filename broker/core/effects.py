@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import field
+from typing import TYPE_CHECKING
+
 from broker.core.errors import BrokerError
 from broker.core.level import Level
 from broker.core.requests import AttemptId, Outcome, RequestKey
 from broker.core.state_machine import Symbol
 from broker.core.stimuli import Scope
 from broker.core.value import value
+
+if TYPE_CHECKING:  # a record keeps words that are defined here
+    from broker.core.record import Record
 
 
 class WaitReason(Symbol):
@@ -108,11 +114,14 @@ class Answer:
 
 @value
 class Finish:
-    """The request is over for its client. Exactly one per request that was admitted."""
+    """The request is over for its client. Exactly one per request that was admitted. `record` is
+    what the engine knew of it, to be read and told: many may end in one turn, more than any memory
+    of it holds."""
 
     key: RequestKey
     outcome: Outcome
     error: BrokerError | None
+    record: Record | None = field(default=None, compare=False)
 
 
 @value

@@ -146,7 +146,7 @@ class Ledger:
             spec.key,
             Ended(record, record.attempt, outcome, problem, now_ns, self.attempts_made),
         )
-        self._emit(Finish(spec.key, outcome, error))
+        self._emit(Finish(spec.key, outcome, error, record))
 
     def pay(self, attempt: Attempt, ended: AttemptEnded, policy: QueuePolicy, now_ns: int) -> int:
         """What an attempt really used takes the place of what was charged and reserved for it; its

@@ -183,7 +183,8 @@ class RequestStart:
 
 @dataclass(slots=True, kw_only=True)
 class RequestReport:
-    """How a request ended, told once for each. Times are nanoseconds from its arrival, 0 where that
+    """How a request ended, told once for each. `model` is "" where the operator's default answer
+    was given. Times are nanoseconds from its arrival, 0 where that
     never came. `arrived_unix_ns` is on the wall's clock. `content` is for tracing
     and for logs that were asked to show it; nobody else looks."""
 

@@ -117,7 +117,7 @@ class Recorder:
             tokens = report.prompt_tokens + report.output_tokens
             if tokens:
                 agent.tokens.inc(tokens)
-        if outcome is Outcome.COMPLETED:
+        if outcome is Outcome.COMPLETED and report.model:  # a default answer takes no time
             kind = self._kinds.of((report.agent_type, report.model))
             kind.duration.observe(report.total_ns / _S)
         elif outcome in _DROPPED:

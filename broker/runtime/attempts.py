@@ -30,6 +30,7 @@ class Errand:
     content: GenerateContent | EmbedContent
     arrived_ns: int
     traceparent: str = ""
+    load_wait_ns: int = 0  # of its wait, how long its model was being loaded
     done: Done | None = None
 
     def content_for(self, start: StartAttempt) -> GenerateContent | EmbedContent:

@@ -345,6 +345,7 @@ class Driver:
 
     def _start_attempt(self, effect: StartAttempt) -> None:
         errand = self._errands[effect.key]
+        errand.load_wait_ns = effect.load_wait_ns
         call = Call(effect, errand, self._clock, self.feed, self._attempt_over)
         work = call.run(self._backends[effect.backend])
         task = self._supervisor.start(work, f"attempt-{effect.attempt}")

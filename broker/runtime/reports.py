@@ -5,12 +5,13 @@ from __future__ import annotations
 from broker.core.content import Completion
 from broker.core.effects import Finish, StartAttempt
 from broker.core.engine import Engine
-from broker.core.errors import BrokerError
+from broker.core.errors import BrokerError, InvariantBroken
 from broker.core.observer import Observer
 from broker.core.requests import Outcome, RequestKey, RequestSpec
 from broker.core.views import RequestReport, RequestStart
 from broker.runtime.attempts import Errand
 from broker.runtime.clock import Clock
+from broker.runtime.streams import Done
 
 
 class Reports:
@@ -41,20 +42,22 @@ class Reports:
     def ended(self, finish: Finish, errand: Errand) -> None:
         """Of a request that was let in. What an attempt that is being aborted has used is known
         only later: counted are the pieces that came."""
-        record = self._engine.ledger.journal.ended[finish.key].record
-        spec, attempt, done = record.spec, record.attempt, errand.done
-        started, error = errand.stream.started, finish.error
-        total_ns = self._clock.monotonic_ns() - record.arrived_ns
-        result = done.result if done is not None else None
-        output_tokens = errand.stream.pieces_count
-        if result is not None:
-            output_tokens = result.output_tokens if isinstance(result, Completion) else 0
+        record = finish.record
+        if record is None:
+            raise InvariantBroken(f"{finish.key} ended, and nothing is known of it")
+        attempt, done, error = record.attempt, errand.done, finish.error
+        started = errand.stream.started
+        now_ns = self._clock.monotonic_ns()
+        total_ns = now_ns - record.arrived_ns
+        first_ns = attempt.first_token_ns if attempt is not None else 0
+        pieces = errand.stream.pieces_count
         self._observer.request_ended(
             RequestReport(
                 key=finish.key,
                 agent_type=record.agent.type.name,
-                kind=spec.kind,
-                model=(started.model if started is not None else "") or record.model,
+                kind=record.spec.kind,
+                # A default answer has started, and no model gives it.
+                model=started.model if started is not None else record.model,
                 backend=started.backend if started is not None else "",
                 priority=record.priority,
                 level=started.level if started is not None else self._engine.level,
@@ -63,16 +66,12 @@ class Reports:
                 message=error.message if error is not None else "",
                 arrived_unix_ns=self._clock.unix_ns() - total_ns,
                 queue_wait_ns=attempt.started_ns - record.arrived_ns if attempt else total_ns,
-                load_wait_ns=done.timings.load_wait_ns if done is not None else 0,
-                first_token_ns=(
-                    attempt.first_token_ns - record.arrived_ns
-                    if attempt and attempt.first_token_ns
-                    else 0
-                ),
-                per_token_ns=done.timings.per_token_ns if done is not None else 0,
+                load_wait_ns=errand.load_wait_ns,
+                first_token_ns=first_ns - record.arrived_ns if first_ns else 0,
+                per_token_ns=(now_ns - first_ns) // (pieces - 1) if first_ns and pieces > 1 else 0,
                 total_ns=total_ns,
-                prompt_tokens=result.prompt_tokens if result is not None else 0,
-                output_tokens=output_tokens,
+                prompt_tokens=done.result.prompt_tokens if done is not None else 0,
+                output_tokens=_output_tokens(done, pieces),
                 tries=record.tries,
                 substituted_for=record.substituted_for,
                 changes=started.changes if started is not None else (),
@@ -114,3 +113,10 @@ class Reports:
     def _type_of(self, key: RequestKey) -> str:
         agent = self._engine.agents.find(key[0])
         return agent.type.name if agent is not None else ""
+
+
+def _output_tokens(done: Done | None, pieces: int) -> int:
+    """As the backend counted them; where no end of its answer came, what did come."""
+    if done is None:
+        return pieces
+    return done.result.output_tokens if isinstance(done.result, Completion) else 0

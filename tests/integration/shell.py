@@ -10,6 +10,7 @@ from broker.core.agent_policy import OPEN_HOUSE, AgentsPolicy
 from broker.core.content import GenerateContent, Prompt
 from broker.core.engine import Engine
 from broker.core.invariants import check
+from broker.core.observer import Observer
 from broker.core.placement import BackendPolicy, PlacementPolicy
 from broker.core.policy import EnginePolicy
 from broker.core.queueing import QueuePolicy
@@ -69,6 +70,7 @@ async def running_shell(
     is_up: bool = True,
     keep_alive_ns: int = 10 * MINUTE_NS,
     agents: AgentsPolicy = OPEN_HOUSE,
+    observer: Observer | None = None,
 ) -> AsyncIterator[Shell]:
     """A shell whose backend has been asked once; the engine's laws are checked at the end."""
     backend = FakeBackend(*(models or ("m:latest",)))
@@ -82,7 +84,8 @@ async def running_shell(
     clock = LoopClock()
     async with Supervisor(100) as supervisor:
         limits = limits or DriverLimits()
-        driver = Driver(engine, {"b": backend}, clock, supervisor, limits, Observers())
+        observer = observer or Observers()
+        driver = Driver(engine, {"b": backend}, clock, supervisor, limits, observer)
         discovery = Discovery(
             backend,
             DiscoveryPolicy(slots=slots),
