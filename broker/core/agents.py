@@ -262,11 +262,9 @@ class Agents:
         """Whom operators have paused, in words."""
         return tuple(_whom(scope) for scope, each in self._overrides.items() if each.is_paused)
 
-    def at_work(self) -> Iterator[tuple[Agent, int, int]]:
-        """Those with requests under way: (agent, how many wait, how many run)."""
-        for each in self._known.values():
-            if each.live or each.running:
-                yield each, self._queue.backlog(each.handle), each.running
+    def backlog(self, agent: Agent) -> int:
+        """How many requests of it wait in the queue."""
+        return self._queue.backlog(agent.handle)
 
     def views(self, now_ns: int) -> list[AgentView]:
         """All that are remembered, in the order of their ids."""

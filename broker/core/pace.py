@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from broker.core.agents import Agent
 from broker.core.engine import Engine
 from broker.core.requests import RequestKey
 from broker.core.views import WaitView
@@ -107,9 +108,24 @@ def wait_view(waits_ns: Iterable[int]) -> WaitView:
 
 
 def _agents(engine: Engine) -> tuple[AgentWorkView, ...]:
-    views = [
-        AgentWorkView(agent_id=agent.id, agent_type=agent.type.name, queued=queued, running=running)
-        for agent, queued, running in engine.agents.at_work()
-    ]
-    views.sort(key=lambda each: (-each.queued - each.running, each.agent_id))
-    return tuple(views[:AGENTS_SHOWN_MAX])
+    """Found through what is under way and not among all who are remembered, who may be a hundred
+    times as many: each agent asks for the status to learn the level."""
+    records = (
+        *engine.records.values(),
+        *(each.record for each in engine.attempts.values()),  # also what may run on after its end
+    )
+    busy = {record.agent.id: record.agent for record in records}
+    ranked = sorted(
+        (-engine.agents.backlog(agent) - agent.running, agent_id)
+        for agent_id, agent in busy.items()
+    )
+    return tuple(_work_view(engine, busy[agent_id]) for _, agent_id in ranked[:AGENTS_SHOWN_MAX])
+
+
+def _work_view(engine: Engine, agent: Agent) -> AgentWorkView:
+    return AgentWorkView(
+        agent_id=agent.id,
+        agent_type=agent.type.name,
+        queued=engine.agents.backlog(agent),
+        running=agent.running,
+    )

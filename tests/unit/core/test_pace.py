@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
 import pytest
 
 from broker.core.pace import (
@@ -95,6 +100,44 @@ def test_agents_with_most_work_come_first() -> None:
     first, second = take_work(scene.engine).agents
     assert (first.agent_id, first.queued, first.running) == ("busy", 2, 1)
     assert (second.agent_id, second.queued, second.running) == ("quiet", 1, 0)
+
+
+def test_whose_cancelled_work_may_still_run_is_at_work() -> None:
+    scene = one_slot()
+    scene.turn(arrived("r"))
+    scene.turn(cancel("r"))
+    (agent,) = take_work(scene.engine).agents
+    assert (agent.agent_id, agent.queued, agent.running) == ("a", 0, 1)
+    scene.ends("r")
+    assert take_work(scene.engine).agents == ()
+
+
+def lines_run(look: Callable[[], object]) -> int:
+    """How many lines of Python a call runs: what it costs, without a clock."""
+    lines = 0
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal lines
+        lines += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        look()
+    finally:
+        sys.settrace(before)
+    return lines
+
+
+def test_who_is_only_remembered_costs_nothing() -> None:
+    scene = one_slot()
+    scene.turn(arrived("r", agent="busy"))
+    few = lines_run(lambda: take_work(scene.engine))
+    for index in range(200):
+        scene.turn(arrived("r", agent=f"gone{index}", deadline_ns=0))
+    assert len(scene.engine.agents) > 200
+    assert lines_run(lambda: take_work(scene.engine)) == few > 0
 
 
 def test_only_so_many_agents_are_named() -> None:
