@@ -7,7 +7,7 @@ and left in whatever order: which events, in which order, under which numbers, a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
 import pytest
@@ -239,8 +239,8 @@ def test_each_subscriber_is_handed_what_the_model_says(
 
 
 @pytest.fixture(params=BUSES)
-def make(request: pytest.FixtureRequest) -> Iterator[Callable[[MailboxLimits], Bus]]:
-    yield BUSES[request.param]
+def make(request: pytest.FixtureRequest) -> Callable[[MailboxLimits], Bus]:
+    return BUSES[request.param]
 
 
 Make = Callable[[MailboxLimits], Bus]

@@ -74,7 +74,8 @@ def test_a_turn_wakes_so_many_and_the_next_one_comes_after_a_pause() -> None:
         "e",
         "",
     ]
-    assert not (scene.loop.soon or scene.loop.later)
+    assert not scene.loop.soon
+    assert not scene.loop.later
 
 
 def test_who_comes_after_the_pause_is_woken_at_once_and_before_it_is_not() -> None:
