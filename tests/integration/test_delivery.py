@@ -70,9 +70,9 @@ async def test_an_answer_that_is_read_late_is_whole() -> None:
 
 
 async def test_more_calls_than_may_be_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "CALLS_SPARE", 0)
     limits = LimitsConfig(streams_max=1, queued_max=1)
     config = Config(server=FREE_PORTS, limits=limits, backends=(BACKEND,))
+    monkeypatch.setattr(server, "CALLS_SPARE", -config.pubsub.subscribers_max)
     async with running_daemon(config) as daemon, daemon.open_channel() as far:
         stream = daemon.inference.Generate(generate())
         await read_until(stream, "started")
