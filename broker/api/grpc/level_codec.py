@@ -101,4 +101,5 @@ def encode_gpu(sample: GpuSample) -> pb.GpuStatus:
             for each in sample.processes or ()
         ],
         mig=sample.is_mig,
+        processes_told=sample.processes is not None,
     )

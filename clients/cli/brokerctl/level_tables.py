@@ -125,7 +125,9 @@ def power_text(gpu: GpuStatus) -> str:
 
 
 def foreign_text(gpu: GpuStatus) -> str:
-    """Who else holds its memory, those with most of it first."""
+    """Who else holds its memory, those with most of it first; "?" where nobody may ask."""
+    if gpu.processes is None:
+        return "?"
     foreign = sorted(
         (each for each in gpu.processes if not each.ours),
         key=lambda each: -(each.memory_bytes or 0),

@@ -101,7 +101,7 @@ def gpu_findings(gpu: GpuStatus) -> list[Finding]:
                 "see to its cooling and power limit (`nvidia-smi -q -d PERFORMANCE`)",
             )
         )
-    if foreign := foreign_text(gpu):
+    if gpu.processes and (foreign := foreign_text(gpu)):
         findings.append(
             odd(f"{name} is used by others, too: {foreign}", "end them, if models need that memory")
         )

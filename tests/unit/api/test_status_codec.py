@@ -26,7 +26,7 @@ from broker.core.snapshot import BackendView, RequestView, ResidencyView, take_s
 from broker.core.tally import PriorityTally
 from broker.core.views import AlertView, LevelView, LoadPart, SensorView, WaitView
 from broker.services.status import BackendIdentity, Status
-from broker_client.machine import level_number
+from broker_client.machine import gpu_of, level_number
 from broker_client.pb.broker.v1 import admin_pb2 as pb
 from broker_client.pb.broker.v1 import common_pb2
 from broker_client.status import status_of
@@ -240,11 +240,18 @@ def test_a_gpu_says_all_that_it_knows() -> None:
         throttle_reasons=["power cap"],
         processes=[pb.GpuProcess(pid=7, name="runner", ours=True)],
         mig=True,
+        processes_told=True,
     )
     blind = encode_gpu(replace(GPU, utilization=None, power_w=None, processes=None))
     assert not blind.HasField("utilization")
     assert not blind.HasField("power_w")
     assert not blind.processes
+    assert not blind.processes_told
+
+
+@pytest.mark.parametrize("processes", [None, ()])
+def test_processes_that_nobody_may_ask_for_are_not_none_at_all(processes: tuple[()] | None) -> None:
+    assert gpu_of(encode_gpu(replace(GPU, processes=processes))).processes == processes
 
 
 def test_a_status_holds_the_level_the_machine_and_the_alerts() -> None:
@@ -295,6 +302,7 @@ def test_what_the_broker_says_the_client_reads() -> None:
     assert read.host is not None
     assert read.host.models_cpu_share == 0.5
     (gpu,) = read.gpus
+    assert gpu.processes is not None
     assert (gpu.utilization, gpu.processes[0].memory_bytes, gpu.mig) == (0.0, None, True)
     assert [each.age_ms for each in read.sensors] == [0, None]
     assert [each.runbook for each in read.alerts] == ["see who waits"]

@@ -162,6 +162,7 @@ def gpu_message() -> pb.GpuStatus:
             pb.GpuProcess(pid=1, name="ollama", memory_bytes=3 * GB, ours=True),
             pb.GpuProcess(pid=7, name="train", memory_bytes=13 * GB),
         ],
+        processes_told=True,
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from broker_client import LevelStatus, SensorStatus
+from broker_client import LevelStatus, SensorStatus, Status
 from brokerctl.clock_findings import skew_finding
 from brokerctl.finding import Severity
 from brokerctl.level import set_text
@@ -19,10 +19,10 @@ from tests.unit.cli.states import GB, busy
 WIDTHS = (80, 160)
 
 
-def screen(width: int) -> list[str]:
+def screen(width: int, status: Status | None = None) -> list[str]:
     console = Console(width=width, highlight=False)
     with console.capture() as capture:
-        console.print(status_view(busy(), "here:1"))
+        console.print(status_view(status or busy(), "here:1"))
     return [each.rstrip() for each in capture.get().splitlines()]
 
 
@@ -65,6 +65,19 @@ def test_a_gpu_in_one_row() -> None:
         assert said in row
     assert "train 13.0 GB" in row
     assert "ollama" not in row
+
+
+def test_a_gpu_whose_processes_nobody_may_ask_for_does_not_look_as_if_it_had_none() -> None:
+    status = busy()
+    [gpu] = status.gpus
+    untold = replace(status, gpus=(replace(gpu, processes=None),))
+    empty = replace(status, gpus=(replace(gpu, processes=()),))
+    assert line_with(screen(160, untold), "NVIDIA H200").rstrip(" │┃|").endswith("?")
+    assert "?" not in line_with(screen(160, empty), "NVIDIA H200")
+    for each in (untold, empty):
+        assert not [
+            found for found in machine_findings(each) if "used by others, too" in found.text
+        ]
 
 
 def test_residents_say_when_they_expire_and_how_much_lies_on_the_gpu() -> None:

@@ -65,7 +65,8 @@ class GpuProcess:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuStatus:
-    """A GPU, or a MIG instance of one. `utilization` is a part of 1."""
+    """A GPU, or a MIG instance of one. `utilization` is a part of 1; `processes` is None where
+    nobody may ask for them, and empty where there are none."""
 
     index: int
     uuid: str
@@ -77,7 +78,7 @@ class GpuStatus:
     power_w: float | None
     power_limit_w: float | None
     throttle_reasons: tuple[str, ...]
-    processes: tuple[GpuProcess, ...]
+    processes: tuple[GpuProcess, ...] | None
     mig: bool
 
 
@@ -160,16 +161,19 @@ def gpu_of(message: admin_pb2.GpuStatus) -> GpuStatus:
         power_w=_told(message, "power_w"),
         power_limit_w=_told(message, "power_limit_w"),
         throttle_reasons=tuple(message.throttle_reasons),
-        processes=tuple(
-            GpuProcess(
-                pid=each.pid,
-                name=each.name,
-                memory_bytes=_told(each, "memory_bytes"),
-                ours=each.ours,
-            )
-            for each in message.processes
-        ),
+        processes=_processes_of(message),
         mig=message.mig,
+    )
+
+
+def _processes_of(message: admin_pb2.GpuStatus) -> tuple[GpuProcess, ...] | None:
+    if not message.processes_told:
+        return None
+    return tuple(
+        GpuProcess(
+            pid=each.pid, name=each.name, memory_bytes=_told(each, "memory_bytes"), ours=each.ours
+        )
+        for each in message.processes
     )
 
 

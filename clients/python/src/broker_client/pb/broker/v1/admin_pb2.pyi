@@ -385,6 +385,7 @@ class GpuStatus(_message.Message):
     THROTTLE_REASONS_FIELD_NUMBER: _builtins.int
     PROCESSES_FIELD_NUMBER: _builtins.int
     MIG_FIELD_NUMBER: _builtins.int
+    PROCESSES_TOLD_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Its number."""
     uuid: _builtins.str
@@ -405,13 +406,15 @@ class GpuStatus(_message.Message):
     """Watts it may draw; not set: not told."""
     mig: _builtins.bool
     """Is it a MIG instance?"""
+    processes_told: _builtins.bool
+    """Could the processes be asked for? Else none are told, which does not mean that none are there."""
     @_builtins.property
     def throttle_reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What slows it down, in words; empty: nothing."""
 
     @_builtins.property
     def processes(self) -> _containers.RepeatedCompositeFieldContainer[Global___GpuProcess]:
-        """Processes on it; not told where nobody may ask."""
+        """Processes on it; none where processes_told is false."""
 
     def __init__(
         self,
@@ -428,10 +431,11 @@ class GpuStatus(_message.Message):
         throttle_reasons: _abc.Iterable[_builtins.str] | None = ...,
         processes: _abc.Iterable[Global___GpuProcess] | None = ...,
         mig: _builtins.bool = ...,
+        processes_told: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_power_limit_w", b"_power_limit_w", "_power_w", b"_power_w", "_temperature_c", b"_temperature_c", "_utilization", b"_utilization", "power_limit_w", b"power_limit_w", "power_w", b"power_w", "temperature_c", b"temperature_c", "utilization", b"utilization"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_power_limit_w", b"_power_limit_w", "_power_w", b"_power_w", "_temperature_c", b"_temperature_c", "_utilization", b"_utilization", "index", b"index", "memory_total_bytes", b"memory_total_bytes", "memory_used_bytes", b"memory_used_bytes", "mig", b"mig", "name", b"name", "power_limit_w", b"power_limit_w", "power_w", b"power_w", "processes", b"processes", "temperature_c", b"temperature_c", "throttle_reasons", b"throttle_reasons", "utilization", b"utilization", "uuid", b"uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_power_limit_w", b"_power_limit_w", "_power_w", b"_power_w", "_temperature_c", b"_temperature_c", "_utilization", b"_utilization", "index", b"index", "memory_total_bytes", b"memory_total_bytes", "memory_used_bytes", b"memory_used_bytes", "mig", b"mig", "name", b"name", "power_limit_w", b"power_limit_w", "power_w", b"power_w", "processes", b"processes", "processes_told", b"processes_told", "temperature_c", b"temperature_c", "throttle_reasons", b"throttle_reasons", "utilization", b"utilization", "uuid", b"uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__power_limit_w: _TypeAlias = _typing.Literal["power_limit_w"]  # noqa: Y015
     _WhichOneofArgType__power_limit_w: _TypeAlias = _typing.Literal["_power_limit_w", b"_power_limit_w"]  # noqa: Y015
