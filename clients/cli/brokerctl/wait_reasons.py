@@ -50,6 +50,8 @@ WAITS: Final[Mapping[str, Wait]] = {
         next_step="`brokerctl level` says what is short",
     ),
 }
+# Of these the broker's own words are a whole sentence, of the others what is waited for.
+TOLD_AS_SENTENCE: Final = frozenset({"loading", "no_room", "backend_down"})
 UNKNOWN: Final = Wait(words="something that this brokerctl does not know", next_step="")
 
 

@@ -14,6 +14,7 @@ from brokerctl.level import set_text
 from brokerctl.level_tables import level_lines, part_amount_text
 from brokerctl.machine_findings import machine_findings, sensor_findings
 from brokerctl.status_tables import status_view
+from brokerctl.work_tables import standing_text
 from tests.unit.cli.states import GB, busy
 
 WIDTHS = (80, 160)
@@ -93,6 +94,13 @@ def test_requests_say_what_they_wait_for_or_how_fast_they_run() -> None:
     assert "tiny for big" in line_with(lines, "r2 ")
     assert "waits for a free slot of tiny on gpu0" in line_with(lines, "r3 ")
     assert "waits for another model to make room first" in line_with(lines, "r4 ")
+
+
+def test_what_the_broker_tells_as_a_sentence_is_shown_as_one() -> None:
+    waiting = replace(
+        busy().requests[-1], wait_reason="loading", wait_detail="big is being loaded on gpu0"
+    )
+    assert standing_text(waiting) == "waits, as big is being loaded on gpu0"
 
 
 def level(**changes: object) -> LevelStatus:
