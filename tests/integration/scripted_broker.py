@@ -109,6 +109,10 @@ class ScriptedBroker(
         self.levers: list[Any] = []
         self.statuses = 0  # how often it was asked for its state, once or for each of a watch
         self.keeps_its_level = False  # GetStatus fails
+        self.tells = asyncio.Event()  # not set: GetStatus is heard, and its answer held back
+        self.tells.set()
+        self.looked_at = asyncio.Event()  # GetStatus was called
+        self.level_set = asyncio.Event()  # SetLevel was called
         self.level: common_pb2.DegradationLevel.ValueType = common_pb2.DEGRADATION_LEVEL_NORMAL
         self.hangs_after = 0  # states of a watch after which no more come; 0: it ends instead
         self.under_way: list[admin_pb2.RequestStatus] = []  # listed whenever any are asked for
@@ -190,7 +194,10 @@ class ScriptedBroker(
     ) -> admin_pb2.GetStatusResponse:
         if self.keeps_its_level:
             await refuse(context, grpc.StatusCode.INTERNAL, "INTERNAL", outcome="")
-        return self._status(request.requests_max)
+        status = self._status(request.requests_max)
+        self.looked_at.set()
+        await self.tells.wait()
+        return status
 
     async def WatchStatus(
         self, request: admin_pb2.WatchStatusRequest, context: Context
@@ -208,6 +215,7 @@ class ScriptedBroker(
         copy = admin_pb2.SetLevelRequest()
         copy.CopyFrom(request)
         self.levers.append(copy)
+        self.level_set.set()
         self.level = request.level or common_pb2.DEGRADATION_LEVEL_NORMAL
         return admin_pb2.SetLevelResponse(level_status=self._level_status(request.for_ms or None))
 

@@ -12,6 +12,7 @@ import pytest_asyncio
 from broker_client import (
     AsyncClient,
     Client,
+    DeadlineExpired,
     Draining,
     GenerateResult,
     Internal,
@@ -28,6 +29,7 @@ from tests.integration.scripted_broker import (
 )
 
 HOUR_S = 3600.0
+PATIENCE_S = 30.0
 ASK: dict[str, Any] = {"model": "tiny", "prompt": "why?"}
 AWARE = ResourceAwareness(max_tokens=100, temperature=0.2)
 
@@ -229,6 +231,75 @@ async def test_a_broker_that_does_not_tell_its_level_gets_the_request_as_it_is(
     assert (result.text, result.lowered) == ("The sky is blue.", ())
     with pytest.raises(Internal):
         await caller.call("is_degraded")
+
+
+async def test_a_broker_that_does_not_answer_is_waited_for_once_by_all(
+    broker: ScriptedBroker, kind: type[Caller]
+) -> None:
+    """A look that fails speaks for all who ask for as long as a level is believed."""
+    broker.tells.clear()
+    broker.script.extend([answer] * 8)
+    caller = kind(broker.address, level_age_s_max=HOUR_S, awareness=AWARE, call_timeout_s=0.2)
+    try:
+        results = await asyncio.gather(*(caller.call("generate", **ASK) for _ in range(8)))
+        assert [each.lowered for each in results] == [()] * 8
+        assert broker.statuses == 1
+        with pytest.raises(DeadlineExpired):
+            await caller.call("is_degraded")
+        assert broker.statuses == 1
+    finally:
+        await caller.close()
+
+
+async def test_a_level_is_waited_for_a_second_whatever_the_calls_may_take(
+    broker: ScriptedBroker, kind: type[Caller]
+) -> None:
+    broker.tells.clear()
+    caller = kind(broker.address, call_timeout_s=HOUR_S)
+    try:
+        with pytest.raises(DeadlineExpired):
+            await caller.call("is_degraded")
+    finally:
+        await caller.close()
+
+
+async def test_who_is_in_a_hurry_does_not_wait_for_the_level_past_its_deadline(
+    broker: ScriptedBroker, caller: Caller
+) -> None:
+    broker.tells.clear()
+    with pytest.raises(DeadlineExpired):
+        await caller.call("generate", **ASK, deadline_s=0.1)
+    assert (broker.statuses, broker.requests) == (1, [])
+    broker.tells.set()  # that it could not wait tells nobody else that the broker keeps silent
+    assert not await caller.call("is_degraded")
+
+
+async def test_who_is_in_a_hurry_does_not_wait_for_the_look_of_another(
+    broker: ScriptedBroker, caller: Caller
+) -> None:
+    broker.tells.clear()
+    looking = asyncio.create_task(caller.call("level"))
+    await asyncio.wait_for(broker.looked_at.wait(), PATIENCE_S)
+    with pytest.raises(DeadlineExpired):
+        await caller.call("generate", **ASK, deadline_s=0.1)
+    assert (broker.statuses, broker.requests) == (1, [])
+    broker.tells.set()
+    await asyncio.gather(looking, return_exceptions=True)
+
+
+async def test_a_level_that_was_told_before_one_was_set_does_not_take_its_place(
+    broker: ScriptedBroker, caller: Caller
+) -> None:
+    broker.tells.clear()
+    looking = asyncio.create_task(caller.call("level"))
+    await asyncio.wait_for(broker.looked_at.wait(), PATIENCE_S)  # "normal" is on its way
+    setting = asyncio.create_task(caller.call("set_level", "2"))
+    await asyncio.wait_for(broker.level_set.wait(), PATIENCE_S)
+    broker.tells.set()
+    await asyncio.gather(looking, return_exceptions=True)
+    await setting
+    assert await caller.call("level") == "2"
+    assert broker.statuses == 1
 
 
 async def test_a_result_says_the_level_the_model_and_what_was_changed(

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker_client import Lowered, ResourceAwareness, RetryPolicy
-from broker_client.awareness import TEMPERATURE_DEFAULT, LevelMemory, is_degraded
+from broker_client import BrokerError, DeadlineExpired, Lowered, ResourceAwareness, RetryPolicy
+from broker_client.awareness import (
+    LOOK_S_MAX,
+    TEMPERATURE_DEFAULT,
+    LevelMemory,
+    Look,
+    is_degraded,
+)
+from broker_client.errors import local_details
 from broker_client.generation import Generation
 from broker_client.pb.broker.v1 import inference_pb2 as pb
+from broker_client.retry import NS_PER_S
 
 AWARE = ResourceAwareness()
 
@@ -103,6 +112,71 @@ def test_a_level_is_believed_for_as_long_as_was_said() -> None:
     assert memory.recall(1_005) == ""
     memory.learn("normal", 2_000)
     assert memory.recall(2_999) == "normal"
+
+
+def failure(code: grpc.StatusCode = grpc.StatusCode.DEADLINE_EXCEEDED) -> BrokerError:
+    kind = DeadlineExpired if code is grpc.StatusCode.DEADLINE_EXCEEDED else BrokerError
+    return kind(local_details(code, "no"))
+
+
+def test_that_a_level_could_not_be_had_is_believed_as_long() -> None:
+    memory = LevelMemory(1_000)
+    memory.fail(first := failure(), 5)
+    with pytest.raises(DeadlineExpired, match="no") as caught:
+        memory.recall(1_004)
+    assert caught.value is not first
+    assert memory.recall(1_005) == ""
+    assert memory.learn("1", 1_006) == memory.recall(1_007) == "1"
+
+
+def test_a_look_that_failed_speaks_for_those_who_waited_for_it() -> None:
+    memory = LevelMemory(0)
+    memory.fail(failure(), 5)
+    assert memory.recall(5) == memory.recall(9, since_ns=6) == ""
+    with pytest.raises(DeadlineExpired):
+        memory.recall(9, since_ns=5)
+
+
+def test_of_two_answers_that_cross_the_one_asked_for_later_counts() -> None:
+    memory = LevelMemory(1_000)
+    memory.learn("2", 10)
+    assert memory.learn("normal", 9) == memory.recall(11) == "2"
+    assert memory.learn("normal", 10) == memory.recall(11) == "normal"
+
+
+@pytest.mark.parametrize(
+    ("call_timeout_s", "left_s", "patience_s"),
+    [(10, None, LOOK_S_MAX), (0.25, None, 0.25), (10, 0.5, 0.5), (10, 60, LOOK_S_MAX)],
+)
+def test_a_look_takes_no_longer_than_a_call_the_deadline_and_a_second(
+    call_timeout_s: float, left_s: float | None, patience_s: float
+) -> None:
+    look = Look(LevelMemory(0), 0, call_timeout_s=call_timeout_s, left_s=left_s)
+    assert look.patience_s == look.timeout_s(0) == patience_s
+    assert look.timeout_s(round(patience_s * NS_PER_S / 4)) == pytest.approx(patience_s * 0.75)
+    with pytest.raises(DeadlineExpired, match=f"within {patience_s:g} s"):
+        look.timeout_s(round(patience_s * NS_PER_S))
+
+
+@pytest.mark.parametrize(
+    ("left_s", "code", "is_told"),
+    [
+        (None, grpc.StatusCode.DEADLINE_EXCEEDED, True),
+        (5, grpc.StatusCode.DEADLINE_EXCEEDED, True),
+        (0.1, grpc.StatusCode.DEADLINE_EXCEEDED, False),
+        (0.1, grpc.StatusCode.INTERNAL, True),
+    ],
+)
+def test_that_a_hurried_one_could_not_wait_tells_others_nothing(
+    left_s: float | None, code: grpc.StatusCode, is_told: bool
+) -> None:
+    memory = LevelMemory(1_000)
+    Look(memory, 0, call_timeout_s=10, left_s=left_s).fail(failure(code), 5)
+    if is_told:
+        with pytest.raises(BrokerError, match="no"):
+            memory.recall(6)
+    else:
+        assert memory.recall(6) == ""
 
 
 def test_no_age_means_that_every_question_is_asked() -> None:

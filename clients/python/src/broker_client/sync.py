@@ -15,7 +15,7 @@ from typing import Self, TypeVar, Unpack
 
 import grpc
 
-from broker_client.awareness import LevelMemory, ResourceAwareness, is_degraded
+from broker_client.awareness import LevelMemory, Look, ResourceAwareness, is_degraded
 from broker_client.catalogue import PAGE_SIZE, PAGES_MAX, Model, model_of
 from broker_client.channel import CHANNEL_OPTIONS, METADATA, broker_address
 from broker_client.error_status import error_of_status
@@ -23,7 +23,7 @@ from broker_client.errors import BrokerError
 from broker_client.events import Chunk, Done, Event, Lowered, Requeued
 from broker_client.generation import Generation
 from broker_client.levers import Levers
-from broker_client.machine import LevelStatus, level_status_of
+from broker_client.machine import LevelStatus, level_status_of, level_word
 from broker_client.operations import level_request, watch_request
 from broker_client.pb.broker.v1 import (
     admin_pb2,
@@ -206,11 +206,9 @@ class Client(Levers):
 
     def level(self) -> str:
         """The broker's level, "normal", "1", "2" or "critical", as it was at most
-        `level_age_s_max` ago."""
-        with self._level_lock:
-            asked_ns = time.monotonic_ns()
-            known = self._level.recall(asked_ns)
-            return known or self._level.learn(self.status().level, asked_ns)
+        `level_age_s_max` ago. Takes a second at most; where the broker did not tell it, that is
+        remembered as long, and raised again."""
+        return self._look(None)
 
     def is_degraded(self) -> bool:
         """Is the level above "normal", so that one should ask for less? Cheap: see `level`."""
@@ -221,7 +219,9 @@ class Client(Levers):
         again; None leaves it to the measured load. What holds then."""
         answer = self._short(self._admin.SetLevel, level_request(level, for_s))
         held = level_status_of(answer.level_status)
-        self._level.learn(held.level, time.monotonic_ns())
+        told_ns = time.monotonic_ns()
+        with self._level_lock:  # an answer on its way may be of before
+            self._level.learn(held.level, told_ns)
         return held
 
     def quota(self) -> Quota:
@@ -276,9 +276,34 @@ class Client(Levers):
         """A broker that does not tell its level gets the request as it is: what is wrong there the
         call itself will meet, and knows how to try again."""
         try:
-            return generation.lower(awareness, self.level())
+            left_s = generation.timeout_s(time.monotonic_ns())
+            return generation.lower(awareness, self._look(left_s))
         except BrokerError:
             return None
+
+    def _look(self, left_s: float | None) -> str:
+        """The level, for one that has so long; one looks for all who ask meanwhile."""
+        now_ns = time.monotonic_ns()
+        if known := self._level.recall(now_ns):
+            return known
+        look = Look(self._level, now_ns, call_timeout_s=self._call_timeout_s, left_s=left_s)
+        if not self._level_lock.acquire(timeout=look.patience_s):
+            raise look.too_late()
+        try:
+            asked_ns = time.monotonic_ns()
+            return look.recall(asked_ns) or self._ask_level(look, asked_ns)
+        finally:
+            self._level_lock.release()
+
+    def _ask_level(self, look: Look, asked_ns: int) -> str:
+        request = admin_pb2.GetStatusRequest()
+        timeout_s = look.timeout_s(asked_ns)
+        try:
+            status = self._call(self._admin.GetStatus, request, timeout_s)
+        except BrokerError as error:
+            look.fail(error, time.monotonic_ns())
+            raise
+        return self._level.learn(level_word(status.level), asked_ns)
 
     def _short(self, method: Callable[..., MESSAGE], request: object) -> MESSAGE:
         return self._call(method, request, self._call_timeout_s)
