@@ -69,6 +69,10 @@ class MonitorsConfig(Section):
     interval_ms: int = Field(default=1_000, ge=50, le=60_000)
     # A sensor that has not answered for so long is not believed any more.
     stale_ms: int = Field(default=10_000, ge=100, le=600_000)
+    # Memory that others use counts when they have used it for so long: longer than a server takes
+    # to have that of a model back (up to 5 s), and than between two looks at what it holds
+    # (poll_interval_ms).
+    settle_ms: int = Field(default=6_000, ge=0, le=600_000)
 
 
 class PubSubConfig(Section):

@@ -9,18 +9,12 @@ from broker.core.backlog import Backlog
 from broker.core.effects import Effect, TellLevel
 from broker.core.estimates import Estimates
 from broker.core.gpu_load import GpuMemory, gpu_problem
+from broker.core.host_load import HostLoad
 from broker.core.level import DegradationPolicy, Level
 from broker.core.level_steps import MODES, LevelSteps, Mode, ModeTrigger
-from broker.core.load import (
-    MEMORY_PARTS,
-    host_parts,
-    host_problem,
-    queue_part,
-    wait_part,
-    worst_of,
-)
+from broker.core.load import MEMORY_PARTS, queue_part, wait_part, worst_of
 from broker.core.placement import BackendState
-from broker.core.sensing import HostReading, SensorState
+from broker.core.sensing import SensorState
 from broker.core.stimuli import GpusSensed, HostSensed, LevelAsked, LoadDue, Stimulus
 from broker.core.timers import Timers
 from broker.core.views import LevelView, LoadPart, SensorView
@@ -61,8 +55,7 @@ class Degradation:
         self._queued_max = queued_max
         self._mode = Mode.AUTOMATIC
         self._steps = LevelSteps(policy)
-        self._host: HostReading | None = None
-        self._host_heard_ns: int | None = None
+        self._host = HostLoad()
         self._gpu = GpuMemory()
         self._parts: tuple[LoadPart, ...] = ()  # as last looked at
         self._before: Level | None = None
@@ -114,18 +107,18 @@ class Degradation:
             load=worst.share if worst else None,
             parts=parts,
             sensors=(self._host_view(now_ns), self._gpu_view(now_ns)),
-            host=self._host.sample if self._host else None,
+            host=self._host.reading.sample if self._host.reading else None,
             gpus=self._gpu.reading.gpus if self._gpu.reading else (),
         )
 
     # What is heard
 
     def _host_sensed(self, sensed: HostSensed, now_ns: int) -> None:
-        self._host, self._host_heard_ns = sensed.reading, now_ns
+        self._host.sensed(sensed.reading, self._backends, self.policy.settle_ns, now_ns)
         self._look(now_ns)
 
     def _gpus_sensed(self, sensed: GpusSensed, now_ns: int) -> None:
-        self._gpu.sensed(sensed.reading, self._backends, now_ns)
+        self._gpu.sensed(sensed.reading, self._backends, self.policy.settle_ns)
         self._look(now_ns)
 
     def _load_due(self, due: LoadDue, now_ns: int) -> None:
@@ -219,7 +212,7 @@ class Degradation:
         return (
             queue_part(backlog.let_run(), self._queued_max(), now_ns),
             wait_part(backlog, backends, self._estimates, policy.wait_target_ns, now_ns),
-            *host_parts(self._host, backends, policy.stale_ns, now_ns),
+            *self._host.parts(backends, policy.stale_ns, now_ns),
             self._gpu.part(backends, policy.stale_ns, now_ns),
         )
 
@@ -243,12 +236,12 @@ class Degradation:
     # The sensors
 
     def _host_view(self, now_ns: int) -> SensorView:
-        reading = self._host
-        problem = host_problem(reading, self.policy.stale_ns, now_ns)
+        reading = self._host.reading
+        problem = self._host.problem(self.policy.stale_ns, now_ns)
         state = reading.state if reading else SensorState.ABSENT
         is_stale = bool(problem) and state is SensorState.OK
         return SensorView(
-            name="host", state=state, is_stale=is_stale, detail=problem, at_ns=self._host_heard_ns
+            name="host", state=state, is_stale=is_stale, detail=problem, at_ns=self._host.heard_ns
         )
 
     def _gpu_view(self, now_ns: int) -> SensorView:

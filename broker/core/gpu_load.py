@@ -1,18 +1,23 @@
 """The part of the load that is GPU memory which is not ours to plan with.
 
-Three signs, of which the worst counts: what others use of the cards (NVML), a model with a smaller
+Three signs, of which the worst counts: what others use of our cards (NVML), a model with a smaller
 share in VRAM than it has had before, a load refused for lack of memory (both as the backend tells).
 NVML speaks for all backends on this host together, the other two for one backend each. With several
 backends the best of theirs is the load: work can go there.
+
+Our cards are those that processes of ours are on. Where models are on cards and nobody tells on
+which, it is all; where there are none, the one with most room: the next can go there, and then it
+is told where it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from broker.core.load import GPU_MEMORY, local_of, of_total, unknown
-from broker.core.placement import BackendState, memory_needed
+from broker.core.lasting import Lasting, Use
+from broker.core.load import GPU_MEMORY, local_of, of_total, unclear_what_is_ours, unknown
+from broker.core.placement import BackendState
 from broker.core.residency import Residency, ResidencyState
 from broker.core.sensing import GpuReading, GpuSample, SensorState
 from broker.core.views import LoadPart
@@ -22,10 +27,6 @@ from broker.core.views import LoadPart
 # name. Counted as ours only where nobody tells which process holds what.
 CONTEXT_OVERHEAD_BYTES: Final = 512 * 1024 * 1024
 UNTOLD_SHARE: Final = 0.05
-
-# A model that has left is gone from /api/ps before its memory is free: Ollama itself waits for that
-# up to 5 s. And the sample that is judged may be a little older than the list.
-SETTLE_NS: Final = 6_000_000_000
 
 # Sizes of buffers differ a little from load to load; only more than this of its share is a loss.
 SPILL_TOLERANCE: Final = 0.05
@@ -69,14 +70,6 @@ class _Sign(NamedTuple):
     limit: float = 0.0
 
 
-class _Cards(NamedTuple):
-    """All GPUs of this host together."""
-
-    total_bytes: int
-    used_bytes: int
-    others_bytes: int
-
-
 def lacks_memory(problem: str) -> bool:
     """Do these words of a server say that there was not enough memory?"""
     lowered = problem.lower()
@@ -87,13 +80,21 @@ def gpu_problem(reading: GpuReading | None, stale_ns: int, now_ns: int) -> str:
     """Why the sensor of the GPUs cannot be believed; "" where it can."""
     if reading is None:
         return "the GPUs' sensor has not answered yet"
-    if reading.state is not SensorState.OK:
-        return reading.problem or f"the GPUs' sensor is {reading.state.value}"
-    if not reading.gpus:
-        return "there is no GPU"
+    if problem := _memory_problem(reading):
+        return problem
     age_ns = now_ns - reading.at_ns
     if age_ns > stale_ns:
         return f"the GPUs' sensor has been silent for {age_ns / 1e9:.0f} s"
+    return ""
+
+
+def _memory_problem(reading: GpuReading) -> str:
+    """Why its figures of memory cannot be believed. A sensor may fail in other things."""
+    is_told = reading.state is SensorState.FAILING and reading.gpus and reading.is_whole
+    if reading.state is not SensorState.OK and not is_told:
+        return reading.problem or f"the GPUs' sensor is {reading.state.value}"
+    if not reading.gpus:
+        return "there is no GPU"
     for each in reading.gpus:
         if each.memory_total_bytes <= 0 or each.memory_used_bytes < 0:
             return f"the figures of GPU {each.index} cannot be right"
@@ -105,29 +106,41 @@ def gpu_problem(reading: GpuReading | None, stale_ns: int, now_ns: int) -> str:
 class GpuMemory:
     """What was heard of the GPUs, and what the backends' models have had of them at best."""
 
-    __slots__ = ("_best", "_cards", "_held_bytes", "_held_ns", "reading")
+    __slots__ = ("_best", "_not_known", "_others", "_room_bytes", "reading")
 
     def __init__(self) -> None:
         self.reading: GpuReading | None = None
-        self._cards: _Cards | None = None
+        self._others = Lasting()
+        self._not_known = ""  # why not, where what others use is not known
+        self._room_bytes = 0  # of our cards, at the last sample
         self._best: dict[_Loaded, float] = {}
-        # The most that models held in the last moments, and when.
-        self._held_bytes = self._held_ns = 0
 
     def sensed(
-        self, reading: GpuReading, backends: Mapping[str, BackendState], now_ns: int
+        self, reading: GpuReading, backends: Mapping[str, BackendState], settle_ns: int
     ) -> None:
-        """A sample came. What of it is ours is told now, by what the backends held then."""
+        """A sample came. What of it is ours is told now, by what the backends hold now."""
         self.reading = reading
-        held_bytes = _held_by_models(local_of(backends), len(reading.gpus))
-        if held_bytes >= self._held_bytes or now_ns - self._held_ns > SETTLE_NS:
-            self._held_bytes, self._held_ns = held_bytes, now_ns
-        total_bytes = sum(each.memory_total_bytes for each in reading.gpus)
-        used_bytes = sum(each.memory_used_bytes for each in reading.gpus)
-        ours_bytes = _held_by_processes(reading.gpus)
-        if ours_bytes is None or (ours_bytes == 0 and self._held_bytes):
-            ours_bytes = self._held_bytes  # nobody may ask, or the processes are in another world
-        self._cards = _Cards(total_bytes, used_bytes, max(0, used_bytes - ours_bytes))
+        if _memory_problem(reading):
+            return
+        local = local_of(backends)
+        listed = _held_by_models(local)
+        cards = _our_cards(reading.gpus, has_models=bool(listed))
+        total_bytes = sum(each.memory_total_bytes for each in cards)
+        used_bytes = sum(each.memory_used_bytes for each in cards)
+        self._room_bytes = total_bytes - used_bytes
+        told_bytes, unclear = _held_by_processes(cards), ""
+        if told_bytes:  # some of ours may be out of sight: the larger figure counts
+            ours_bytes = max(told_bytes, sum(listed))
+        else:  # nobody may ask, or the processes are in another world
+            overhead_bytes = CONTEXT_OVERHEAD_BYTES * len(cards) * len(listed)
+            ours_bytes = int(sum(listed) * (1 + UNTOLD_SHARE)) + overhead_bytes
+            unclear = unclear_what_is_ours(local)
+        use = Use(max(0, used_bytes - ours_bytes), total_bytes)
+        self._not_known = unclear or f"not watched for {settle_ns / 1e9:.0f} s yet"
+        if unclear:
+            self._others.pause()
+        else:
+            self._others.add(use, reading.at_ns, settle_ns)
 
     def remember(self, backends: Mapping[str, BackendState]) -> None:
         """Keeps the best share in VRAM that each model has had; forgets models that are gone."""
@@ -153,6 +166,7 @@ class GpuMemory:
         ]
         if not known:
             has_local = any(each.policy.is_local for each in judged)
+            problem = problem or self._not_known
             why = f"{problem}, and " if has_local and problem else ""
             return unknown(GPU_MEMORY, f"{why}no backend had a model on a GPU yet", at_ns)
         sign, name = min(known, key=lambda each: each[0].share)
@@ -167,15 +181,15 @@ class GpuMemory:
 
     def _worst(self, backend: BackendState, problem: str, now_ns: int) -> _Sign | None:
         """The worst sign of one backend; None where nothing speaks for or against it."""
-        cards = self._cards if backend.policy.is_local and not problem else None
+        is_seen = backend.policy.is_local and not problem
         signs = [
-            _used_by_others(cards),
-            self._spilled(backend, cards),
+            _used_by_others(self._others.least if is_seen else None),
+            self._spilled(backend, self._room_bytes if is_seen else 0),
             _refused(backend, now_ns),
         ]
         return max((each for each in signs if each is not None), default=None)
 
-    def _spilled(self, backend: BackendState, cards: _Cards | None) -> _Sign | None:
+    def _spilled(self, backend: BackendState, room_bytes: int) -> _Sign | None:
         """The model that has lost most of its share. Where the cards now have room for what it
         lost, it was short of memory once and is not any more."""
         best = {each: share for each, share in self._best.items() if each[0] == backend.name}
@@ -188,8 +202,7 @@ class GpuMemory:
                 continue
             lost = 1.0 - _share(each) / had
             lost_bytes = lost * had * each.memory_bytes
-            is_over = cards is not None and cards.total_bytes - cards.used_bytes >= lost_bytes
-            if lost <= SPILL_TOLERANCE or is_over:
+            if lost <= SPILL_TOLERANCE or room_bytes >= lost_bytes:
                 continue
             load = SPILLED_LOAD_MIN + (1.0 - SPILLED_LOAD_MIN) * lost
             detail = f"{each.model} has {_share(each):.0%} of itself on the GPU and had {had:.0%}"
@@ -201,12 +214,10 @@ def _share(residency: Residency) -> float:
     return min(1.0, residency.gpu_memory_bytes / residency.memory_bytes)
 
 
-def _used_by_others(cards: _Cards | None) -> _Sign | None:
-    if cards is None:
+def _used_by_others(others: Use | None) -> _Sign | None:
+    if others is None:
         return None
-    share = cards.others_bytes / cards.total_bytes
-    detail = f"{of_total(cards.others_bytes, cards.total_bytes)} are used by others"
-    return _Sign(share, detail, cards.others_bytes, cards.total_bytes)
+    return _Sign(others.share, f"{of_total(*others)} are used by others", *others)
 
 
 def _refused(backend: BackendState, now_ns: int) -> _Sign | None:
@@ -216,6 +227,14 @@ def _refused(backend: BackendState, now_ns: int) -> _Sign | None:
             name = spec.name if spec else runner
             return _Sign(REFUSED_LOAD, f"{name} was not loaded for lack of memory", 1.0, 1.0)
     return None
+
+
+def _our_cards(gpus: Sequence[GpuSample], *, has_models: bool) -> Sequence[GpuSample]:
+    """See the module."""
+    ours = [gpu for gpu in gpus if any(each.is_ours for each in gpu.processes or ())]
+    if ours or has_models:
+        return ours or gpus
+    return [max(gpus, key=lambda each: each.memory_total_bytes - each.memory_used_bytes)]
 
 
 def _held_by_processes(gpus: Collection[GpuSample]) -> int | None:
@@ -231,14 +250,11 @@ def _held_by_processes(gpus: Collection[GpuSample]) -> int | None:
     return held_bytes
 
 
-def _held_by_models(local: Collection[BackendState], gpu_count: int) -> int:
-    """What the models of these backends hold on cards, or are about to while they load."""
-    held_bytes = 0.0
-    for backend in local:
-        for each in backend.residents.values():
-            told_bytes = each.gpu_memory_bytes
-            if each.state is ResidencyState.LOADING:
-                told_bytes = memory_needed(backend, each.runner) or 0
-            if told_bytes:
-                held_bytes += told_bytes * (1 + UNTOLD_SHARE) + CONTEXT_OVERHEAD_BYTES * gpu_count
-    return int(held_bytes)
+def _held_by_models(local: Collection[BackendState]) -> list[int]:
+    """What each model of these servers holds on cards, as they say."""
+    return [
+        each.gpu_memory_bytes
+        for backend in local
+        for each in backend.residents.values()
+        if each.gpu_memory_bytes
+    ]

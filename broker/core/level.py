@@ -54,10 +54,12 @@ class DegradationPolicy:
     `is_automatic` False leaves the level NORMAL unless it is set by hand. A level is left for the
     next lower one when the load has been below its `down` for `dwell_ns`, longer where it had to be
     entered again soon after it was left, up to `dwell_ns_max`. A sensor that has not answered for
-    `stale_ns` is not believed. `wait_target_ns`: a predicted wait of this length is a load of 1.
-    `output_tokens_max` is what level 1 cuts answers to. A model is small if its file has at most
-    `small_model_bytes_max`, or if it is one of `small_models` (names), of which the first that
-    exists is the last resort of level 2. `has_default_answer`: there is a text to give at CRITICAL.
+    `stale_ns` is not believed. Memory that others use counts when they have used it for
+    `settle_ns` without a break (0: at once). `wait_target_ns`: a predicted wait of this length is a
+    load of 1. `output_tokens_max` is what level 1 cuts answers to. A model is small if its file has
+    at most `small_model_bytes_max`, or if it is one of `small_models` (names), of which the first
+    that exists is the last resort of level 2. `has_default_answer`: there is a text to give at
+    CRITICAL.
     """
 
     is_automatic: bool = True
@@ -65,6 +67,7 @@ class DegradationPolicy:
     dwell_ns: int = 15_000_000_000
     dwell_ns_max: int = 240_000_000_000
     stale_ns: int = 10_000_000_000
+    settle_ns: int = 6_000_000_000
     wait_target_ns: int = 600_000_000_000
     output_tokens_max: int = 512
     small_model_bytes_max: int = 2_000_000_000
@@ -84,3 +87,5 @@ class DegradationPolicy:
             raise ValueError("dwell_ns must be positive and at most dwell_ns_max")
         if min(self.stale_ns, self.wait_target_ns, self.output_tokens_max) <= 0:
             raise ValueError("stale_ns, wait_target_ns and output_tokens_max must be positive")
+        if self.settle_ns < 0:
+            raise ValueError("settle_ns must not be negative")

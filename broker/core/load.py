@@ -2,20 +2,19 @@
 
 Models and the work on them are the plan, not pressure: what they hold is taken out of both sides
 before anything is judged. What is not known is None with the reason in words, and counts for
-nothing; a sensor that is silent for too long is not believed. The part of the GPUs is in
-`gpu_load.py`.
+nothing; a sensor that is silent for too long is not believed. The parts of this host are in
+`host_load.py` and `gpu_load.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from broker.core.backlog import Backlog
 from broker.core.estimates import Estimates
 from broker.core.placement import BackendState
 from broker.core.residency import ResidencyState
-from broker.core.sensing import HostReading, HostSample, SensorState
 from broker.core.views import LoadPart
 
 QUEUE: Final = "queue"
@@ -52,6 +51,17 @@ def of_total(value_bytes: float, limit_bytes: float) -> str:
 def local_of(backends: Mapping[str, BackendState]) -> list[BackendState]:
     """Those that this host's sensors speak of."""
     return [each for each in backends.values() if each.policy.is_local]
+
+
+def unclear_what_is_ours(local: Iterable[BackendState]) -> str:
+    """Why what these servers say does not tell now how much memory their models hold; "" where it
+    does. For where no process of theirs is seen."""
+    for backend in local:
+        if not backend.is_listed:
+            return f"backend {backend.name} has not told yet which models it holds"
+        if backend.is_switching:
+            return f"backend {backend.name} is changing models"
+    return ""
 
 
 # What waits
@@ -130,78 +140,3 @@ def _slots(runner: str, backends: Iterable[BackendState]) -> tuple[int, bool]:
         else:
             slots += spec.slots
     return slots, is_there
-
-
-# The host
-
-
-def host_problem(reading: HostReading | None, stale_ns: int, now_ns: int) -> str:
-    """Why the host's sensor cannot be believed; "" where it can."""
-    if reading is None:
-        return "the host's sensor has not answered yet"
-    if reading.state is not SensorState.OK or reading.sample is None:
-        return reading.problem or f"the host's sensor is {reading.state.value}"
-    age_ns = now_ns - reading.sample.at_ns
-    if age_ns > stale_ns:
-        return f"the host's sensor has been silent for {age_ns / 1e9:.0f} s"
-    return ""
-
-
-def host_parts(
-    reading: HostReading | None,
-    backends: Mapping[str, BackendState],
-    stale_ns: int,
-    now_ns: int,
-) -> tuple[LoadPart, LoadPart]:
-    """Memory and processor of this host, as far as models do not use them."""
-    local = local_of(backends)
-    problem = NOTHING_LOCAL if not local else host_problem(reading, stale_ns, now_ns)
-    sample = reading.sample if reading else None
-    if problem or sample is None:
-        at_ns = sample.at_ns if sample else 0
-        return unknown(HOST_MEMORY, problem, at_ns), unknown(CPU, problem, at_ns)
-    return _host_memory(sample, local), _cpu(sample)
-
-
-def _host_memory(sample: HostSample, local: Collection[BackendState]) -> LoadPart:
-    """What others hold, over what models leave. The page cache counts as available. Where no
-    process of a local server is seen, all that it says to hold in host memory is taken for held:
-    some of that may be mapped from files, so that this is a lower bound."""
-    models_bytes = sample.models_memory_bytes
-    if models_bytes is None:
-        models_bytes = sum(
-            max(0, each.memory_bytes - each.gpu_memory_bytes)
-            for backend in local
-            for each in backend.residents.values()
-        )
-    total_bytes, free_bytes = sample.memory_total_bytes, sample.memory_available_bytes
-    limit_bytes = total_bytes - models_bytes
-    if limit_bytes <= 0 or not 0 <= free_bytes <= total_bytes:
-        detail = f"{of_total(free_bytes, total_bytes)} free, and models hold {models_bytes} bytes"
-        return unknown(HOST_MEMORY, f"the figures cannot be right: {detail}", sample.at_ns)
-    others_bytes = max(0, limit_bytes - free_bytes)
-    return LoadPart(
-        name=HOST_MEMORY,
-        share=others_bytes / limit_bytes,
-        value=others_bytes,
-        limit=limit_bytes,
-        at_ns=sample.at_ns,
-        detail=f"{of_total(others_bytes, limit_bytes)} that models leave are used by others",
-    )
-
-
-def _cpu(sample: HostSample) -> LoadPart:
-    """The share of the processor that others use: tokens are what it is there for."""
-    if sample.models_cpu_share is None:
-        detail = "no process of a local server is seen, so that its share cannot be told apart"
-        return unknown(CPU, detail, sample.at_ns)
-    others = max(0.0, sample.cpu_share - sample.models_cpu_share)
-    return LoadPart(
-        name=CPU,
-        share=others,
-        value=others,
-        limit=1.0,
-        at_ns=sample.at_ns,
-        detail=f"{others:.0%} of {sample.cpu_count} processors are used by others, "
-        f"{sample.models_cpu_share:.0%} by models",
-    )

@@ -68,6 +68,7 @@ class BackendState:
     policy: BackendPolicy
     up: bool = False
     problem: str = "not asked yet"
+    is_listed: bool = False  # has it ever told which models it holds?
     models: dict[str, ModelSpec] = field(default_factory=dict)  # by comparison key
     by_runner: dict[str, ModelSpec] = field(default_factory=dict)
     residents: dict[str, Residency] = field(default_factory=dict)  # by runner

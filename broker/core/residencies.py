@@ -99,6 +99,7 @@ class Residencies:
         What changed here after the backend was asked is newer than its answer and stays.
         """
         backend = self.backends[seen.backend]
+        backend.is_listed = True
         listed = {self._runner_of(backend, each): each for each in seen.residents}
         may_show_what_left = seen.asked_ns <= backend.left_ns
         for runner, residency in list(backend.residents.items()):

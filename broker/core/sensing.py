@@ -80,9 +80,11 @@ class HostReading:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuReading:
     """What reading the GPUs came to, at `at_ns`. A GPU that was there and is not any more makes it
-    FAILING, with those that are left."""
+    FAILING, with those that are left. `is_whole`: each that is there has told its memory, or has
+    not for so long that nobody waits for it; else what is told may be of others' cards alone."""
 
     at_ns: int
     state: SensorState
     gpus: tuple[GpuSample, ...] = ()
     problem: str = ""
+    is_whole: bool = True

@@ -42,6 +42,7 @@ def _degradation(config: Config) -> DegradationPolicy:
         dwell_ns=levels.dwell_s * _S,
         dwell_ns_max=levels.dwell_max_s * _S,
         stale_ns=config.monitors.stale_ms * _MS,
+        settle_ns=config.monitors.settle_ms * _MS,
         wait_target_ns=levels.wait_target_s * _S,
         output_tokens_max=levels.max_tokens,
         small_model_bytes_max=int(levels.small_model_gb_max * 1e9),

@@ -34,6 +34,7 @@ log_format = "json"
 [monitors]
 host = false
 interval_ms = 50
+settle_ms = 100
 [degradation]
 dwell_s = 1
 max_tokens = {TOKENS_AT_LEVEL_1}

@@ -34,6 +34,7 @@ _QUEUE: Final = QueuePolicy(
 )
 # "o" alone is large.
 _DEGRADATION: Final = DegradationPolicy(
+    settle_ns=0,
     small_model_bytes_max=2_000,
     small_models=("n",),
     output_tokens_max=50,

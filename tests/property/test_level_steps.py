@@ -161,7 +161,7 @@ def stimulus(scene: LevelScene, kind: str, load: float, level: Level | None) -> 
         case "asked for a while":
             return LevelAsked(level=level, until_ns=now_ns + int(load * DWELL_NS_MAX))
         case "reload":
-            decided = DegradationPolicy(is_automatic=load < 0.7)
+            decided = DegradationPolicy(is_automatic=load < 0.7, settle_ns=0)
             return PolicyChanged(
                 type(scene.engine.policy)(
                     backends=scene.engine.policy.backends, degradation=decided

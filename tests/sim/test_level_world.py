@@ -142,6 +142,7 @@ def play(
             is_automatic=is_automatic,
             output_tokens_max=CUT_TO,
             wait_target_ns=WAIT_TARGET_S * SECOND_NS,
+            settle_ns=0,
         ),
     )
     spec = ModelSpec(name="m:latest", runner=BLOB, size_bytes=1_000_000_000, slots=SLOTS)

@@ -19,15 +19,21 @@ HERE = BackendPolicy(name="b1", is_local=True)
 
 
 class LevelScene(Scene):
-    """One backend on this host. `told` are all words on the level so far."""
+    """One backend on this host. `told` are all words on the level so far. What others use counts
+    at once, unless it is said after how long."""
 
     def __init__(
-        self, *backends: BackendPolicy, degradation: DegradationPolicy | None = None
+        self,
+        *backends: BackendPolicy,
+        degradation: DegradationPolicy | None = None,
+        settle_ns: int = 0,
     ) -> None:
         super().__init__(*(backends or (HERE,)), queue=QueuePolicy(queued_max=10))
         self.told: list[TellLevel] = []
-        if degradation is not None:
-            self.decide(degradation)
+        self._settle_ns = settle_ns
+        self.decide(degradation or DegradationPolicy())
+        for name in self.engine.backends:
+            self.seen(name)  # each has told that it holds no model
 
     @property
     def level(self) -> Level:
@@ -45,7 +51,8 @@ class LevelScene(Scene):
         return found
 
     def decide(self, degradation: DegradationPolicy) -> list[Effect]:
-        policy: EnginePolicy = replace(self.engine.policy, degradation=degradation)
+        settled = replace(degradation, settle_ns=self._settle_ns)
+        policy: EnginePolicy = replace(self.engine.policy, degradation=settled)
         return self.keep(self.turn(PolicyChanged(policy)))
 
     def keep(self, effects: list[Effect]) -> list[Effect]:

@@ -103,6 +103,7 @@ def backend(
     name: str = "b1",
     is_local: bool = True,
     up: bool = True,
+    is_listed: bool = True,
     slots: int = 1,
     models: tuple[str, ...] = ("m", "n"),
 ) -> BackendState:
@@ -114,6 +115,7 @@ def backend(
     return BackendState(
         policy=BackendPolicy(name=name, is_local=is_local),
         up=up,
+        is_listed=is_listed,
         by_runner={each.runner: each for each in specs},
         residents={each.runner: each for each in residents},
     )

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from broker.core.gpu_load import REFUSED_LOAD, SETTLE_NS, GpuMemory, lacks_memory
+from broker.core.gpu_load import REFUSED_LOAD, GpuMemory, lacks_memory
 from broker.core.placement import BackendState
-from broker.core.residency import ResidencyState
+from broker.core.residency import Residency, ResidencyState
 from broker.core.sensing import GpuReading, GpuSample, SensorState
 from broker.core.views import LoadPart
 from tests.unit.core.sensed import STALE_NS, backend, card, gpus, named, resident
 
-HEALTHY = 0.5  # the seeds' lowest threshold: below it every level is left
+SECOND_NS = 1_000_000_000
+SETTLE_NS = 6 * SECOND_NS
 
 
 def judged(
     *cards: GpuSample, backends: dict[str, BackendState], memory: GpuMemory | None = None
 ) -> LoadPart:
-    """After one sample of these cards, where any are given."""
+    """After one sample of these cards, where any are given, which counts at once."""
     memory = memory or GpuMemory()
     if cards:
         memory.sensed(gpus(*cards), backends, 0)
@@ -70,26 +71,138 @@ def test_a_process_of_ours_that_does_not_say_what_it_holds_is_counted_by_its_mod
     assert share(judged(untold, backends=named(backend(resident("m", 14))))) < 0.05
 
 
-def test_all_cards_count_together() -> None:
+# Whose cards
+
+
+def test_only_cards_that_our_processes_are_on_are_judged() -> None:
+    """Seven others that somebody trains on are no load, and seven empty ones no relief."""
+    backends = named(backend(resident("m", 10)))
+    busy = [card(16, ours_gb=0, others_gb=16, index=index) for index in range(1, 8)]
+    assert share(judged(card(11, ours_gb=11), *busy, backends=backends)) == 0.0
+    idle = [card(0, ours_gb=0, index=index) for index in range(1, 8)]
+    crowded = card(16, ours_gb=11, others_gb=5)
+    assert share(judged(crowded, *idle, backends=backends)) == pytest.approx(5 / 16)
+
+
+def test_where_nobody_tells_which_cards_models_are_on_all_count_together() -> None:
     backends = named(backend(resident("m", 3)))
-    two = (card(0, ours_gb=0), card(16, ours_gb=0, others_gb=16, index=1))
-    backends["b1"].residents.clear()
-    assert share(judged(*two, backends=backends)) == pytest.approx(0.5)
+    two = (card(4), card(16, index=1))
+    assert share(judged(*two, backends=backends)) == pytest.approx(0.5, abs=0.05)
 
 
-def test_a_model_that_loads_is_ours_before_the_server_lists_it() -> None:
-    loading = resident("m", 0, state=ResidencyState.LOADING)
-    assert share(judged(card(11), backends=named(backend(loading)))) < 0.05
+def test_where_no_model_is_on_any_card_the_one_with_most_room_counts() -> None:
+    two = (card(16, ours_gb=0, others_gb=16), card(4, ours_gb=0, others_gb=4, index=1))
+    assert share(judged(*two, backends=named(backend()))) == pytest.approx(0.25)
 
 
-def test_memory_of_a_model_that_has_just_left_is_not_yet_that_of_others() -> None:
-    backends, memory = named(backend(resident("m", 14))), GpuMemory()
-    memory.sensed(gpus(card(15)), backends, 0)
-    backends["b1"].residents.clear()
-    memory.sensed(gpus(card(15), at_ns=SETTLE_NS), backends, SETTLE_NS)
-    assert share(memory.part(backends, STALE_NS, SETTLE_NS)) < 0.05
-    memory.sensed(gpus(card(15), at_ns=SETTLE_NS + 1), backends, SETTLE_NS + 1)
-    assert share(memory.part(backends, STALE_NS, SETTLE_NS + 1)) > 0.9
+# What lasts
+
+
+class Watched:
+    """A sensor that tells a sample each second."""
+
+    def __init__(self, *residents: Residency, is_listed: bool = True) -> None:
+        self.backend = backend(*residents, is_listed=is_listed)
+        self.backends = named(self.backend)
+        self.memory = GpuMemory()
+        self.second = 0
+
+    def samples(self, count: int, *cards: GpuSample) -> None:
+        for _ in range(count):
+            reading = gpus(*cards, at_ns=self.second * SECOND_NS)
+            self.memory.sensed(reading, self.backends, SETTLE_NS)
+            self.memory.remember(self.backends)
+            self.second += 1
+
+    def part(self) -> LoadPart:
+        return self.memory.part(self.backends, STALE_NS, (self.second - 1) * SECOND_NS)
+
+
+def test_what_others_use_counts_once_it_has_lasted_and_no_more_when_it_is_over() -> None:
+    watched = Watched()
+    watched.samples(6, card(15, ours_gb=0, others_gb=15))
+    assert watched.part().share is None
+    assert "not watched for 6 s yet" in watched.part().detail
+    watched.samples(1, card(15, ours_gb=0, others_gb=15))
+    assert share(watched.part()) == pytest.approx(15 / 16)
+    watched.samples(1, card(1, ours_gb=0, others_gb=1))
+    assert share(watched.part()) == pytest.approx(1 / 16)
+    watched.samples(6, card(15, ours_gb=0, others_gb=15))
+    assert share(watched.part()) == pytest.approx(1 / 16)
+    watched.samples(1, card(15, ours_gb=0, others_gb=15))
+    assert share(watched.part()) == pytest.approx(15 / 16)
+
+
+def test_models_that_were_there_before_the_broker_are_not_taken_for_others() -> None:
+    """Nobody tells processes, and the sensor is quicker than the first list."""
+    watched = Watched(is_listed=False)
+    watched.samples(20, card(15.3))
+    assert watched.part().share is None
+    assert "b1 has not told yet which models it holds" in watched.part().detail
+    watched.backend.is_listed = True
+    watched.backend.residents["blob-m"] = resident("m", 14)
+    watched.samples(7, card(15.3))
+    assert share(watched.part()) < 0.05
+
+
+def test_where_processes_are_told_nobody_waits_for_a_list() -> None:
+    watched = Watched(is_listed=False)
+    watched.samples(7, card(15, ours_gb=3, others_gb=12))
+    assert share(watched.part()) == pytest.approx(0.75)
+
+
+def test_a_model_that_somebody_else_loads_is_no_load_until_it_is_listed() -> None:
+    watched = Watched()
+    watched.samples(7, card(0.3))
+    watched.samples(5, card(14.5))
+    assert share(watched.part()) < 0.05
+    watched.backend.residents["blob-m"] = resident("m", 13.5)
+    watched.samples(20, card(14.5))
+    assert share(watched.part()) < 0.05
+
+
+@pytest.mark.parametrize("next_gb", [0, 0.4], ids=["one leaves", "the next begins"])
+def test_memory_of_a_model_that_has_just_left_is_not_that_of_others(next_gb: float) -> None:
+    """Its process is gone, its memory not yet free."""
+    watched = Watched(resident("m", 13), resident("n", 1))
+    watched.samples(7, card(15, ours_gb=15))
+    del watched.backend.residents["blob-m"]
+    watched.samples(5, card(15, ours_gb=1.2 + next_gb))
+    assert share(watched.part()) < 0.05
+    watched.samples(20, card(1.5, ours_gb=1.2))
+    assert share(watched.part()) < 0.05
+
+
+def test_a_load_under_way_is_ours_however_much_it_takes_where_nobody_tells_processes() -> None:
+    """A small file with a large context: how much that takes is known when it is there."""
+    watched = Watched()
+    watched.samples(7, card(2))
+    watched.backend.residents["blob-m"] = resident("m", 0, state=ResidencyState.LOADING)
+    watched.samples(60, card(15))
+    assert share(watched.part()) == pytest.approx(2 / 16)
+    watched.backend.residents["blob-m"] = resident("m", 0)
+    watched.samples(3, card(15))
+    watched.backend.residents["blob-m"] = resident("m", 12)
+    watched.samples(20, card(15))
+    assert share(watched.part()) < 0.15
+
+
+def test_what_others_take_between_one_change_of_models_and_the_next_is_noticed() -> None:
+    """A server that changes models all the time is blind only while it does."""
+    watched = Watched(resident("m", 3))
+    watched.samples(7, card(4))
+    for _ in range(4):
+        watched.backend.residents["blob-m"].state = ResidencyState.UNLOADING
+        watched.samples(5, card(15))
+        watched.backend.residents["blob-m"].state = ResidencyState.RESIDENT
+        watched.samples(3, card(15))
+    assert share(watched.part()) > 0.6
+
+
+def test_of_processes_and_lists_the_larger_figure_counts() -> None:
+    """Of two servers one is in another world."""
+    backends = named(backend(resident("m", 4), resident("n", 9)))
+    assert share(judged(card(14, ours_gb=4.5), backends=backends)) == pytest.approx(1 / 16)
 
 
 # A smaller share in VRAM
@@ -189,9 +302,9 @@ def test_the_servers_words_for_lack_of_memory_are_known(words: str) -> None:
         ),
         pytest.param(
             GpuReading(
-                at_ns=0, state=SensorState.FAILING, gpus=(card(16),), problem="GPU 1 is gone"
+                at_ns=0, state=SensorState.FAILING, gpus=(card(16),), problem="lost", is_whole=False
             ),
-            "GPU 1 is gone",
+            "lost",
             id="failing",
         ),
     ],
@@ -208,6 +321,18 @@ def test_a_sensor_that_cannot_be_believed_leaves_the_word_to_the_server(
     loaded = named(backend(resident("m", 10)))
     memory.remember(loaded)
     assert share(memory.part(loaded, STALE_NS, 0)) == 0.0
+
+
+def test_a_sensor_that_fails_in_other_things_is_believed_of_memory() -> None:
+    """A temperature that is garbage, or a card that was taken out for good."""
+    memory, backends = GpuMemory(), named(backend())
+    crowded = card(15, ours_gb=0, others_gb=15)
+    reading = GpuReading(
+        at_ns=0, state=SensorState.FAILING, gpus=(crowded,), problem="GPU 1 is not there any more"
+    )
+    memory.sensed(reading, backends, 0)
+    assert share(memory.part(backends, STALE_NS, 0)) == pytest.approx(15 / 16)
+    assert memory.part(backends, STALE_NS, STALE_NS + 1).share is None
 
 
 # Several backends

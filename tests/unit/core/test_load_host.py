@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from broker.core.load import NOTHING_LOCAL, host_parts, worst_of
+from broker.core.host_load import HostLoad
+from broker.core.load import NOTHING_LOCAL, worst_of
+from broker.core.placement import BackendState
 from broker.core.sensing import HostReading, SensorState
 from broker.core.views import LoadPart
 from tests.unit.core.sensed import STALE_NS, backend, host, named, resident
@@ -15,8 +17,17 @@ HEALTHY = 0.5  # the seeds' lowest threshold: below it every level is left
 def judged(
     reading: HostReading | None, *, now_ns: int = 0, gpu_gb: float | None = None
 ) -> tuple[LoadPart, LoadPart]:
-    backends = named(backend(resident("m", 40, gpu_gb=gpu_gb)))
-    return host_parts(reading, backends, STALE_NS, now_ns)
+    return parts(reading, named(backend(resident("m", 40, gpu_gb=gpu_gb))), now_ns)
+
+
+def parts(
+    reading: HostReading | None, backends: dict[str, BackendState], now_ns: int = 0
+) -> tuple[LoadPart, LoadPart]:
+    """After one sample, which counts at once."""
+    load = HostLoad()
+    if reading is not None:
+        load.sensed(reading, backends, 0, 0)
+    return load.parts(backends, STALE_NS, now_ns)
 
 
 def test_a_box_without_a_gpu_whose_models_fill_memory_and_processor_is_healthy() -> None:
@@ -99,5 +110,44 @@ def test_figures_that_cannot_be_right_are_unknown(reading: HostReading) -> None:
 
 def test_this_hosts_sensors_say_nothing_of_servers_elsewhere() -> None:
     backends = named(backend(is_local=False))
-    for part in host_parts(host(free_gb=1), backends, STALE_NS, 0):
+    for part in parts(host(free_gb=1), backends):
         assert (part.share, part.detail) == (None, NOTHING_LOCAL)
+
+
+# What lasts
+
+
+SETTLE_NS = 6_000_000_000
+
+
+def after(load: HostLoad, seconds: int, free_gb: float, backends: dict[str, BackendState]) -> None:
+    """So many more samples of this, one a second."""
+    begun_s = (load.heard_ns or 0) // 1_000_000_000 if load.reading else -1
+    for second in range(begun_s + 1, begun_s + 1 + seconds):
+        at_ns = second * 1_000_000_000
+        load.sensed(host(free_gb=free_gb, models_gb=None, at_ns=at_ns), backends, SETTLE_NS, at_ns)
+
+
+def memory_of(load: HostLoad, backends: dict[str, BackendState]) -> LoadPart:
+    return load.parts(backends, STALE_NS, load.heard_ns or 0)[0]
+
+
+def test_memory_that_others_take_for_a_moment_is_no_load_and_what_lasts_is() -> None:
+    load, backends = HostLoad(), named(backend())
+    after(load, 6, 60, backends)
+    assert memory_of(load, backends).detail == "not watched for 6 s yet"
+    after(load, 1, 60, backends)
+    after(load, 6, 4, backends)
+    assert memory_of(load, backends).share == pytest.approx(4 / 64)
+    after(load, 1, 4, backends)
+    assert memory_of(load, backends).share == pytest.approx(60 / 64)
+    after(load, 1, 60, backends)
+    assert memory_of(load, backends).share == pytest.approx(4 / 64)
+
+
+def test_before_a_server_has_listed_its_models_they_are_not_taken_for_others() -> None:
+    load, backends = HostLoad(), named(backend(is_listed=False))
+    after(load, 20, 4, backends)
+    unknown = memory_of(load, backends)
+    assert unknown.share is None
+    assert "b1 has not told yet which models it holds" in unknown.detail

@@ -127,7 +127,7 @@ def test_levels_reach_the_engine_in_its_own_unit() -> None:
             small_models=("small",),
             default_answer="later",
         ),
-        monitors=MonitorsConfig(stale_ms=2_000),
+        monitors=MonitorsConfig(stale_ms=2_000, settle_ms=3_000),
     )
     policy = engine_policy(config)
     assert policy.degradation == DegradationPolicy(
@@ -140,6 +140,7 @@ def test_levels_reach_the_engine_in_its_own_unit() -> None:
         dwell_ns=16 * S,
         dwell_ns_max=17 * S,
         stale_ns=2 * S,
+        settle_ns=3 * S,
         wait_target_ns=18 * S,
         output_tokens_max=19,
         small_model_bytes_max=500_000_000,
