@@ -55,6 +55,16 @@ def test_what_says_nothing_counts_as_no_bound_and_as_the_usual_temperature() -> 
     ]
 
 
+def test_a_temperature_that_only_the_models_file_has_is_not_seen_and_can_be_left_alone() -> None:
+    said, _ = lowered(temperature=0.2)
+    assert said.temperature == 0.2
+    unsaid, changes = lowered(max_tokens=1)  # of a model whose file says 0.2
+    assert (unsaid.temperature, changes) == (0.5, ["temperature lowered from 0.8 to 0.5"])
+    left, changes = lowered(ResourceAwareness(temperature=None), max_tokens=1)
+    assert not left.HasField("temperature")
+    assert changes == []
+
+
 def test_an_option_without_a_ceiling_is_left_alone() -> None:
     options, changes = lowered(ResourceAwareness(max_tokens=None, temperature=None))
     assert not options.HasField("max_tokens")

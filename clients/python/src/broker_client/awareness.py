@@ -28,9 +28,11 @@ LOOK_S_MAX: Final = 1.0
 class ResourceAwareness:
     """What a request may ask for while the broker's level is above "normal".
 
-    What asks for more is lowered, nothing is ever raised. A request that does not say how long its
-    answer may be is without a bound, and gets this one; one that does not say its temperature
-    counts as 0.8, Ollama's own. None leaves that option as it is.
+    What says that it wants more is lowered; what a request says is never raised. One that does not
+    say how long its answer may be is without a bound, and gets this one. One that does not say its
+    temperature counts as 0.8, Ollama's own: the client cannot see what a model's file sets, and so
+    where that is colder than `temperature` here, the answer becomes warmer. For such models say
+    the temperature in the request, or None here: None leaves that option as it is.
     """
 
     max_tokens: int | None = 512
