@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from broker.core.ports import Resident
-from broker_client import AsyncClient, Draining, Status
+from broker_client import AsyncClient, Client, Draining, Status
 from broker_client.pb.broker.v1 import admin_pb2 as pb
 from broker_client.pb.broker.v1 import common_pb2, models_pb2
 from tests.integration.daemon import (
@@ -56,6 +57,27 @@ async def test_a_level_set_by_hand_holds_until_it_is_given_back(
     given_back = await client.set_level(None)
     assert given_back.automatic
     assert given_back.why
+
+
+async def test_the_blocking_client_sets_a_level_and_watches_it(daemon: RunningDaemon) -> None:
+    def play() -> None:
+        address = f"127.0.0.1:{daemon.port}"
+        with Client(address, agent_id="opus-1", level_age_s_max=0) as blocking:
+            assert (blocking.level(), blocking.is_degraded()) == ("normal", False)
+            watch = blocking.watch_status(interval_s=0.1)
+            assert next(watch).level == "normal"
+            held = blocking.set_level("2", for_s=3600)
+            assert (held.level, held.automatic) == ("2", False)
+            assert blocking.is_degraded()
+            seen = next(each for each in watch if each.level == "2")
+            assert seen.level_status.until_ms is not None
+            assert blocking.set_level(None).automatic
+            next(each for each in watch if each.level_status.automatic)
+            blocking.drain()
+            with pytest.raises(Draining):
+                deque(watch, maxlen=0)  # reads it to its end
+
+    await asyncio.wait_for(asyncio.to_thread(play), PATIENCE_S)
 
 
 async def test_a_level_set_for_a_while_says_how_long_yet(client: AsyncClient) -> None:
