@@ -51,7 +51,8 @@ THROTTLE_WORDS: Final = {
 @dataclass(slots=True)
 class CardLook:
     """One look at the card with this index. `problems` are in words; `samples` is one, or one for
-    each MIG instance, or none where the card does not tell its memory."""
+    each MIG instance, or none where the card does not tell its memory. `is_whole`: it is not an
+    error that keeps any of that from us."""
 
     index: int
     whose: Callable[[int], tuple[str, bool]]
@@ -59,10 +60,11 @@ class CardLook:
     name: str = ""
     samples: list[GpuSample] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    is_whole: bool = True
 
     def read(self) -> None:
         """Asks the card. Whatever goes wrong with it is a problem of this card alone."""
-        handle = self._ask(pynvml.nvmlDeviceGetHandleByIndex, self.index)
+        handle = self._need(pynvml.nvmlDeviceGetHandleByIndex, self.index)
         if handle is None:
             return
         self.uuid = self._text("id", pynvml.nvmlDeviceGetUUID, handle)
@@ -90,26 +92,28 @@ class CardLook:
 
     def _read_instances(self, handle: Any, whole: GpuSample) -> None:
         """Temperature and throttling are the whole card's; its power cannot be told apart."""
-        for index in range(self._ask(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0):
-            instance = self._ask(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, index)
+        for index in range(self._need(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0):
+            instance = self._need(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, index)
             if instance is not None:
                 uuid = self._text("id of an instance", pynvml.nvmlDeviceGetUUID, instance)
                 name = self._text("name of an instance", pynvml.nvmlDeviceGetName, instance)
                 self._add(instance, replace(whole, uuid=uuid, name=name, is_mig=True))
 
     def _add(self, handle: Any, known: GpuSample) -> None:
+        # Before the memory: what ends in between is then not taken for somebody else's.
+        processes = self._processes(handle)
         # The second version keeps apart what the driver itself reserves.
         memory = self._ask(pynvml.nvmlDeviceGetMemoryInfo, handle, pynvml.nvmlMemory_v2)
         if memory is None:
-            memory = self._ask(pynvml.nvmlDeviceGetMemoryInfo, handle)
+            memory = self._need(pynvml.nvmlDeviceGetMemoryInfo, handle)
         if memory is None:
             return
         total_bytes, used_bytes = int(memory.total), int(memory.used)
         if not 0 < total_bytes <= MEMORY_BYTES_MAX:
-            self._complain("says that it has a size of memory that no GPU has")
+            self._lack("says that it has a size of memory that no GPU has")
             return
         if not 0 <= used_bytes <= total_bytes:
-            self._complain("says that more of its memory is used than it has")
+            self._lack("says that more of its memory is used than it has")
             return
         busy = self._ask(pynvml.nvmlDeviceGetUtilizationRates, handle)
         percent = self._number("utilisation", None if busy is None else busy.gpu, 100)
@@ -119,7 +123,7 @@ class CardLook:
                 memory_total_bytes=total_bytes,
                 memory_used_bytes=used_bytes,
                 utilization=None if percent is None else percent / 100,
-                processes=self._processes(handle),
+                processes=processes,
             )
         )
 
@@ -147,11 +151,20 @@ class CardLook:
 
     def _ask(self, call: Callable[..., Any], *arguments: Any) -> Any:
         """What NVML says, or None where it has nothing to say, or an error."""
+        return self._answer(self._complain, call, arguments)
+
+    def _need(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        """As `_ask`; after an error something of the card's memory is missing."""
+        return self._answer(self._lack, call, arguments)
+
+    def _answer(
+        self, erred: Callable[[str], None], call: Callable[..., Any], arguments: tuple[Any, ...]
+    ) -> Any:
         try:
             return call(*arguments)
         except pynvml.NVMLError as error:
             if error.value not in SILENT:
-                self._complain(str(error))
+                erred(str(error))
             return None
 
     def _text(self, what: str, call: Callable[..., Any], handle: Any) -> str:
@@ -174,6 +187,11 @@ class CardLook:
             self._complain(f"its {what} cannot be what it says")
             return None
         return float(value)
+
+    def _lack(self, problem: str) -> None:
+        """Of its memory."""
+        self.is_whole = False
+        self._complain(problem)
 
     def _complain(self, problem: str) -> None:
         """Once: a card that is lost answers each question alike."""

@@ -22,6 +22,10 @@ ABSENT_RETRY_NS: Final = 60_000_000_000
 # Between two sessions after errors: opening one may take a second of driver work.
 FAILING_RETRY_NS: Final = 10_000_000_000
 
+# A card that has told no memory for so long is not waited for any more: it was taken out, or lost
+# for good. It comes back as it came.
+FORGOTTEN_NS: Final = 600_000_000_000
+
 GPUS_MAX: Final = 256
 
 _WHY_ABSENT: Final = {
@@ -39,6 +43,7 @@ _WHY_ABSENT: Final = {
 class _Card:
     index: int
     name: str
+    seen_ns: int
 
     def words(self) -> str:
         """As the driver's own tools number them."""
@@ -58,10 +63,14 @@ class GpuReader:
         self._may_open_ns: int | None = None
         self._closed = SensorState.ABSENT, ""  # how it is while there is no session, and why
         self._known: dict[str, _Card] = {}  # whole cards that were seen, by their ids
+        self._lacking_ns: dict[int, int] = {}  # by index: since when it errs on its memory
 
     def read(self) -> GpuReading:
         """The GPUs now. An error that is not foreseen here is a failing sensor, and raised."""
         now_ns = self._monotonic_ns()
+        for uuid, each in list(self._known.items()):
+            if now_ns - each.seen_ns >= FORGOTTEN_NS:
+                del self._known[uuid]
         if not self._is_open and (self._may_open_ns is None or now_ns >= self._may_open_ns):
             self._open(now_ns)
         if not self._is_open:
@@ -108,7 +117,7 @@ class GpuReader:
     def _look(self, count: int, now_ns: int) -> GpuReading:
         samples: list[GpuSample] = []
         problems: list[str] = []
-        present, ill = set(), set()
+        present, ill, lacking = set(), set(), set()
         for index in range(count):
             card = CardLook(index, self._whose)
             card.read()
@@ -116,12 +125,15 @@ class GpuReader:
             problems += card.problems
             if card.problems:
                 ill.add(index)
+            if not card.is_whole:
+                lacking.add(index)
             present.add(card.uuid)
             if card.uuid and card.samples:
-                self._known[card.uuid] = _Card(index, card.name)
+                self._known[card.uuid] = _Card(index, card.name, now_ns)
         for uuid, known in self._known.items():
             if uuid not in present and known.index not in ill:
                 problems.append(f"{known.words()} is not there any more")
+        is_whole = self._is_whole(lacking, now_ns)
         if problems:
             if self._may_open_ns is not None and now_ns >= self._may_open_ns:
                 self.close()  # the next look opens a new session, which may see more
@@ -130,6 +142,7 @@ class GpuReader:
                 state=SensorState.FAILING,
                 gpus=tuple(samples),
                 problem="; ".join(problems),
+                is_whole=is_whole,
             )
         if samples:
             return GpuReading(at_ns=now_ns, state=SensorState.OK, gpus=tuple(samples))
@@ -137,6 +150,12 @@ class GpuReader:
             self._end(now_ns)
             return self._without(now_ns, *self._closed)
         return self._without(now_ns, SensorState.ABSENT, "no GPU here tells of its memory")
+
+    def _is_whole(self, lacking: set[int], now_ns: int) -> bool:
+        """Has each card told its memory, but for those that have not for too long?"""
+        known = self._lacking_ns
+        self._lacking_ns = {index: known.get(index, now_ns) for index in lacking}
+        return all(now_ns - since_ns >= FORGOTTEN_NS for since_ns in self._lacking_ns.values())
 
     def _without(self, now_ns: int, state: SensorState, why: str) -> GpuReading:
         """There is nothing to read: as ever, or where there was something before."""

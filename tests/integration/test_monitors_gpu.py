@@ -9,7 +9,13 @@ import pynvml
 import pytest
 
 from broker.core.sensing import GpuReading, SensorState
-from broker.monitors.gpu import ABSENT_RETRY_NS, FAILING_RETRY_NS, GPUS_MAX, GpuReader
+from broker.monitors.gpu import (
+    ABSENT_RETRY_NS,
+    FAILING_RETRY_NS,
+    FORGOTTEN_NS,
+    GPUS_MAX,
+    GpuReader,
+)
 from tests.nvml_stub.stub import GIB, Call, NvmlStub
 
 OLLAMA_PID, FOREIGN_PID = 20, 30
@@ -235,6 +241,44 @@ def test_a_card_that_is_lost_fails_with_the_rest_and_a_new_session_is_opened(
     assert machine.read().state is SensorState.OK
 
 
+def test_a_card_that_is_gone_for_good_is_forgotten(machine: Machine) -> None:
+    machine.stub.add_card(used=GIB)
+    taken = machine.stub.add_card(used=2 * GIB)
+    machine.read()
+    machine.stub.take_out(taken)
+    reading = machine.read()
+    assert (reading.state, reading.is_whole) == (SensorState.FAILING, True)
+    reading = machine.read(FORGOTTEN_NS)
+    assert (reading.state, reading.problem) == (SensorState.OK, "")
+    machine.stub.put_back(taken)
+    assert len(machine.read().gpus) == 2
+
+
+def test_the_only_card_gone_for_good_is_as_none(machine: Machine) -> None:
+    taken = machine.stub.add_card()
+    machine.read()
+    machine.stub.take_out(taken)
+    assert machine.read().state is SensorState.FAILING
+    assert machine.read(FORGOTTEN_NS).state is SensorState.ABSENT
+
+
+def test_a_card_that_is_lost_is_waited_for_for_a_while(machine: Machine) -> None:
+    """It still counts as there: what it holds is missing, until nobody expects it any more."""
+    machine.stub.add_card(used=GIB)
+    lost = machine.stub.add_card()
+    machine.read()
+    lost.answer(pynvml.NVML_ERROR_GPU_IS_LOST)
+    for _ in range(3):
+        assert not machine.read().is_whole
+    reading = machine.read(FORGOTTEN_NS)
+    assert (reading.state, reading.is_whole) == (SensorState.FAILING, True)
+    lost.answer(0)
+    lost.answer(pynvml.NVML_ERROR_NOT_SUPPORTED, Call.MIG_MODE)
+    assert machine.read().state is SensorState.OK
+    lost.answer(pynvml.NVML_ERROR_GPU_IS_LOST)
+    assert not machine.read().is_whole
+
+
 def test_a_driver_that_goes_fails_until_it_is_back(machine: Machine) -> None:
     machine.stub.add_card(name="Card")
     machine.read()
@@ -264,7 +308,7 @@ def test_memory_that_cannot_be_is_not_passed_on(
     liar = machine.stub.add_card(total=16 * GIB)
     setattr(liar, field, value)
     reading = machine.read()
-    assert reading.state is SensorState.FAILING
+    assert (reading.state, reading.is_whole) == (SensorState.FAILING, False)
     assert words in reading.problem
     assert [each.index for each in reading.gpus] == [0]
 
@@ -283,6 +327,7 @@ def test_a_figure_that_cannot_be_is_unknown_and_the_rest_holds(
     setattr(machine.stub.add_card(used=GIB), field, value)
     reading = machine.read()
     assert (reading.state, reading.problem) == (SensorState.FAILING, f"GPU 0: {words}")
+    assert reading.is_whole
     (gpu,) = reading.gpus
     assert getattr(gpu, sampled) is None
     assert gpu.memory_used_bytes == GIB
@@ -314,6 +359,7 @@ def test_one_question_in_error_leaves_the_others(machine: Machine) -> None:
     card.answer(pynvml.NVML_ERROR_TIMEOUT, Call.TEMPERATURE)
     reading = machine.read()
     assert (reading.state, reading.problem) == (SensorState.FAILING, "GPU 0: Timeout")
+    assert reading.is_whole
     assert [each.memory_used_bytes for each in reading.gpus] == [GIB]
 
 
