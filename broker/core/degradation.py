@@ -14,7 +14,7 @@ from broker.core.level import DegradationPolicy, Level
 from broker.core.level_steps import MODES, LevelSteps, Mode, ModeTrigger
 from broker.core.load import MEMORY_PARTS, queue_part, wait_part, worst_of
 from broker.core.placement import BackendState
-from broker.core.sensing import SensorState
+from broker.core.sensing import GpuReading, HostReading, SensorState
 from broker.core.stimuli import GpusSensed, HostSensed, LevelAsked, LoadDue, Stimulus
 from broker.core.timers import Timers
 from broker.core.views import LevelView, LoadPart, SensorView
@@ -23,6 +23,7 @@ from broker.core.views import LevelView, LoadPart, SensorView
 RETRY_AFTER_NS_MIN: Final = 1_000_000_000
 
 _NOT_AUTOMATIC: Final = "the configuration leaves the level to operators"
+_CHANGED: Final = "the configuration has changed"
 
 
 class Degradation:
@@ -59,10 +60,13 @@ class Degradation:
         self._gpu = GpuMemory()
         self._parts: tuple[LoadPart, ...] = ()  # as last looked at
         self._before: Level | None = None
-        self._why = ""
-        self._since_ns = 0
+        self._because = ""  # what led to the level, but for the load
+        self._why = ""  # and with the load as it was then
+        self._first_ns: int | None = None  # when anything was heard for the first time
+        self._since_ns: int | None = None  # the level changed; None: not yet
         self._until_ns: int | None = None
         self._end_timer = 0
+        self._told = self._state()
 
     def handlers(self) -> dict[type[Stimulus], Callable[[Any, int], None]]:
         """What the engine calls it for."""
@@ -78,8 +82,12 @@ class Degradation:
         has set ends at once where levels are not automatic any more."""
         was_automatic, self.policy = self.policy.is_automatic, policy
         self._steps.configure(policy)
-        if was_automatic and not policy.is_automatic and self._mode is Mode.AUTOMATIC:
-            self._leave_to_load("the configuration has changed", now_ns)
+        if was_automatic is policy.is_automatic or self._mode is Mode.BY_HAND:
+            return
+        if was_automatic:
+            self._leave_to_load(_CHANGED, now_ns)
+        else:
+            self._hold(self.level, _CHANGED, _CHANGED, now_ns)
 
     def retry_after_ns(self, now_ns: int) -> int:
         """When the level may be lower at the earliest: what a request that it refuses is told. An
@@ -97,19 +105,28 @@ class Degradation:
         """The level, and what decides it, by the sensors as they are now."""
         parts = self._judge(now_ns)
         worst = worst_of(parts)
+        since_ns = self._first_ns if self._since_ns is None else self._since_ns
         return LevelView(
             level=self.level,
             before=self._before,
-            is_automatic=self._mode is Mode.AUTOMATIC and self.policy.is_automatic,
-            since_ns=self._since_ns,
+            is_automatic=self._is_automatic,
+            since_ns=now_ns if since_ns is None else since_ns,
             until_ns=self._until_ns,
-            why=self._why + self._outlook(now_ns),
+            why=self._why_now(parts, now_ns),
             load=worst.share if worst else None,
             parts=parts,
             sensors=(self._host_view(now_ns), self._gpu_view(now_ns)),
             host=self._host.reading.sample if self._host.reading else None,
             gpus=self._gpu.reading.gpus if self._gpu.reading else (),
         )
+
+    @property
+    def _is_automatic(self) -> bool:
+        return self._mode is Mode.AUTOMATIC and self.policy.is_automatic
+
+    def _state(self) -> tuple[Level, bool, int | None]:
+        """What of the view is told as it changes."""
+        return self.level, self._is_automatic, self._until_ns
 
     # What is heard
 
@@ -139,8 +156,7 @@ class Degradation:
             self._end_timer = self._timers.set(asked.until_ns, self._expired)
             why += f" for {max(0, asked.until_ns - now_ns) / 1e9:.0f} s"
         self._measure(now_ns)
-        self._why = why
-        self._hold(asked.level, why, now_ns)
+        self._hold(asked.level, why, why, now_ns)
 
     def _expired(self, _: None, now_ns: int) -> None:
         self._mode = MODES.step(self._mode, ModeTrigger.EXPIRED)
@@ -152,37 +168,39 @@ class Degradation:
     def _look(self, now_ns: int) -> None:
         """Looks at the load, and takes the level where it leads."""
         self._measure(now_ns)
-        if self._mode is Mode.BY_HAND or not self.policy.is_automatic:
+        if not self._is_automatic:
             return
         dwell_ns = self._steps.dwell_ns
         self._steps.look(self._load, now_ns)
+        because, why = self._because, self._why
         if self._steps.level > self.level:
-            why = self._worst_in_words()
+            because, why = "", _in_words(self._parts)
         elif self._steps.level < self.level:
             down = self.policy.thresholds[self.level].down
-            why = f"the load was below {down:.0%} for {dwell_ns / 1e9:.0f} s"
-        else:
-            why = self._why
-        self._hold(self._steps.level, why, now_ns)
+            because = why = f"the load was below {down:.0%} for {dwell_ns / 1e9:.0f} s"
+        self._hold(self._steps.level, because, why, now_ns)
 
     def _leave_to_load(self, because: str, now_ns: int) -> None:
         """What the load asks for holds at once: a person has ended what was before."""
         self._measure(now_ns)
         if self.policy.is_automatic:
             self._steps.restart(self._load)
-            why = f"{because}; {self._worst_in_words()}"
+            why = f"{because}; {_in_words(self._parts)}"
         else:
             self._steps.restart(None)
             why = f"{because}; {_NOT_AUTOMATIC}"
-        self._why = why
-        self._hold(self._steps.level, why, now_ns)
+        self._hold(self._steps.level, because, why, now_ns)
 
-    def _hold(self, level: Level, why: str, now_ns: int) -> None:
-        """This level holds now; tells whom it concerns where anything is other than before."""
+    def _hold(self, level: Level, because: str, why: str, now_ns: int) -> None:
+        """This level holds now; tells whom it concerns where anything is other than before: the
+        level, who has set it, until when."""
         before, was_cause = self.level, self.memory_is_cause
         self.level, self.memory_is_cause = level, self._is_memory_cause(level)
+        self._because, self._why = because, why
         if level is not before:
-            self._before, self._since_ns, self._why = before, now_ns, why
+            self._before, self._since_ns = before, now_ns
+        if self._state() != self._told:
+            self._told = self._state()
             self._emit(TellLevel(level=level, before=before, why=why))
         if level is not before or self.memory_is_cause is not was_cause:
             self._on_change(now_ns)
@@ -199,6 +217,8 @@ class Degradation:
     # The load
 
     def _measure(self, now_ns: int) -> None:
+        if self._first_ns is None:
+            self._first_ns = now_ns
         self._gpu.remember(self._backends)
         self._parts = self._judge(now_ns)
 
@@ -216,44 +236,56 @@ class Degradation:
             self._gpu.part(backends, policy.stale_ns, now_ns),
         )
 
-    def _worst_in_words(self) -> str:
-        worst = worst_of(self._parts)
-        if worst is None:
-            return "nothing is known of the load"
-        return f"{worst.name} is at {worst.share:.0%}: {worst.detail}"
-
-    def _outlook(self, now_ns: int) -> str:
-        """How near the next level down is, once the load allows it."""
-        below_ns = self._steps.below_ns(now_ns)
-        if below_ns is None or self._mode is Mode.BY_HAND:
-            return ""
-        down = self.policy.thresholds[self.level].down
-        return (
-            f"; below {down:.0%} for {below_ns / 1e9:.0f} s now, "
-            f"one level less after {self._steps.dwell_ns / 1e9:.0f} s"
-        )
+    def _why_now(self, parts: tuple[LoadPart, ...], now_ns: int) -> str:
+        """Where the load holds the level up: what does so now, and not what raised it; and how near
+        the next level down is, once the load allows it."""
+        if not self._is_automatic or self.level is Level.NORMAL:
+            return self._why
+        because = f"{self._because}; " if self._because else ""
+        below_ns, outlook = self._steps.below_ns(now_ns), ""
+        if below_ns is not None:
+            down = self.policy.thresholds[self.level].down
+            outlook = (
+                f"; below {down:.0%} for {below_ns / 1e9:.0f} s now, "
+                f"one level less after {self._steps.dwell_ns / 1e9:.0f} s"
+            )
+        return because + _in_words(parts) + outlook
 
     # The sensors
 
     def _host_view(self, now_ns: int) -> SensorView:
-        reading = self._host.reading
         problem = self._host.problem(self.policy.stale_ns, now_ns)
-        state = reading.state if reading else SensorState.ABSENT
-        is_stale = bool(problem) and state is SensorState.OK
-        return SensorView(
-            name="host", state=state, is_stale=is_stale, detail=problem, at_ns=self._host.heard_ns
-        )
+        return self._sensor("host", self._host.reading, problem, self._host.heard_ns, now_ns)
 
     def _gpu_view(self, now_ns: int) -> SensorView:
         reading = self._gpu.reading
+        problem = gpu_problem(reading, self.policy.stale_ns, now_ns)
+        if reading is not None:
+            problem = problem or reading.problem  # which may be of other things than memory
+        return self._sensor("gpu", reading, problem, reading.at_ns if reading else None, now_ns)
+
+    def _sensor(
+        self,
+        name: str,
+        reading: HostReading | GpuReading | None,
+        problem: str,
+        heard_ns: int | None,
+        now_ns: int,
+    ) -> SensorView:
+        """One that has not answered yet may still do so; once it is late it fails. What is absent
+        need not speak again: it may be switched off."""
+        since_ns = self._first_ns if heard_ns is None else heard_ns
+        is_late = since_ns is not None and now_ns - since_ns > self.policy.stale_ns
         state = reading.state if reading else SensorState.ABSENT
-        at_ns = reading.at_ns if reading else None
-        is_stale = state is SensorState.OK and at_ns is not None
-        is_stale = is_stale and now_ns - (at_ns or 0) > self.policy.stale_ns
-        return SensorView(
-            name="gpu",
-            state=state,
-            is_stale=is_stale,
-            detail=gpu_problem(reading, self.policy.stale_ns, now_ns),
-            at_ns=at_ns,
-        )
+        if reading is None and is_late:
+            state = SensorState.FAILING
+        is_stale = is_late and state is not SensorState.ABSENT
+        return SensorView(name=name, state=state, is_stale=is_stale, detail=problem, at_ns=heard_ns)
+
+
+def _in_words(parts: tuple[LoadPart, ...]) -> str:
+    """The load, and what makes it."""
+    worst = worst_of(parts)
+    if worst is None:
+        return "nothing is known of the load"
+    return f"{worst.name} is at {worst.share:.0%}: {worst.detail}"

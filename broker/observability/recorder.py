@@ -141,7 +141,8 @@ class Recorder:
             self._substituted.of(report.model).inc()
 
     def level_changed(self, told: TellLevel) -> None:
-        self._catalog.level_changes.labels(told.level.word).inc()
+        if told.level is not told.before:
+            self._catalog.level_changes.labels(told.level.word).inc()
 
     def priority_changed(self, told: TellPriority) -> None:
         """What operators do is in their own log lines."""

@@ -81,6 +81,9 @@ class RequestLog:
 
     def level_changed(self, told: TellLevel) -> None:
         log = structlog.get_logger("broker.level")
+        if told.level is told.before:
+            log.info("level stays", now=told.level.word, why=told.why)
+            return
         log.warning("level changed", now=told.level.word, before=told.before.word, why=told.why)
 
     def priority_changed(self, told: TellPriority) -> None:

@@ -1,10 +1,9 @@
-"""The level: thresholds, dwell, an operator's hand, what is told and shown."""
+"""The level: thresholds, dwell, an operator's hand. What is shown is in `test_level_view.py`."""
 
 from __future__ import annotations
 
 import pytest
 
-from broker.core.effects import TellLevel
 from broker.core.errors import LoadFailed
 from broker.core.level import SEED_THRESHOLDS, DegradationPolicy, Level, Threshold
 from broker.core.load import GPU_MEMORY, HOST_MEMORY
@@ -261,64 +260,3 @@ def test_a_model_that_comes_back_with_less_of_itself_on_the_gpu_is_noticed() -> 
     scene.seen("b1", part)
     assert scene.look() is L2
     assert "has 25% of itself on the GPU and had 100%" in scene.told[-1].why
-
-
-# What is told and shown
-
-
-def test_a_change_is_told_with_its_reason_in_figures_and_only_a_change() -> None:
-    scene = LevelScene()
-    scene.gpu(0.85)
-    why = "gpu_memory is at 85%: 13.6 GB of 16.0 GB are used by others"
-    assert scene.told == [TellLevel(level=L2, before=N, why=why)]
-    scene.gpu(0.86)
-    scene.calm(DWELL_S + 1)
-    assert [(each.level, each.before) for each in scene.told] == [(L2, N), (L1, L2)]
-    assert scene.told[1].why == "the load was below 70% for 15 s"
-
-
-def test_the_view_says_what_decides() -> None:
-    scene = LevelScene()
-    scene.now_ns = 5 * SECOND_NS
-    scene.gpu(0.85)
-    scene.calm(2, load=0.3)
-    view = scene.view()
-    assert (view.level, view.before, view.since_ns) == (L2, N, 5 * SECOND_NS)
-    assert view.load == pytest.approx(0.3)
-    assert view.why.endswith("; below 70% for 1 s now, one level less after 15 s")
-    assert {each.name for each in view.parts} == {
-        "queue",
-        "wait",
-        "host_memory",
-        "cpu",
-        "gpu_memory",
-    }
-    host, gpu = view.sensors
-    assert (host.name, host.state, host.at_ns) == ("host", SensorState.ABSENT, None)
-    assert host.detail == "the host's sensor has not answered yet"
-    assert (gpu.name, gpu.state, gpu.is_stale, gpu.detail) == ("gpu", SensorState.OK, False, "")
-    assert len(view.gpus) == 1
-    assert view.host is None
-    scene.after(11)
-    scene.memory(0.1)
-    stale = scene.view()
-    assert stale.sensors[1].is_stale
-    assert stale.sensors[0].at_ns == scene.now_ns
-    assert stale.host is not None
-
-
-def test_what_is_refused_is_told_when_the_level_may_be_lower() -> None:
-    scene = LevelScene()
-    wait_ns = scene.engine.degradation.retry_after_ns
-    assert wait_ns(scene.now_ns) == SECOND_NS
-    scene.gpu(0.85)
-    assert wait_ns(scene.now_ns) == DWELL_S * SECOND_NS
-    scene.calm(11)
-    assert wait_ns(scene.now_ns) == (DWELL_S - 10) * SECOND_NS
-    assert wait_ns(scene.now_ns + 3600 * SECOND_NS) == SECOND_NS
-    scene.ask(L2, for_s=30)
-    assert wait_ns(scene.now_ns) == 30 * SECOND_NS
-    scene.ask(L2, for_s=36_000)
-    assert wait_ns(scene.now_ns) == DWELL_MAX_S * SECOND_NS
-    scene.ask(L2)
-    assert wait_ns(scene.now_ns) == DWELL_S * SECOND_NS

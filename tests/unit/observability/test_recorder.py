@@ -141,4 +141,5 @@ def test_a_change_of_level_is_counted_by_the_new_one() -> None:
     told = TellLevel(level=Level.LEVEL_1, before=Level.NORMAL, why="")
     counted.recorder.level_changed(told)
     counted.recorder.level_changed(told)
+    counted.recorder.level_changed(TellLevel(level=Level.LEVEL_1, before=Level.LEVEL_1, why=""))
     assert counted.value("broker_level_changes_total", level="1") == 2

@@ -98,6 +98,15 @@ def test_switched_off_only_levels_are_told() -> None:
     }
 
 
+def test_a_level_that_stays_as_an_operator_wants_it_is_no_warning() -> None:
+    with capture_logs() as logged:
+        told = TellLevel(level=Level.LEVEL_1, before=Level.LEVEL_1, why="an operator set it")
+        RequestLog().level_changed(told)
+    (only,) = logged
+    assert (only["event"], only["log_level"]) == ("level stays", "info")
+    assert (only["now"], only["why"]) == ("1", "an operator set it")
+
+
 def test_what_is_shown_of_each_kind_of_request() -> None:
     talk = (Message(role="system", content="be nice"), Message(role="user", content="hello"))
     assert shown_prompt(GenerateContent(input=talk)) == "hello"
