@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Final
 
 from broker.config.machine import MonitorsConfig
 from broker.core.sensing import GpuReading, HostReading, SensorState
@@ -15,6 +15,7 @@ from broker.monitors.sampler import Sampler, SamplingPolicy, Sensor
 from broker.runtime.clock import Clock
 
 _MS = 1_000_000
+_OFF: Final = "it is switched off in [monitors]"
 
 
 def sampling(
@@ -23,15 +24,23 @@ def sampling(
     clock: Clock,
     on_tick: Iterable[Callable[[], None]] = (),
 ) -> Sampler:
-    """What asks them. `on_tick` are called once each interval, also where no sensor is on."""
+    """What asks them, and tells of those that are off. `on_tick` are called once each interval,
+    also where no sensor is on."""
     processes = ModelProcesses(clock.monotonic_ns)
     sensors: list[Sensor[Any]] = []
+    off: list[Stimulus] = []
+    absent = SensorState.ABSENT
     if config.host:
         sensors.append(_host(processes, clock))
+    else:
+        off.append(HostSensed(HostReading(state=absent, problem=_OFF)))
     if config.gpu:
         sensors.append(_gpus(processes, clock))
+    else:
+        at_ns = clock.monotonic_ns()
+        off.append(GpusSensed(GpuReading(at_ns=at_ns, state=absent, problem=_OFF)))
     policy = SamplingPolicy(interval_ns=config.interval_ms * _MS, stale_ns=config.stale_ms * _MS)
-    return Sampler(sensors, policy, feed, clock.monotonic_ns, clock.sleep, on_tick)
+    return Sampler(sensors, policy, feed, clock.monotonic_ns, clock.sleep, on_tick, off)
 
 
 def _host(processes: ModelProcesses, clock: Clock) -> Sensor[HostReading]:

@@ -1,4 +1,7 @@
-"""The host as psutil tells of it: processor, memory, swap, and what of them is the models'."""
+"""The host as psutil tells of it: processor, memory, swap, and what of them is the models'.
+
+In a container whose memory is limited, its own limit and use are told where there is less.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,22 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import psutil
 
 from broker.core.sensing import HostReading, HostSample, SensorState
+from broker.monitors.container import ROOT, container_memory
 from broker.monitors.processes import ModelProcess, ModelProcesses
 
 # Shares and rates are averages in which what is this old counts a third of what is now: longer than
 # a burst of a moment, shorter than an operator's patience.
 SMOOTHING_S: Final = 5.0
+
+# Until so much time has been seen, the rest of it counts as quiet: one burst at the start is no
+# average.
+WEIGHED_S_MIN: Final = 2.0
 
 # The first sample needs two looks at the counters; a processor's tick is 10 ms.
 FIRST_LOOK_S: Final = 0.1
@@ -25,19 +34,23 @@ _ABSENT: Final = (PermissionError, FileNotFoundError, NotImplementedError, psuti
 
 
 class Smoothed:
-    """An average over time that forgets: each value counts by how long it held."""
+    """An average over time that forgets: each value counts by how long it held. It begins with
+    `quiet_s` of nothing, as far as no more has been seen."""
 
-    def __init__(self, time_constant_s: float = SMOOTHING_S) -> None:
+    def __init__(
+        self, time_constant_s: float = SMOOTHING_S, quiet_s: float = WEIGHED_S_MIN
+    ) -> None:
         self._time_constant_s = time_constant_s
         self._sum = 0.0
         self._weight = 0.0
+        self._weight_min = 1 - math.exp(-quiet_s / time_constant_s)
 
     def add(self, value: float, duration_s: float) -> float:
         """The average, with this value for the last `duration_s`."""
         kept = math.exp(-duration_s / self._time_constant_s)
         self._sum = self._sum * kept + value * (1 - kept)
         self._weight = self._weight * kept + (1 - kept)
-        return self._sum / self._weight if self._weight else value
+        return self._sum / max(self._weight, self._weight_min)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +66,7 @@ class _Counters:
 
 class HostReader:
     """Reads the host; `read` is for one thread. `platform` is psutil, or what stands in for it in
-    a test."""
+    a test; `cgroup` the folder of the container's own group."""
 
     def __init__(
         self,
@@ -61,11 +74,13 @@ class HostReader:
         monotonic_ns: Callable[[], int],
         pause_s: Callable[[float], None] = time.sleep,
         platform: Any = psutil,
+        cgroup: Path = ROOT,
     ) -> None:
         self._processes = processes
         self._monotonic_ns = monotonic_ns
         self._pause_s = pause_s
         self._platform = platform
+        self._cgroup = cgroup
         self._before: _Counters | None = None
         self._cpu, self._models_cpu, self._swap_in = Smoothed(), Smoothed(), Smoothed()
 
@@ -86,7 +101,11 @@ class HostReader:
         memory, swap = self._platform.virtual_memory(), self._platform.swap_memory()
         now = self._before = self._counters(models, swap)
         cpu_share, models_share, swap_in = self._smoothed(before, now)
-        total_bytes = int(memory.total)
+        total_bytes, available_bytes = int(memory.total), int(memory.available)
+        container = container_memory(self._cgroup)
+        if container is not None:
+            total_bytes = min(total_bytes, container.limit_bytes)
+            available_bytes = min(available_bytes, container.available_bytes)
         if total_bytes <= 0:
             problem = f"the memory of this host cannot be {total_bytes} bytes"
             return HostReading(state=SensorState.FAILING, problem=problem)
@@ -97,7 +116,7 @@ class HostReader:
             models_cpu_share=models_share if models else None,
             memory_total_bytes=total_bytes,
             # Within a container the two may come from different books.
-            memory_available_bytes=min(max(0, int(memory.available)), total_bytes),
+            memory_available_bytes=min(max(0, available_bytes), total_bytes),
             models_memory_bytes=self._held_bytes(models),
             swap_total_bytes=max(0, int(swap.total)),
             swap_used_bytes=max(0, int(swap.used)),

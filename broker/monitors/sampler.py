@@ -57,7 +57,8 @@ class SamplingPolicy:
 
 
 class Sampler:
-    """`on_tick` are called once each interval, after the engine has looked at the load."""
+    """`on_tick` are called once each interval, after the engine has looked at the load. `at_first`
+    is told once, before anything else."""
 
     def __init__(
         self,
@@ -67,6 +68,7 @@ class Sampler:
         monotonic_ns: Callable[[], int],
         sleep: Callable[[int], Awaitable[None]],
         on_tick: Iterable[Callable[[], None]] = (),
+        at_first: Iterable[Stimulus] = (),
     ) -> None:
         self._sensors = sensors
         self._policy = policy
@@ -74,11 +76,14 @@ class Sampler:
         self._monotonic_ns = monotonic_ns
         self._sleep = sleep
         self._on_tick = tuple(on_tick)
+        self._at_first = tuple(at_first)
         # The last crash of each that was logged, while it lasts.
         self._crashes: dict[Callable[[], None], str] = {}
 
     async def run(self) -> None:
         """Samples until cancelled."""
+        for stimulus in self._at_first:
+            self._feed(stimulus)
         asked = [
             _Asked(each, self._policy.stale_ns, self._feed, self._monotonic_ns)
             for each in self._sensors

@@ -68,6 +68,19 @@ async def test_a_call_that_hangs_holds_up_neither_service_nor_end(tmp_path: Path
         assert stub.inside == 1
 
 
+async def test_a_first_call_that_hangs_is_a_fault_and_a_sensor_that_is_off_is_none(
+    tmp_path: Path,
+) -> None:
+    stub = NvmlStub(tmp_path / "nvml")
+    stub.block(Call.INIT)
+    config = CONFIG.replace("[monitors]", "[monitors]\nhost = false")
+    async with brokerd(config, tmp_path, environment=stub.environment()) as broker:
+        status = await broker.until_status(lambda status: state_of(status, "gpu") == "stale")
+        (host,) = [each for each in status.sensors if each.name == "host"]
+        assert (host.state, host.detail) == ("absent", "it is switched off in [monitors]")
+        stub.release()
+
+
 async def test_a_machine_without_a_driver_is_told_once(tmp_path: Path) -> None:
     stub = NvmlStub(tmp_path / "nvml")
     stub.answer(pynvml.NVML_ERROR_DRIVER_NOT_LOADED, Call.INIT)

@@ -35,7 +35,11 @@ async def a_turn() -> None:
 class Rounds:
     """A sampler that sleeps until the test says so, and what it told."""
 
-    def __init__(self, *sensors: Sensor[HostReading] | Sensor[GpuReading]) -> None:
+    def __init__(
+        self,
+        *sensors: Sensor[HostReading] | Sensor[GpuReading],
+        at_first: tuple[Stimulus, ...] = (),
+    ) -> None:
         self.now_ns = 0
         self.told: list[Stimulus] = []
         self.ticks: list[int] = []  # how much was told before each
@@ -50,6 +54,7 @@ class Rounds:
             lambda: self.now_ns,
             self._sleep,
             on_tick=(self._tick,),
+            at_first=at_first,
         )
 
     def _feed(self, stimulus: Stimulus) -> None:
@@ -155,6 +160,14 @@ async def test_each_interval_each_sensor_is_asked_once_and_the_load_is_due() -> 
     assert isinstance(rounds.told[rounds.ticks[0] - 1], LoadDue)
 
 
+async def test_what_is_known_at_first_is_told_once_and_before_all_else() -> None:
+    off = HostSensed(HostReading(state=SensorState.ABSENT, problem="it is switched off"))
+    rounds = Rounds(at_first=(off,))
+    async with rounds.running():
+        await rounds.next_round()
+    assert rounds.told == [off, LoadDue(), LoadDue()]
+
+
 async def test_without_sensors_the_load_is_due_all_the_same() -> None:
     rounds = Rounds()
     async with rounds.running():
@@ -187,8 +200,10 @@ async def test_a_call_of_nvml_that_blocks_holds_up_nobody_and_the_sensor_recover
     with capture_logs() as logs:
         async with rounds.running():
             await rounds.until(lambda: len(rounds.gpus()) == 1)
+            await rounds.until_hosts(1)
             stub.block(Call.MEMORY_V2)
             await rounds.next_round()
+            await rounds.until_hosts(2)
             await rounds.until(lambda: stub.inside == 1)
             for count in range(3, 33):  # half a minute
                 await rounds.next_round()

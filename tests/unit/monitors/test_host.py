@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import psutil
 import pytest
 
@@ -12,16 +14,18 @@ from tests.unit.monitors.fake_platform import CORES, GIB, OWN_PID, FakePlatform,
 
 
 class Box:
-    """A machine and its sensor. Nothing happens on it during the sensor's first pause."""
+    """A machine and its sensor. `first_busy`: the processor during the sensor's first pause."""
 
-    def __init__(self) -> None:
+    def __init__(self, cgroup: Path, first_busy: float = 0.0) -> None:
         self.platform = FakePlatform()
+        self.cgroup = cgroup  # the container's, which has no limit until a test sets one
         processes = ModelProcesses(self.platform.monotonic_ns, OWN_PID, self.platform)
         self.reader = HostReader(
             processes,
             self.platform.monotonic_ns,
-            pause_s=lambda seconds: self.platform.pass_time(seconds, busy=0.0),
+            pause_s=lambda seconds: self.platform.pass_time(seconds, busy=first_busy),
             platform=self.platform,
+            cgroup=cgroup,
         )
 
     def sample(self) -> HostSample:
@@ -40,8 +44,8 @@ class Box:
 
 
 @pytest.fixture
-def box() -> Box:
-    return Box()
+def box(tmp_path: Path) -> Box:
+    return Box(tmp_path)
 
 
 def test_the_first_reading_is_a_whole_sample(box: Box) -> None:
@@ -186,8 +190,50 @@ def test_an_average_weighs_each_value_by_how_long_it_held() -> None:
     for _ in range(4):
         last = fine.add(0.0, 0.25)
     assert last == pytest.approx(coarse.add(0.0, 1.0))
-    assert Smoothed(5.0).add(0.7, 0.1) == pytest.approx(0.7)
-    assert Smoothed(5.0).add(0.7, 0.0) == 0.7
+    assert Smoothed(5.0).add(0.7, 0.0) == 0.0
+
+
+def test_a_burst_at_the_start_is_no_average_and_two_seconds_are() -> None:
+    short, steady = Smoothed(5.0), Smoothed(5.0)
+    assert short.add(1.0, 0.1) < 0.1
+    for _ in range(19):
+        steady.add(0.7, 0.1)
+    assert steady.add(0.7, 0.1) == pytest.approx(0.7)
+
+
+def test_a_processor_that_is_busy_for_the_first_look_alone_is_not_full(tmp_path: Path) -> None:
+    box = Box(tmp_path, first_busy=1.0)
+    box.platform.run(Row(20, "ollama"))
+    sample = box.sample()
+    assert sample.cpu_share < 0.1
+    assert sample.models_cpu_share == 0.0
+
+
+def limit(box: Box, memory_max: str, *, used: int = 0, cache: int = 0) -> None:
+    """The container's own group as the kernel writes it."""
+    (box.cgroup / "memory.max").write_text(f"{memory_max}\n")
+    (box.cgroup / "memory.current").write_text(f"{used}\n")
+    stat = f"anon {used - cache}\nfile {cache}\ninactive_file {cache // 2}\n"
+    (box.cgroup / "memory.stat").write_text(f"{stat}active_file {cache - cache // 2}\n")
+
+
+def test_in_a_container_its_own_limit_counts_and_its_page_cache_can_be_had_back(box: Box) -> None:
+    limit(box, str(8 * GIB), used=6 * GIB, cache=4 * GIB)
+    sample = box.sample()
+    assert (sample.memory_total_bytes, sample.memory_available_bytes) == (8 * GIB, 6 * GIB)
+
+
+@pytest.mark.parametrize("memory_max", ["max", str(64 * GIB), "0", "what"])
+def test_a_container_that_may_use_all_is_as_the_host(box: Box, memory_max: str) -> None:
+    limit(box, memory_max, used=GIB)
+    sample = box.sample()
+    assert (sample.memory_total_bytes, sample.memory_available_bytes) == (16 * GIB, 12 * GIB)
+
+
+def test_what_the_host_has_left_bounds_what_a_container_has(box: Box) -> None:
+    limit(box, str(15 * GIB), used=GIB)
+    sample = box.sample()
+    assert (sample.memory_total_bytes, sample.memory_available_bytes) == (15 * GIB, 12 * GIB)
 
 
 def test_the_real_psutil_fills_a_sample() -> None:
