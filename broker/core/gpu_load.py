@@ -1,7 +1,8 @@
 """The part of the load that is GPU memory which is not ours to plan with.
 
 Three signs, of which the worst counts: what others use of our cards (NVML), a model with a smaller
-share in VRAM than it has had before, a load refused for lack of memory (both as the backend tells).
+share in VRAM than it has had before, a load refused for lack of memory of what has been loaded there
+before (both as the backend tells).
 NVML speaks for all backends on this host together, the other two for one backend each. With several
 backends the best of theirs is the load: work can go there.
 
@@ -221,8 +222,11 @@ def _used_by_others(others: Use | None) -> _Sign | None:
 
 
 def _refused(backend: BackendState, now_ns: int) -> _Sign | None:
+    """Only of what has been there before: memory is short of what it was then. What never was may
+    be too large for this server whatever is free: that is no load, and no reason to stop others."""
     for runner, why in backend.held_because.items():
-        if backend.holds_off(runner, now_ns) and lacks_memory(why):
+        is_held = runner in backend.ever_loaded and backend.holds_off(runner, now_ns)
+        if is_held and lacks_memory(why):
             spec = backend.by_runner.get(runner)
             name = spec.name if spec else runner
             return _Sign(REFUSED_LOAD, f"{name} was not loaded for lack of memory", 1.0, 1.0)

@@ -14,6 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from broker.core.model_name import comparison_key
 from broker.core.queueing import Line, LineKey
 from broker.core.residency import Residency, ResidencyState
 from broker.core.stimuli import ModelSpec
@@ -21,6 +22,10 @@ from broker.core.stimuli import ModelSpec
 # Memory of a model not yet measured, per byte on disk: weights, plus a context and compute buffers.
 # 1.2 is what the recorded /api/ps rows show for models above 100 MB at small contexts.
 MEMORY_PER_FILE_BYTE: Final = 1.2
+
+# How often the time for which a failed load is not tried again is doubled at most: a minute is four
+# then. Longer would keep away for nothing what could be loaded again.
+HOLD_DOUBLED_MAX: Final = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +80,8 @@ class BackendState:
     memory_seen: dict[str, int] = field(default_factory=dict)  # bytes by runner, last measured
     held_until_ns: dict[str, int] = field(default_factory=dict)  # runners whose load failed
     held_because: dict[str, str] = field(default_factory=dict)  # and why, in the server's words
+    failed_in_row: dict[str, int] = field(default_factory=dict)  # loads by runner, since one worked
+    ever_loaded: set[str] = field(default_factory=set)  # runners that this server has held
     expected_until_ns: dict[str, int] = field(default_factory=dict)  # what a renewal brings back
     left_ns: int = -1  # when a runner last left: older lists of residents still show it
     gated: str = ""  # the runner that was told to leave for another since the last load
@@ -115,6 +122,32 @@ class BackendState:
 
     def holds_off(self, runner: str, now_ns: int) -> bool:
         return self.held_until_ns.get(runner, 0) > now_ns
+
+    def hold_off(self, runner: str, why: str, hold_ns: int, now_ns: int) -> int:
+        """Its load failed: it is not tried before the moment that is returned. Each try would evict
+        a good model first (OLLAMA.md §2), so that one that fails again is left alone for longer."""
+        before = self.failed_in_row.get(runner, 0)
+        until_ns = now_ns + (hold_ns << min(before, HOLD_DOUBLED_MAX))
+        self.failed_in_row[runner] = before + 1
+        self.held_until_ns[runner], self.held_because[runner] = until_ns, why
+        return until_ns
+
+    def has_loaded(self, runner: str) -> None:
+        """It is there: it can be, and a load that fails from now on is the first."""
+        self.failed_in_row.pop(runner, None)
+        if runner in self.by_runner:
+            self.ever_loaded.add(runner)
+
+    def list_models(self, models: Sequence[ModelSpec]) -> None:
+        """It has these from now on. What was learned of others is forgotten."""
+        self.models = {comparison_key(each.name): each for each in models}
+        self.by_runner = {}
+        for spec in sorted(models, key=lambda each: each.name):
+            self.by_runner.setdefault(spec.runner, spec)
+        for learned in (self.memory_seen, self.failed_in_row):
+            for runner in learned.keys() - self.by_runner.keys():
+                del learned[runner]
+        self.ever_loaded &= self.by_runner.keys()
 
 
 @dataclass(slots=True)

@@ -85,13 +85,7 @@ class Residencies:
             self._note(runner)
 
     def models_listed(self, listed: ModelsListed, now_ns: int) -> None:
-        backend = self.backends[listed.backend]
-        backend.models = {comparison_key(each.name): each for each in listed.models}
-        backend.by_runner = {}
-        for spec in sorted(listed.models, key=lambda each: each.name):
-            backend.by_runner.setdefault(spec.runner, spec)
-        seen = backend.memory_seen
-        backend.memory_seen = {each: seen[each] for each in backend.by_runner if each in seen}
+        self.backends[listed.backend].list_models(listed.models)
 
     def residents_seen(self, seen: ResidentsSeen, now_ns: int) -> None:
         """Compares what a backend says it holds with what we think it does.
@@ -130,6 +124,8 @@ class Residencies:
         residency.expires_unix_s = row.expires_unix_s
         if row.num_ctx:
             residency.num_ctx = row.num_ctx
+        if residency.state is not _State.LOADING:
+            backend.has_loaded(residency.runner)
         if residency.runner in backend.by_runner:
             backend.memory_seen[residency.runner] = row.memory_bytes
 
@@ -181,6 +177,7 @@ class Residencies:
         if ended.error is None:
             residency.move(_Trigger.LOADED, now_ns)
             residency.loaded_ns = residency.used_ns = now_ns
+            backend.has_loaded(ended.runner)
             self._estimates.loaded(residency.runner, now_ns - residency.load_started_ns)
             self._keep(backend, residency, now_ns)
             return
@@ -191,10 +188,8 @@ class Residencies:
             return
         if residency.is_aborting:
             return
-        # Each new try would evict a good model first (OLLAMA.md §2): it is not tried for a while.
-        until_ns = now_ns + self.policy.failed_load_hold_ns
-        backend.held_until_ns[ended.runner] = until_ns
-        backend.held_because[ended.runner] = ended.error.message
+        hold_ns, why = self.policy.failed_load_hold_ns, ended.error.message
+        until_ns = backend.hold_off(ended.runner, why, hold_ns, now_ns)
         self._timers.set(until_ns, partial(self._hold_over, backend), ended.runner)
         self._on_load_failed(ended.runner, ended.error, now_ns)
 

@@ -11,7 +11,7 @@ from broker.core.placement import BackendPolicy
 from broker.core.sensing import GpuReading, SensorState
 from broker.core.stimuli import GpusSensed
 from tests.unit.core.level_scene import DWELL_MAX_S, DWELL_S, LevelScene
-from tests.unit.core.scene import SECOND_NS, arrived, model, resident, switches
+from tests.unit.core.scene import MINUTE_NS, SECOND_NS, arrived, model, resident, switches
 
 N, L1, L2, C = Level
 ELSEWHERE = BackendPolicy(name="b1", is_local=False)
@@ -235,6 +235,9 @@ def test_memory_of_the_host_is_a_cause_as_well() -> None:
 def test_a_load_refused_for_lack_of_memory_asks_for_small_models() -> None:
     scene = LevelScene(ELSEWHERE)
     scene.open("b1", model("m"), model("n"))
+    scene.seen("b1", resident("m"))
+    scene.after(1)
+    scene.seen("b1")  # it was there and has left
     assert switches(scene.turn(arrived("r"))) == ["load m on b1"]
     scene.loaded("m", error=LoadFailed("m could not be loaded on b1: cudaMalloc failed"))
     assert (scene.look(), scene.memory_is_cause) == (L2, True)
@@ -242,6 +245,18 @@ def test_a_load_refused_for_lack_of_memory_asks_for_small_models() -> None:
     scene.look()
     scene.after(DWELL_S)
     assert scene.look() is L1
+
+
+def test_a_model_that_was_never_loaded_here_and_cannot_be_is_no_load() -> None:
+    """One who asks for what is too large for the box stops nobody else."""
+    scene = LevelScene(ELSEWHERE)
+    scene.open("b1", model("huge"), model("n"))
+    for number in range(60):
+        effects = scene.turn(arrived(f"r{number}", model="huge", deadline_ns=60 * MINUTE_NS))
+        if switches(effects):
+            scene.loaded("huge", error=LoadFailed("huge: cudaMalloc failed: out of memory"))
+        assert scene.look() is N
+        scene.after(30)
 
 
 def test_a_model_that_comes_back_with_less_of_itself_on_the_gpu_is_noticed() -> None:

@@ -255,6 +255,7 @@ def test_what_a_model_had_is_forgotten_with_the_model() -> None:
 
 def test_a_load_refused_for_lack_of_memory_counts_for_as_long_as_it_is_held_off() -> None:
     state, memory = backend(), GpuMemory()
+    state.ever_loaded.add("blob-m")
     state.held_until_ns["blob-m"] = 100
     state.held_because["blob-m"] = "m could not be loaded on b1: CUDA error: out of memory"
     part = memory.part(named(state), STALE_NS, 99)
@@ -263,8 +264,16 @@ def test_a_load_refused_for_lack_of_memory_counts_for_as_long_as_it_is_held_off(
     assert memory.part(named(state), STALE_NS, 100).share is None
 
 
+def test_a_model_that_has_never_been_there_may_be_too_large_whatever_is_free() -> None:
+    state = backend()
+    state.held_until_ns["blob-m"] = 100
+    state.held_because["blob-m"] = "m could not be loaded on b1: CUDA error: out of memory"
+    assert judged(backends=named(state)).share is None
+
+
 def test_a_load_that_failed_for_another_reason_says_nothing_of_memory() -> None:
     state = backend()
+    state.ever_loaded.add("blob-m")
     state.held_until_ns["blob-m"] = 100
     state.held_because["blob-m"] = "this model may be incompatible with your version of Ollama"
     assert judged(backends=named(state)).share is None
