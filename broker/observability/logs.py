@@ -10,6 +10,7 @@ import msgspec
 import structlog
 
 from broker.observability.log_writer import LogWriter
+from broker.observability.strays import take_strays
 
 LogFormat = Literal["auto", "console", "json"]
 
@@ -21,8 +22,8 @@ def _as_json(event: object, **_: Any) -> str:
 
 
 def configure_logs(level: str, log_format: LogFormat, stream: TextIO | None = None) -> LogWriter:
-    """Everything goes to `stream` (standard error); "auto" is console on a terminal, else JSON.
-    The writer is to be closed in the end."""
+    """Everything goes to `stream` (standard error), what libraries and Python itself say, too;
+    "auto" is console on a terminal, else JSON. The writer is to be closed in the end."""
     stream = stream or sys.stderr
     is_console = log_format == "console" or (log_format == "auto" and stream.isatty())
     renderer: structlog.types.Processor = (
@@ -44,4 +45,5 @@ def configure_logs(level: str, log_format: LogFormat, stream: TextIO | None = No
         logger_factory=structlog.WriteLoggerFactory(cast(TextIO, writer)),
         cache_logger_on_first_use=True,
     )
+    take_strays()
     return writer
