@@ -155,12 +155,16 @@ class Agents:
 
     # What operators change
 
-    def configure(self, policy: AgentsPolicy, now_ns: int) -> None:
-        """Other types, rates, weights and ceilings from now on."""
+    def configure(self, policy: AgentsPolicy, now_ns: int) -> list[Scope]:
+        """Other types, rates, weights and ceilings from now on. The scopes of types that are gone,
+        for which nothing is changed any more."""
         self._policy = policy
-        for scope in list(self._overrides):
-            if scope.agent_type and scope.agent_type not in self.types():
-                del self._overrides[scope]
+        types = self.types()
+        gone = [
+            each for each in self._overrides if each.agent_type and each.agent_type not in types
+        ]
+        for scope in gone:
+            del self._overrides[scope]
         for agent in self._known.values():
             try:
                 agent.type = self.type_of(agent.id)
@@ -169,6 +173,7 @@ class Agents:
             else:
                 agent.is_of_no_type = False
             self._apply(agent, now_ns)  # also where it has no type: a pause of it may be gone
+        return gone
 
     def concerned(self, scope: Scope) -> int:
         """How many known agents a scope means. AgentNotFound where it names one that is not;

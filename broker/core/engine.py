@@ -156,7 +156,7 @@ class Engine:
 
     def _table(self) -> dict[type[Stimulus], Callable[[Any, int], None]]:
         known = self.residencies
-        operations = Operations(
+        operations = self._operations = Operations(
             self.agents, self.backlog, self.ledger, self._announcer, self.timers, self._emit
         )
         return {
@@ -301,7 +301,8 @@ class Engine:
         policy = self.policy = changed.policy
         self.bulkheads.configure(policy.agents.bulkheads)
         self._quotas.configure(policy.agents, now_ns)
-        self.agents.configure(policy.agents, now_ns)
+        for scope in self.agents.configure(policy.agents, now_ns):
+            self._operations.forgotten(scope)
         self.ledger.limit(self.agents.compartment, now_ns)
         self._queue.handicap_ns_per_priority = policy.queue.handicap_ns_per_priority
         self._arrivals.configure(policy.queue)

@@ -72,13 +72,21 @@ class Operations:
         self._tell(asked.scope)
 
     def resume(self, asked: ResumeAsked, now_ns: int) -> None:
-        for what in _UNDO:
-            self._timers.cancel(self._ends.pop((asked.scope, what), 0))
+        self._cancel_ends(asked.scope)
         was_changed = not self._agents.changed(asked.scope).is_void
         self._agents.forget_override(asked.scope)
         self._paused_or_resumed(asked.scope, now_ns)
         if was_changed:
             self._tell(asked.scope)
+
+    def forgotten(self, scope: Scope) -> None:
+        """A reload took this type away, and with it what was changed for it."""
+        self._cancel_ends(scope)
+        self._tell(scope)
+
+    def _cancel_ends(self, scope: Scope) -> None:
+        for what in _UNDO:
+            self._timers.cancel(self._ends.pop((scope, what), 0))
 
     def _paused_or_resumed(self, scope: Scope, now_ns: int) -> None:
         meant = self._agents.meant(scope)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from broker.core.agent_policy import AgentsPolicy
 from broker.core.effects import Effect, TellPriority
 from broker.core.stimuli import BlockAsked, BoostAsked, PauseAsked, ResumeAsked, Scope
+from tests.unit.core.gate_words import kind
 from tests.unit.core.scene import MINUTE_NS, Scene, model, of, serving
 
 ONE, TYPE, ALL = Scope(agent_id="a"), Scope(agent_type="any"), Scope()
@@ -69,3 +71,17 @@ def test_telling_leaves_nothing_behind_for_scopes_that_are_as_usual() -> None:
     scene.turn(BoostAsked(scope=ONE, weight_factor=1.0))
     assert scene.engine.agents.changed(ONE).is_void
     assert scene.engine.agents.concerned(ALL) == len(scene.engine.agents)
+
+
+def test_a_reload_that_takes_a_type_away_tells_that_nothing_is_changed_for_it() -> None:
+    """Its ends are over as well: the clock has no more to say of it."""
+    kinds = (kind("t", "t*"), kind("any", "any*"))
+    agents = AgentsPolicy(types=kinds, default_type="any")
+    scene = serving(model("m"), agents=agents, first_agent="any")
+    gone, stays = Scope(agent_type="t"), Scope(agent_type="any")
+    scene.turn(BoostAsked(scope=gone, weight_factor=2.0, until_ns=scene.now_ns + MINUTE_NS))
+    scene.turn(BlockAsked(scope=stays))
+    effects = scene.reload(agents=AgentsPolicy(types=kinds[1:], default_type="any"))
+    assert told(effects) == [plain(gone)]
+    assert told(scene.wait(2 * MINUTE_NS)) == []
+    assert scene.engine.agents.changed(stays).is_blocked
