@@ -13,7 +13,7 @@ from broker.core.stimuli import Scope
 from broker.core.value import value
 
 if TYPE_CHECKING:  # a record keeps words that are defined here
-    from broker.core.record import Record
+    from broker.core.record import Attempt, Record
 
 
 class WaitReason(Symbol):
@@ -114,14 +114,15 @@ class Answer:
 
 @value
 class Finish:
-    """The request is over for its client. Exactly one per request that was admitted. `record` is
-    what the engine knew of it, to be read and told: many may end in one turn, more than any memory
-    of it holds."""
+    """The request is over for its client. Exactly one per request that was admitted. `record` and
+    its last `attempt` are what the engine knew of it, to be read and told: many may end in one
+    turn, more than any memory of it holds."""
 
     key: RequestKey
     outcome: Outcome
     error: BrokerError | None
     record: Record | None = field(default=None, compare=False)
+    attempt: Attempt | None = field(default=None, compare=False)
 
 
 @value

@@ -71,12 +71,12 @@ class Ledger:
         they get its bit: agents of several types that nothing limits share what there is by their
         weights, which those of several compartments do not."""
         bulkheads = self._backlog.bulkheads
-        ending = [each.record for each in self.attempts.values() if each.ending is not None]
-        for record in (*self.records.values(), *ending):
+        under_way = [(each, each.attempt) for each in self.records.values()]
+        ending = [(each.record, each) for each in self.attempts.values() if each.ending is not None]
+        for record, attempt in (*under_way, *ending):
             bit = bit_of(record.agent, record.spec.criticality)
             if record.compartment != OPEN or bit == OPEN:
                 continue
-            attempt = record.attempt
             if self.records.get(record.spec.key) is record:
                 bulkheads.hold(OPEN, -1)
                 bulkheads.hold(bit, 1)
@@ -129,6 +129,9 @@ class Ledger:
         self, record: Record, outcome: Outcome, error: BrokerError | None, now_ns: int
     ) -> None:
         spec, agent = record.spec, record.agent
+        # An attempt holds its record. Would the record hold it as well, what is remembered of a
+        # request and then forgotten were left to the collector of cycles, which comes late for it.
+        attempt, record.attempt = record.attempt, None
         del self.records[spec.key]
         self._timers.cancel(record.deadline_timer)
         agent.live -= 1
@@ -138,15 +141,14 @@ class Ledger:
             self._quotas.give_back(
                 agent.purse, agent.type.name, record.passage.tokens_reserved, now_ns
             )
-        elif record.attempt is None:
+        elif attempt is None:
             self._pay_tokens(record, 0, now_ns)
         self._tally.end(record.priority, outcome, error.reason if error is not None else "")
         problem = error.message if error is not None else ""
         self.journal.end(
-            spec.key,
-            Ended(record, record.attempt, outcome, problem, now_ns, self.attempts_made),
+            spec.key, Ended(record, attempt, outcome, problem, now_ns, self.attempts_made)
         )
-        self._emit(Finish(spec.key, outcome, error, record))
+        self._emit(Finish(spec.key, outcome, error, record, attempt))
 
     def pay(self, attempt: Attempt, ended: AttemptEnded, policy: QueuePolicy, now_ns: int) -> int:
         """What an attempt really used takes the place of what was charged and reserved for it; its

@@ -45,7 +45,7 @@ class Reports:
         record = finish.record
         if record is None:
             raise InvariantBroken(f"{finish.key} ended, and nothing is known of it")
-        attempt, done, error = record.attempt, errand.done, finish.error
+        attempt, done, error = finish.attempt, errand.done, finish.error
         started = errand.stream.started
         now_ns = self._clock.monotonic_ns()
         total_ns = now_ns - record.arrived_ns
