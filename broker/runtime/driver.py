@@ -214,6 +214,7 @@ class Driver:
         errand = self._errands.get(stream.key)
         if errand is not None and errand.stream is stream and stream.is_read_by(subscription):
             self.feed(CancelAsked(stream.key, CancelCause.CLIENT_GONE))
+        stream.detach(subscription)
 
     def cancel(self, key: RequestKey, cause: CancelCause = CancelCause.BY_AGENT) -> str | None:
         """Ends a request. Its state before, or None where there was none."""

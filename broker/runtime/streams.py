@@ -161,11 +161,14 @@ class ResponseStream:
 
     def finish(self, done: Done) -> None:
         self._done = done
-        if self._subscription is not None:
-            self._subscription.end()
+        self._end()
 
     def fail(self, error: BrokerError, outcome: Outcome) -> None:
         self._error, self.outcome = error, outcome
+        self._end()
+
+    def _end(self) -> None:
+        self._on_first = None  # vectors and what was cut off have no first piece
         if self._subscription is not None:
             self._subscription.end()
 
@@ -192,6 +195,12 @@ class ResponseStream:
 
     def is_read_by(self, subscription: Subscription) -> bool:
         return self._subscription is subscription
+
+    def detach(self, subscription: Subscription) -> None:
+        """This reader reads no more. Each holds the other until then: what nobody lets go waits for
+        the collector of cycles."""
+        if self._subscription is subscription:
+            self._subscription = None
 
     def take_from(self, position: int) -> Pieces | None:
         """What has gathered from piece `position` on, merged as far as order and size allow."""
@@ -296,6 +305,10 @@ class Subscription:
             on_end()
         else:
             self._on_end = on_end
+
+    def forget_end(self) -> None:
+        """Nobody wants to be called any more."""
+        self._on_end = None
 
     def __aiter__(self) -> Subscription:
         return self

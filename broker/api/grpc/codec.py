@@ -234,25 +234,20 @@ class EventEncoder:
     for another, and making two objects per token would cost more than filling one.
     """
 
-    __slots__ = ("_chunk", "_encoders", "_request_id", "_token")
+    __slots__ = ("_chunk", "_request_id", "_token")
 
     def __init__(self, request_id: str) -> None:
         self._request_id = request_id
         self._token = pb.GenerateEvent()
         self._chunk = self._token.chunk
-        self._encoders: dict[type[StreamEvent], Callable[[Any], pb.GenerateEvent]] = {
-            TellQueued: self._queued,
-            TellSlowDown: _encode_slow_down,
-            TellRequeued: _encode_requeued,
-            Started: _encode_started,
-            Done: _encode_done,
-        }
 
     def encode(self, event: StreamEvent) -> pb.GenerateEvent:
         """Valid until the next call."""
         if type(event) is Pieces:
             return self._pieces(event)
-        return self._encoders[type(event)](event)
+        if type(event) is TellQueued:
+            return self._queued(event)
+        return _ENCODERS[type(event)](event)
 
     def _pieces(self, event: Pieces) -> pb.GenerateEvent:
         chunk = self._chunk
@@ -309,6 +304,15 @@ def _encode_done(event: Done) -> pb.GenerateEvent:
     fill_usage(done.usage, result)
     fill_timings(done.timings, event.timings, result)
     return encoded
+
+
+# Of all encoders: one that kept methods of its own in a table would keep itself.
+_ENCODERS: Final[dict[type[StreamEvent], Callable[[Any], pb.GenerateEvent]]] = {
+    TellSlowDown: _encode_slow_down,
+    TellRequeued: _encode_requeued,
+    Started: _encode_started,
+    Done: _encode_done,
+}
 
 
 def fill_usage(usage: common_pb2.Usage, result: Completion | Embeddings) -> None:

@@ -56,7 +56,8 @@ class Deliveries:
         subscription.when_ended(partial(self._begin, call, context, subscription))
 
     def leave(self, subscription: Subscription) -> None:
-        """The handler is done with this subscription."""
+        """The handler is done with this subscription, also where its request is not over yet."""
+        subscription.forget_end()
         self._open.pop(subscription, None)
 
     def _begin(
