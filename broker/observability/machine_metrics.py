@@ -28,7 +28,7 @@ def _level(view: LevelView) -> Iterator[Metric]:
     )
     yield GaugeMetricFamily(
         "broker_level_automatic",
-        "Does the load decide the level, and not an operator",
+        "Does the load decide the level, and not an operator or the configuration",
         value=float(view.is_automatic),
     )
     if view.load is not None:

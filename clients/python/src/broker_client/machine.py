@@ -38,9 +38,10 @@ class LoadPart:
 class LevelStatus:
     """The level ("normal", "1", "2" or "critical"), and what decides it.
 
-    `level_before` is empty where it has been the same since start. `automatic` False: an operator
-    has set it, for another `until_ms`, None: until it is set again. `load` is the worst part that
-    is known, 1 at its limit.
+    `level_before` is empty where it has been the same since start. `automatic` False: the load does
+    not decide it, but an operator who has set it, for another `until_ms`, None: until it is set
+    again; or the broker's configuration, which leaves it to operators, normal until one sets it.
+    `load` is the worst part that is known, 1 at its limit.
     """
 
     level: str

@@ -277,7 +277,9 @@ class LevelStatus(_message.Message):
     level_before: _common_pb2.DegradationLevel.ValueType
     """The one before; not set where it has been the same since start."""
     automatic: _builtins.bool
-    """Is it left to the measured load? Else an operator has set it."""
+    """Is it left to the measured load? Else an operator has set it, or the configuration leaves it
+    to operators ([degradation] automatic = false): it is then normal until one sets it.
+    """
     since_ms: _builtins.int
     """Milliseconds since it became what it is."""
     until_ms: _builtins.int
