@@ -163,7 +163,8 @@ class Renew:
 
 @value(kw_only=True)
 class TellLevel:
-    """The level has changed; `why` in words."""
+    """The level has changed; or, where `before` is the same, who has set it or until when. `why` in
+    words."""
 
     level: Level
     before: Level
