@@ -261,7 +261,7 @@ class Backlog:
         return line
 
     def _hold(self, line: Line) -> None:
-        line.hold(self._mask(line), is_absolute=self.offers.is_absolute)
+        line.hold(self._mask(line), self.offers.mask_barred(line.key[0]))
 
     def _mask(self, line: Line) -> int:
         return self.offers.mask(line.key[0]) if self.is_holding else NOTHING

@@ -11,7 +11,7 @@ from broker.core.estimates import Estimates
 from broker.core.gpu_load import GpuMemory, gpu_problem
 from broker.core.host_load import HostLoad
 from broker.core.level import DegradationPolicy, Level
-from broker.core.level_steps import MODES, LevelSteps, Mode, ModeTrigger
+from broker.core.level_steps import MODES, JoinedSteps, Mode, ModeTrigger
 from broker.core.load import MEMORY_PARTS, queue_part, wait_part, worst_of
 from broker.core.placement import BackendState
 from broker.core.sensing import GpuReading, HostReading, SensorState
@@ -27,10 +27,10 @@ _CHANGED: Final = "the configuration has changed"
 
 
 class Degradation:
-    """See the module. `level` is what holds now. `memory_is_cause`: memory alone holds it up, so
-    that work which the level holds back must not run even in a slot that would idle. `on_change`
-    is called when either has changed, before the engine looks for what can start. `queued_max`
-    says how many requests may wait."""
+    """See the module. `level` is what holds now. `memory_level` is what memory alone asks for: what
+    that level holds back must not run even in a slot that would idle. `on_change` is called when
+    either has changed, before the engine looks for what can start. `queued_max` says how many
+    requests may wait."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Degradation:
     ) -> None:
         self.policy = policy
         self.level = Level.NORMAL
-        self.memory_is_cause = False
+        self.memory_level = Level.NORMAL
         self._backends = backends
         self._backlog = backlog
         self._estimates = estimates
@@ -55,7 +55,7 @@ class Degradation:
         self._on_change = on_change
         self._queued_max = queued_max
         self._mode = Mode.AUTOMATIC
-        self._steps = LevelSteps(policy)
+        self._steps = JoinedSteps(policy)
         self._host = HostLoad()
         self._gpu = GpuMemory()
         self._parts: tuple[LoadPart, ...] = ()  # as last looked at
@@ -97,7 +97,8 @@ class Degradation:
         elif self.level is Level.NORMAL:
             rest_ns = 0
         else:
-            rest_ns = self._steps.dwell_ns - (self._steps.below_ns(now_ns) or 0)
+            steps = self._steps.last(now_ns)
+            rest_ns = steps.dwell_ns - (steps.below_ns(now_ns) or 0)
         longest_ns = max(self.policy.dwell_ns_max, RETRY_AFTER_NS_MIN)
         return min(max(rest_ns, RETRY_AFTER_NS_MIN), longest_ns)
 
@@ -170,8 +171,8 @@ class Degradation:
         self._measure(now_ns)
         if not self._is_automatic:
             return
-        dwell_ns = self._steps.dwell_ns
-        self._steps.look(self._load, now_ns)
+        dwell_ns = self._steps.last(now_ns).dwell_ns
+        self._steps.look(*self._loads(), now_ns)
         because, why = self._because, self._why
         if self._steps.level > self.level:
             because, why = "", _in_words(self._parts)
@@ -184,35 +185,28 @@ class Degradation:
         """What the load asks for holds at once: a person has ended what was before."""
         self._measure(now_ns)
         if self.policy.is_automatic:
-            self._steps.restart(self._load)
+            self._steps.restart(*self._loads())
             why = f"{because}; {_in_words(self._parts)}"
         else:
-            self._steps.restart(None)
+            self._steps.restart(None, None)
             why = f"{because}; {_NOT_AUTOMATIC}"
         self._hold(self._steps.level, because, why, now_ns)
 
     def _hold(self, level: Level, because: str, why: str, now_ns: int) -> None:
         """This level holds now; tells whom it concerns where anything is other than before: the
         level, who has set it, until when."""
-        before, was_cause = self.level, self.memory_is_cause
-        self.level, self.memory_is_cause = level, self._is_memory_cause(level)
+        before, memory_before = self.level, self.memory_level
+        is_by_hand = self._mode is Mode.BY_HAND
+        self.memory_level = Level.NORMAL if is_by_hand else self._steps.memory.level
+        self.level = level
         self._because, self._why = because, why
         if level is not before:
             self._before, self._since_ns = before, now_ns
         if self._state() != self._told:
             self._told = self._state()
             self._emit(TellLevel(level=level, before=before, why=why))
-        if level is not before or self.memory_is_cause is not was_cause:
+        if level is not before or self.memory_level is not memory_before:
             self._on_change(now_ns)
-
-    def _is_memory_cause(self, level: Level) -> bool:
-        if self._mode is Mode.BY_HAND or level is Level.NORMAL:
-            return False
-        down = self.policy.thresholds[level].down
-        return any(
-            each.name in MEMORY_PARTS and each.share is not None and each.share >= down
-            for each in self._parts
-        )
 
     # The load
 
@@ -222,10 +216,11 @@ class Degradation:
         self._gpu.remember(self._backends)
         self._parts = self._judge(now_ns)
 
-    @property
-    def _load(self) -> float | None:
-        worst = worst_of(self._parts)
-        return worst.share if worst else None
+    def _loads(self) -> tuple[float | None, float | None]:
+        """(of memory, of the rest), as far as known."""
+        memory = worst_of(each for each in self._parts if each.name in MEMORY_PARTS)
+        rest = worst_of(each for each in self._parts if each.name not in MEMORY_PARTS)
+        return memory.share if memory else None, rest.share if rest else None
 
     def _judge(self, now_ns: int) -> tuple[LoadPart, ...]:
         policy, backlog, backends = self.policy, self._backlog, self._backends
@@ -242,12 +237,13 @@ class Degradation:
         if not self._is_automatic or self.level is Level.NORMAL:
             return self._why
         because = f"{self._because}; " if self._because else ""
-        below_ns, outlook = self._steps.below_ns(now_ns), ""
+        steps, outlook = self._steps.last(now_ns), ""
+        below_ns = steps.below_ns(now_ns)
         if below_ns is not None:
             down = self.policy.thresholds[self.level].down
             outlook = (
                 f"; below {down:.0%} for {below_ns / 1e9:.0f} s now, "
-                f"one level less after {self._steps.dwell_ns / 1e9:.0f} s"
+                f"one level less after {steps.dwell_ns / 1e9:.0f} s"
             )
         return because + _in_words(parts) + outlook
 

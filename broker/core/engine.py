@@ -286,7 +286,7 @@ class Engine:
     def _level_changed(self, now_ns: int) -> None:
         """What waits may run now that could not, or no longer may, or on another model."""
         level = self.degradation
-        self._offers.set(level.policy, level.level, is_absolute=level.memory_is_cause)
+        self._offers.set(level.policy, level.level, level.memory_level)
         self.backlog.hold_anew(now_ns)
         self._reassignment.look_at_all(now_ns)
 

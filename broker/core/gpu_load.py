@@ -1,7 +1,7 @@
 """The part of the load that is GPU memory which is not ours to plan with.
 
 Three signs, of which the worst counts: what others use of our cards (NVML), a model with a smaller
-share in VRAM than it has had before, a load refused for lack of memory of what has been loaded there
+share in VRAM than it has had before, a load refused for lack of memory of what was loaded there
 before (both as the backend tells).
 NVML speaks for all backends on this host together, the other two for one backend each. With several
 backends the best of theirs is the load: work can go there.

@@ -161,3 +161,41 @@ class LevelSteps:
 
     def _hold(self, level: Level) -> _Hold:
         return self._holds.setdefault(level, _Hold(self._policy.dwell_ns))
+
+
+class JoinedSteps:
+    """What memory asks for and what the rest of the load asks for, each by steps of its own, of
+    which the higher holds. So neither keeps up a level that only the other asked for, and it is
+    known how much of the level is for memory's sake."""
+
+    __slots__ = ("_rest", "memory")
+
+    def __init__(self, policy: DegradationPolicy) -> None:
+        self.memory = LevelSteps(policy)
+        self._rest = LevelSteps(policy)
+
+    @property
+    def level(self) -> Level:
+        return max(self.memory.level, self._rest.level)
+
+    def configure(self, policy: DegradationPolicy) -> None:
+        self.memory.configure(policy)
+        self._rest.configure(policy)
+
+    def restart(self, memory: float | None, rest: float | None) -> None:
+        self.memory.restart(memory)
+        self._rest.restart(rest)
+
+    def look(self, memory: float | None, rest: float | None, now_ns: int) -> None:
+        self.memory.look(memory, now_ns)
+        self._rest.look(rest, now_ns)
+
+    def last(self, now_ns: int) -> LevelSteps:
+        """Which of them leaves the present level last, as far as can be told."""
+
+        def rest_ns(steps: LevelSteps) -> tuple[bool, int]:
+            below_ns = steps.below_ns(now_ns)
+            return below_ns is None, steps.dwell_ns - (below_ns or 0)
+
+        level = self.level
+        return max((each for each in (self.memory, self._rest) if each.level is level), key=rest_ns)

@@ -65,16 +65,18 @@ class SmallModel:
 
 class Offers:
     """`level` is what holds now, `held` the mask of what it lets go after the others, whatever
-    their model; where `is_absolute` it does not go at all."""
+    their model. What `memory_level` alone would let go after the others does not go at all: memory
+    is short, and a slot that idles is not."""
 
     __slots__ = (
         "_backends",
+        "_barred",
         "_bulkheads",
         "_small_names",
         "_small_runners",
         "held",
-        "is_absolute",
         "level",
+        "memory_level",
         "policy",
     )
 
@@ -86,17 +88,21 @@ class Offers:
     ) -> None:
         self._backends = backends
         self._bulkheads = bulkheads
-        self.set(policy, Level.NORMAL, is_absolute=False)
+        self.set(policy, Level.NORMAL, Level.NORMAL)
 
-    def set(self, policy: DegradationPolicy, level: Level, *, is_absolute: bool) -> None:
-        """From now on this level and this policy hold."""
+    def set(self, policy: DegradationPolicy, level: Level, memory_level: Level) -> None:
+        """From now on this level and this policy hold, and so much of the level for the sake of
+        memory."""
         self.policy, self.level = policy, level
+        self.memory_level = min(level, memory_level)
         self._small_runners: dict[str, bool] = {}
         self._small_names = tuple(comparison_key(each) for each in policy.small_models)
-        self.held = _AFTER_OTHERS[level]
-        if self.held:
-            self.held |= 1 << self._bulkheads.bit(BATCH)
-        self.is_absolute = is_absolute and bool(self.held)
+        self.held = self._after_others(level)
+        self._barred = self._after_others(self.memory_level)
+
+    def _after_others(self, level: Level) -> int:
+        mask = _AFTER_OTHERS[level]
+        return mask | 1 << self._bulkheads.bit(BATCH) if mask else NOTHING
 
     @property
     def has_small_only(self) -> bool:
@@ -118,6 +124,16 @@ class Offers:
         if self.has_small_only and not self.is_small_runner(runner):
             return EVERYTHING
         return self.held
+
+    def mask_barred(self, runner: str) -> int:
+        """What of it does not go at all, not even in a slot that would idle."""
+        if self.memory_level >= Level.LEVEL_2 and not self.is_small_runner(runner):
+            return EVERYTHING
+        return self._barred
+
+    def bars(self, runner: str, priority: int, compartment: int) -> bool:
+        """Does a request for this runner not go at all?"""
+        return self._barred != NOTHING and is_held(self.mask_barred(runner), priority, compartment)
 
     def holds(self, record: Record) -> bool:
         """Does this request go after the others, or not at all?"""

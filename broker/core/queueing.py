@@ -88,9 +88,9 @@ class Line:
         """The mask of what the level lets go after the others, if at all."""
         return self._held
 
-    def hold(self, held: int, *, is_absolute: bool) -> None:
-        """What the level holds back of this line from now on."""
-        self._held, self._barred = held, held if is_absolute else 0
+    def hold(self, held: int, barred: int) -> None:
+        """What the level holds back of this line from now on: `barred` is a part of `held`."""
+        self._held, self._barred = held, barred
 
     @property
     def size(self) -> int:

@@ -32,10 +32,6 @@ class LevelBooks:
     def level(self) -> Level:
         return self._engine.degradation.level
 
-    @property
-    def is_absolute(self) -> bool:
-        return self._engine.degradation.memory_is_cause and self.level >= Level.LEVEL_2
-
     def is_small(self, runner: str) -> bool:
         return self._sizes[runner] <= self._engine.policy.degradation.small_model_bytes_max
 
@@ -44,10 +40,17 @@ class LevelBooks:
 
     def holds(self, live: Live, line: LineKey) -> bool:
         """Does it go after the others?"""
-        if self.level < Level.LEVEL_2:
+        return self._is_after(self.level, live, line)
+
+    def bars(self, live: Live, line: LineKey) -> bool:
+        """Does it not run at all, as memory alone asks for a level that holds it?"""
+        return self._is_after(self._engine.degradation.memory_level, live, line)
+
+    def _is_after(self, level: Level, live: Live, line: LineKey) -> bool:
+        if level < Level.LEVEL_2:
             return False
         is_first = self.is_critical_work(live.spec, live.priority)
-        if self.level is Level.CRITICAL:
+        if level is Level.CRITICAL:
             is_first = is_first and live.priority <= FIRST_WORST
         return not (is_first and self.is_small(line[0]))
 

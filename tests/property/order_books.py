@@ -167,13 +167,14 @@ class OrderBooks:
         its agent. What could run is of no paused agent and in no compartment that is full. What the
         level holds back runs after all that it does not, and not at all where memory is short."""
         is_held = self._is_held(waiting)
-        assert not (is_held and self._levels.is_absolute), "the level does not let it run"
+        assert not self._is_barred(waiting), "the level does not let it run"
         could_run = [
             each
             for each in self.waiting.values()
             if each.line in fitting
             and not self._operators.is_paused(each.live.key[0])
             and not self.is_closed(each.live.compartment)
+            and not self._is_barred(each)
             and self._is_head(each)
         ]
         may_run = [each for each in could_run if self._is_held(each) == is_held]
@@ -181,13 +182,11 @@ class OrderBooks:
         mine, counter = self._class(waiting), self._counter(waiting)
         assert self._is_head(waiting), f"{waiting.live.key} was not its agent's head"
         closed = sum(1 << bit for name, bit in self._bits.items() if self.is_closed(name))
-        if (
-            not is_held
-        ):  # whose class is held is closed to the others; all of a line are one model's
-            those = [each for each in self.waiting.values() if each.line in fitting]
-            for each in those:
-                if self._is_held(each):
-                    closed |= self._class_bits(each)
+        # Whose class is held is closed to the others; all of a line are one model's.
+        those = [each for each in self.waiting.values() if each.line in fitting]
+        for each in those:
+            if self._is_barred(each) or (self._is_held(each) and not is_held):
+                closed |= self._class_bits(each)
         groups = {line: self._groups[line] for line in fitting if line in self._groups}
         bests = {line: self._queue.best(group, closed) for line, group in groups.items()}
         oldest = min(best[:2] for best in bests.values() if best is not None)
@@ -198,6 +197,9 @@ class OrderBooks:
         for each in may_run:
             if self._class(each) == mine:
                 assert counter <= self._counter(each), f"{waiting.live.key} had been served more"
+
+    def _is_barred(self, waiting: Waiting) -> bool:
+        return self._levels.bars(waiting.live, waiting.line)
 
     def _is_held(self, waiting: Waiting) -> bool:
         return self._levels.holds(waiting.live, waiting.line)

@@ -198,9 +198,10 @@ def test_whatever_happens_what_is_told_is_what_holds(
             by_hand, until_ns = word.level, word.until_ns if word.level is not None else None
         view = scene.view()
         assert view.level is scene.level
+        assert scene.memory_level <= scene.level
         assert view.until_ns == until_ns
         if by_hand is not None:
-            assert (scene.level, scene.memory_is_cause) == (by_hand, False)
+            assert (scene.level, scene.memory_level) == (by_hand, Level.NORMAL)
         elif not scene.engine.policy.degradation.is_automatic:
             assert scene.level is Level.NORMAL
         retry_ns = scene.engine.degradation.retry_after_ns(scene.now_ns)

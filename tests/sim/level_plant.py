@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from broker.core.level import SEED_THRESHOLDS, DegradationPolicy, Level
-from broker.core.level_steps import LevelSteps
+from broker.core.level import DegradationPolicy, Level
+from broker.core.level_steps import JoinedSteps
 
 SECOND_NS = 1_000_000_000
 QUEUED_MAX = 1_000.0
@@ -38,7 +38,7 @@ class Plant:
     second: int = 0
     loads: list[float] = field(default_factory=list)
     levels: list[Level] = field(default_factory=list)
-    steps: LevelSteps = field(default_factory=lambda: LevelSteps(DegradationPolicy()))
+    steps: JoinedSteps = field(default_factory=lambda: JoinedSteps(DegradationPolicy()))
 
     @property
     def level(self) -> Level:
@@ -46,16 +46,16 @@ class Plant:
 
     @property
     def holds_absolutely(self) -> bool:
-        """Critical, and memory alone would keep it so."""
-        down = SEED_THRESHOLDS[Level.CRITICAL].down
-        return self.level is Level.CRITICAL and self.memory(self.second) >= down
+        """Critical, and memory alone asks for it."""
+        return self.has_levels and self.steps.memory.level is Level.CRITICAL
 
     def run(self, seconds: int) -> Plant:
         for _ in range(seconds):
             self._arrive()
             self._serve()
-            self.loads.append(load := self._load())
-            self.steps.look(load, self.second * SECOND_NS)
+            memory, waiting = self.memory(self.second), self._waiting()
+            self.loads.append(max(memory, waiting))
+            self.steps.look(memory, waiting, self.second * SECOND_NS)
             self.levels.append(self.level)
             self.second += 1
         return self
@@ -87,7 +87,8 @@ class Plant:
         self.urgent -= self.urgent * share
         self.others -= self.others * share
 
-    def _load(self) -> float:
+    def _waiting(self) -> float:
+        """The load that the queue is."""
         counted = self.urgent + (0.0 if self.holds_absolutely else self.others)
         wait_s = counted / (SERVED_PER_S * FASTER[self.level])
-        return max(counted / QUEUED_MAX, wait_s / WAIT_TARGET_S, self.memory(self.second))
+        return max(counted / QUEUED_MAX, wait_s / WAIT_TARGET_S)

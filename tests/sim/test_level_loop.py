@@ -8,7 +8,7 @@ from math import sin
 import pytest
 
 from broker.core.level import DegradationPolicy, Level
-from broker.core.level_steps import LevelSteps
+from broker.core.level_steps import JoinedSteps
 from tests.sim.level_plant import Plant
 
 HOUR_S = 3_600
@@ -34,7 +34,7 @@ def test_a_constant_load_makes_the_level_move_no_more_than_a_probe(
 @pytest.mark.parametrize("rho", [3.0, 4.5])
 def test_it_is_the_damping_that_slows_a_swing(rho: float) -> None:
     """The same loads with a dwell that never grows."""
-    undamped = LevelSteps(DegradationPolicy(dwell_ns_max=DegradationPolicy().dwell_ns))
+    undamped = JoinedSteps(DegradationPolicy(dwell_ns_max=DegradationPolicy().dwell_ns))
     swings = Plant(rho, steps=undamped).run(4 * HOUR_S).rises(since_s=HOUR_S)
     assert Plant(rho).run(4 * HOUR_S).rises(since_s=HOUR_S) * 3 < swings
 

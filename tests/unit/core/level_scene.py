@@ -40,8 +40,8 @@ class LevelScene(Scene):
         return self.engine.level
 
     @property
-    def memory_is_cause(self) -> bool:
-        return self.engine.degradation.memory_is_cause
+    def memory_level(self) -> Level:
+        return self.engine.degradation.memory_level
 
     def view(self) -> LevelView:
         return self.engine.degradation.view(self.now_ns)

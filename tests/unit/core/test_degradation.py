@@ -136,8 +136,7 @@ def test_an_operators_level_holds_exactly_whatever_the_load(level: Level) -> Non
     scene.gpu(0.85)
     assert scene.ask(level) is level
     assert scene.calm(100, load=1.0) == scene.calm(100, load=0.0) == []
-    assert scene.level is level
-    assert not scene.memory_is_cause
+    assert (scene.level, scene.memory_level) == (level, N)
 
 
 def test_an_operators_level_ends_at_its_moment_and_the_load_decides_at_once() -> None:
@@ -214,21 +213,44 @@ def test_a_shorter_longest_dwell_binds_what_was_learned() -> None:
 # The cause
 
 
-def test_memory_is_the_cause_where_it_alone_would_hold_the_level() -> None:
+def test_memory_asks_for_a_level_of_its_own_which_is_no_higher_than_the_level() -> None:
     scene = LevelScene()
     scene.cpu(0.97)
-    assert (scene.level, scene.memory_is_cause) == (C, False)
-    scene.gpu(0.89)
-    assert not scene.memory_is_cause
-    scene.gpu(0.90)
-    assert (scene.level, scene.memory_is_cause) == (C, True)
+    assert (scene.level, scene.memory_level) == (C, N)
+    scene.gpu(0.79)
+    assert (scene.level, scene.memory_level) == (C, L1)
+    scene.gpu(0.94)
+    assert (scene.level, scene.memory_level) == (C, L2)
     assert len(scene.told) == 1
+    scene.cpu(0.1)
+    assert scene.calm(DWELL_S, load=0.94) == [L2]
+    assert scene.calm(10 * DWELL_S, load=0.75) == []  # between its down and its up
+    assert scene.memory_level is L2
+
+
+def test_memory_between_down_and_up_does_not_keep_a_level_that_the_rest_has_set() -> None:
+    scene = LevelScene()
+    scene.gpu(0.75)
+    scene.cpu(0.85)
+    assert (scene.level, scene.memory_level) == (L2, L1)
+    scene.cpu(0.1)
+    assert scene.calm(DWELL_S, load=0.75) == [L1]
+    assert scene.calm(10 * DWELL_S, load=0.75) == []
+
+
+def test_memory_that_falls_leaves_its_level_one_at_a_time_as_well() -> None:
+    scene = LevelScene()
+    scene.gpu(0.97)
+    assert scene.calm(DWELL_S, load=0.85) == []
+    assert scene.memory_level is C
+    assert scene.calm(1, load=0.85) == [L2]
+    assert scene.memory_level is L2
 
 
 def test_memory_of_the_host_is_a_cause_as_well() -> None:
     scene = LevelScene()
     assert scene.memory(0.85) is L2
-    assert scene.memory_is_cause
+    assert scene.memory_level is L2
     assert scene.part(HOST_MEMORY).share == pytest.approx(0.85)
 
 
@@ -240,7 +262,7 @@ def test_a_load_refused_for_lack_of_memory_asks_for_small_models() -> None:
     scene.seen("b1")  # it was there and has left
     assert switches(scene.turn(arrived("r"))) == ["load m on b1"]
     scene.loaded("m", error=LoadFailed("m could not be loaded on b1: cudaMalloc failed"))
-    assert (scene.look(), scene.memory_is_cause) == (L2, True)
+    assert (scene.look(), scene.memory_level) == (L2, L2)
     scene.after(61)
     scene.look()
     scene.after(DWELL_S)

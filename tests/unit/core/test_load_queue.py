@@ -96,7 +96,7 @@ def test_a_long_wait_raises_the_level() -> None:
     come(scene, 5)
     assert scene.look() is Level.LEVEL_1
     assert scene.told[-1].why.startswith("wait is at 80%: 40 s until all that waits")
-    assert not scene.memory_is_cause
+    assert scene.memory_level is Level.NORMAL
 
 
 def _serve_elsewhere(scene: LevelScene, runner: str, service_ns: int) -> None:
