@@ -10,7 +10,8 @@ from broker.config.schema import Config
 from broker.core.alert_rules import AlertPolicy, FirstTokens
 from broker.core.observer import Observer
 from broker.observability.alerting import Alerting
-from broker.observability.prometheus import SnapshotCollector, metrics_registry
+from broker.observability.exposition import Exposition
+from broker.observability.prometheus import Picture, metrics_registry
 from broker.observability.recorder import Recorder
 from broker.observability.request_log import RequestLog
 from broker.observability.tracing import Tracing
@@ -36,12 +37,18 @@ class Observing:
         return always if self.tracing is None else (*always, self.tracing)
 
     def alerting(self, config: Config, driver: Driver, observer: Observer) -> Alerting:
-        """The judge of this driver, which tells `observer`. From now on the registry shows both."""
-        alerting = Alerting(
-            alert_policy(config), driver.snapshot, driver.level, self._sums, observer
-        )
-        self.registry.register(SnapshotCollector(driver.snapshot, driver.level, alerting.firing))
-        return alerting
+        """The judge of this driver, which tells `observer`."""
+        return Alerting(alert_policy(config), driver.snapshot, driver.level, self._sums, observer)
+
+    def exposition(self, driver: Driver, alerting: Alerting) -> Exposition:
+        """All that is counted, and what these two are in."""
+
+        def look() -> Picture:
+            return Picture(
+                snapshot=driver.snapshot(), level=driver.level(), firing=alerting.firing()
+            )
+
+        return Exposition(self.registry, look)
 
     def _sums(self) -> FirstTokens:
         return self.recorder.first_tokens

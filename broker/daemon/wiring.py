@@ -137,7 +137,9 @@ def build(
         observing=seen_by,
         alerting=alerting,
         grpc=_grpc_server(config, driver, models, AdminServicer(status, operations), pubsub),
-        http=HealthServer(_http_settings(config), driver.snapshot, seen_by.registry),
+        http=HealthServer(
+            _http_settings(config), driver.snapshot, seen_by.exposition(driver, alerting)
+        ),
         discoveries=discoveries,
         sampler=sampling(config.monitors, driver.feed, clock, on_tick=(alerting.on_tick,)),
         backends=backends,

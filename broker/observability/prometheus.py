@@ -7,10 +7,11 @@ anyway. What it does not keep is counted by `recorder.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from prometheus_client import ProcessCollector, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector, CollectorRegistry
+from prometheus_client.registry import CollectorRegistry
 
 from broker.core.alert_rules import RULES
 from broker.core.requests import Outcome
@@ -23,29 +24,24 @@ from broker.observability.machine_metrics import machine_metrics
 _QUEUE_FULL, _AGENT_QUEUE_FULL = "QUEUE_FULL", "AGENT_QUEUE_FULL"
 
 
-class SnapshotCollector(Collector):
-    """Turns what the engine tells into metric families."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """What is shown of one moment. Taken in the event loop, and then read anywhere."""
 
-    def __init__(
-        self,
-        snapshot: Callable[[], Snapshot],
-        level: Callable[[], LevelView],
-        firing: Callable[[], tuple[AlertView, ...]],
-    ) -> None:
-        self._snapshot = snapshot
-        self._level = level
-        self._firing = firing
+    snapshot: Snapshot
+    level: LevelView
+    firing: tuple[AlertView, ...]
 
-    def collect(self) -> Iterator[Metric]:
-        """One pass over the present state."""
-        snapshot = self._snapshot()
-        yield from _depths(snapshot)
-        yield from _priorities(snapshot)
-        yield from _bulkheads(snapshot)
-        yield from _endings(snapshot)
-        yield from _backends(snapshot)
-        yield from machine_metrics(self._level())
-        yield _alerts(self._firing())
+
+def picture_metrics(picture: Picture) -> Iterator[Metric]:
+    """All metrics that are not counted as requests go by."""
+    yield from _depths(picture.snapshot)
+    yield from _priorities(picture.snapshot)
+    yield from _bulkheads(picture.snapshot)
+    yield from _endings(picture.snapshot)
+    yield from _backends(picture.snapshot)
+    yield from machine_metrics(picture.level)
+    yield _alerts(picture.firing)
 
 
 def _depths(snapshot: Snapshot) -> Iterator[Metric]:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from broker.core.snapshot import Snapshot
 
@@ -29,18 +30,30 @@ class HttpSettings:
     port: int = 9434
 
 
+class Exposition(Protocol):
+    """What /metrics is answered with."""
+
+    async def text(self) -> bytes:
+        """All metrics, in Prometheus' text format. Does not hold the event loop up."""
+        ...
+
+    def close(self) -> None:
+        """Nobody asks any more."""
+        ...
+
+
 class HealthServer:
-    """Owns the port."""
+    """Owns the port, and closes the exposition."""
 
     def __init__(
         self,
         settings: HttpSettings,
         snapshot: Callable[[], Snapshot],
-        registry: CollectorRegistry,
+        exposition: Exposition,
     ) -> None:
         self._settings = settings
         self._snapshot = snapshot
-        self._registry = registry
+        self._exposition = exposition
         application = web.Application()
         application.router.add_get("/healthz", self._healthz)
         application.router.add_get("/readyz", self._readyz)
@@ -67,6 +80,7 @@ class HealthServer:
 
     async def stop(self) -> None:
         await self._runner.cleanup()
+        self._exposition.close()
 
     async def _healthz(self, request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -81,5 +95,5 @@ class HealthServer:
         return web.Response(text="ready\n")
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        body = generate_latest(self._registry)
+        body = await self._exposition.text()
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from broker.core.level import Level
@@ -19,7 +19,8 @@ from broker.core.snapshot import (
     take_snapshot,
 )
 from broker.core.views import AlertView, LevelView, LoadPart, SensorView
-from broker.observability.prometheus import SnapshotCollector, metrics_registry
+from broker.observability.exposition import pieces
+from broker.observability.prometheus import Picture, metrics_registry, picture_metrics
 from tests.unit.core.scene import model, serving
 
 NORMAL = LevelView(
@@ -42,9 +43,8 @@ def samples(
     picture: Snapshot, level: LevelView = NORMAL, firing: tuple[AlertView, ...] = ()
 ) -> Samples:
     """Every sample by its name and its labels' values, as a scrape finds them."""
-    registry = CollectorRegistry()
-    registry.register(SnapshotCollector(lambda: picture, lambda: level, lambda: firing))
-    text = generate_latest(registry).decode()
+    shown = Picture(snapshot=picture, level=level, firing=firing)
+    text = b"".join(pieces(picture_metrics(shown))).decode()
     return {
         (sample.name, " ".join(sample.labels.values())): sample.value
         for family in text_string_to_metric_families(text)
