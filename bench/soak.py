@@ -39,8 +39,10 @@ SETTLE_S = 2.0  # for what is under way to end
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """How many requests. The warm-up fills every table that has a bound: agents that are remembered
-    beyond the fleet's, stories of ended requests, series of metrics."""
+    """How many requests. The warm-up fills the tables that have a bound: agents that are remembered
+    beyond the fleet's, stories of ended requests, series of metrics. One still fills after it, the
+    stories of the last 1,000 refused requests: with two refusals in a hundred that takes 50,000
+    requests, and what it grows by counts as growth."""
 
     warm_up: int = 20_000
     requests: int = 500_000
