@@ -1,42 +1,72 @@
-"""Several observers as one."""
+"""Several observers as one, of whom one that fails harms neither the others nor the engine."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+
+import structlog
 
 from broker.core.effects import TellLevel, TellPriority
 from broker.core.observer import Observer
 from broker.core.views import AlertView, RequestReport, RequestStart
 
+_log = structlog.get_logger(__name__)
+
+_Ears = tuple[Callable[..., None], ...]
+
 
 class Observers:
-    """Passes everything on, in order. Of none it is an observer that hears nothing."""
+    """Passes everything on, in order. Of none it is an observer that hears nothing.
 
-    __slots__ = ("_those",)
+    What an observer raises ends here: it is called within a turn of the engine, and a turn that is
+    left half done ends the broker. Each kind of failure is logged once, as an observer that is
+    broken may fail with every request.
+    """
+
+    __slots__ = ("_alerts", "_backends", "_ended", "_failed", "_level", "_priority", "_started")
 
     def __init__(self, those: Iterable[Observer] = ()) -> None:
-        self._those = tuple(those)
+        those = tuple(those)
+        self._started: _Ears = tuple(each.request_started for each in those)
+        self._ended: _Ears = tuple(each.request_ended for each in those)
+        self._level: _Ears = tuple(each.level_changed for each in those)
+        self._priority: _Ears = tuple(each.priority_changed for each in those)
+        self._backends: _Ears = tuple(each.backends_changed for each in those)
+        self._alerts: _Ears = tuple(each.alerts_changed for each in those)
+        self._failed: set[tuple[str, str]] = set()  # where, and with what kind of error
 
     def request_started(self, start: RequestStart) -> None:
-        for each in self._those:
-            each.request_started(start)
+        self._tell(self._started, start)
 
     def request_ended(self, report: RequestReport) -> None:
-        for each in self._those:
-            each.request_ended(report)
+        self._tell(self._ended, report)
 
     def level_changed(self, told: TellLevel) -> None:
-        for each in self._those:
-            each.level_changed(told)
+        self._tell(self._level, told)
 
     def priority_changed(self, told: TellPriority) -> None:
-        for each in self._those:
-            each.priority_changed(told)
+        self._tell(self._priority, told)
 
     def backends_changed(self) -> None:
-        for each in self._those:
-            each.backends_changed()
+        self._tell(self._backends)
 
     def alerts_changed(self, firing: tuple[AlertView, ...]) -> None:
-        for each in self._those:
-            each.alerts_changed(firing)
+        self._tell(self._alerts, firing)
+
+    def _tell(self, ears: _Ears, *told: object) -> None:
+        for hear in ears:
+            try:
+                hear(*told)
+            except Exception as error:  # noqa: BLE001  # see the class
+                self._note(hear, error)
+
+    def _note(self, hear: Callable[..., None], error: Exception) -> None:
+        where = hear.__qualname__
+        kind = (where, type(error).__name__)
+        if kind not in self._failed:
+            self._failed.add(kind)
+            _log.error(
+                "an observer failed: this is a bug of the broker; the like is not told again",
+                observer=where,
+                exc_info=error,
+            )
