@@ -52,8 +52,8 @@ class SystemTopics:
         self._bus = bus
         self._machine = machine
         self._timer: asyncio.TimerHandle | None = None
-        self._capacity: CapacityState | None = None  # as last told
-        self._models: tuple[object, ...] | None = None  # what of them was last told
+        self._capacity: CapacityState | None = None  # as last told or kept
+        self._models: tuple[object, ...] | None = None  # what of them was last told or kept
         self._firing: tuple[AlertView, ...] = ()
         self._present_ns: int | None = None
 
@@ -127,15 +127,29 @@ class SystemTopics:
             return
         self._present_ns = now_ns
         snapshot, level = machine.snapshot(), machine.level()
-        capacity, models = capacity_of(snapshot, level.level), models_of(snapshot)
-        if self._capacity is None or not self._bus.is_heard(CAPACITY):
-            self._capacity = capacity
-        if self._models is None or not self._bus.is_heard(MODELS):
-            self._models = _what_counts(models)
-        self._bus.keep(CAPACITY, capacity)
-        self._bus.keep(MODELS, models)
+        self._show_capacity(capacity_of(snapshot, level.level))
+        self._show_models(models_of(snapshot))
         self._bus.keep(LEVEL, LevelState(at_ns=now_ns, view=level))
         self._bus.keep(ALERTS, AlertsState(at_ns=now_ns, firing=self._firing))
+
+    def _show_capacity(self, capacity: CapacityState) -> None:
+        """What a newcomer is told those who listen already are told, too, where it is another one:
+        the next look tells nothing if it finds again what was before."""
+        before = self._capacity
+        if before is not None and capacity != before and self._bus.is_heard(CAPACITY):
+            self._bus.publish(CAPACITY, capacity)
+        else:
+            self._bus.keep(CAPACITY, capacity)
+        self._capacity = capacity
+
+    def _show_models(self, models: ModelsState) -> None:
+        """As with capacity."""
+        counts, before = _what_counts(models), self._models
+        if before is not None and counts != before and self._bus.is_heard(MODELS):
+            self._bus.publish(MODELS, models)
+        else:
+            self._bus.keep(MODELS, models)
+        self._models = counts
 
     def _look_again(self) -> None:
         self._timer = None
@@ -144,13 +158,10 @@ class SystemTopics:
             return
         machine = self._machine()
         snapshot = machine.snapshot()
-        capacity, models = capacity_of(snapshot, machine.level().level), models_of(snapshot)
-        if hears_capacity and capacity != self._capacity:
-            self._capacity = capacity
-            self._bus.publish(CAPACITY, capacity)
-        if hears_models and (counts := _what_counts(models)) != self._models:
-            self._models = counts
-            self._bus.publish(MODELS, models)
+        if hears_capacity:
+            self._show_capacity(capacity_of(snapshot, machine.level().level))
+        if hears_models:
+            self._show_models(models_of(snapshot))
         self._timer = asyncio.get_running_loop().call_later(LOOK_INTERVAL_S, self._look_again)
 
     def close(self) -> None:

@@ -200,6 +200,41 @@ async def test_a_fleet_that_comes_at_once_costs_one_look(box: Box) -> None:
     topics.close()
 
 
+async def test_what_a_newcomer_finds_changed_those_there_are_told(box: Box) -> None:
+    bus = WatchedBus("capacity", "models")
+    topics = SystemTopics(bus, lambda: box)
+    topics.look()
+    before = box.now
+    bus.told.clear()
+    box.hold()
+    box.at_ns = PRESENT_AGE_NS_MAX
+    topics.look()
+    assert [topic for topic, _ in bus.told] == ["capacity", "models"]
+    bus.told.clear()
+    # It swings back before the next look: the newcomer was told what is no longer so.
+    box.now = before
+    topics._look_again()
+    assert [topic for topic, _ in bus.told] == ["capacity", "models"]
+    assert bus.kept["models", None] == ModelsState(models=())
+    topics.close()
+
+
+async def test_what_a_newcomer_finds_unchanged_nobody_else_is_told(box: Box) -> None:
+    bus = WatchedBus("capacity", "models")
+    topics = SystemTopics(bus, lambda: box)
+    box.hold()
+    topics.look()
+    bus.told.clear()
+    box.hold(running=1)  # which makes no other model, but is what there is
+    box.at_ns = PRESENT_AGE_NS_MAX
+    topics.look()
+    assert bus.told == []
+    models = bus.kept["models", None]
+    assert isinstance(models, ModelsState)
+    assert models.models[0][1].running == 1
+    topics.close()
+
+
 async def test_capacity_and_models_are_told_once_for_each_change(
     box: Box, monkeypatch: pytest.MonkeyPatch
 ) -> None:
