@@ -16,7 +16,7 @@ from prometheus_client.registry import CollectorRegistry
 from broker.core.alert_rules import RULES
 from broker.core.requests import Outcome
 from broker.core.residency import ResidencyState
-from broker.core.snapshot import Snapshot
+from broker.core.snapshot import ResidencyView, Snapshot
 from broker.core.views import AlertView, LevelView
 from broker.observability.machine_metrics import machine_metrics
 
@@ -168,11 +168,16 @@ def _residents(snapshot: Snapshot) -> Iterator[Metric]:
         "broker_model_gpu_memory_bytes", "The part of it on GPUs", labels=labels
     )
     for backend in snapshot.backends:
+        # A name that was pulled again is there twice while the runner of the old one still works.
+        named: dict[str, list[ResidencyView]] = {}
         for each in backend.residents:
-            values = [backend.name, each.model]
-            ready.add_metric(values, float(each.state is ResidencyState.RESIDENT))
-            memory.add_metric(values, each.memory_bytes)
-            gpu_memory.add_metric(values, each.gpu_memory_bytes)
+            named.setdefault(each.model, []).append(each)
+        for model, those in named.items():
+            values = [backend.name, model]
+            is_ready = any(each.state is ResidencyState.RESIDENT for each in those)
+            ready.add_metric(values, float(is_ready))
+            memory.add_metric(values, sum(each.memory_bytes for each in those))
+            gpu_memory.add_metric(values, sum(each.gpu_memory_bytes for each in those))
     yield from (ready, memory, gpu_memory)
 
 

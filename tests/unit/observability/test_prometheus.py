@@ -133,6 +133,40 @@ def test_loads_their_cost_and_what_they_take() -> None:
     assert found["broker_model_gpu_memory_bytes", "b m"] == 1000
 
 
+def test_a_name_that_occupies_a_backend_twice_is_one_series() -> None:
+    # A model that was pulled again, while what was loaded before is still there.
+    old = ResidencyView(
+        model="m",
+        runner="blob-1",
+        state=ResidencyState.RESIDENT,
+        managed=True,
+        slots=1,
+        running=1,
+        queued=0,
+        num_ctx=4096,
+        memory_bytes=1200,
+        gpu_memory_bytes=1000,
+    )
+    new = replace(old, runner="blob-2", state=ResidencyState.LOADING, memory_bytes=300)
+    here, there = replace(idle().backends[0], name="b"), replace(idle().backends[0], name="c")
+    backends = (replace(here, residents=(old, new)), replace(there, residents=(new,)))
+    shown = Picture(snapshot=replace(idle(), backends=backends), level=NORMAL, firing=())
+    series = [
+        (sample.name, *sample.labels.values(), sample.value)
+        for family in picture_metrics(shown)
+        for sample in family.samples
+        if sample.labels.get("model")
+    ]
+    assert series == [
+        ("broker_model_resident", "b", "m", 1),
+        ("broker_model_resident", "c", "m", 0),
+        ("broker_model_memory_bytes", "b", "m", 1500),
+        ("broker_model_memory_bytes", "c", "m", 300),
+        ("broker_model_gpu_memory_bytes", "b", "m", 2000),
+        ("broker_model_gpu_memory_bytes", "c", "m", 1000),
+    ]
+
+
 def test_a_part_that_is_not_known_is_absent_and_not_nothing() -> None:
     parts = (LoadPart(name="queue", share=0.4), LoadPart(name="cpu", share=None, detail="?"))
     view = replace(NORMAL, level=Level.LEVEL_2, is_automatic=False, load=0.4, parts=parts)
