@@ -110,7 +110,7 @@ class Attempts:
             self._aborted(attempt, error, now_ns)
             return
         if isinstance(error, BackendUnreachable):
-            self._residencies.lost(attempt.backend, error)
+            self._residencies.lost(attempt.backend, error, now_ns)
         if error is not None and self._may_requeue(attempt, error):
             self._requeue(attempt, error, now_ns)
             return

@@ -58,6 +58,7 @@ from broker.core.stimuli import (
     UnloadEnded,
 )
 from broker.core.tally import Tally
+from broker.core.targets import may_run
 from broker.core.timers import Timers
 from broker.core.waiting_room import WaitingRoom
 
@@ -91,6 +92,7 @@ class Engine:
             self._emit,
             self._note,
             self._load_failed,
+            self._choices_changed,
         )
         backends = self.backends
         self.degradation = Degradation(
@@ -256,20 +258,24 @@ class Engine:
                 self._attempts.start(record, choice.backend, choice.residency, now_ns)
 
     def _load_failed(self, runner: str, error: BrokerError, now_ns: int) -> None:
-        """Nobody waits for a model that no other backend could load either."""
-        for backend in self.backends.values():
-            is_held = backend.holds_off(runner, now_ns) and runner not in backend.residents
-            if backend.up and runner in backend.by_runner and not is_held:
-                return
+        """Nobody waits for a model that no other backend could load either. What was to be answered
+        by it for the level's sake has another, or its own."""
+        if may_run(runner, self.backends, now_ns):
+            return
+        self._reassignment.look_at_all(now_ns)
         for record in self.backlog.waiting(lambda line: line[0] == runner):
             self.ledger.end(record, Trigger.FAIL, error, now_ns)
+
+    def _choices_changed(self, now_ns: int) -> None:
+        """A model that may answer for another is there or may be loaded, or is so no longer."""
+        self._reassignment.look_at_all(now_ns)
 
     # Backends
 
     def _backend_seen(self, seen: BackendSeen, now_ns: int) -> None:
         was_up = self.backends[seen.backend].up
         self.residencies.backend_seen(seen, now_ns)
-        if seen.up and not was_up:  # it may have the model that the level, or its end, calls for
+        if seen.up is not was_up:  # it may have the model that the level, or its end, calls for
             self._reassignment.look_at_all(now_ns)
 
     def _models_listed(self, listed: ModelsListed, now_ns: int) -> None:

@@ -1,4 +1,5 @@
-"""Which model answers what waits: chosen again when the level, the models or the policy change.
+"""Which model answers what waits: chosen again when the level, the models, the backends or the
+policy change, and when a load has ended.
 
 Nothing that waits is refused for the level's sake: what no small model may or can answer keeps its
 place and goes when the level lets it.
@@ -10,7 +11,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from broker.core.backlog import Backlog
-from broker.core.errors import BrokerError, ModelUnknown
+from broker.core.errors import BrokerError, NoBackend
 from broker.core.ledger import Ledger
 from broker.core.lifecycle import WAITS, State, Trigger
 from broker.core.model_name import comparison_key
@@ -18,7 +19,13 @@ from broker.core.offers import is_held
 from broker.core.placement import BackendState
 from broker.core.queueing import LineKey
 from broker.core.record import Record
-from broker.core.targets import check_capabilities, context_line, find_line, find_model
+from broker.core.targets import (
+    check_capabilities,
+    context_line,
+    find_line,
+    find_model,
+    may_run,
+)
 
 
 class Choice(NamedTuple):
@@ -87,37 +94,56 @@ class Reassignment:
         try:
             line = record.line if is_known else find_line(record.spec, record.model, self._backends)
             kept = Choice(record.model, line, record.is_for_level)
-        except ModelUnknown:
+        except BrokerError:  # it is gone, or another under its name cannot do this
             if not record.is_for_level:
                 raise
+        if kept is not None and kept.is_for_level:
+            stays = may_run(kept.line[0], self._backends, now_ns)
+        else:
+            stays = kept is not None
         if offers.has_small_only:
-            if kept is not None and offers.is_small_runner(kept.line[0]):
+            if kept is not None and stays and offers.is_small_runner(kept.line[0]):
                 return kept
             small = offers.small_model(record.spec, now_ns)
             if small is not None:
                 return Choice(small.key, small.line, True)
         elif kept is not None and not kept.is_for_level:
             return kept
-        return self._asked_for(record, kept)
+        return self._asked_for(record, kept, now_ns, stays=stays)
 
-    def _asked_for(self, record: Record, kept: Choice | None) -> Choice:
-        """What was asked for; while that is not there, what it has."""
+    def _asked_for(
+        self, record: Record, kept: Choice | None, now_ns: int, *, stays: bool
+    ) -> Choice:
+        """What was asked for. While that is not there, what it has, where it `stays` there; else it
+        waits for what was asked for to come back."""
         if kept is not None and not kept.is_for_level:
             return kept
+        spec, asked = record.spec, comparison_key(record.spec.model)
+        problem: BrokerError | None = None
         try:
-            key, model, _ = find_model(record.spec, self._backends)
-            check_capabilities(record.spec, model)
-            return Choice(key, context_line(record.spec, model), False)
+            key, model, _ = find_model(spec, self._backends)
+            check_capabilities(spec, model)
+            if key == asked or may_run(model.runner, self._backends, now_ns):
+                return Choice(key, context_line(spec, model), False)
+        except NoBackend as error:
+            problem = error
         except BrokerError:
             if kept is None:
                 raise
+            return kept
+        if kept is not None and stays:
+            return kept
+        try:
+            return Choice(asked, find_line(spec, asked, self._backends), False)
+        except BrokerError as error:
+            if kept is None:
+                raise problem or error from None
             return kept
 
     def enter(self, record: Record, now_ns: int) -> None:
         """The line of one that leaves the waiting room, as things are now. Raises what it then ends
         with: its model may be gone, or another than it was."""
-        is_known = any(record.model in each.models for each in self._backends.values())
-        if is_known or not record.is_for_level:
+        if not record.is_for_level:
             record.line = find_line(record.spec, record.model, self._backends)
             return
         choice = self._choose(record, False, now_ns)

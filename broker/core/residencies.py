@@ -43,7 +43,7 @@ _State, _Trigger = ResidencyState, ResidencyTrigger
 
 class Residencies:
     """All backends. `emit` takes effects; `note` hears of runners for which what waits may stand
-    elsewhere now; `on_load_failed` hears of loads that failed."""
+    elsewhere now; `on_load_failed` hears of loads that failed, `on_change` of what may run now."""
 
     def __init__(
         self,
@@ -55,6 +55,7 @@ class Residencies:
         emit: Callable[[Effect], None],
         note: Callable[[str], None],
         on_load_failed: Callable[[str, BrokerError, int], None],
+        on_change: Callable[[int], None],
     ) -> None:
         self.backends = backends
         self.policy = policy
@@ -65,6 +66,7 @@ class Residencies:
         self._emit = emit
         self._note = note
         self._on_load_failed = on_load_failed
+        self._on_change = on_change
 
     # What is known
 
@@ -74,11 +76,12 @@ class Residencies:
             self._note_all()
         backend.up, backend.problem = seen.up, seen.problem
 
-    def lost(self, name: str, error: BackendUnreachable) -> None:
+    def lost(self, name: str, error: BackendUnreachable, now_ns: int) -> None:
         """A call found that the backend does not answer."""
         backend = self.backends[name]
         backend.up, backend.problem = False, error.message
         self._note_all()
+        self._on_change(now_ns)
 
     def _note_all(self) -> None:
         for runner, _ in self._lines:
@@ -106,12 +109,12 @@ class Residencies:
                 self._expect_back(backend, residency)
                 self._leave(backend, residency, _Trigger.VANISHED, now_ns)
                 self._note_all()
-        if may_show_what_left:
-            return
-        for runner, row in listed.items():
-            if runner not in backend.residents:
-                self._appeared(backend, runner, row, now_ns)
-                self._note_all()
+        appeared = [] if may_show_what_left else [x for x in listed if x not in backend.residents]
+        for runner in appeared:
+            self._appeared(backend, runner, listed[runner], now_ns)
+        if appeared:
+            self._note_all()
+            self._on_change(now_ns)
 
     def _runner_of(self, backend: BackendState, row: Resident) -> str:
         spec = backend.models.get(comparison_key(row.name))
@@ -180,11 +183,12 @@ class Residencies:
             backend.has_loaded(ended.runner)
             self._estimates.loaded(residency.runner, now_ns - residency.load_started_ns)
             self._keep(backend, residency, now_ns)
+            self._on_change(now_ns)
             return
         backend.loads_failed += not residency.is_aborting
         self._leave(backend, residency, _Trigger.LOAD_FAILED, now_ns)
         if isinstance(ended.error, BackendUnreachable):
-            self.lost(backend.name, ended.error)
+            self.lost(backend.name, ended.error, now_ns)
             return
         if residency.is_aborting:
             return
@@ -197,6 +201,7 @@ class Residencies:
         if not backend.holds_off(runner, now_ns):
             backend.held_until_ns.pop(runner, None)
             backend.held_because.pop(runner, None)
+            self._on_change(now_ns)
 
     def unload_ended(self, ended: UnloadEnded, now_ns: int) -> None:
         """The model is proven gone, or the server is lost, or it would not leave."""
@@ -207,7 +212,7 @@ class Residencies:
             return
         residency.move(_Trigger.STAYED, now_ns)
         if isinstance(ended.error, BackendUnreachable):
-            self.lost(backend.name, ended.error)
+            self.lost(backend.name, ended.error, now_ns)
             return
         # What does not leave when told to is not ours to plan with: its name may be deleted, or
         # somebody else may use it. It is forgotten as soon as the backend no longer lists it, and

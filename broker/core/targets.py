@@ -99,6 +99,16 @@ def check_loadable(model: ModelSpec, backends: Mapping[str, BackendState], now_n
         )
 
 
+def may_run(runner: str, backends: Mapping[str, BackendState], now_ns: int) -> bool:
+    """Does some backend that is up have this runner, and hold it or may load it?"""
+    return any(
+        backend.up
+        and runner in backend.by_runner
+        and (runner in backend.residents or not backend.holds_off(runner, now_ns))
+        for backend in backends.values()
+    )
+
+
 def _held_until_ns(runner: str, backends: Mapping[str, BackendState], now_ns: int) -> int | None:
     """Until when no backend will try to load this runner; None where one serves it or may try."""
     untils = []

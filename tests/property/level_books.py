@@ -86,14 +86,27 @@ class LevelBooks:
         assert live.spec.accepts_default
         assert live.spec.kind is RequestKind.GENERATE
         assert self._engine.policy.degradation.has_default_answer
-        assert line is None or self.holds(live, line), "answered though it might have run"
+        might_run = line and not self.holds(live, line) and self._can_be_had(line[0])
+        assert not might_run, "answered though it might have run"
 
     def check_moved(self, live: Live, before: LineKey, after: LineKey) -> None:
-        """For the level's sake from a large model to a small one, and back once it has fallen."""
+        """For the level's sake from a large model to a small one, and back once it has fallen or
+        where the small one can be had no longer."""
         if self.level >= Level.LEVEL_2:
-            assert self.is_small(after[0])
-            assert not self.is_small(before[0])
+            if self.is_small(before[0]):
+                assert not self._can_be_had(before[0]), "moved though it had a small model"
+            else:
+                assert self.is_small(after[0])
             assert live.spec.substitution is not Substitution.NEVER
         else:
             record = self._engine.records[live.key]
             assert not record.is_for_level, "it stays with a small model for no level's sake"
+
+    def _can_be_had(self, runner: str) -> bool:
+        """Is there a server that answers, has it, and would load it if it had to?"""
+        return any(
+            each.up
+            and runner in each.by_runner
+            and (runner in each.residents or runner not in each.held_until_ns)
+            for each in self._engine.backends.values()
+        )
