@@ -139,7 +139,8 @@ RULES: Final = (
         hold_ns=0,
         judge=_latency,
         meaning="The mean time to the first token over the window is above "
-        "alerts.first_token_ms_mean.",
+        "alerts.first_token_ms_mean. It is a mean of those who got one: the alert ends when nobody "
+        "does any more.",
         runbook="brokerctl status shows who waits and what is loaded; much loading calls for fewer "
         "models, for more memory or for more slots, a long queue for lower rates.",
     ),

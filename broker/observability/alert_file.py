@@ -3,6 +3,8 @@ file that is shipped as packaging/broker.rules.yml.
 
 The broker judges these rules itself as well; the file is for those whose alerts all come from one
 place. It adds the one thing that a broker cannot tell: that it is gone.
+
+It asks for Prometheus 2.42, which knows `keep_firing_for`.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import json
 from typing import Final
 
-from broker.core.alert_rules import RULES, AlertPolicy
+from broker.core.alert_rules import CLEAR_NS, FIRST_TOKENS_MIN, RULES, AlertPolicy
 
 _S: Final = 1_000_000_000
 _EACH: Final = "by (instance, job)"
@@ -35,6 +37,7 @@ def expressions(policy: AlertPolicy) -> dict[str, str]:
             f"sum {_EACH} (rate({first_token}_sum{window}))"
             f" / sum {_EACH} (rate({first_token}_count{window}))"
             f" > {policy.first_token_ns_mean / _S:g}"
+            f" and sum {_EACH} (increase({first_token}_count{window})) >= {FIRST_TOKENS_MIN}"
         ),
         "QueueSaturation": (
             f"sum {_EACH} (broker_queue_depth) / sum {_EACH} (broker_queue_limit)"
@@ -54,6 +57,7 @@ def rules_file(policy: AlertPolicy) -> str:
             rule.name,
             asked[rule.name],
             hold_s=rule.hold_ns // _S,
+            clear_s=CLEAR_NS // _S,
             severity=rule.severity,
             summary=rule.meaning,
             runbook=rule.runbook,
@@ -64,6 +68,7 @@ def rules_file(policy: AlertPolicy) -> str:
         "BrokerGone",
         "absent(broker_level)",
         hold_s=60,
+        clear_s=0,  # a broker that is there again is there
         severity="critical",
         summary="No broker is scraped: it has ended, or cannot be reached.",
         runbook="systemctl status brokerd and journalctl -u brokerd say whether it runs and why it "
@@ -73,13 +78,22 @@ def rules_file(policy: AlertPolicy) -> str:
 
 
 def _rule(
-    name: str, expression: str, *, hold_s: int, severity: str, summary: str, runbook: str
+    name: str,
+    expression: str,
+    *,
+    hold_s: int,
+    clear_s: int,
+    severity: str,
+    summary: str,
+    runbook: str,
 ) -> str:
+    clears = f"        keep_firing_for: {clear_s}s\n" if clear_s else ""
     # A string of JSON is one of YAML.
     return (
         f"      - alert: {name}\n"
         f"        expr: {json.dumps(expression)}\n"
         f"        for: {hold_s}s\n"
+        f"{clears}"
         "        labels:\n"
         f"          severity: {severity}\n"
         "        annotations:\n"
