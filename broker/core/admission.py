@@ -149,7 +149,8 @@ class Gates:
                 spec = self._as_cut(spec)
             if not self._passage.is_answered:
                 self._reserve_tokens(spec, agent, target.line, now_ns)
-                place, victim = self._find_place(spec, agent, priority, live)
+                is_barred = self._offers.bars(target.line[0], priority, compartment)
+                place, victim = self._find_place(spec, agent, priority, live, is_barred=is_barred)
                 self._check_feasible(spec, agent, priority, compartment, target.line, now_ns)
         except BrokerError:
             reserved = self._passage.tokens_reserved
@@ -216,7 +217,7 @@ class Gates:
             self._passage.tokens_left = self._quotas.tokens_left(agent.purse, now_ns)
 
     def _find_place(
-        self, spec: RequestSpec, agent: Agent, priority: int, live: int
+        self, spec: RequestSpec, agent: Agent, priority: int, live: int, *, is_barred: bool
     ) -> tuple[Place, Record | None]:
         self._gate = GateName.BACKPRESSURE
         pressure, passage = self._backpressure, self._passage
@@ -226,7 +227,7 @@ class Gates:
         pressure.check(agent, live)
         if pressure.has_place(spec.size_bytes):
             return Place.QUEUE, None
-        victim = pressure.victim(spec, agent, priority)
+        victim = pressure.victim(spec, agent, priority, is_barred=is_barred)
         if victim is not None:
             passage.displaced = victim.spec.key
             return Place.DISPLACE, victim

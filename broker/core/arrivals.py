@@ -56,6 +56,7 @@ class Arrivals:
         self._gates = Gates(
             backends, agents, quotas, degradation, backlog, pressure, estimates, tally
         )
+        self._degradation = degradation
         self._reassignment = reassignment
         self._backpressure = pressure
         self._ledger = ledger
@@ -169,12 +170,20 @@ class Arrivals:
             self._emit(TellSlowDown(record.spec.key, slow_down_ns))
 
     def _displace(self, victim: Record, by: Record, now_ns: int) -> None:
-        backlog = self._backlog.of_agent(victim.agent)
-        error = Displaced(
-            f"the queue is full and {backlog} requests of this agent wait: the last gave its place "
-            f"to the request of an agent of which {self._backlog.of_agent(by.agent)} wait",
-            retry_after_ns=self._backpressure.retry_after_ns(backlog),
-        )
+        backlog, offers = self._backlog.of_agent(victim.agent), self._backlog.offers
+        if offers.bars(victim.line[0], victim.priority, victim.compartment):
+            error = Displaced(
+                f"the queue is full, and at level {offers.level.word} this does not run while "
+                "memory is short: it gave its place to a request that may",
+                retry_after_ns=self._degradation.retry_after_ns(now_ns),
+            )
+        else:
+            error = Displaced(
+                f"the queue is full and {backlog} requests of this agent wait: the last gave its "
+                f"place to the request of an agent of which {self._backlog.of_agent(by.agent)} "
+                "wait",
+                retry_after_ns=self._backpressure.retry_after_ns(backlog),
+            )
         self._ledger.end(victim, Trigger.DISPLACE, error, now_ns)
 
     # The waiting room

@@ -181,6 +181,23 @@ class Backlog:
             return None
         return self.record_of(self._queue.worst(largest[0])), largest[1]
 
+    def worst_barred(self) -> Record | None:
+        """What would be missed least of what the level does not let run at all: of the worst
+        priority, of the agent with most that waits, and what came last; None where all may run."""
+        bars, lines = self.offers.bars, self.lines.values()
+        if not self.is_holding or all(x.size == x.count_let_run() for x in lines):
+            return None
+        barred = (
+            each
+            for each in self._waiting
+            if each is not None and bars(each.line[0], each.priority, each.compartment)
+        )
+        return max(
+            barred,
+            key=lambda each: (each.priority, self.of_agent(each.agent), each.arrived_ns, each.rank),
+            default=None,
+        )
+
     def of_agent(self, agent: Agent) -> int:
         """How many requests of this agent wait."""
         return self._queue.backlog(agent.handle)

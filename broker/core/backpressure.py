@@ -2,8 +2,9 @@
 
 When it is full the newcomer displaces the worst request of the agent with the largest backlog,
 where that backlog exceeds the newcomer's own by more than one and the victim's priority is not
-better; else urgent work may stand in the waiting room for a moment; else no. Before it is full
-nobody is dropped, but told to slow down.
+better; else, if the level lets it run, the worst of what the level does not let run at all: that
+would keep a place for nothing, beside slots that idle; else urgent work may stand in the waiting
+room for a moment; else no. Before it is full nobody is dropped, but told to slow down.
 """
 
 from __future__ import annotations
@@ -67,15 +68,26 @@ class Backpressure:
         # One request alone may be larger than all that may wait together.
         return queued == 0 or queued_bytes + size_bytes <= self.policy.queued_bytes_max
 
-    def victim(self, spec: RequestSpec, agent: Agent, priority: int) -> Record | None:
-        """What a newcomer displaces, if anything."""
+    def victim(
+        self, spec: RequestSpec, agent: Agent, priority: int, *, is_barred: bool
+    ) -> Record | None:
+        """What a newcomer displaces, if anything. `is_barred`: the level does not let it run."""
+        for worst in (
+            self._worst_of_largest(agent, priority),
+            None if is_barred else self._backlog.worst_barred(),
+        ):
+            if worst is not None and self.has_place(spec.size_bytes, without=worst):
+                return worst
+        return None
+
+    def _worst_of_largest(self, agent: Agent, priority: int) -> Record | None:
         largest = self._backlog.worst_of_largest()
         if largest is None:
             return None
         worst, backlog = largest
         if backlog <= self._backlog.of_agent(agent) + 1 or worst.priority < priority:
             return None
-        return worst if self.has_place(spec.size_bytes, without=worst) else None
+        return worst
 
     def may_stand(self, agent: Agent, priority: int) -> bool:
         """Is there a place in the waiting room for this agent's requests of this priority?"""

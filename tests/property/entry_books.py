@@ -162,11 +162,14 @@ class EntryBooks:
 
     # The way out
 
-    def displaced(self, key: RequestKey, by: Live) -> None:
-        """Its agent had a backlog larger by more than one, and it was no better than who came."""
+    def displaced(self, key: RequestKey, by: Live, *, is_barred: bool = False) -> None:
+        """Its agent had a backlog larger by more than one, and it was no better than who came; or
+        it `is_barred`: the level did not let it run, but lets run who came."""
         victim, newcomer = self.live[key], by.key[0]
         assert victim.where is Where.QUEUE
         assert not self.has_place(by.spec.size_bytes), "displaced beside a free place"
+        if is_barred and not self._may_displace(by):
+            return
         backlog = self.backlog(key[0])
         assert backlog == max(self.backlog(each.key[0]) for each in self.live.values())
         assert backlog > self.backlog(newcomer) + 1

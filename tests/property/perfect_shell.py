@@ -334,7 +334,10 @@ class PerfectShell:
             assert isinstance(self.turn, AttemptEnded)
             assert self.turn.error is None
         if effect.outcome is Outcome.DISPLACED:
-            self.entry.displaced(effect.key, self.live[self._arrival().key])
+            by = self.live[self._arrival().key]
+            may_run = not self.levels.bars(by, self.engine.records[by.key].line)
+            is_barred = self.levels.bars(live, self.order.waiting[effect.key].line)
+            self.entry.displaced(effect.key, by, is_barred=is_barred and may_run)
         elif effect.outcome is Outcome.REFUSED:
             self.entry.turned_away(effect.key, self.now_ns)
         if effect.outcome in (Outcome.DISPLACED, Outcome.REFUSED):

@@ -31,6 +31,7 @@ from broker.core.errors import (
     TokenQuotaExceeded,
 )
 from broker.core.level import Level
+from broker.core.record import Record
 from broker.core.requests import AttemptId, Outcome, RequestKey, RequestSpec
 from broker.core.stimuli import Arrived, AttemptEnded, PolicyChanged, Stimulus, TimerFired
 from tests.property.bucket_books import BucketBooks
@@ -144,6 +145,10 @@ class GateWatch:
         level, most = self._engine.degradation, self._engine.policy.degradation.output_tokens_max
         return level.level >= Level.LEVEL_1 and not 0 < spec.output_tokens_max <= most
 
+    def _is_barred(self, record: Record) -> bool:
+        offers = self._engine.backlog.offers
+        return offers.bars(record.line[0], record.priority, record.compartment)
+
     def _is_closed(self, compartment: str) -> bool:
         limit = self.operators.limit(compartment)
         return limit is not None and self.running.get(compartment, 0) >= limit
@@ -208,7 +213,10 @@ class GateWatch:
         if effect.outcome is Outcome.DISPLACED:
             must(isinstance(self._stimulus, Arrived), f"{effect.key} was displaced by nobody")
             if isinstance(self._stimulus, Arrived):
-                self.entry.displaced(effect.key, self.entry.live[self._stimulus.spec.key])
+                by = self.entry.live[self._stimulus.spec.key]
+                may_run = not self._is_barred(self._engine.records[by.key])
+                is_barred = effect.record is not None and self._is_barred(effect.record)
+                self.entry.displaced(effect.key, by, is_barred=is_barred and may_run)
         elif effect.outcome is Outcome.REFUSED:
             self.entry.turned_away(effect.key, self._now_ns)
         if effect.outcome in GIVEN_BACK:

@@ -47,7 +47,7 @@ def _close_late(bulkheads: Bulkheads, bit: int) -> None:
         bulkheads.closed &= ~(1 << bit)
 
 
-def _displace_anybody(pressure: Backpressure, *ignored: object) -> Record | None:
+def _displace_anybody(pressure: Backpressure, *ignored: object, is_barred: bool) -> Record | None:
     worst = pressure._backlog.worst_of_largest()
     return None if worst is None else worst[0]
 
@@ -81,7 +81,7 @@ MUTANTS: dict[str, Patch] = {
     "a block is forgotten": _replace(Operations, "block", _do_nothing),
     "buckets give to everybody": _replace(Quotas, "take_request", _do_nothing),
     "anybody is displaced": _replace(Backpressure, "victim", _displace_anybody),
-    "nobody is displaced": _replace(Backpressure, "victim", _do_nothing),
+    "nobody is displaced": _replace(Backpressure, "victim", lambda *ignored, is_barred: None),
     "nobody leaves the waiting room": _replace(Arrivals, "fill", lambda *ignored: False),
 }
 
