@@ -25,7 +25,7 @@ class StrayLines(logging.Handler):
         fields = {"logger": record.name}
         try:
             message = record.getMessage()
-        except Exception as error:  # noqa: BLE001 - the words of another, and values that do not fit
+        except Exception as error:  # noqa: BLE001  # words of others, and values that do not fit
             message = str(record.msg)
             fields["problem"] = repr(error)
         if record.stack_info:
