@@ -8,7 +8,7 @@ is not counted as missed.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -128,6 +128,18 @@ class Published:
     subscribers: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BusCounts:
+    """What a bus has carried since it began. `published` has the broker's own topics by their
+    names, and all others together under "". `missed` are events that a subscriber who read too
+    slowly lost, counted for each of them."""
+
+    subscribers: int
+    subscribers_max: int
+    published: Mapping[str, int]
+    missed: int
+
+
 class Subscription(Protocol):
     """One subscriber's end. Whoever has it must `close` it."""
 
@@ -171,6 +183,10 @@ class Bus(Protocol):
 
     def is_heard(self, topic: str) -> bool:
         """Does anybody listen to this topic of the broker's own? Cheap."""
+        ...
+
+    def counts(self) -> BusCounts:
+        """For who watches the bus. Cheap."""
         ...
 
     def close(self) -> None:

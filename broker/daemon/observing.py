@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from broker.config.schema import Config
 from broker.core.alert_rules import AlertPolicy, FirstTokens
+from broker.core.events import Bus
 from broker.core.observer import Observer
 from broker.observability.alerting import Alerting
 from broker.observability.exposition import Exposition
@@ -40,12 +41,15 @@ class Observing:
         """The judge of this driver, which tells `observer`."""
         return Alerting(alert_policy(config), driver.snapshot, driver.level, self._sums, observer)
 
-    def exposition(self, driver: Driver, alerting: Alerting) -> Exposition:
-        """All that is counted, and what these two are in."""
+    def exposition(self, driver: Driver, alerting: Alerting, bus: Bus) -> Exposition:
+        """All that is counted, and how these are."""
 
         def look() -> Picture:
             return Picture(
-                snapshot=driver.snapshot(), level=driver.level(), firing=alerting.firing()
+                snapshot=driver.snapshot(),
+                level=driver.level(),
+                firing=alerting.firing(),
+                bus=bus.counts(),
             )
 
         return Exposition(self.registry, look)

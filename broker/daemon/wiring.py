@@ -138,7 +138,7 @@ def build(
         alerting=alerting,
         grpc=_grpc_server(config, driver, models, AdminServicer(status, operations), pubsub),
         http=HealthServer(
-            _http_settings(config), driver.snapshot, seen_by.exposition(driver, alerting)
+            _http_settings(config), driver.snapshot, seen_by.exposition(driver, alerting, bus)
         ),
         discoveries=discoveries,
         sampler=sampling(config.monitors, driver.feed, clock, on_tick=(alerting.on_tick,)),

@@ -14,10 +14,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import CollectorRegistry
 
 from broker.core.alert_rules import RULES
+from broker.core.events import BusCounts
 from broker.core.requests import Outcome
 from broker.core.residency import ResidencyState
 from broker.core.snapshot import ResidencyView, Snapshot
 from broker.core.views import AlertView, LevelView
+from broker.observability.bounded import OTHER
 from broker.observability.machine_metrics import machine_metrics
 
 # What operators know as backpressure, by how it was put: a word, a refusal, a place taken.
@@ -31,6 +33,7 @@ class Picture:
     snapshot: Snapshot
     level: LevelView
     firing: tuple[AlertView, ...]
+    bus: BusCounts
 
 
 def picture_metrics(picture: Picture) -> Iterator[Metric]:
@@ -42,6 +45,7 @@ def picture_metrics(picture: Picture) -> Iterator[Metric]:
     yield from _backends(picture.snapshot)
     yield from machine_metrics(picture.level)
     yield _alerts(picture.firing)
+    yield from _bus(picture.bus)
 
 
 def _depths(snapshot: Snapshot) -> Iterator[Metric]:
@@ -95,6 +99,28 @@ def _alerts(firing: tuple[AlertView, ...]) -> Metric:
     for rule in RULES:
         family.add_metric([rule.name], float(rule.name in names))
     return family
+
+
+def _bus(bus: BusCounts) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "broker_subscribers", "Subscribers that listen to events", value=bus.subscribers
+    )
+    yield GaugeMetricFamily(
+        "broker_subscribers_limit",
+        "Subscribers that may listen at once",
+        value=bus.subscribers_max,
+    )
+    published = CounterMetricFamily(
+        "broker_events_published", "Events told to the bus", labels=["topic"]
+    )
+    for topic, count in bus.published.items():
+        published.add_metric([topic or OTHER], count)
+    yield published
+    yield CounterMetricFamily(
+        "broker_events_missed",
+        "Events that subscribers lost because they read too slowly",
+        value=bus.missed,
+    )
 
 
 def _priorities(snapshot: Snapshot) -> Iterator[Metric]:

@@ -40,23 +40,28 @@ class Mailbox:
     def is_empty(self) -> bool:
         return not (self._events or self._states or self._present or self._missed)
 
-    def put(self, event: Event) -> None:
-        """An event that may not be replaced."""
+    def put(self, event: Event) -> int:
+        """An event that may not be replaced. How many are missed for it."""
         events, limits = self._events, self._limits
         events.append(event)
         self._size_bytes += event.size_bytes
+        missed = 0
         while len(events) > limits.events_max or self._size_bytes > limits.bytes_max:
             self._size_bytes -= events.popleft().size_bytes
-            self._missed += 1
+            missed += 1
+        self._missed += missed
+        return missed
 
-    def put_state(self, which: Hashable, event: Event) -> None:
-        """The state of something, instead of the one that waits."""
+    def put_state(self, which: Hashable, event: Event) -> int:
+        """The state of something, instead of the one that waits. How many are missed for it."""
         states = self._states
         states.pop(which, None)
         states[which] = event
         if len(states) > self._limits.states_max:
             del states[next(iter(states))]
             self._missed += 1
+            return 1
+        return 0
 
     def take(self) -> Batch:
         """The oldest, up to the bounds of a batch."""

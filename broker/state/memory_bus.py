@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable
 from typing import Final
 
 from broker.core.errors import Draining, SubscribersFull
-from broker.core.events import Batch, Event, Payload, Published, What
+from broker.core.events import Batch, BusCounts, Event, Payload, Published, What
 from broker.core.topics import (
     ALERTS,
     LEVEL,
@@ -47,6 +47,8 @@ class MemoryBus:
         self._states: dict[_Which, Event] = {}
         self._heard = dict.fromkeys(SYSTEM, 0)  # how many listen
         self._seq = 0
+        self._published = dict.fromkeys((*SYSTEM, ""), 0)
+        self._missed = 0
         self._is_closed = False
 
     def publish(
@@ -54,6 +56,7 @@ class MemoryBus:
     ) -> Published:
         """See the port."""
         self._seq += 1
+        self._published[topic if topic in self._published else ""] += 1
         event = Event(
             seq=self._seq,
             topic=topic,
@@ -69,9 +72,9 @@ class MemoryBus:
         at_once, fanout = topic in AT_ONCE, self._fanout
         for each in listeners:
             if which is None:
-                each.mailbox.put(event)
+                self._missed += each.mailbox.put(event)
             else:
-                each.mailbox.put_state(which, event)
+                self._missed += each.mailbox.put_state(which, event)
             if at_once:
                 each.is_urgent = True
             if each.is_waiting:
@@ -150,6 +153,15 @@ class MemoryBus:
     def is_heard(self, topic: str) -> bool:
         """See the port."""
         return self._heard[topic] > 0
+
+    def counts(self) -> BusCounts:
+        """See the port."""
+        return BusCounts(
+            subscribers=len(self._subscriptions),
+            subscribers_max=self._subscribers_max,
+            published=dict(self._published),
+            missed=self._missed,
+        )
 
     def close(self) -> None:
         """See the port."""

@@ -356,6 +356,33 @@ async def test_a_broker_that_leaves_tells_all_and_takes_nobody(make: Make) -> No
     busy.close()
 
 
+async def test_what_is_carried_and_what_is_lost_is_counted(make: Make) -> None:
+    bus = make(SMALL)
+    slow, other = bus.subscribe(("free:*", "priority")), bus.subscribe(("alerts",))
+    for _ in range(EVENTS_MAX + 2):
+        bus.publish("free:a", payload())
+    for number in range(STATES_MAX + 1):
+        bus.publish("priority", priority(f"a{number}"), key=number)
+    bus.publish("other", payload())  # which nobody hears
+    bus.publish("alerts", alerts(1))
+    bus.publish("alerts", alerts(2))  # instead of the one before, which is no loss
+    bus.keep("level", alerts(3))  # which is no event
+    counts = bus.counts()
+    assert {topic: count for topic, count in counts.published.items() if count} == {
+        "": EVENTS_MAX + 3,
+        "priority": STATES_MAX + 1,
+        "alerts": 2,
+    }
+    assert set(counts.published) == {*SYSTEM, ""}
+    assert counts.missed == 3
+    assert (counts.subscribers, counts.subscribers_max) == (2, SUBSCRIBERS_MAX)
+    assert slow.take().missed == 3
+    slow.close()
+    other.close()
+    assert bus.counts().missed == 3  # also when who lost them is gone
+    assert bus.counts().subscribers == 0
+
+
 async def test_a_place_that_is_left_is_free(make: Make) -> None:
     bus = make(LARGE)
     ends = [bus.subscribe(("**",)) for _ in range(SUBSCRIBERS_MAX)]

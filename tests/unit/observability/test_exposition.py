@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from broker.core.events import BusCounts
 from broker.core.level import Level
 from broker.core.snapshot import take_snapshot
 from broker.core.views import LevelView
@@ -34,6 +35,7 @@ NORMAL = LevelView(
     host=None,
     gpus=(),
 )
+QUIET = BusCounts(subscribers=0, subscribers_max=2_000, published={}, missed=0)
 
 
 class SlowCollector(Collector):
@@ -62,7 +64,7 @@ class Stage:
     def _look(self) -> Picture:
         self.looks.append(threading.current_thread().name)
         snapshot = take_snapshot(serving(model("m")).engine, 0)
-        return Picture(snapshot=snapshot, level=NORMAL, firing=())
+        return Picture(snapshot=snapshot, level=NORMAL, firing=(), bus=QUIET)
 
 
 @asynccontextmanager

@@ -7,6 +7,7 @@ from dataclasses import replace
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from broker.core.events import BusCounts
 from broker.core.level import Level
 from broker.core.requests import Outcome
 from broker.core.residency import ResidencyState
@@ -36,14 +37,18 @@ NORMAL = LevelView(
     host=None,
     gpus=(),
 )
+QUIET = BusCounts(subscribers=0, subscribers_max=2_000, published={}, missed=0)
 Samples = dict[tuple[str, str], float]
 
 
 def samples(
-    picture: Snapshot, level: LevelView = NORMAL, firing: tuple[AlertView, ...] = ()
+    picture: Snapshot,
+    level: LevelView = NORMAL,
+    firing: tuple[AlertView, ...] = (),
+    bus: BusCounts = QUIET,
 ) -> Samples:
     """Every sample by its name and its labels' values, as a scrape finds them."""
-    shown = Picture(snapshot=picture, level=level, firing=firing)
+    shown = Picture(snapshot=picture, level=level, firing=firing, bus=bus)
     text = b"".join(pieces(picture_metrics(shown))).decode()
     return {
         (sample.name, " ".join(sample.labels.values())): sample.value
@@ -150,7 +155,7 @@ def test_a_name_that_occupies_a_backend_twice_is_one_series() -> None:
     new = replace(old, runner="blob-2", state=ResidencyState.LOADING, memory_bytes=300)
     here, there = replace(idle().backends[0], name="b"), replace(idle().backends[0], name="c")
     backends = (replace(here, residents=(old, new)), replace(there, residents=(new,)))
-    shown = Picture(snapshot=replace(idle(), backends=backends), level=NORMAL, firing=())
+    shown = Picture(snapshot=replace(idle(), backends=backends), level=NORMAL, firing=(), bus=QUIET)
     series = [
         (sample.name, *sample.labels.values(), sample.value)
         for family in picture_metrics(shown)
@@ -223,6 +228,16 @@ def test_the_host_and_each_gpu_as_far_as_they_tell() -> None:
     assert ("broker_gpu_utilization_ratio", "1 GPU-b") not in found
     assert found["broker_gpu_throttled", "0 GPU-a"] == 1
     assert found["broker_gpu_throttled", "1 GPU-b"] == 0
+
+
+def test_the_bus_tells_who_listens_and_what_was_lost() -> None:
+    bus = BusCounts(subscribers=3, subscribers_max=50, published={"level": 4, "": 7}, missed=2)
+    found = samples(idle(), bus=bus)
+    assert found["broker_subscribers", ""] == 3
+    assert found["broker_subscribers_limit", ""] == 50
+    assert found["broker_events_published_total", "level"] == 4
+    assert found["broker_events_published_total", "other"] == 7
+    assert found["broker_events_missed_total", ""] == 2
 
 
 def test_every_rule_shows_whether_it_fires() -> None:

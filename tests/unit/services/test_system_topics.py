@@ -12,6 +12,7 @@ from broker.core.effects import TellLevel, TellPriority
 from broker.core.engine import Engine
 from broker.core.events import (
     AlertsState,
+    BusCounts,
     CapacityState,
     LevelState,
     ModelsState,
@@ -95,6 +96,9 @@ class WatchedBus:
 
     def is_heard(self, topic: str) -> bool:
         return topic in self.heard
+
+    def counts(self) -> BusCounts:
+        raise AssertionError("nobody counts here")
 
     def close(self) -> None:
         raise AssertionError("nobody closes it here")
