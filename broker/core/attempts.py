@@ -80,7 +80,9 @@ class Attempts:
         queue_wait_ns = now_ns - record.arrived_ns
         self._tally.run(record.priority, 1)
         self._tally.start(record.priority, queue_wait_ns)
-        ledger.journal.start(attempt, self._backlog.bulkheads.closed, offers.held)
+        closed = self._backlog.bulkheads.closed
+        is_small_first = offers.has_small_only and offers.is_small_runner(residency.runner)
+        ledger.journal.start(attempt, closed, offers.held, is_small_first=is_small_first)
         self._run(record, 1, now_ns)
         self._emit(order_of(attempt, backend, queue_wait_ns))
 

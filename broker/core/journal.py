@@ -32,6 +32,7 @@ class Start(NamedTuple):
     closed: int  # mask of the compartments that were full
     held: int  # mask of what the level let go after the others
     was_boosted: bool
+    is_small_first: bool  # the level let small models go first, and its own is one
 
 
 class Ended(NamedTuple):
@@ -64,7 +65,7 @@ class Journal:
         self.ended: OrderedDict[RequestKey, Ended] = OrderedDict()
         self.refused: OrderedDict[RequestKey, Refused] = OrderedDict()
 
-    def start(self, attempt: Attempt, closed: int, held: int) -> None:
+    def start(self, attempt: Attempt, closed: int, held: int, *, is_small_first: bool) -> None:
         record = attempt.record
         self.starts.append(
             Start(
@@ -78,6 +79,7 @@ class Journal:
                 closed,
                 held,
                 record.agent.weight > record.agent.type.weight,
+                is_small_first,
             )
         )
 

@@ -172,7 +172,11 @@ class Ledger:
             return
         error: BrokerError = Cancelled(cause.value)
         if cause is CancelCause.BROKER_STOPS:
-            error = Draining("the broker stopped before this was complete")
+            words = "the broker stopped before this was complete"
+            offers = self._backlog.offers
+            if record.state in WAITS and offers.holds(record):
+                words += f"; it waited for {offers.why_held(record)}"
+            error = Draining(words)
         self.end(record, Trigger.CANCEL, error, now_ns)
 
     def _deadline_passed(self, record: Record, now_ns: int) -> None:

@@ -143,18 +143,19 @@ class Offers:
 
     def why_held(self, record: Record) -> str:
         """What a request that is held waits for, in words."""
-        word = self.level.word
+        is_barred = self.bars(record.line[0], record.priority, record.compartment)
+        level = self.memory_level if is_barred else self.level
+        at = "critical" if level is Level.CRITICAL else f"level {level.word}"
+        where = "alone" if is_barred else "first"
         if not self.is_small_runner(record.line[0]):
-            return f"the level to fall: at level {word} small models go first, not {record.model}"
-        if self.level is Level.CRITICAL:
-            return (
-                f"the level to fall: at critical priority {FIRST_PRIORITY_WORST} and better goes "
-                "first"
-            )
-        return (
-            f"the level to fall: at level {word} priority {CRITICAL_PRIORITY_WORST} and better "
-            "goes first, and no batch work"
-        )
+            words = f"small models go {where}, not {record.model}"
+        elif record.spec.criticality is Criticality.BATCH:
+            words = f"what is not batch work goes {where}"
+        else:
+            best = FIRST_PRIORITY_WORST if level is Level.CRITICAL else CRITICAL_PRIORITY_WORST
+            words = f"priority {best} and better goes {where}"
+        why = ", as memory is short" if is_barred else ""
+        return f"the level to fall: at {at} {words}{why}"
 
     # What is refused, or answered at once
 

@@ -13,7 +13,7 @@ from broker.core.errors import RequestUnknown
 from broker.core.estimates import SAMPLES_MIN
 from broker.core.journal import Ended, Refused, Start
 from broker.core.lifecycle import WAITS, State
-from broker.core.offers import is_held
+from broker.core.offers import is_held as mask_holds
 from broker.core.quota import NOT_COUNTED
 from broker.core.record import Attempt, Passage, Record
 from broker.core.requests import Outcome, RequestKey
@@ -214,12 +214,13 @@ def _rule(engine: Engine, record: Record, start: Start) -> str:
     if start.attempt <= record.starts_in_room:
         return Rule.ROOM
     if start.line[0] != record.line[0]:
-        return Rule.PLACEMENT
+        is_small = engine.backlog.offers.is_small_runner(record.line[0])
+        return Rule.LEVEL if start.is_small_first and not is_small else Rule.PLACEMENT
     if agent.was_paused(start.at_ns):
         return Rule.PAUSE
     if start.closed >> record.compartment & 1 and start.compartment != record.compartment:
         return Rule.BULKHEAD
-    if is_held(start.held, record.priority, record.compartment) and not is_held(
+    if mask_holds(start.held, record.priority, record.compartment) and not mask_holds(
         start.held, start.priority, start.compartment
     ):
         return Rule.LEVEL

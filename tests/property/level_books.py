@@ -54,6 +54,11 @@ class LevelBooks:
             is_first = is_first and live.priority <= FIRST_WORST
         return not (is_first and self.is_small(line[0]))
 
+    def is_small_first(self, one: LineKey, other: LineKey) -> bool:
+        """Does the level let the one go before the other for its small model?"""
+        is_on = self.level >= Level.LEVEL_2
+        return is_on and self.is_small(one[0]) and not self.is_small(other[0])
+
     # The laws
 
     def check_entered(self, live: Live, line: LineKey) -> None:

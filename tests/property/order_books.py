@@ -239,7 +239,8 @@ class OrderBooks:
             rules.add(Rule.PAUSE)
         if self.is_closed(late.live.compartment):
             rules.add(Rule.BULKHEAD)
-        if self._is_held(late) and not self._is_held(early):
+        is_after = self._is_held(late) and not self._is_held(early)
+        if is_after or self._levels.is_small_first(early.line, late.line):
             rules.add(Rule.LEVEL)
         if late.line != early.line:
             return rules

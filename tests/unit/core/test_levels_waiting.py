@@ -97,35 +97,6 @@ def test_where_memory_is_the_cause_the_others_do_not_run_at_all() -> None:
     assert ends(scene, "one") == ["five"]
 
 
-def test_memory_below_its_own_level_bars_nothing_of_what_the_queue_holds_back() -> None:
-    """A steady 75 % asks for level 1. That the queue asks for more is cured by working it off."""
-    scene = LevelScene(degradation=replace(POLICY, small_models=()))
-    scene.open("b1", BIG)
-    come(scene, "run", model="big")
-    scene.loaded("big")
-    for number in range(9):
-        come(scene, f"q{number}", model="big")
-    assert scene.memory(0.75) is Level.LEVEL_2
-    assert ends(scene, "run") == ["q0"]
-    for number in range(9):
-        ends(scene, f"q{number}")
-    for _ in range(16):
-        scene.wait(SECOND_NS)
-        scene.memory(0.75)
-    assert scene.level is Level.LEVEL_1
-
-
-def test_what_level_2_bars_for_memory_is_barred_at_critical_as_well() -> None:
-    scene = busy_with("small")
-    come(scene, "b", model="big", substitution=Substitution.NEVER)
-    come(scene, "five")
-    scene.memory(0.85)
-    assert scene.cpu(0.97) is Level.CRITICAL
-    assert (scene.memory_level, ends(scene, "small-0")) == (Level.LEVEL_2, ["five"])
-    effects = scene.ends("five", agent="five")
-    assert (started(effects), switches(effects)) == ([], [])
-
-
 def test_at_level_2_work_that_is_not_critical_waits_for_the_rest() -> None:
     scene = busy_with("small")
     come(scene, "nine", priority=9)
@@ -163,6 +134,43 @@ def test_who_overtook_it_by_the_level_is_explained() -> None:
     assert (view.rule, view.examples) == (Rule.LEVEL, (("two", "two"),))
 
 
+def test_a_small_model_that_overtook_a_large_one_did_so_by_the_level() -> None:
+    scene = busy_with("small", backend=TWO)
+    come(scene, "b", model="big", substitution=Substitution.NEVER)
+    scene.loaded("big")
+    come(scene, "c", model="big", substitution=Substitution.NEVER)
+    scene.memory(0.85)
+    scene.wait(SECOND_NS)
+    come(scene, "s")
+    assert ends(scene, "small-0") == ["s"]
+    [view] = explain(scene.engine, ("c", "c"), scene.now_ns).overtaken
+    assert (view.rule, view.examples) == (Rule.LEVEL, (("s", "s"),))
+
+
+@pytest.mark.parametrize(
+    ("changed", "level", "words"),
+    [
+        ({"priority": 2, "criticality": Criticality.BATCH}, 0.97, "what is not batch work goes"),
+        ({"priority": 5}, 0.97, "priority 3 and better goes"),
+        ({"priority": 9}, 0.85, "priority 7 and better goes"),
+        ({"model": "big", "substitution": Substitution.NEVER}, 0.85, "small models go"),
+    ],
+)
+def test_who_is_barred_or_held_is_told_by_what(
+    changed: dict[str, Any], level: float, words: str
+) -> None:
+    scene = busy_with("small")
+    come(scene, "x", **changed)
+    scene.memory(level)
+    told = reason(scene, "x")
+    assert told[0] == "LEVEL"
+    assert f"{words} alone" in told[1]
+    assert told[1].endswith(", as memory is short")
+    scene.ask(scene.level)
+    assert f"{words} first" in reason(scene, "x")[1]
+    assert "memory" not in reason(scene, "x")[1]
+
+
 def test_a_full_bulkhead_and_a_pause_hold_at_every_level() -> None:
     scene = busy_with("small")
     types = (AgentTypePolicy(name="gold", match=("g*",)), AgentTypePolicy(name="t", match=("*",)))
@@ -183,7 +191,7 @@ def test_a_deadline_of_what_is_held_passes_and_says_what_it_waited_for() -> None
     [end] = of(scene.wait(5 * SECOND_NS), Finish)
     assert (end.key[1], end.outcome) == ("five", Outcome.EXPIRED)
     assert end.error is not None
-    assert "priority 3 and better goes first" in end.error.message
+    assert "priority 3 and better goes alone, as memory is short" in end.error.message
 
 
 def test_a_drain_ends_what_is_held_when_its_time_is_over() -> None:
@@ -192,7 +200,13 @@ def test_a_drain_ends_what_is_held_when_its_time_is_over() -> None:
     scene.memory(0.97)
     ends(scene, "small-0")
     scene.turn(DrainAsked(scene.now_ns + SECOND_NS))
-    assert finished(scene.wait(SECOND_NS)) == [("five", Outcome.CANCELLED)]
+    [end] = of(scene.wait(SECOND_NS), Finish)
+    assert (end.key[1], end.outcome) == ("five", Outcome.CANCELLED)
+    assert end.error is not None
+    assert end.error.message == (
+        "the broker stopped before this was complete; it waited for the level to fall: "
+        "at critical priority 3 and better goes alone, as memory is short"
+    )
 
 
 def test_the_same_request_again_takes_over_what_is_held() -> None:
