@@ -26,6 +26,7 @@ from broker.core.effects import (
     TellRequeued,
     Unload,
 )
+from broker.core.placement import HOLD_DOUBLED_MAX
 from broker.core.requests import AttemptId, Outcome, RequestKey
 from broker.core.stimuli import (
     Arrived,
@@ -217,7 +218,8 @@ class Oracle:
         elif task.num_ctx_needed > scenario.num_ctx_max(task.model):
             found.append(errors.InvalidRequest)
         runner = scenario.line(task)[0]
-        hold_ns = scenario.policy.placement.failed_load_hold_ns
+        # The longest; how often it has failed in a row is for the engine to know.
+        hold_ns = scenario.policy.placement.failed_load_hold_ns << HOLD_DOUBLED_MAX
         failed = [self.books[name].load_failed_ns.get(runner, -hold_ns) for name in up]
         if up and all(now_ns - each < hold_ns for each in failed):
             found.append(errors.LoadFailed)

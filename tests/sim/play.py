@@ -15,6 +15,7 @@ from typing import Final
 from broker.core import invariants
 from broker.core.effects import Effect
 from broker.core.engine import Engine
+from broker.core.placement import HOLD_DOUBLED_MAX
 from broker.core.requests import Outcome
 from broker.core.stimuli import BlockAsked, Stimulus
 from broker.sim.ollama_work import ExchangeId, Signal, Work
@@ -163,7 +164,7 @@ class Play:
                 empty(server)
         self._run_until(self._nothing_switches, timeline.now_ns + STRAGGLERS_NS, "a switch goes on")
         # Each renewal has ended, each list was heard, no model is left alone for having failed.
-        hold_ns = self.scenario.policy.placement.failed_load_hold_ns
+        hold_ns = self.scenario.policy.placement.failed_load_hold_ns << HOLD_DOUBLED_MAX
         timeline.run(timeline.now_ns + max(hold_ns, UNLOAD_TIMEOUT_NS) + 30 * SECOND_NS)
         self.judges.watch.be_strict()
         wave = self.scenario.wave(timeline.now_ns)
