@@ -21,7 +21,7 @@ build: $(BUILT)
 $(ENVIRONMENT): requirements.txt requirements-dev.txt
 	@python="$$(packaging/preflight.sh)" || exit 1; \
 	if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then "$$python" -m venv $(VENV); fi
-	@echo "installing the pinned dependencies into $(VENV): half a minute or so"
+	@echo "installing the pinned dependencies into $(VENV): a minute or two"
 	@$(BIN)/python -m pip install --quiet -r requirements-dev.txt
 	@touch $@
 

@@ -83,8 +83,9 @@ def measured(snapshot: Snapshot, level: LevelView, first_token_ns_mean: float | 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """An alert fires when `judge` has found something to say for `hold_ns`. `meaning` is for those
-    who look it up, `runbook` says what to do first."""
+    """An alert fires when `judge` has found something to say for `hold_ns`, and is over when it has
+    found nothing for `clear_ns`. `meaning` is for those who look it up, `runbook` says what to do
+    first."""
 
     name: str
     severity: str  # "warning", "critical"
@@ -92,6 +93,7 @@ class Rule:
     judge: Callable[[Measured, AlertPolicy], str | None]
     meaning: str
     runbook: str
+    clear_ns: int = CLEAR_NS
 
 
 def _latency(now: Measured, policy: AlertPolicy) -> str | None:
@@ -178,8 +180,9 @@ RULES: Final = (
         hold_ns=0,
         judge=_critical,
         meaning="The level is critical: only requests of priority 3 and better are sure to run.",
-        runbook="brokerctl status shows the part of the load that is worst; free that memory, or "
-        "pause what fills the queue. brokerctl level sets another level by hand.",
+        runbook="brokerctl status says why: free that memory, pause what fills the queue, or, "
+        "where an operator has set it, brokerctl level auto.",
+        clear_ns=0,  # the level has its own dwell, and is then another one
     ),
 )
 
@@ -247,7 +250,7 @@ class AlertBook:
             if standing is None:
                 return
             # One that does not fire yet has to start again.
-            clear_ns = CLEAR_NS if standing.seen_ns - standing.since_ns >= rule.hold_ns else 0
+            clear_ns = rule.clear_ns if standing.seen_ns - standing.since_ns >= rule.hold_ns else 0
             if now_ns - standing.seen_ns >= clear_ns:
                 del self._standing[rule.name]
         elif standing is None:

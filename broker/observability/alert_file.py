@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from typing import Final
 
-from broker.core.alert_rules import CLEAR_NS, FIRST_TOKENS_MIN, RULES, AlertPolicy
+from broker.core.alert_rules import FIRST_TOKENS_MIN, RULES, AlertPolicy
 
 _S: Final = 1_000_000_000
 _EACH: Final = "by (instance, job)"
@@ -57,7 +57,7 @@ def rules_file(policy: AlertPolicy) -> str:
             rule.name,
             asked[rule.name],
             hold_s=rule.hold_ns // _S,
-            clear_s=CLEAR_NS // _S,
+            clear_s=rule.clear_ns // _S,
             severity=rule.severity,
             summary=rule.meaning,
             runbook=rule.runbook,

@@ -21,6 +21,7 @@ from broker_client.errors import (
     ConnectionLost,
     DeadlineExpired,
     DeadlineInfeasible,
+    Degraded,
     Displaced,
     Draining,
     InvalidRequest,
@@ -30,6 +31,7 @@ from broker_client.errors import (
     QueueFull,
     QuotaExceeded,
     RequestUnknown,
+    SmallModelsOnly,
 )
 from brokerctl.exit_status import EXIT_NO_BROKER, EXIT_SAID_NO
 from brokerctl.figures import duration_text
@@ -52,6 +54,8 @@ NEXT_STEPS: Final[tuple[tuple[type[BrokerError], str], ...]] = (
     (QueueFull, "a better --priority may get in"),
     (Displaced, "a better --priority may get in"),
     (DeadlineInfeasible, "give it more time, or a better --priority"),
+    (Degraded, "`brokerctl level` says what is short"),
+    (SmallModelsOnly, "`brokerctl level` says what is short"),
     (BrokerRateLimited, "all agents share this limit"),
     (NoBackend, "`brokerctl doctor` says which backend does not answer, and why"),
     (LoadFailed, "`brokerctl doctor` shows the state of the backends"),
@@ -62,7 +66,14 @@ NEXT_STEPS: Final[tuple[tuple[type[BrokerError], str], ...]] = (
 )
 
 # There is room for them again after a time that the broker has measured.
-COMES_AGAIN: Final = (QuotaExceeded, BrokerRateLimited, QueueFull, Displaced)
+COMES_AGAIN: Final = (
+    QuotaExceeded,
+    BrokerRateLimited,
+    QueueFull,
+    Displaced,
+    Degraded,
+    SmallModelsOnly,
+)
 
 
 def sentence_of(error: BrokerError, address: str) -> str:

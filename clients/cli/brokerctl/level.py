@@ -19,7 +19,7 @@ EFFECTS: Final = {
     "normal": "everything is offered",
     "1": "answers are cut shorter",
     "2": "answers are cut shorter, small models only, non-critical work is refused",
-    "critical": "only priorities 1 to 3 go on as before; all else waits, or is refused",
+    "critical": "priorities 1 to 3 go first; 4 to 7 wait, worse and batch work is refused",
 }
 
 

@@ -42,7 +42,7 @@ def level_findings(status: Status) -> list[Finding]:
     findings = []
     if is_held(level):
         words = f"level {level.level} is {held_text(level)}"
-        findings.append(odd(words, "`brokerctl level` shows what the load would ask for"))
+        findings.append(odd(words, "`brokerctl level auto` leaves it to the load again"))
     elif status.level == "normal":
         findings.append(good("the level is normal: everything is offered"))
     else:

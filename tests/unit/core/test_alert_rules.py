@@ -78,7 +78,13 @@ def test_it_fires_once_it_has_held_and_tells_the_figures(name: str) -> None:
         assert each in alert.summary
 
 
-@pytest.mark.parametrize("name", SICK)
+def test_a_level_that_is_no_longer_critical_is_no_alert() -> None:
+    book = AlertBook()
+    assert names(book, SICK["LevelCritical"], 0) == ["LevelCritical"]
+    assert names(book, WELL, 1) == []
+
+
+@pytest.mark.parametrize("name", [rule.name for rule in RULES if rule.clear_ns])
 def test_it_is_over_when_it_has_been_well_for_a_while(name: str) -> None:
     book = AlertBook()
     names(book, SICK[name], 0)
