@@ -7,7 +7,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import grpc
@@ -190,6 +190,16 @@ async def test_without_a_broker_the_new_commands_say_how_to_start_one() -> None:
         assert "no broker answers at 127.0.0.1:1; start one with `brokerd`" in result.output
 
 
+@pytest.fixture
+def _heeds_interrupts() -> Iterator[None]:
+    """Who runs the tests in the background of a shell ignores interrupts, and so would each program
+    that they start: only what is handled is reset for it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_heeds_interrupts")
 @pytest.mark.parametrize("command", [("events",), ("status", "--watch", "--interval", "3600")])
 async def test_ctrl_c_ends_quietly_with_130(
     broker: ScriptedBroker, command: tuple[str, ...]
@@ -205,8 +215,6 @@ async def test_ctrl_c_ends_quietly_with_130(
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env={"PYTHONPATH": ":".join(filter(None, sys.path)), "PYTHONUNBUFFERED": "1"},
-        # Whoever runs the tests in the background of a shell has it ignored, and so would this.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
     assert await process.stdout.readline()
