@@ -8,6 +8,7 @@ import pytest
 import structlog.testing
 
 from broker.core.errors import BackendFailed, BackendUnreachable
+from broker.core.ports import Resident
 from broker.core.stimuli import BackendSeen, ModelsListed, ResidentsSeen, Stimulus
 from broker.models.catalog import Catalog
 from broker.models.discovery import Discovery, DiscoveryPolicy
@@ -88,6 +89,27 @@ async def test_a_backend_that_does_not_answer_is_down_with_a_reason(problem: Bac
     stage.backend.problem = problem
     assert not await stage.discovery.ask()
     assert stage.heard == [BackendSeen("b", up=False, problem=problem.message)]
+
+
+async def test_a_list_of_residents_that_times_out_makes_the_backend_one_that_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Though it says its version: what it holds is what placement and the load are judged by."""
+    stage = Stage()
+    assert await stage.discovery.ask()
+    stage.heard.clear()
+
+    async def silent() -> tuple[Resident, ...]:
+        raise BackendFailed("/api/ps gave no answer within 25 s")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stage.backend, "residents", silent)
+        assert not await stage.discovery.ask()
+    assert stage.heard == [
+        BackendSeen("b", up=False, problem="/api/ps gave no answer within 25 s"),
+    ]
+    assert await stage.discovery.ask()
+    assert stage.heard[-1] == BackendSeen("b", up=True)
 
 
 async def test_an_answer_the_broker_fails_on_does_not_end_the_loop() -> None:
