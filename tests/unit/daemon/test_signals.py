@@ -26,13 +26,16 @@ async def test_a_hangup_reloads_as_often_as_it_comes() -> None:
         lambda: heard.put_nowait("reload"),
     )
     loop = asyncio.get_running_loop()
-    before = signal.getsignal(signal.SIGHUP)
+    # What started the tests may ignore hangups (nohup does), and a child inherits that.
+    inherited = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     signals.install(loop)
     try:
         for _ in range(2):
             signal.raise_signal(signal.SIGHUP)
             assert await heard.get() == "reload"
         assert heard.empty()
+        signals.remove(loop)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
     finally:
         signals.remove(loop)
-    assert signal.getsignal(signal.SIGHUP) == before
+        signal.signal(signal.SIGHUP, inherited)
