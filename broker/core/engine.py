@@ -57,6 +57,7 @@ from broker.core.stimuli import (
     TimerFired,
     UnloadEnded,
 )
+from broker.core.switching import Switching
 from broker.core.tally import Tally
 from broker.core.targets import may_run
 from broker.core.timers import Timers
@@ -93,6 +94,9 @@ class Engine:
             self._note,
             self._load_failed,
             self._choices_changed,
+        )
+        self._switching = Switching(
+            self.backends, policy.placement, self.backlog, self.estimates, self._emit, self._note
         )
         backends = self.backends
         self.degradation = Degradation(
@@ -208,7 +212,7 @@ class Engine:
         if type(stimulus) is FirstToken:
             return self._effects  # nothing became free, nobody came: the most frequent turn
         self._dispatch(now_ns)
-        if self.residencies.settle(now_ns):
+        if self._switching.settle(now_ns):
             self._dispatch(now_ns)
         self._announcer.plan(now_ns)
         if self.draining and not self._told_drained and not self.records and not self.attempts:
@@ -250,7 +254,7 @@ class Engine:
         idle = {
             name: backend
             for name, backend in self.backends.items()
-            if not self.residencies.is_wanted_first(backend, now_ns)
+            if not self._switching.is_wanted_first(backend, now_ns)
         }
         for runner in {runner: None for runner, _ in ready}:
             while (choice := next_dispatch(runner, idle, ready, is_for_all=True)) is not None:
@@ -314,7 +318,7 @@ class Engine:
         self._arrivals.configure(policy.queue)
         self._attempts.policy = policy.queue
         self._announcer.interval_ns = policy.queue.announce_interval_ns
-        self.residencies.policy = policy.placement
+        self.residencies.policy = self._switching.policy = policy.placement
         self.degradation.configure(policy.degradation, now_ns)
         self._level_changed(now_ns)
 

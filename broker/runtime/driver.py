@@ -47,7 +47,6 @@ from broker.core.observer import Observer
 from broker.core.policy import EnginePolicy
 from broker.core.ports import Backend
 from broker.core.requests import AttemptId, Outcome, RequestKey, RequestSpec
-from broker.core.snapshot import Snapshot, take_snapshot
 from broker.core.stimuli import (
     Arrived,
     AttemptEnded,
@@ -68,10 +67,10 @@ from broker.core.stimuli import (
     TimerFired,
     UnloadEnded,
 )
-from broker.core.story import explain, requests_called
-from broker.core.views import AgentView, Explanation, LevelView, QuotaView
+from broker.core.views import LevelView
 from broker.runtime.attempts import Call, Errand
 from broker.runtime.clock import Clock
+from broker.runtime.inquiries import Inquiries
 from broker.runtime.reports import Reports
 from broker.runtime.streams import ResponseStream, Subscription
 from broker.runtime.supervisor import Supervisor
@@ -110,7 +109,7 @@ class _Newcomer:
     error: BrokerError | None = None
 
 
-class Driver:
+class Driver(Inquiries):
     """Feeds the engine and does what it says."""
 
     def __init__(
@@ -122,12 +121,11 @@ class Driver:
         limits: DriverLimits,
         observer: Observer,
     ) -> None:
-        self._engine = engine
+        super().__init__(engine, clock)
         self._default_answer = limits.default_answer
         self._observer = observer
         self._reports = Reports(engine, clock, observer)
         self._backends = backends
-        self._clock = clock
         self._supervisor = supervisor
         self._limits = limits
         self._errands: dict[RequestKey, Errand] = {}
@@ -225,31 +223,6 @@ class Driver:
         self.feed(CancelAsked(key, cause))
         return state
 
-    def explain(self, agent_id: str, request_id: str) -> Explanation:
-        """The story of a request that is under way or lately ended. RequestUnknown else."""
-        return explain(self._engine, (agent_id, request_id), self._clock.monotonic_ns())
-
-    def requests_called(self, request_id: str) -> list[RequestKey]:
-        """Requests with this id that can be explained, of whatever agent."""
-        return requests_called(self._engine, request_id)
-
-    def requests_under_way(self, request_id: str) -> list[RequestKey]:
-        """Requests with this id that have not ended, of whatever agent."""
-        return [key for key in self._engine.records if key[1] == request_id]
-
-    def quota(self, agent_id: str) -> QuotaView:
-        """What an agent may use, also one never seen. AgentUnknown where it may nothing."""
-        queued_max = self._engine.policy.queue.queued_per_agent_max
-        return self._engine.agents.quota(agent_id, queued_max, self._clock.monotonic_ns())
-
-    def agents(self) -> list[AgentView]:
-        """The agents that are remembered, in the order of their ids."""
-        return self._engine.agents.views(self._clock.monotonic_ns())
-
-    def agent_types(self) -> tuple[str, ...]:
-        """The names of the types that the configuration knows."""
-        return self._engine.agents.types()
-
     def adjust(self, change: BoostAsked | BlockAsked | PauseAsked | ResumeAsked) -> int:
         """Changes what some agents may, and returns how many are known that it concerns.
         AgentNotFound, with the nearest ids, where the scope names one that is not remembered."""
@@ -271,10 +244,6 @@ class Driver:
         self.feed(LevelAsked(level=level, until_ns=until_ns))
         return self.level()
 
-    def level(self) -> LevelView:
-        """The level, and what decides it."""
-        return self._engine.degradation.view(self._clock.monotonic_ns())
-
     def drain(self, timeout_ns: int) -> None:
         """Takes no new requests; what is under way has `timeout_ns`."""
         self.feed(DrainAsked(self._clock.monotonic_ns() + timeout_ns))
@@ -287,17 +256,10 @@ class Driver:
         """Returns when a turn of the engine has failed: the daemon must stop and say so."""
         await self._broken.wait()
 
-    def snapshot(self, requests_max: int = 0) -> Snapshot:
-        return take_snapshot(self._engine, self._clock.monotonic_ns(), requests_max=requests_max)
-
     def pieces_count(self, key: RequestKey) -> int:
         """Pieces of the answer so far; 0 for a request that is not under way."""
         errand = self._errands.get(key)
         return errand.stream.pieces_count if errand is not None else 0
-
-    def now_ns(self) -> int:
-        """The engine's clock: deadlines are on it."""
-        return self._clock.monotonic_ns()
 
     # The turn
 

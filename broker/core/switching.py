@@ -1,0 +1,219 @@
+"""The switch protocol: from the model that a backend holds to the one that is wanted.
+
+How to switch: gate the victim, let it drain, unload it explicitly, hear it proven gone, one load
+owned by the broker, open. `placement.py` says when and what; this file does it, one step a turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from broker.core.backlog import Backlog
+from broker.core.effects import AbortLoad, Effect, Load, Unload
+from broker.core.estimates import Estimates
+from broker.core.placement import (
+    BackendState,
+    Demand,
+    PlacementPolicy,
+    choose_victim,
+    has_room,
+    is_needlessly_large,
+    is_wanted_first,
+    rank_targets,
+    serves,
+    slots_for,
+)
+from broker.core.queueing import Line, LineKey
+from broker.core.residency import Residency, ResidencyState, ResidencyTrigger
+
+_State, _Trigger = ResidencyState, ResidencyTrigger
+
+
+class Switching:
+    """All backends. `emit` takes effects; `note` hears of runners for which what waits may stand
+    elsewhere now."""
+
+    def __init__(
+        self,
+        backends: Mapping[str, BackendState],
+        policy: PlacementPolicy,
+        backlog: Backlog,
+        estimates: Estimates,
+        emit: Callable[[Effect], None],
+        note: Callable[[str], None],
+    ) -> None:
+        self.backends = backends
+        self.policy = policy
+        self._backlog = backlog
+        self._lines = backlog.ready
+        self._estimates = estimates
+        self._emit = emit
+        self._note = note
+
+    def settle(self, now_ns: int) -> bool:
+        """Takes each backend one step towards what its queue wants. True where a gate was opened:
+        what waits for it may start now.
+
+        Room that is there is used first, on any backend, before anything is told to leave.
+        """
+        if self._is_settled():
+            return False  # the usual turn
+        ready = list[BackendState]()
+        for backend in self.backends.values():
+            if backend.is_switching:
+                self._abort_unwanted(backend, now_ns)
+            elif backend.up:
+                ready.append(backend)
+        wanting: set[str] = set()
+        for backend in ready:
+            targets = self._targets(backend, now_ns, with_promises=False)
+            if targets:
+                wanting.add(backend.name)
+                self._use_room(backend, targets, now_ns)
+        has_opened = False
+        for backend in ready:
+            targets = []  # promises and new loads only ever take targets away
+            if backend.name in wanting:
+                targets = self._targets(backend, now_ns, with_promises=True)
+            has_opened |= self._gate_or_open(backend, targets, now_ns)
+        return has_opened
+
+    def _is_settled(self) -> bool:
+        """Does nothing wait for a next step, and is all that waits for a slot served already?"""
+        for backend in self.backends.values():
+            if not backend.is_at_rest:
+                return False
+            if backend.up:
+                for key in self._lines:
+                    if key[0] in backend.by_runner and not serves(backend, key):
+                        return False
+        return True
+
+    def _targets(self, backend: BackendState, now_ns: int, *, with_promises: bool) -> list[Demand]:
+        targets = list[Demand]()
+        if self._lines:
+            lines, others = self._lines_for(backend, now_ns), self._others(backend)
+            is_first = lines is not self._lines
+            targets = rank_targets(
+                backend, others, lines, now_ns, with_promises=with_promises, of_first=is_first
+            )
+        if all(each.runner != backend.promised for each in targets):
+            backend.promised = ""  # nobody waits for it any more, or another backend took it on
+        if not targets:
+            backend.gated = ""
+        return targets
+
+    def _others(self, backend: BackendState) -> list[BackendState]:
+        return [each for each in self.backends.values() if each is not backend]
+
+    def _lines_for(self, backend: BackendState, now_ns: int) -> Mapping[LineKey, Line]:
+        """Whose wants count here: what the level lets go after the others wants no model loaded,
+        and keeps none, where anything that goes first is served or wants to be."""
+        first = self._backlog.first
+        is_for_first = self._backlog.is_holding and (
+            any(slots_for(backend, key) for key in first) or self.is_wanted_first(backend, now_ns)
+        )
+        return first if is_for_first else self._lines
+
+    def is_wanted_first(self, backend: BackendState, now_ns: int) -> bool:
+        """Does anything that goes first want a model loaded here?"""
+        return is_wanted_first(backend, self._others(backend), self._backlog.first, now_ns)
+
+    def _use_room(self, backend: BackendState, targets: list[Demand], now_ns: int) -> None:
+        """Loads the first that there is room for. While something is to leave, only what it leaves
+        for: anything else might take the place."""
+        for target in targets[:1] if backend.draining() else targets:
+            if has_room(backend, target.runner):
+                self._load(backend, target.runner, target.num_ctx, now_ns)
+                return
+
+    def _gate_or_open(self, backend: BackendState, targets: list[Demand], now_ns: int) -> bool:
+        draining = backend.draining()
+        if draining and (not targets or self._is_served_by(draining, targets[0])):
+            for residency in draining:
+                residency.move(_Trigger.UNGATE, now_ns)
+            backend.gated = backend.promised = ""
+            return True
+        if backend.is_switching:
+            return False
+        if draining:
+            backend.promised = targets[0].runner
+            self._unload_drained(backend, draining, now_ns)
+        elif targets:
+            self._gate_for_first(backend, targets, now_ns)
+        else:
+            self._let_down(backend, now_ns)
+        return False
+
+    def _is_served_by(self, draining: list[Residency], target: Demand) -> bool:
+        """Is what waits longest now the very runner that was to leave?"""
+        return any(r.runner == target.runner and r.fits(target.num_ctx) for r in draining)
+
+    def _gate_for_first(self, backend: BackendState, targets: list[Demand], now_ns: int) -> None:
+        """Gates what has to leave for the first target that room can be made for now."""
+        lines = self._lines_for(backend, now_ns)
+        for target in targets:
+            victim = choose_victim(backend, target, lines)
+            if victim is not None:
+                victim.move(_Trigger.GATE, now_ns)
+                backend.gated = victim.runner if victim.runner != target.runner else ""
+                backend.promised = target.runner
+                self._unload_drained(backend, [victim], now_ns)
+                return
+
+    def _unload_drained(
+        self, backend: BackendState, draining: list[Residency], now_ns: int
+    ) -> None:
+        for residency in draining:
+            if residency.running == 0:
+                residency.move(_Trigger.DRAINED, now_ns)
+                self._emit(Unload(backend.name, residency.runner, residency.model))
+                return
+
+    def _load(self, backend: BackendState, runner: str, num_ctx: int, now_ns: int) -> None:
+        spec = backend.by_runner[runner]
+        sent = num_ctx or spec.num_ctx
+        residency = Residency(
+            runner=runner,
+            model=spec.name,
+            state=_State.ABSENT,
+            managed=True,
+            slots=spec.slots,
+            num_ctx_sent=sent,
+            num_ctx=sent or 0,
+            is_large=num_ctx > 0,
+            load_started_ns=now_ns,
+            large_used_ns=now_ns,
+        )
+        residency.move(_Trigger.LOAD, now_ns)
+        backend.residents[runner] = residency
+        backend.gated = backend.promised = ""
+        self._note(runner)
+        backend.loads += 1
+        self._emit(Load(backend.name, runner, spec.name, sent))
+
+    def _abort_unwanted(self, backend: BackendState, now_ns: int) -> None:
+        """Ends a load that nobody waits for any more and that keeps another from its turn: a hung
+        one would do so until its time is up. One that has not yet lasted as long as such loads do
+        is left alone, as it should be over in a moment. Looked at in each turn; whenever anyone
+        waits there is one at least at every regular look at the residents."""
+        for residency in backend.residents.values():
+            if residency.state is not _State.LOADING or residency.is_aborting:
+                continue
+            usual_ns = self._estimates.load_ns(residency.runner) or 0.0
+            lines = self._lines_for(backend, now_ns)
+            is_wanted = any(runner == residency.runner for runner, _ in lines)
+            if is_wanted or now_ns - residency.load_started_ns < usual_ns:
+                continue
+            if self._targets(backend, now_ns, with_promises=True):
+                residency.is_aborting = True
+                self._emit(AbortLoad(backend.name, residency.runner))
+
+    def _let_down(self, backend: BackendState, now_ns: int) -> None:
+        """Unloads an idle model whose context was raised and is no longer needed: the next load
+        is of the usual size."""
+        for residency in backend.residents.values():
+            if is_needlessly_large(residency, self._lines, now_ns, self.policy.num_ctx_hold_ns):
+                residency.move(_Trigger.GATE, now_ns)
+                self._unload_drained(backend, [residency], now_ns)
+                return

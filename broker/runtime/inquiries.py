@@ -1,0 +1,54 @@
+"""What may be asked of the engine: answered from what is, and changing nothing."""
+
+from __future__ import annotations
+
+from broker.core.engine import Engine
+from broker.core.requests import RequestKey
+from broker.core.snapshot import Snapshot, take_snapshot
+from broker.core.story import explain, requests_called
+from broker.core.views import AgentView, Explanation, LevelView, QuotaView
+from broker.runtime.clock import Clock
+
+
+class Inquiries:
+    """See the module. The driver is one of these, and alone moves the engine."""
+
+    def __init__(self, engine: Engine, clock: Clock) -> None:
+        self._engine = engine
+        self._clock = clock
+
+    def explain(self, agent_id: str, request_id: str) -> Explanation:
+        """The story of a request that is under way or lately ended. RequestUnknown else."""
+        return explain(self._engine, (agent_id, request_id), self._clock.monotonic_ns())
+
+    def requests_called(self, request_id: str) -> list[RequestKey]:
+        """Requests with this id that can be explained, of whatever agent."""
+        return requests_called(self._engine, request_id)
+
+    def requests_under_way(self, request_id: str) -> list[RequestKey]:
+        """Requests with this id that have not ended, of whatever agent."""
+        return [key for key in self._engine.records if key[1] == request_id]
+
+    def quota(self, agent_id: str) -> QuotaView:
+        """What an agent may use, also one never seen. AgentUnknown where it may nothing."""
+        queued_max = self._engine.policy.queue.queued_per_agent_max
+        return self._engine.agents.quota(agent_id, queued_max, self._clock.monotonic_ns())
+
+    def agents(self) -> list[AgentView]:
+        """The agents that are remembered, in the order of their ids."""
+        return self._engine.agents.views(self._clock.monotonic_ns())
+
+    def agent_types(self) -> tuple[str, ...]:
+        """The names of the types that the configuration knows."""
+        return self._engine.agents.types()
+
+    def level(self) -> LevelView:
+        """The level, and what decides it."""
+        return self._engine.degradation.view(self._clock.monotonic_ns())
+
+    def snapshot(self, requests_max: int = 0) -> Snapshot:
+        return take_snapshot(self._engine, self._clock.monotonic_ns(), requests_max=requests_max)
+
+    def now_ns(self) -> int:
+        """The engine's clock: deadlines are on it."""
+        return self._clock.monotonic_ns()
