@@ -69,6 +69,10 @@ class OllamaBackend:
     def url(self) -> str:
         return self._url
 
+    @property
+    def keeps_models(self) -> bool:
+        return False
+
     async def version(self) -> str:
         """What /api/version says; development builds all say 0.0.0."""
         body = await self._transport.ask(VERSION, None, timeout_s=VERSION_TIMEOUT_S)

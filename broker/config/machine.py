@@ -56,6 +56,11 @@ class DegradationConfig(Section):
     # What requests that allow it are answered at the critical level instead of waiting; "": they
     # wait.
     default_answer: str = Field(default="", max_length=65_536)
+    # The same by the prompt_type of the request, which the general one stands in for.
+    default_answers: dict[
+        Annotated[str, Field(pattern=r"^[A-Za-z0-9._:/@-]{1,64}$")],
+        Annotated[str, Field(max_length=65_536)],
+    ] = Field(default_factory=dict, max_length=1_000)
 
 
 class MonitorsConfig(Section):
@@ -110,3 +115,5 @@ class AlertsConfig(Section):
     window_s: int = Field(default=300, ge=10, le=3_600)
     # The seeds' QueueSaturation.
     queue_percent: Percent = 80
+    # The seeds' ExcessiveRetries: retries per second over the window.
+    retries_per_s: float = Field(default=10.0, ge=0.001, le=1_000_000)

@@ -29,6 +29,10 @@ LIVE: Final[Mapping[str, frozenset[str] | None]] = {
     "degradation": None,
     "alerts": None,
     "placement": frozenset({"failed_load_hold_s", "num_ctx_hold_s", "slot_grace_ms"}),
+    "timeouts": None,
+    "retries": None,
+    "breaker": None,
+    "healing": frozenset({"gap_extra_s", "gap_factor", "restart_backoff_s", "restarts_max"}),
 }
 
 

@@ -21,6 +21,14 @@ from broker.config.machine import (
     ObservabilityConfig,
     PubSubConfig,
 )
+from broker.config.resilience import (
+    BreakerConfig,
+    FloodsConfig,
+    HealingConfig,
+    ModelTimeoutsConfig,
+    RetriesConfig,
+    TimeoutsConfig,
+)
 from broker.config.section import (
     DAY_S,
     MESSAGE_BYTES_MAX,
@@ -59,6 +67,9 @@ class ServerConfig(Section):
     # How long a request whose client went away waits for it to come back with the same request_id.
     # 0: the backend's work is aborted at once, which is what an agent that cancels wants.
     reconnect_grace_ms: int = Field(default=0, ge=0, le=60_000)
+    # Where the broker keeps what it must know after a restart: which models it had loaded. "": in
+    # the platform's state folder.
+    state_dir: str = Field(default="", max_length=4_096)
     # A client that vanished without a word is noticed after their sum; gRPC clients refuse pings
     # more often than every 10 s unless both sides are told otherwise.
     keepalive_time_ms: int = Field(default=30_000, ge=10_000, le=3_600_000)
@@ -115,8 +126,10 @@ class QueueConfig(Section):
     room_wait_ms: int = Field(default=5_000, ge=1, le=600_000)
     room_priority_worst: Priority = 3
     # From this part of a limit on, agents are told to send less; what is left is what arrives
-    # before they can heed it.
+    # before they can heed it. Those whose request has a priority worse than 7 are told from the
+    # second on already.
     slow_down_percent: int = Field(default=80, ge=1, le=100)
+    slow_down_early_percent: int = Field(default=70, ge=1, le=100)
     # What fairness charges for a token. One that is generated takes a step of the model of its own,
     # those of a prompt share one; 1 and 2 are those of the paper (arXiv 2401.00588).
     prompt_token_cost: int = Field(default=1, ge=0, le=1_000)
@@ -189,9 +202,22 @@ class BackendConfig(Section):
     """[[backends]]: one server that runs models."""
 
     name: Name = "ollama"
-    kind: Literal["ollama"] = "ollama"
+    # openai: a server of that dialect (vLLM, llama-server, LM Studio); its models are always there.
+    kind: Literal["ollama", "openai"] = "ollama"
     # As OLLAMA_HOST may be written, and that is the default where it is set.
     url: BackendUrl = "127.0.0.1:11434"
+    # Names the environment variable that holds the key for its API; "": it wants none.
+    api_key_env: str = Field(default="", pattern=r"^([A-Za-z_][A-Za-z0-9_]{0,127})?$")
+    # Its part of the work that several backends could do.
+    weight: float = Field(default=1.0, ge=0.01, le=100)
+    # What models may be confined to, see [models].
+    tags: Annotated[tuple[Name, ...], Array, Field(max_length=32)] = ()
+    # Run, without a shell, when the server is wedged; empty: the operator is told, no more.
+    restart_command: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=4_096)], ...],
+        Array,
+        Field(max_length=64),
+    ] = ()
     # How many requests one model runs at once. Ollama does not tell; 1 is its own default
     # (OLLAMA_NUM_PARALLEL is read where it is set for the broker too).
     slots: int = Field(default=1, ge=1, le=SLOTS_MAX)
@@ -220,6 +246,9 @@ class ModelConfig(Section):
     # A request may ask for a context up to this, which restarts the runner once.
     num_ctx_max: int | None = Field(default=None, ge=1, le=NUM_CTX_MAX)
     slots: int | None = Field(default=None, ge=1, le=SLOTS_MAX)
+    # Only backends with one of these tags run it; empty: all that have it.
+    backend_tags: Annotated[tuple[Name, ...], Array, Field(max_length=32)] = ()
+    timeouts: ModelTimeoutsConfig = Field(default_factory=ModelTimeoutsConfig)
 
 
 class PlacementConfig(Section):
@@ -230,8 +259,9 @@ class PlacementConfig(Section):
     # Twice Ollama's own stall limit, as a load may follow another.
     load_timeout_s: int = Field(default=600, ge=1, le=DAY_S)
     unload_timeout_s: int = Field(default=60, ge=1, le=3_600)
-    # A load that failed for lack of memory fails again at once.
-    failed_load_hold_s: int = Field(default=60, ge=1, le=DAY_S)
+    # A load that failed is not tried again before this, doubled each time up to 16 times: each try
+    # may cost a good model its place.
+    failed_load_hold_s: int = Field(default=15, ge=1, le=DAY_S)
     # A context made larger on request is let down again after this.
     num_ctx_hold_s: int = Field(default=600, ge=1, le=DAY_S)
     # Cancelled work may still run for one more token; its slot is returned after this.
@@ -257,6 +287,11 @@ class Config(Section):
         default_factory=dict, max_length=10_000
     )
     placement: PlacementConfig = Field(default_factory=PlacementConfig)
+    timeouts: TimeoutsConfig = Field(default_factory=TimeoutsConfig)
+    retries: RetriesConfig = Field(default_factory=RetriesConfig)
+    breaker: BreakerConfig = Field(default_factory=BreakerConfig)
+    healing: HealingConfig = Field(default_factory=HealingConfig)
+    floods: FloodsConfig = Field(default_factory=FloodsConfig)
     degradation: DegradationConfig = Field(default_factory=DegradationConfig)
     monitors: MonitorsConfig = Field(default_factory=MonitorsConfig)
     pubsub: PubSubConfig = Field(default_factory=PubSubConfig)

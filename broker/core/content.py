@@ -61,7 +61,8 @@ class GenerateContent:
 
     `options` are sampling options under Ollama's names, only those that were given; `num_predict`
     among them is at least 1. `format_json` is "json" or the text of a JSON Schema. `think` is None
-    (not said), a bool or a level.
+    (not said), a bool or a level. `continues`: the last message is the assistant's own, begun and
+    not ended; the answer is to go on from it and not repeat it.
     """
 
     input: Prompt | tuple[Message, ...]
@@ -69,6 +70,7 @@ class GenerateContent:
     tools: tuple[Tool, ...] = ()
     format_json: str | None = None
     think: bool | str | None = None
+    continues: bool = False
 
 
 @value(kw_only=True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import field
 from typing import TYPE_CHECKING
 
+from broker.core.breaker import BreakerState
 from broker.core.errors import BrokerError
+from broker.core.healing import HealingStep
 from broker.core.level import Level
 from broker.core.requests import AttemptId, Outcome, RequestKey
 from broker.core.state_machine import Symbol
@@ -28,6 +30,11 @@ class WaitReason(Symbol):
     PAUSED = "PAUSED"
     QUEUE_FULL = "QUEUE_FULL"
     LEVEL = "LEVEL"
+    BACKOFF = "BACKOFF"
+    BREAKER = "BREAKER"
+    SICK = "SICK"
+    HEALING = "HEALING"
+    BACKEND_DRAINS = "BACKEND_DRAINS"
 
 
 @value
@@ -65,10 +72,12 @@ class TellSlowDown:
 
 @value
 class TellRequeued:
-    """Tell the client that its request waits again, at its old place; no piece was sent."""
+    """Tell the client that its request waits again, at its old place. `voids_pieces`: what came so
+    far is void, as the answer begins anew."""
 
     key: RequestKey
     reason: str
+    voids_pieces: bool = False
 
 
 @value
@@ -93,6 +102,8 @@ class StartAttempt:
     load_wait_ns: int
     level: Level = Level.NORMAL
     output_tokens_max: int | None = None  # None: as many as the request asks for
+    number: int = 1  # of the attempts of its request
+    continues: bool = False  # from the prompt plus the text so far
 
 
 @value
@@ -161,6 +172,52 @@ class Renew:
     num_ctx: int | None
 
 
+@value
+class Own:
+    """These runners on a backend are the broker's own from now on, all of them: to be remembered
+    for the broker after this one."""
+
+    backend: str
+    runners: tuple[str, ...]
+
+
+@value
+class RestartBackend:
+    """Run the operator's command to restart this backend. Ends in RestartEnded."""
+
+    backend: str
+
+
+@value
+class BackendGone:
+    """Nothing of this backend, which was taken out of the configuration, is under way any more."""
+
+    backend: str
+
+
+@value(kw_only=True)
+class TellBreaker:
+    """The circuit breaker of a model on a backend is in another state. `until_ns`: when an open one
+    lets a probe through."""
+
+    backend: str
+    model: str
+    before: BreakerState
+    after: BreakerState
+    why: str
+    until_ns: int | None
+
+
+@value(kw_only=True)
+class TellHealing:
+    """A backend, or a model on one (else ""), is being cured, or cannot be. `evidence` in words."""
+
+    backend: str
+    model: str
+    step: HealingStep
+    evidence: str
+
+
 @value(kw_only=True)
 class TellLevel:
     """The level has changed; or, where `before` is the same, who has set it or until when. `why` in
@@ -210,6 +267,11 @@ Effect = (
     | AbortLoad
     | Unload
     | Renew
+    | Own
+    | RestartBackend
+    | BackendGone
+    | TellBreaker
+    | TellHealing
     | TellLevel
     | TellPriority
     | SetTimer

@@ -95,13 +95,10 @@ class Engine:
             self._load_failed,
             self._choices_changed,
         )
-        self._switching = Switching(
-            self.backends, policy.placement, self.backlog, self.estimates, self._emit, self._note
-        )
-        backends = self.backends
+        self._switching = self._new_switching()
         self.degradation = Degradation(
             policy.degradation,
-            backends,
+            self.backends,
             self.backlog,
             self.estimates,
             self.timers,
@@ -110,9 +107,9 @@ class Engine:
             queued_max=lambda: self.policy.queue.queued_max,
         )
         self.ledger = Ledger(
-            self.backlog, self.room, quotas, self.tally, self.timers, backends, self._emit
+            self.backlog, self.room, quotas, self.tally, self.timers, self.backends, self._emit
         )
-        self._reassignment = Reassignment(self.ledger, self.backlog, backends)
+        self._reassignment = Reassignment(self.ledger, self.backlog, self.backends)
         self._attempts = Attempts(
             policy.queue,
             self.ledger,
@@ -130,6 +127,16 @@ class Engine:
         self.reloads = 0
         self._told_drained, self._drain_timer = False, 0
         self._handlers = self._table()
+
+    def _new_switching(self) -> Switching:
+        return Switching(
+            self.backends,
+            self.policy.placement,
+            self.backlog,
+            self.estimates,
+            self._emit,
+            self._note,
+        )
 
     def _new_announcer(self) -> Announcer:
         return Announcer(

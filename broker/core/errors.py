@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from broker.core.time_outs import Phase
+
 
 class InvariantBroken(Exception):
     """A rule of the core does not hold: a bug of the broker."""
@@ -162,6 +164,12 @@ class SubscribersFull(Unavailable):
     reason = "SUBSCRIBERS_FULL"
 
 
+class CircuitOpen(Unavailable):
+    """Calls of this model have failed too often lately; nothing is sent before a while."""
+
+    reason = "CIRCUIT_OPEN"
+
+
 class QuotaExceeded(BrokerError):
     """The caller's own share is used up; it says when more comes."""
 
@@ -191,6 +199,18 @@ class AgentSubscribersFull(QuotaExceeded):
     """As many subscribers of this agent listen as may."""
 
     reason = "AGENT_SUBSCRIBERS_FULL"
+
+
+class CallsFull(QuotaExceeded):
+    """As many calls of this agent, or of this connection, are open as may."""
+
+    reason = "CALLS_FULL"
+
+
+class CallRateLimited(QuotaExceeded):
+    """This connection sends calls faster than may be."""
+
+    reason = "CALL_RATE_LIMITED"
 
 
 class PublishRateLimited(QuotaExceeded):
@@ -223,6 +243,29 @@ class AgentNotFound(BrokerError):
         self.nearest = nearest
 
 
+class BackendNotFound(BrokerError):
+    """The configuration knows no backend of this name. `nearest` holds up to three that may be
+    meant."""
+
+    reason = "BACKEND_NOT_FOUND"
+
+    def __init__(self, backend: str, nearest: tuple[str, ...]) -> None:
+        hint = f"; nearest: {', '.join(nearest)}" if nearest else ""
+        super().__init__(f"there is no backend {backend!r}{hint}")
+        self.backend = backend
+        self.nearest = nearest
+
+
+class TimedOut(BrokerError):
+    """A phase of the request took longer than its time-out; `phase` says which."""
+
+    reason = "TIMED_OUT"
+
+    def __init__(self, message: str, phase: Phase) -> None:
+        super().__init__(message)
+        self.phase = phase
+
+
 class DeadlineExpired(BrokerError):
     """The deadline passed while the request waited or ran, or would surely pass before any answer:
     by what was measured, there is not the time for this one alone."""
@@ -248,9 +291,15 @@ class BackendFailed(BrokerError):
 
     reason = "BACKEND_FAILED"
 
-    def __init__(self, message: str, *, status: int | None = None) -> None:
-        super().__init__(message)
+    def __init__(
+        self, message: str, *, status: int | None = None, retry_after_ns: int | None = None
+    ) -> None:
+        super().__init__(message, retry_after_ns=retry_after_ns)
         self.status = status
+
+
+class BackendFrozen(BackendFailed):
+    """A stream gave nothing for so long that its model must be frozen: it is being cured."""
 
 
 class BackendUnreachable(BackendFailed):

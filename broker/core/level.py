@@ -72,6 +72,7 @@ class DegradationPolicy:
     output_tokens_max: int = 512
     small_model_bytes_max: int = 2_000_000_000
     small_models: tuple[str, ...] = ("tinyllama",)
+    default_kinds: frozenset[str] = frozenset()  # prompt types with a default answer of their own
     has_default_answer: bool = False
 
     def __post_init__(self) -> None:

@@ -23,16 +23,19 @@ from broker.core.stimuli import ModelSpec
 # 1.2 is what the recorded /api/ps rows show for models above 100 MB at small contexts.
 MEMORY_PER_FILE_BYTE: Final = 1.2
 
-# How often the time for which a failed load is not tried again is doubled at most: a minute is four
-# then. Longer would keep away for nothing what could be loaded again.
-HOLD_DOUBLED_MAX: Final = 2
+# How often the time for which a failed load is not tried again is doubled at most: 15 s are four
+# minutes then. Longer would keep away for nothing what could be loaded again.
+HOLD_DOUBLED_MAX: Final = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendPolicy:
     """What the operator says of one backend.
 
-    `is_local`: it runs on this host, so that this host's sensors speak of it.
+    `is_local`: it runs on this host, so that this host's sensors speak of it. `weight`: its part of
+    the work that several could do, against theirs. `tags`: what models may be confined to.
+    `keeps_models`: it can neither load nor unload; what it lists is there. `may_restart`: the
+    operator has configured a command for that.
     `resident_max` models fit together. `memory_bytes`, where known, must hold them all as well, and
     is what lets the broker load beside models that it does not manage. `exclusive`: the whole
     server is the broker's, so it may unload what others loaded.
@@ -43,10 +46,14 @@ class BackendPolicy:
     memory_bytes: int | None = None
     exclusive: bool = False
     is_local: bool = False
+    weight: float = 1.0
+    tags: frozenset[str] = frozenset()
+    keeps_models: bool = False
+    may_restart: bool = False
 
     def __post_init__(self) -> None:
-        if self.resident_max < 1:
-            raise ValueError("resident_max must be at least 1")
+        if self.resident_max < 1 or self.weight <= 0:
+            raise ValueError("resident_max must be at least 1, weight positive")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +61,7 @@ class PlacementPolicy:
     """Times of the switch protocol. keep_alive is short enough that a dead broker pins nothing."""
 
     keep_alive_ns: int = 600_000_000_000
-    failed_load_hold_ns: int = 60_000_000_000
+    failed_load_hold_ns: int = 15_000_000_000
     num_ctx_hold_ns: int = 600_000_000_000
     slot_grace_ns: int = 300_000_000
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from broker.core.agent_policy import OPEN_HOUSE, AgentsPolicy
+from broker.core.breaker import BreakerPolicy
+from broker.core.healing import HealingPolicy
 from broker.core.level import DegradationPolicy
 from broker.core.placement import BackendPolicy, PlacementPolicy
 from broker.core.queueing import QueuePolicy
+from broker.core.retry import RetryPolicy
+from broker.core.time_outs import TimeOutPolicy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +23,11 @@ class EnginePolicy:
     agents: AgentsPolicy = OPEN_HOUSE
     placement: PlacementPolicy = field(default_factory=PlacementPolicy)
     degradation: DegradationPolicy = field(default_factory=DegradationPolicy)
+    time_outs: TimeOutPolicy = field(default_factory=TimeOutPolicy)
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    breaker: BreakerPolicy = field(default_factory=BreakerPolicy)
+    healing: HealingPolicy = field(default_factory=HealingPolicy)
+    seed: int = 0  # of the chance in backoffs; drawn once by the shell
 
     def __post_init__(self) -> None:
         names = [each.name for each in self.backends]

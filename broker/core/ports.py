@@ -65,6 +65,12 @@ class Backend(Protocol):
     @property
     def url(self) -> str: ...
 
+    @property
+    def keeps_models(self) -> bool:
+        """Can it neither load nor unload? Then `residents` is all that it has, `load` does nothing,
+        and `unload` raises BackendRefused."""
+        ...
+
     async def version(self) -> str:
         """The server's version: also the cheapest proof that it answers."""
         ...

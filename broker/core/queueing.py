@@ -35,9 +35,9 @@ class QueuePolicy:
     seed's 1,000); `queued_per_agent_max` of one agent; `live_max` bounds those that run as well.
     The waiting room takes up to `room_max` requests of priority `room_priority_worst` and better
     for `room_wait_ns` while the queue is full. From `slow_down_share` of a limit on, agents are
-    told to send less. `prompt_token_cost` and `output_token_cost` are what fairness charges.
-    `deadline_margin`: refused as infeasible is what would be late even if all went so many times
-    faster than measured.
+    told to send less, and from `slow_down_early_share` on with requests that are not critical.
+    `prompt_token_cost` and `output_token_cost` are what fairness charges. `deadline_margin`:
+    refused as infeasible is what would be late even if all went so many times faster than measured.
     """
 
     handicap_ns_per_priority: int = 5_000_000_000
@@ -45,11 +45,13 @@ class QueuePolicy:
     queued_max: int = 1_000
     queued_per_agent_max: int = 1_000
     queued_bytes_max: int = 512 * 1024 * 1024
+    queued_bytes_per_agent_max: int = 512 * 1024 * 1024
     live_max: int = 20_000
     room_max: int = 100
     room_wait_ns: int = 5_000_000_000
     room_priority_worst: int = 3
     slow_down_share: float = 0.8
+    slow_down_early_share: float = 0.7
     prompt_token_cost: int = 1
     output_token_cost: int = 2
     deadline_margin: float = 2.0
@@ -62,8 +64,10 @@ class QueuePolicy:
             raise ValueError("limits of the queue and of the waiting room must be positive")
         if self.handicap_ns_per_priority < 0 or self.announce_interval_ns <= 0:
             raise ValueError("handicap must not be negative, announce interval must be positive")
-        if not 0 < self.slow_down_share <= 1 or self.deadline_margin < 1:
-            raise ValueError("slow_down_share must be in (0, 1], deadline_margin at least 1")
+        if not (0 < self.slow_down_early_share <= 1 and 0 < self.slow_down_share <= 1):
+            raise ValueError("slow_down shares must be in (0, 1]")
+        if self.deadline_margin < 1:
+            raise ValueError("deadline_margin must be at least 1")
         if min(self.prompt_token_cost, self.output_token_cost) < 0:
             raise ValueError("costs of tokens must not be negative")
 

@@ -6,6 +6,7 @@ from enum import Enum
 from typing import Final, NewType
 
 from broker.core.state_machine import Symbol
+from broker.core.time_outs import NO_TIME_OUTS, TimeOuts
 from broker.core.value import value
 
 PRIORITY_HIGHEST: Final = 1
@@ -36,6 +37,14 @@ class Substitution(Enum):
     ANY = "any"  # the fallbacks; where the level allows small models only, any small one
     FALLBACKS = "fallbacks"
     NEVER = "never"
+
+
+class OnInterruption(Enum):
+    """What may be done when an attempt is lost after a piece of it has reached the client."""
+
+    FAIL = "fail"
+    RESTART = "restart"  # anew; the client is told which pieces are void
+    CONTINUE = "continue"  # from the prompt plus the text so far, where that can be; else anew
 
 
 class Outcome(Symbol):
@@ -77,6 +86,10 @@ class RequestSpec:
     output_tokens_max: int = 0
     substitution: Substitution = Substitution.ANY
     accepts_default: bool = False  # will the operator's default answer do, if it must wait long?
+    prompt_type: str = ""  # which of the default answers; "" is the general one
+    on_interruption: OnInterruption = OnInterruption.FAIL
+    time_outs: TimeOuts = NO_TIME_OUTS  # the caller's own
+    session_id: str = ""  # of one agent: its requests had better meet one prompt cache
 
     @property
     def prompt_bytes(self) -> int:

@@ -71,6 +71,22 @@ class AttemptEnded:
     error: BrokerError | None = None
     prompt_tokens: int = 0
     output_tokens: int = 0
+    pieces: int = 0  # that came of this attempt
+    gap_ns: int = 0  # mean time between them; 0: fewer than two came
+    slot_wait_ns: int = 0  # what the backend spent on nothing that it names: a wait for its slot
+    is_continuable: bool = True  # could another attempt go on from the text so far?
+
+
+@value
+class Quiet:
+    """No piece of this attempt has come since `since_ns`, of `pieces` so far. Told again and again
+    while it lasts; only of attempts that gave a first piece. `gap_ns`: the mean gap before, 0 where
+    fewer than two came."""
+
+    attempt: AttemptId
+    since_ns: int
+    pieces: int
+    gap_ns: int
 
 
 @value
@@ -115,6 +131,31 @@ class UnloadEnded:
     backend: str
     runner: str
     error: BrokerError | None = None
+
+
+@value
+class OwnedBefore:
+    """Runners that the broker before this one had loaded on a backend: found there, they are ours
+    and no stranger's."""
+
+    backend: str
+    runners: tuple[str, ...]
+
+
+@value
+class RestartEnded:
+    """The operator's command to restart a backend is over."""
+
+    backend: str
+    error: BrokerError | None = None
+
+
+@value
+class BackendDrainAsked:
+    """Start nothing more on this backend, or again something."""
+
+    backend: str
+    is_draining: bool
 
 
 @value
@@ -201,7 +242,8 @@ class LoadDue:
 
 @value
 class PolicyChanged:
-    """The operator's decisions are others now. The backends must be the same ones."""
+    """The operator's decisions are others now. Backends that are new may be used from now on, those
+    that are gone get nothing more."""
 
     policy: EnginePolicy
 
@@ -215,12 +257,16 @@ Stimulus = (
     Arrived
     | CancelAsked
     | FirstToken
+    | Quiet
     | AttemptEnded
     | BackendSeen
     | ModelsListed
     | ResidentsSeen
     | LoadEnded
     | UnloadEnded
+    | OwnedBefore
+    | RestartEnded
+    | BackendDrainAsked
     | DrainAsked
     | BoostAsked
     | BlockAsked

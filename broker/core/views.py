@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from broker.core.breaker import BreakerState
 from broker.core.content import EmbedContent, GenerateContent
 from broker.core.level import Level
 from broker.core.requests import Outcome, RequestKey, RequestKind
@@ -80,6 +81,52 @@ class OvertakingView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptView:
+    """One call to a backend for a request. `ended_ns` is 0 while it runs, `problem` "" where it
+    came to a good end. `backoff_ns`: how long its request waited before the next."""
+
+    number: int
+    backend: str
+    model: str
+    started_ns: int
+    first_token_ns: int
+    ended_ns: int
+    pieces: int
+    reason: str
+    problem: str
+    backoff_ns: int
+    continued: bool  # from the text of the attempts before it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptReport:
+    """A call to a backend that came to nothing. `is_retried`: its request waits for another."""
+
+    key: RequestKey
+    agent_type: str
+    model: str
+    backend: str
+    number: int
+    reason: str
+    message: str
+    pieces: int
+    is_retried: bool
+    backoff_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerView:
+    """A breaker that is not closed, or has counted failures."""
+
+    model: str
+    state: BreakerState
+    failures: int  # within the window
+    calls: int
+    until_ns: int | None
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
     """The story of one request, under way or lately ended.
 
@@ -104,6 +151,7 @@ class Explanation:
     overtaken: tuple[OvertakingView, ...]
     is_complete: bool
     problem: str  # why it did not complete, in words
+    attempts: tuple[AttemptView, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

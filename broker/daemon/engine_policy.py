@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 from broker.config.address import is_loopback
+from broker.config.resilience import (
+    BreakerConfig,
+    ModelTimeoutsConfig,
+    RetriesConfig,
+    TimeoutsConfig,
+)
 from broker.config.schema import AgentsConfig, AgentTypeConfig, BackendConfig, Config
 from broker.core.agent_policy import AgentsPolicy, AgentTypePolicy, BucketPolicy
+from broker.core.breaker import BreakerPolicy
+from broker.core.healing import HealingPolicy
 from broker.core.level import DegradationPolicy, Level, Threshold
+from broker.core.model_name import comparison_key
 from broker.core.placement import BackendPolicy, PlacementPolicy
 from broker.core.policy import EnginePolicy
 from broker.core.queueing import AgentOrder, QueuePolicy
+from broker.core.retry import RetryPolicy
+from broker.core.time_outs import Phase, TimeOutPolicy, TimeOuts
 
 _MS = 1_000_000
 _S = 1_000_000_000
 
 
-def engine_policy(config: Config) -> EnginePolicy:
-    """All that the engine decides by. `config` is free of contradictions."""
+def engine_policy(config: Config, seed: int = 0) -> EnginePolicy:
+    """All that the engine decides by. `config` is free of contradictions, `seed` drawn once."""
     return EnginePolicy(
         backends=tuple(_backend(each) for each in config.backends),
         queue=_queue(config),
@@ -27,6 +38,56 @@ def engine_policy(config: Config) -> EnginePolicy:
             slot_grace_ns=config.placement.slot_grace_ms * _MS,
         ),
         degradation=_degradation(config),
+        time_outs=_time_outs(config),
+        retry=_retry(config.retries),
+        breaker=_breaker(config.breaker),
+        healing=HealingPolicy(
+            gap_factor=config.healing.gap_factor,
+            gap_extra_ns=int(config.healing.gap_extra_s * _S),
+            restart_backoff_ns=config.healing.restart_backoff_s * _S,
+            restarts_max=config.healing.restarts_max,
+        ),
+        seed=seed,
+    )
+
+
+def _time_outs(config: Config) -> TimeOutPolicy:
+    return TimeOutPolicy(
+        of_all=_phases(config.timeouts),
+        by_model={
+            comparison_key(name): _phases(each.timeouts) for name, each in config.models.items()
+        },
+    )
+
+
+def _phases(config: TimeoutsConfig | ModelTimeoutsConfig) -> TimeOuts:
+    given = {
+        f"{phase.value}_ns": limit_s
+        for phase in Phase
+        if (limit_s := getattr(config, f"{phase.value}_s")) is not None
+    }
+    return TimeOuts(**{name: int(limit_s * _S) for name, limit_s in given.items()})
+
+
+def _retry(config: RetriesConfig) -> RetryPolicy:
+    return RetryPolicy(
+        tries_max=config.tries_max,
+        backoff_ns=int(config.backoff_s * _S),
+        backoff_base=config.backoff_base,
+        backoff_ns_max=int(max(config.backoff_s, config.backoff_s_max) * _S),
+        budget_share=config.budget_percent / 100,
+        budget_max=config.budget_max,
+    )
+
+
+def _breaker(config: BreakerConfig) -> BreakerPolicy:
+    return BreakerPolicy(
+        failures=config.failures,
+        window_ns=int(config.window_s * _S),
+        failure_share=config.failure_percent / 100,
+        slow_ns=int(config.slow_s * _S),
+        open_ns=int(config.open_s * _S),
+        open_ns_max=int(max(config.open_s, config.open_s_max) * _S),
     )
 
 
@@ -47,6 +108,7 @@ def _degradation(config: Config) -> DegradationPolicy:
         output_tokens_max=levels.max_tokens,
         small_model_bytes_max=int(levels.small_model_gb_max * 1e9),
         small_models=levels.small_models,
+        default_kinds=frozenset(levels.default_answers),
         has_default_answer=bool(levels.default_answer),
     )
 
@@ -64,6 +126,10 @@ def _backend(config: BackendConfig) -> BackendPolicy:
         memory_bytes=None if memory_gb is None else int(memory_gb * 1e9),
         exclusive=config.exclusive,
         is_local=is_loopback(config.url) if config.local is None else config.local,
+        weight=config.weight,
+        tags=frozenset(config.tags),
+        keeps_models=config.kind == "openai",
+        may_restart=bool(config.restart_command),
     )
 
 
@@ -75,11 +141,14 @@ def _queue(config: Config) -> QueuePolicy:
         queued_max=limits.queued_max,
         queued_per_agent_max=limits.queued_per_agent_max or limits.queued_max,
         queued_bytes_max=limits.queued_bytes_max,
+        queued_bytes_per_agent_max=config.floods.queued_bytes_per_agent_max
+        or limits.queued_bytes_max,
         live_max=live_max(config),
         room_max=queue.room_max,
         room_wait_ns=queue.room_wait_ms * _MS,
         room_priority_worst=queue.room_priority_worst,
         slow_down_share=queue.slow_down_percent / 100,
+        slow_down_early_share=queue.slow_down_early_percent / 100,
         prompt_token_cost=queue.prompt_token_cost,
         output_token_cost=queue.output_token_cost,
         deadline_margin=queue.deadline_margin,

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from broker.core.alert_rules import FirstTokens
 from broker.core.effects import TellLevel, TellPriority
+from broker.core.observer import Observer
 from broker.core.requests import PRIORITY_HIGHEST, PRIORITY_LOWEST, Outcome
 from broker.core.views import AlertView, RequestReport, RequestStart
 from broker.observability.bounded import OTHER, Bounded
@@ -59,7 +60,7 @@ class _Agent:
         self.tokens: Counter = catalog.agent_tokens.labels(agent_id)
 
 
-class Recorder:
+class Recorder(Observer):
     """An observer that counts. `first_tokens` is what alerts are judged by."""
 
     def __init__(self, registry: CollectorRegistry) -> None:

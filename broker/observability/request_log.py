@@ -11,6 +11,7 @@ import structlog
 
 from broker.core.content import EmbedContent, GenerateContent, Prompt
 from broker.core.effects import TellLevel, TellPriority
+from broker.core.observer import Observer
 from broker.core.requests import Outcome
 from broker.core.views import AlertView, RequestReport, RequestStart
 
@@ -21,7 +22,7 @@ PROMPT_CHARS_MAX: Final = 4_096
 _AS_ASKED: Final = frozenset({Outcome.COMPLETED, Outcome.CANCELLED, Outcome.REFUSED})
 
 
-class RequestLog:
+class RequestLog(Observer):
     """An observer that writes. Without `tells_requests` it tells of levels alone."""
 
     def __init__(self, *, tells_requests: bool = True, shows_prompts: bool = False) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from broker.core.effects import TellLevel, TellPriority
+from broker.core.observer import Observer
 from broker.core.requests import Outcome
 from broker.core.views import AlertView, RequestReport, RequestStart
 from broker.observability.request_log import shown_prompt
@@ -42,7 +43,7 @@ class _ToStructlog(logging.Handler):
         structlog.get_logger(record.name).warning("tracing: " + record.getMessage())
 
 
-class Tracing:
+class Tracing(Observer):
     """An observer that makes spans. `processor` stands in for the one that sends them in batches,
     from a thread of its own and out of a bounded queue."""
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 
 import structlog
 
-from broker.core.effects import TellLevel, TellPriority
+from broker.core.effects import TellBreaker, TellHealing, TellLevel, TellPriority
 from broker.core.observer import Observer
-from broker.core.views import AlertView, RequestReport, RequestStart
+from broker.core.views import AlertView, AttemptReport, RequestReport, RequestStart
 
 _log = structlog.get_logger(__name__)
 
@@ -23,12 +23,28 @@ class Observers:
     broken may fail with every request.
     """
 
-    __slots__ = ("_alerts", "_backends", "_ended", "_failed", "_level", "_priority", "_started")
+    __slots__ = (
+        "_alerts",
+        "_attempt",
+        "_backends",
+        "_breaker",
+        "_ended",
+        "_failed",
+        "_healing",
+        "_level",
+        "_priority",
+        "_stalled",
+        "_started",
+    )
 
     def __init__(self, those: Iterable[Observer] = ()) -> None:
         those = tuple(those)
         self._started: _Ears = tuple(each.request_started for each in those)
         self._ended: _Ears = tuple(each.request_ended for each in those)
+        self._attempt: _Ears = tuple(each.attempt_failed for each in those)
+        self._breaker: _Ears = tuple(each.breaker_changed for each in those)
+        self._healing: _Ears = tuple(each.healing for each in those)
+        self._stalled: _Ears = tuple(each.loop_stalled for each in those)
         self._level: _Ears = tuple(each.level_changed for each in those)
         self._priority: _Ears = tuple(each.priority_changed for each in those)
         self._backends: _Ears = tuple(each.backends_changed for each in those)
@@ -40,6 +56,18 @@ class Observers:
 
     def request_ended(self, report: RequestReport) -> None:
         self._tell(self._ended, report)
+
+    def attempt_failed(self, report: AttemptReport) -> None:
+        self._tell(self._attempt, report)
+
+    def breaker_changed(self, told: TellBreaker) -> None:
+        self._tell(self._breaker, told)
+
+    def healing(self, told: TellHealing) -> None:
+        self._tell(self._healing, told)
+
+    def loop_stalled(self, stalled_ns: int, where: str) -> None:
+        self._tell(self._stalled, stalled_ns, where)
 
     def level_changed(self, told: TellLevel) -> None:
         self._tell(self._level, told)

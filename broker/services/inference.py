@@ -11,11 +11,13 @@ from broker.core.content import EmbedContent, GenerateContent
 from broker.core.errors import RequestUnknown
 from broker.core.requests import (
     Criticality,
+    OnInterruption,
     RequestKey,
     RequestKind,
     RequestSpec,
     Substitution,
 )
+from broker.core.time_outs import NO_TIME_OUTS, TimeOuts
 from broker.core.value import value
 from broker.core.views import QuotaView
 from broker.runtime.driver import Driver
@@ -57,6 +59,10 @@ class Submission:
     resume_from: int = 0
     substitution: Substitution = Substitution.ANY
     accepts_default: bool = False
+    prompt_type: str = ""
+    on_interruption: OnInterruption = OnInterruption.FAIL
+    time_outs: TimeOuts = NO_TIME_OUTS
+    session_id: str = ""
 
 
 class InferenceService:
@@ -92,6 +98,10 @@ class InferenceService:
             fallback_models=call.fallback_models,
             substitution=call.substitution,
             accepts_default=call.accepts_default,
+            prompt_type=call.prompt_type,
+            on_interruption=call.on_interruption,
+            time_outs=call.time_outs,
+            session_id=call.session_id,
         )
         return self._driver.submit(
             spec, call.content, resume_from=call.resume_from, traceparent=traceparent

@@ -22,6 +22,7 @@ from broker.core.events import (
     RequestChange,
 )
 from broker.core.level import Level
+from broker.core.observer import Observer
 from broker.core.residency import ResidencyState
 from broker.core.snapshot import ResidencyView, Snapshot
 from broker.core.topics import ALERTS, CAPACITY, LEVEL, MODELS, PRIORITY, REQUESTS
@@ -44,7 +45,7 @@ class Machine(Protocol):
     def now_ns(self) -> int: ...
 
 
-class SystemTopics:
+class SystemTopics(Observer):
     """See the module, and `broker.core.observer.Observer`. `machine` is asked for when it is
     needed: the driver is made with its observers."""
 

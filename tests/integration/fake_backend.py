@@ -50,6 +50,7 @@ class FakeBackend:
 
     kind = "fake"
     url = "fake://"
+    keeps_models = False
 
     def __init__(self, *models: str, name: str = "b") -> None:
         self.name = name

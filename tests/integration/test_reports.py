@@ -9,13 +9,14 @@ import pytest
 from broker.core.effects import TellLevel, TellPriority
 from broker.core.errors import BackendFailed, DeadlineExpired, Draining, ModelUnknown
 from broker.core.level import Level
+from broker.core.observer import Observer
 from broker.core.requests import Outcome
 from broker.core.views import AlertView, RequestReport, RequestStart
 from broker.runtime.streams import Subscription
 from tests.integration.shell import running_shell
 
 
-class Heard:
+class Heard(Observer):
     """An observer that remembers."""
 
     def __init__(self) -> None:

@@ -19,7 +19,14 @@ from broker.core.content import (
     ToolCall,
 )
 from broker.core.effects import TellQueued, TellRequeued, TellSlowDown, WaitReason
-from broker.core.requests import ANY_OF, PRIORITY_DEFAULT, Criticality, Substitution
+from broker.core.requests import (
+    ANY_OF,
+    PRIORITY_DEFAULT,
+    Criticality,
+    OnInterruption,
+    Substitution,
+)
+from broker.core.time_outs import NO_TIME_OUTS, TimeOuts
 from broker.runtime.streams import Done, Pieces, Started, StreamEvent, Timings
 from broker.services.inference import Submission
 from broker_client.pb.broker.v1 import common_pb2
@@ -58,7 +65,14 @@ _SUBSTITUTION: Final = {
     pb.SUBSTITUTION_FALLBACKS: Substitution.FALLBACKS,
     pb.SUBSTITUTION_NEVER: Substitution.NEVER,
 }
+_ON_INTERRUPTION: Final = {
+    pb.ON_INTERRUPTION_UNSPECIFIED: OnInterruption.FAIL,
+    pb.ON_INTERRUPTION_FAIL: OnInterruption.FAIL,
+    pb.ON_INTERRUPTION_RESTART: OnInterruption.RESTART,
+    pb.ON_INTERRUPTION_CONTINUE: OnInterruption.CONTINUE,
+}
 _COMPLETION_ALONE: Final = frozenset({"completion"})
+_NS_PER_MS: Final = 1_000_000
 _PREEMPTIBLE_PRIORITY: Final = 8  # from here on running work may be set aside, unless it says no
 
 
@@ -114,7 +128,20 @@ def decode_generate(
         resume_from=request.resume_from_seq,
         substitution=_SUBSTITUTION[request.substitution],
         accepts_default=request.accept_default,
+        prompt_type=request.prompt_type,
+        on_interruption=_ON_INTERRUPTION[request.on_interruption],
+        time_outs=_decode_timeouts(request),
+        session_id=request.session_id,
     )
+
+
+def _decode_timeouts(request: pb.GenerateRequest | pb.EmbedRequest) -> TimeOuts:
+    if not request.HasField("timeouts"):
+        return NO_TIME_OUTS
+    given: dict[str, int] = {}
+    for field, limit_ms in request.timeouts.ListFields():
+        given[field.name.removesuffix("_ms") + "_ns"] = limit_ms * _NS_PER_MS
+    return TimeOuts(**given)
 
 
 def decode_embed(
@@ -144,6 +171,7 @@ def decode_embed(
         num_ctx_needed=0,
         needs=frozenset({"embedding"}),
         remaining_s=remaining_s,
+        time_outs=_decode_timeouts(request),
     )
 
 

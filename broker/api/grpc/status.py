@@ -36,7 +36,9 @@ CODES: Final[Mapping[type[errors.BrokerError], grpc.StatusCode]] = MappingProxyT
         errors.AgentBlocked: _Code.PERMISSION_DENIED,
         errors.TopicReserved: _Code.PERMISSION_DENIED,
         errors.AgentNotFound: _Code.NOT_FOUND,
+        errors.BackendNotFound: _Code.NOT_FOUND,
         errors.DeadlineExpired: _Code.DEADLINE_EXCEEDED,
+        errors.TimedOut: _Code.DEADLINE_EXCEEDED,
         errors.Cancelled: _Code.CANCELLED,
         errors.ClientTooSlow: _Code.RESOURCE_EXHAUSTED,
         errors.BackendFailed: _Code.INTERNAL,
@@ -70,8 +72,10 @@ def rich_status(
         info["outcome"] = outcome.value
     if sent_pieces is not None:
         info["sent_pieces"] = str(sent_pieces)
-    if isinstance(error, errors.ModelUnknown | errors.AgentNotFound):
+    if isinstance(error, errors.ModelUnknown | errors.AgentNotFound | errors.BackendNotFound):
         info["nearest"] = ",".join(error.nearest)
+    if isinstance(error, errors.TimedOut):
+        info["phase"] = error.phase.value
     details: list[message.Message] = [
         error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=info)
     ]

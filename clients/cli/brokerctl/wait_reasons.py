@@ -49,6 +49,26 @@ WAITS: Final[Mapping[str, Wait]] = {
         words="the level to fall; it lets other work go first",
         next_step="`brokerctl level` says what is short",
     ),
+    "backoff": Wait(
+        words="a moment to pass before the next attempt; the one before came to nothing",
+        next_step="`brokerctl explain` with its id shows the attempts",
+    ),
+    "breaker": Wait(
+        words="the circuit breaker of its model to close",
+        next_step="`brokerctl status` says why it is open and when a probe is sent",
+    ),
+    "sick": Wait(
+        words="its model to be tried again; it could not be loaded",
+        next_step="`brokerctl status` says why, in the server's words",
+    ),
+    "healing": Wait(
+        words="its model or server to be cured",
+        next_step="`brokerctl status` says what was found",
+    ),
+    "backend_drains": Wait(
+        words="its backend, which is being drained",
+        next_step="`brokerctl resume --backend` with its name",
+    ),
 }
 # Of these the broker's own words are a whole sentence, of the others what is waited for.
 TOLD_AS_SENTENCE: Final = frozenset({"loading", "no_room", "backend_down"})

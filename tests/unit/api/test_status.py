@@ -21,6 +21,7 @@ from broker.api.grpc.status import (
 )
 from broker.core import errors
 from broker.core.requests import Outcome
+from broker.core.time_outs import Phase
 
 _Code = grpc.StatusCode
 
@@ -42,6 +43,10 @@ def made(kind: Kind) -> errors.BrokerError:
         return errors.ModelUnknown("m", ("a", "b"))
     if kind is errors.AgentNotFound:
         return errors.AgentNotFound("a", ("b", "c"))
+    if kind is errors.BackendNotFound:
+        return errors.BackendNotFound("a", ("b", "c"))
+    if kind is errors.TimedOut:
+        return errors.TimedOut("words", Phase.LOAD)
     if kind is errors.BackendRefused:
         return errors.BackendRefused("no", status=400)
     return kind("words")

@@ -88,6 +88,7 @@ def test_live_settings_change_and_others_wait(file: Path, running: Config) -> No
         "backends[0].slots: 1 -> 4",
         "placement.keep_alive_s: 600 -> 60",
         "models.tiny.num_ctx: unset -> 4096",
+        "models.tiny.backend_tags: unset -> []",
     )
     assert plan.config.limits == LimitsConfig(queued_max=200, queued_per_agent_max=20)
     assert plan.config.server == running.server.model_copy(update={"drain_timeout_s": 5})

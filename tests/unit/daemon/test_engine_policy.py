@@ -85,6 +85,7 @@ def test_times_and_limits_reach_the_engine_in_its_own_unit() -> None:
         queued_max=7,
         queued_per_agent_max=3,
         queued_bytes_max=2**20,
+        queued_bytes_per_agent_max=2**20,
         live_max=9,
         room_max=12,
         room_wait_ns=13 * MS,
@@ -272,6 +273,7 @@ def test_a_reload_changes_all_of_the_engine_but_its_backends(tmp_path: Path) -> 
         agents=wanted.agents,
         queue=replace(wanted.queue, live_max=old.queue.live_max),
         placement=replace(wanted.placement, keep_alive_ns=old.placement.keep_alive_ns),
+        time_outs=old.time_outs,
     )
     assert new.queue != old.queue
     assert new.placement != old.placement

@@ -7,6 +7,7 @@ from structlog.testing import capture_logs
 
 from broker.core.effects import TellLevel, TellPriority
 from broker.core.level import Level
+from broker.core.observer import Observer
 from broker.core.requests import Outcome
 from broker.core.stimuli import Scope
 from broker.core.views import AlertView, RequestReport, RequestStart
@@ -35,7 +36,7 @@ BOOST = TellPriority(
 ALERT = AlertView(name="NoBackend", severity="critical", summary="", runbook="", since_ns=0)
 
 
-class Listener:
+class Listener(Observer):
     """Notes what it is told, and then raises where it is to."""
 
     def __init__(self, error: Exception | None = None) -> None:

@@ -230,6 +230,24 @@ class AgentSubscribersFull(QuotaExceeded):
     known_reason = "AGENT_SUBSCRIBERS_FULL"
 
 
+class CircuitOpen(BrokerError):
+    """Calls of this model have failed too often lately; it says when to come again."""
+
+    known_reason = "CIRCUIT_OPEN"
+
+
+class CallsFull(QuotaExceeded):
+    """As many calls of this agent, or of this connection, are open as may."""
+
+    known_reason = "CALLS_FULL"
+
+
+class CallRateLimited(QuotaExceeded):
+    """This connection sends calls faster than may be."""
+
+    known_reason = "CALL_RATE_LIMITED"
+
+
 class AgentBlocked(BrokerError):
     """An operator blocked this agent."""
 
@@ -240,6 +258,18 @@ class AgentNotFound(BrokerError):
     """The broker remembers no such agent; the message holds the nearest ids."""
 
     known_reason = "AGENT_NOT_FOUND"
+
+
+class BackendNotFound(BrokerError):
+    """There is no backend of this name; the message holds the nearest."""
+
+    known_reason = "BACKEND_NOT_FOUND"
+
+
+class TimedOut(BrokerError):
+    """A phase of the request took longer than its time-out; `metadata` names it as `phase`."""
+
+    known_reason = "TIMED_OUT"
 
 
 class DeadlineExpired(BrokerError):
@@ -319,6 +349,11 @@ BY_REASON: Final[Mapping[str, type[BrokerError]]] = {
         AgentSubscribersFull,
         AgentBlocked,
         AgentNotFound,
+        BackendNotFound,
+        CircuitOpen,
+        CallsFull,
+        CallRateLimited,
+        TimedOut,
         DeadlineExpired,
         Cancelled,
         BackendFailed,

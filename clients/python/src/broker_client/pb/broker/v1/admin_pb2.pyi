@@ -876,10 +876,21 @@ class BackendStatus(_message.Message):
     MODELS_FIELD_NUMBER: _builtins.int
     LOADS_FIELD_NUMBER: _builtins.int
     LOADS_FAILED_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
+    HEALTH_FIELD_NUMBER: _builtins.int
+    EVIDENCE_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    BREAKERS_FIELD_NUMBER: _builtins.int
+    RETRIES_FIELD_NUMBER: _builtins.int
+    RETRIES_LEFT_FIELD_NUMBER: _builtins.int
+    SICK_MODELS_FIELD_NUMBER: _builtins.int
+    RESTARTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name in the configuration."""
     kind: _builtins.str
-    """"ollama"."""
+    """"ollama" or "openai"."""
     url: _builtins.str
     """Where it is."""
     up: _builtins.bool
@@ -892,9 +903,37 @@ class BackendStatus(_message.Message):
     """Loads that the broker has asked for since start."""
     loads_failed: _builtins.int
     """Loads that failed since start."""
+    weight: _builtins.float
+    """Its part of the work that several could do."""
+    draining: _builtins.bool
+    """Has an operator told it to take nothing more, or was it taken out of the configuration?"""
+    health: _builtins.str
+    """"well", "suspect", "wedged" or "restarting"."""
+    evidence: _builtins.str
+    """Why it is not well, in words."""
+    running: _builtins.int
+    """Requests that run on it."""
+    retries: _builtins.int
+    """Attempts that came to nothing and were tried again, since start."""
+    retries_left: _builtins.float
+    """Retries that it may have now."""
+    restarts: _builtins.int
+    """Restarts by the operator's command, since start."""
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___BackendModel]:
         """Models on it that are loaded, or about to be or to leave."""
+
+    @_builtins.property
+    def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What models may be confined to."""
+
+    @_builtins.property
+    def breakers(self) -> _containers.RepeatedCompositeFieldContainer[Global___BreakerStatus]:
+        """Circuit breakers that are not closed, or have counted failures."""
+
+    @_builtins.property
+    def sick_models(self) -> _containers.RepeatedCompositeFieldContainer[Global___SickModel]:
+        """Models that could not be loaded and are tried again later."""
 
     def __init__(
         self,
@@ -908,14 +947,99 @@ class BackendStatus(_message.Message):
         models: _abc.Iterable[Global___BackendModel] | None = ...,
         loads: _builtins.int = ...,
         loads_failed: _builtins.int = ...,
+        weight: _builtins.float = ...,
+        tags: _abc.Iterable[_builtins.str] | None = ...,
+        draining: _builtins.bool = ...,
+        health: _builtins.str = ...,
+        evidence: _builtins.str = ...,
+        running: _builtins.int = ...,
+        breakers: _abc.Iterable[Global___BreakerStatus] | None = ...,
+        retries: _builtins.int = ...,
+        retries_left: _builtins.float = ...,
+        sick_models: _abc.Iterable[Global___SickModel] | None = ...,
+        restarts: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "loads", b"loads", "loads_failed", b"loads_failed", "models", b"models", "name", b"name", "problem", b"problem", "up", b"up", "url", b"url", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breakers", b"breakers", "draining", b"draining", "evidence", b"evidence", "health", b"health", "kind", b"kind", "loads", b"loads", "loads_failed", b"loads_failed", "models", b"models", "name", b"name", "problem", b"problem", "restarts", b"restarts", "retries", b"retries", "retries_left", b"retries_left", "running", b"running", "sick_models", b"sick_models", "tags", b"tags", "up", b"up", "url", b"url", "version", b"version", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BackendStatus: _TypeAlias = BackendStatus  # noqa: Y015
+
+@_typing.final
+class BreakerStatus(_message.Message):
+    """The circuit breaker of one model on one backend."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    CALLS_FIELD_NUMBER: _builtins.int
+    UNTIL_MS_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The model."""
+    state: _builtins.str
+    """"closed", "open" or "half_open"."""
+    failures: _builtins.int
+    """Failures, slow calls among them, within the window."""
+    calls: _builtins.int
+    """Calls within the window."""
+    until_ms: _builtins.int
+    """Milliseconds until a probe may pass; not set unless it is open."""
+    why: _builtins.str
+    """Why it is not closed, in words."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        state: _builtins.str = ...,
+        failures: _builtins.int = ...,
+        calls: _builtins.int = ...,
+        until_ms: _builtins.int | None = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_until_ms", b"_until_ms", "until_ms", b"until_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_until_ms", b"_until_ms", "calls", b"calls", "failures", b"failures", "model", b"model", "state", b"state", "until_ms", b"until_ms", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__until_ms: _TypeAlias = _typing.Literal["until_ms"]  # noqa: Y015
+    _WhichOneofArgType__until_ms: _TypeAlias = _typing.Literal["_until_ms", b"_until_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__until_ms) -> _WhichOneofReturnType__until_ms | None: ...
+
+Global___BreakerStatus: _TypeAlias = BreakerStatus  # noqa: Y015
+
+@_typing.final
+class SickModel(_message.Message):
+    """A model that could not be loaded."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    RETRY_MS_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The model."""
+    retry_ms: _builtins.int
+    """Milliseconds until it is tried again."""
+    why: _builtins.str
+    """Why, in the server's words."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        retry_ms: _builtins.int = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "retry_ms", b"retry_ms", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SickModel: _TypeAlias = SickModel  # noqa: Y015
 
 @_typing.final
 class BackendModel(_message.Message):
@@ -1028,16 +1152,24 @@ class DrainRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    BACKEND_FIELD_NUMBER: _builtins.int
     timeout_ms: _builtins.int
-    """Milliseconds that running and waiting work may take: 0 to 3600000; not set: the configured limit."""
+    """Milliseconds that running and waiting work may take: 0 to 3600000; not set: the configured limit.
+    Not with `backend`.
+    """
+    backend: _builtins.str
+    """One backend, which gets no new work until resumed, while the broker goes on; at most 63
+    characters. NOT_FOUND with the nearest names where there is none. Empty: the broker leaves.
+    """
     def __init__(
         self,
         *,
         timeout_ms: _builtins.int | None = ...,
+        backend: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_timeout_ms", b"_timeout_ms", "timeout_ms", b"timeout_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_timeout_ms", b"_timeout_ms", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_timeout_ms", b"_timeout_ms", "backend", b"backend", "timeout_ms", b"timeout_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__timeout_ms: _TypeAlias = _typing.Literal["timeout_ms"]  # noqa: Y015
     _WhichOneofArgType__timeout_ms: _TypeAlias = _typing.Literal["_timeout_ms", b"_timeout_ms"]  # noqa: Y015
@@ -1055,11 +1187,11 @@ class DrainResponse(_message.Message):
     RUNNING_FIELD_NUMBER: _builtins.int
     TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     queued: _builtins.int
-    """Requests that still wait."""
+    """Requests that still wait; of one backend: those whose model no other backend has."""
     running: _builtins.int
     """Requests that still run."""
     timeout_ms: _builtins.int
-    """Milliseconds they have."""
+    """Milliseconds they have; 0 for one backend: as long as they take."""
     def __init__(
         self,
         *,
@@ -1155,6 +1287,7 @@ class ExplainResponse(_message.Message):
     OVERTAKINGS_FIELD_NUMBER: _builtins.int
     COMPLETE_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     """Who asked."""
     request_id: _builtins.str
@@ -1199,6 +1332,10 @@ class ExplainResponse(_message.Message):
     def overtakings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Overtaking]:
         """Requests that came later and were started earlier, by the rule that let them."""
 
+    @_builtins.property
+    def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attempt]:
+        """Its calls to backends, the last 16, oldest first."""
+
     def __init__(
         self,
         *,
@@ -1220,10 +1357,11 @@ class ExplainResponse(_message.Message):
         overtakings: _abc.Iterable[Global___Overtaking] | None = ...,
         complete: _builtins.bool = ...,
         problem: _builtins.str = ...,
+        attempts: _abc.Iterable[Global___Attempt] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_ended_ago_ms", b"_ended_ago_ms", "_run_ms", b"_run_ms", "ended_ago_ms", b"ended_ago_ms", "run_ms", b"run_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ended_ago_ms", b"_ended_ago_ms", "_run_ms", b"_run_ms", "age_ms", b"age_ms", "agent_id", b"agent_id", "changes", b"changes", "compartment", b"compartment", "complete", b"complete", "ended_ago_ms", b"ended_ago_ms", "gates", b"gates", "model", b"model", "overtakings", b"overtakings", "position", b"position", "priority", b"priority", "problem", b"problem", "queue_wait_ms", b"queue_wait_ms", "request_id", b"request_id", "run_ms", b"run_ms", "state", b"state", "wait_detail", b"wait_detail", "wait_reason", b"wait_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ended_ago_ms", b"_ended_ago_ms", "_run_ms", b"_run_ms", "age_ms", b"age_ms", "agent_id", b"agent_id", "attempts", b"attempts", "changes", b"changes", "compartment", b"compartment", "complete", b"complete", "ended_ago_ms", b"ended_ago_ms", "gates", b"gates", "model", b"model", "overtakings", b"overtakings", "position", b"position", "priority", b"priority", "problem", b"problem", "queue_wait_ms", b"queue_wait_ms", "request_id", b"request_id", "run_ms", b"run_ms", "state", b"state", "wait_detail", b"wait_detail", "wait_reason", b"wait_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__ended_ago_ms: _TypeAlias = _typing.Literal["ended_ago_ms"]  # noqa: Y015
     _WhichOneofArgType__ended_ago_ms: _TypeAlias = _typing.Literal["_ended_ago_ms", b"_ended_ago_ms"]  # noqa: Y015
@@ -1235,6 +1373,66 @@ class ExplainResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__run_ms) -> _WhichOneofReturnType__run_ms | None: ...
 
 Global___ExplainResponse: _TypeAlias = ExplainResponse  # noqa: Y015
+
+@_typing.final
+class Attempt(_message.Message):
+    """A call to a backend. Milliseconds, fractions kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    BACKEND_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    RUN_MS_FIELD_NUMBER: _builtins.int
+    FIRST_TOKEN_MS_FIELD_NUMBER: _builtins.int
+    PIECES_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    BACKOFF_MS_FIELD_NUMBER: _builtins.int
+    CONTINUED_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """1: the first."""
+    backend: _builtins.str
+    """Where."""
+    model: _builtins.str
+    """The model that was called."""
+    run_ms: _builtins.float
+    """From its start until it ended, or until now."""
+    first_token_ms: _builtins.float
+    """From its start to its first piece; not set where none came."""
+    pieces: _builtins.int
+    """Pieces that came."""
+    reason: _builtins.str
+    """Why it came to nothing: as in ErrorInfo.reason; empty where it came to a good end, or may yet."""
+    problem: _builtins.str
+    """The same for people."""
+    backoff_ms: _builtins.float
+    """What was waited after it before the next."""
+    continued: _builtins.bool
+    """Did it go on from the text of those before it?"""
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        backend: _builtins.str = ...,
+        model: _builtins.str = ...,
+        run_ms: _builtins.float = ...,
+        first_token_ms: _builtins.float | None = ...,
+        pieces: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        problem: _builtins.str = ...,
+        backoff_ms: _builtins.float = ...,
+        continued: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_first_token_ms", b"_first_token_ms", "first_token_ms", b"first_token_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_token_ms", b"_first_token_ms", "backend", b"backend", "backoff_ms", b"backoff_ms", "continued", b"continued", "first_token_ms", b"first_token_ms", "model", b"model", "number", b"number", "pieces", b"pieces", "problem", b"problem", "reason", b"reason", "run_ms", b"run_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__first_token_ms: _TypeAlias = _typing.Literal["first_token_ms"]  # noqa: Y015
+    _WhichOneofArgType__first_token_ms: _TypeAlias = _typing.Literal["_first_token_ms", b"_first_token_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__first_token_ms) -> _WhichOneofReturnType__first_token_ms | None: ...
+
+Global___Attempt: _TypeAlias = Attempt  # noqa: Y015
 
 @_typing.final
 class Gate(_message.Message):
@@ -1684,18 +1882,24 @@ class ResumeRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SCOPE_FIELD_NUMBER: _builtins.int
+    BACKEND_FIELD_NUMBER: _builtins.int
+    backend: _builtins.str
+    """One backend that was drained: it gets work again. At most 63 characters; NOT_FOUND with the
+    nearest names where there is none.
+    """
     @_builtins.property
     def scope(self) -> Global___Scope:
-        """One agent or one type; not set, or neither in it: the pause of everybody."""
+        """One agent or one type; not set, or neither in it: the pause of everybody. Not with `backend`."""
 
     def __init__(
         self,
         *,
         scope: Global___Scope | None = ...,
+        backend: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["scope", b"scope"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["scope", b"scope"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "scope", b"scope"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

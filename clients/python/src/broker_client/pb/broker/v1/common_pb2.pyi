@@ -103,6 +103,16 @@ class _WaitReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WaitReason
     """A place in the queue, which is full; it waits in the room before it, for a few seconds at most."""
     WAIT_REASON_LEVEL: _WaitReason.ValueType  # 9
     """The level lets other work go first, or this work not run at all."""
+    WAIT_REASON_BACKOFF: _WaitReason.ValueType  # 10
+    """A moment to pass before its next attempt: the one before came to nothing."""
+    WAIT_REASON_BREAKER: _WaitReason.ValueType  # 11
+    """The circuit breaker of its model to close: calls failed too often."""
+    WAIT_REASON_SICK: _WaitReason.ValueType  # 12
+    """Its model could not be loaded and is tried again later."""
+    WAIT_REASON_HEALING: _WaitReason.ValueType  # 13
+    """Its model froze and is being cured, or its backend is being restarted."""
+    WAIT_REASON_BACKEND_DRAINS: _WaitReason.ValueType  # 14
+    """Its backend is being drained by an operator; no other one has the model."""
 
 class WaitReason(_WaitReason, metaclass=_WaitReasonEnumTypeWrapper):
     """What a waiting request waits for."""
@@ -127,6 +137,16 @@ WAIT_REASON_QUEUE_FULL: WaitReason.ValueType  # 8
 """A place in the queue, which is full; it waits in the room before it, for a few seconds at most."""
 WAIT_REASON_LEVEL: WaitReason.ValueType  # 9
 """The level lets other work go first, or this work not run at all."""
+WAIT_REASON_BACKOFF: WaitReason.ValueType  # 10
+"""A moment to pass before its next attempt: the one before came to nothing."""
+WAIT_REASON_BREAKER: WaitReason.ValueType  # 11
+"""The circuit breaker of its model to close: calls failed too often."""
+WAIT_REASON_SICK: WaitReason.ValueType  # 12
+"""Its model could not be loaded and is tried again later."""
+WAIT_REASON_HEALING: WaitReason.ValueType  # 13
+"""Its model froze and is being cured, or its backend is being restarted."""
+WAIT_REASON_BACKEND_DRAINS: WaitReason.ValueType  # 14
+"""Its backend is being drained by an operator; no other one has the model."""
 Global___WaitReason: _TypeAlias = WaitReason  # noqa: Y015
 
 @_typing.final

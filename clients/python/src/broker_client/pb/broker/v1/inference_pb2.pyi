@@ -20,6 +20,38 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _OnInterruption:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OnInterruptionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnInterruption.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ON_INTERRUPTION_UNSPECIFIED: _OnInterruption.ValueType  # 0
+    """Not said: treated as ON_INTERRUPTION_FAIL."""
+    ON_INTERRUPTION_FAIL: _OnInterruption.ValueType  # 1
+    """The request fails; its status tells how much was sent."""
+    ON_INTERRUPTION_RESTART: _OnInterruption.ValueType  # 2
+    """It begins anew; `requeued` tells which pieces are void."""
+    ON_INTERRUPTION_CONTINUE: _OnInterruption.ValueType  # 3
+    """It goes on from the prompt plus the text so far; where that cannot be (tool calls, thinking
+    without text yet, a text longer than is kept), anew. Not with `format`, `suffix` or `raw`.
+    """
+
+class OnInterruption(_OnInterruption, metaclass=_OnInterruptionEnumTypeWrapper):
+    """What may be done when an attempt is lost after a piece of it was sent."""
+
+ON_INTERRUPTION_UNSPECIFIED: OnInterruption.ValueType  # 0
+"""Not said: treated as ON_INTERRUPTION_FAIL."""
+ON_INTERRUPTION_FAIL: OnInterruption.ValueType  # 1
+"""The request fails; its status tells how much was sent."""
+ON_INTERRUPTION_RESTART: OnInterruption.ValueType  # 2
+"""It begins anew; `requeued` tells which pieces are void."""
+ON_INTERRUPTION_CONTINUE: OnInterruption.ValueType  # 3
+"""It goes on from the prompt plus the text so far; where that cannot be (tool calls, thinking
+without text yet, a text longer than is kept), anew. Not with `format`, `suffix` or `raw`.
+"""
+Global___OnInterruption: _TypeAlias = OnInterruption  # noqa: Y015
+
 class _Substitution:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -128,6 +160,9 @@ class GenerateRequest(_message.Message):
     RESUME_FROM_SEQ_FIELD_NUMBER: _builtins.int
     SUBSTITUTION_FIELD_NUMBER: _builtins.int
     ACCEPT_DEFAULT_FIELD_NUMBER: _builtins.int
+    ON_INTERRUPTION_FIELD_NUMBER: _builtins.int
+    TIMEOUTS_FIELD_NUMBER: _builtins.int
+    PROMPT_TYPE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Names the request within its agent; 1 to 128 characters of [A-Za-z0-9._:/@-]. Empty: the broker
     draws one, and the request cannot be taken over or cancelled by another call.
@@ -155,7 +190,14 @@ class GenerateRequest(_message.Message):
     """May another model answer?"""
     accept_default: _builtins.bool
     """Will the operator's default answer do, where the level is critical and this one would have to
-    wait? It says so in `started.changes`.
+    wait, or where a time-out or a failure would end it before its first piece? It says so in
+    `started.changes`.
+    """
+    on_interruption: Global___OnInterruption.ValueType
+    """What may be done when an attempt is lost after a piece of it was sent."""
+    prompt_type: _builtins.str
+    """The kind of prompt, by which the operator's default answer is chosen ("summary"); at most 64
+    characters of [A-Za-z0-9._:/@-]. Empty, or one that the operator does not know: the general one.
     """
     @_builtins.property
     def fallback_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -185,6 +227,10 @@ class GenerateRequest(_message.Message):
     def think(self) -> Global___Think:
         """Thinking before the answer, for models that can."""
 
+    @_builtins.property
+    def timeouts(self) -> Global___Timeouts:
+        """How long each phase may take. The model and the configuration may say less."""
+
     def __init__(
         self,
         *,
@@ -206,10 +252,13 @@ class GenerateRequest(_message.Message):
         resume_from_seq: _builtins.int = ...,
         substitution: Global___Substitution.ValueType = ...,
         accept_default: _builtins.bool = ...,
+        on_interruption: Global___OnInterruption.ValueType = ...,
+        timeouts: Global___Timeouts | None = ...,
+        prompt_type: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_preemptible", b"_preemptible", "chat", b"chat", "format", b"format", "input", b"input", "options", b"options", "preemptible", b"preemptible", "prompt", b"prompt", "think", b"think"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_preemptible", b"_preemptible", "chat", b"chat", "format", b"format", "input", b"input", "options", b"options", "preemptible", b"preemptible", "prompt", b"prompt", "think", b"think", "timeouts", b"timeouts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_preemptible", b"_preemptible", "accept_default", b"accept_default", "agent_id", b"agent_id", "cache_policy", b"cache_policy", "chat", b"chat", "criticality", b"criticality", "fallback_models", b"fallback_models", "format", b"format", "input", b"input", "model", b"model", "options", b"options", "preemptible", b"preemptible", "priority", b"priority", "prompt", b"prompt", "request_id", b"request_id", "resume_from_seq", b"resume_from_seq", "session_id", b"session_id", "substitution", b"substitution", "think", b"think", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_preemptible", b"_preemptible", "accept_default", b"accept_default", "agent_id", b"agent_id", "cache_policy", b"cache_policy", "chat", b"chat", "criticality", b"criticality", "fallback_models", b"fallback_models", "format", b"format", "input", b"input", "model", b"model", "on_interruption", b"on_interruption", "options", b"options", "preemptible", b"preemptible", "priority", b"priority", "prompt", b"prompt", "prompt_type", b"prompt_type", "request_id", b"request_id", "resume_from_seq", b"resume_from_seq", "session_id", b"session_id", "substitution", b"substitution", "think", b"think", "timeouts", b"timeouts", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__preemptible: _TypeAlias = _typing.Literal["preemptible"]  # noqa: Y015
     _WhichOneofArgType__preemptible: _TypeAlias = _typing.Literal["_preemptible", b"_preemptible"]  # noqa: Y015
@@ -221,6 +270,63 @@ class GenerateRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_input) -> _WhichOneofReturnType_input | None: ...
 
 Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
+
+@_typing.final
+class Timeouts(_message.Message):
+    """How long each phase may take, in milliseconds: 1 to 86400000 each. Not set: no limit from this side."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUEUE_MS_FIELD_NUMBER: _builtins.int
+    LOAD_MS_FIELD_NUMBER: _builtins.int
+    FIRST_TOKEN_MS_FIELD_NUMBER: _builtins.int
+    TOKEN_GAP_MS_FIELD_NUMBER: _builtins.int
+    TOTAL_MS_FIELD_NUMBER: _builtins.int
+    queue_ms: _builtins.int
+    """From arrival until a backend has it."""
+    load_ms: _builtins.int
+    """While its model is being loaded, of that wait."""
+    first_token_ms: _builtins.int
+    """From the start of an attempt to its first piece."""
+    token_gap_ms: _builtins.int
+    """Between two pieces."""
+    total_ms: _builtins.int
+    """From arrival to the end; the gRPC deadline, where it is shorter."""
+    def __init__(
+        self,
+        *,
+        queue_ms: _builtins.int | None = ...,
+        load_ms: _builtins.int | None = ...,
+        first_token_ms: _builtins.int | None = ...,
+        token_gap_ms: _builtins.int | None = ...,
+        total_ms: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_first_token_ms", b"_first_token_ms", "_load_ms", b"_load_ms", "_queue_ms", b"_queue_ms", "_token_gap_ms", b"_token_gap_ms", "_total_ms", b"_total_ms", "first_token_ms", b"first_token_ms", "load_ms", b"load_ms", "queue_ms", b"queue_ms", "token_gap_ms", b"token_gap_ms", "total_ms", b"total_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_token_ms", b"_first_token_ms", "_load_ms", b"_load_ms", "_queue_ms", b"_queue_ms", "_token_gap_ms", b"_token_gap_ms", "_total_ms", b"_total_ms", "first_token_ms", b"first_token_ms", "load_ms", b"load_ms", "queue_ms", b"queue_ms", "token_gap_ms", b"token_gap_ms", "total_ms", b"total_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__first_token_ms: _TypeAlias = _typing.Literal["first_token_ms"]  # noqa: Y015
+    _WhichOneofArgType__first_token_ms: _TypeAlias = _typing.Literal["_first_token_ms", b"_first_token_ms"]  # noqa: Y015
+    _WhichOneofReturnType__load_ms: _TypeAlias = _typing.Literal["load_ms"]  # noqa: Y015
+    _WhichOneofArgType__load_ms: _TypeAlias = _typing.Literal["_load_ms", b"_load_ms"]  # noqa: Y015
+    _WhichOneofReturnType__queue_ms: _TypeAlias = _typing.Literal["queue_ms"]  # noqa: Y015
+    _WhichOneofArgType__queue_ms: _TypeAlias = _typing.Literal["_queue_ms", b"_queue_ms"]  # noqa: Y015
+    _WhichOneofReturnType__token_gap_ms: _TypeAlias = _typing.Literal["token_gap_ms"]  # noqa: Y015
+    _WhichOneofArgType__token_gap_ms: _TypeAlias = _typing.Literal["_token_gap_ms", b"_token_gap_ms"]  # noqa: Y015
+    _WhichOneofReturnType__total_ms: _TypeAlias = _typing.Literal["total_ms"]  # noqa: Y015
+    _WhichOneofArgType__total_ms: _TypeAlias = _typing.Literal["_total_ms", b"_total_ms"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__first_token_ms) -> _WhichOneofReturnType__first_token_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__load_ms) -> _WhichOneofReturnType__load_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__queue_ms) -> _WhichOneofReturnType__queue_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__token_gap_ms) -> _WhichOneofReturnType__token_gap_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__total_ms) -> _WhichOneofReturnType__total_ms | None: ...
+
+Global___Timeouts: _TypeAlias = Timeouts  # noqa: Y015
 
 @_typing.final
 class Prompt(_message.Message):
@@ -674,6 +780,7 @@ class Started(_message.Message):
     LEVEL_FIELD_NUMBER: _builtins.int
     SUBSTITUTED_FOR_FIELD_NUMBER: _builtins.int
     CHANGES_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model that answers."""
     backend: _builtins.str
@@ -682,6 +789,8 @@ class Started(_message.Message):
     """The level at that moment."""
     substituted_for: _builtins.str
     """The model asked for, where another one answers; else empty."""
+    attempt: _builtins.int
+    """1 for its first attempt; more where earlier ones came to nothing."""
     @_builtins.property
     def changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What was changed in the request, in words, e.g. "num_ctx raised from 2048 to 4096"."""
@@ -694,10 +803,11 @@ class Started(_message.Message):
         level: _common_pb2.DegradationLevel.ValueType = ...,
         substituted_for: _builtins.str = ...,
         changes: _abc.Iterable[_builtins.str] | None = ...,
+        attempt: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "changes", b"changes", "level", b"level", "model", b"model", "substituted_for", b"substituted_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "backend", b"backend", "changes", b"changes", "level", b"level", "model", b"model", "substituted_for", b"substituted_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -776,7 +886,9 @@ class Requeued(_message.Message):
     reason: _builtins.str
     """Why, in words."""
     discard_before_seq: _builtins.int
-    """Pieces before this number still stand; later ones are void."""
+    """Pieces with a lower number are void: the answer begins anew, and its pieces count on from here.
+    0: all that came still stands.
+    """
     def __init__(
         self,
         *,
@@ -847,6 +959,7 @@ class EmbedRequest(_message.Message):
     REFUSE_TOO_LONG_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     CRITICALITY_FIELD_NUMBER: _builtins.int
+    TIMEOUTS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """As in GenerateRequest."""
     agent_id: _builtins.str
@@ -865,6 +978,10 @@ class EmbedRequest(_message.Message):
     def inputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The texts; 1 to 256, none empty, together at most the prompt limit."""
 
+    @_builtins.property
+    def timeouts(self) -> Global___Timeouts:
+        """As in GenerateRequest; token_gap_ms means nothing here."""
+
     def __init__(
         self,
         *,
@@ -876,10 +993,11 @@ class EmbedRequest(_message.Message):
         refuse_too_long: _builtins.bool = ...,
         priority: _builtins.int = ...,
         criticality: _common_pb2.Criticality.ValueType = ...,
+        timeouts: Global___Timeouts | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timeouts", b"timeouts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "criticality", b"criticality", "dimensions", b"dimensions", "inputs", b"inputs", "model", b"model", "priority", b"priority", "refuse_too_long", b"refuse_too_long", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "criticality", b"criticality", "dimensions", b"dimensions", "inputs", b"inputs", "model", b"model", "priority", b"priority", "refuse_too_long", b"refuse_too_long", "request_id", b"request_id", "timeouts", b"timeouts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

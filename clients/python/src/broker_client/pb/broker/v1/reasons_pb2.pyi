@@ -90,6 +90,18 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """UNAVAILABLE with RetryInfo: as many subscribers listen as may."""
     REASON_AGENT_SUBSCRIBERS_FULL: _Reason.ValueType  # 32
     """RESOURCE_EXHAUSTED with RetryInfo: as many subscribers of this agent listen as may."""
+    REASON_TIMED_OUT: _Reason.ValueType  # 33
+    """DEADLINE_EXCEEDED: a phase took longer than its time-out. ErrorInfo's metadata names it as `phase`:
+    "queue", "load", "first_token" or "token_gap".
+    """
+    REASON_CIRCUIT_OPEN: _Reason.ValueType  # 34
+    """UNAVAILABLE with RetryInfo: calls of this model have failed too often lately."""
+    REASON_CALLS_FULL: _Reason.ValueType  # 35
+    """RESOURCE_EXHAUSTED with RetryInfo: as many calls of this agent, or connection, are open as may."""
+    REASON_CALL_RATE_LIMITED: _Reason.ValueType  # 36
+    """RESOURCE_EXHAUSTED with RetryInfo: this connection sends calls faster than may be."""
+    REASON_BACKEND_NOT_FOUND: _Reason.ValueType  # 37
+    """NOT_FOUND with the nearest names: there is no backend of this name."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """The stable reasons. An error status carries google.rpc.ErrorInfo with domain "broker.v1" and the
@@ -165,4 +177,16 @@ REASON_SUBSCRIBERS_FULL: Reason.ValueType  # 31
 """UNAVAILABLE with RetryInfo: as many subscribers listen as may."""
 REASON_AGENT_SUBSCRIBERS_FULL: Reason.ValueType  # 32
 """RESOURCE_EXHAUSTED with RetryInfo: as many subscribers of this agent listen as may."""
+REASON_TIMED_OUT: Reason.ValueType  # 33
+"""DEADLINE_EXCEEDED: a phase took longer than its time-out. ErrorInfo's metadata names it as `phase`:
+"queue", "load", "first_token" or "token_gap".
+"""
+REASON_CIRCUIT_OPEN: Reason.ValueType  # 34
+"""UNAVAILABLE with RetryInfo: calls of this model have failed too often lately."""
+REASON_CALLS_FULL: Reason.ValueType  # 35
+"""RESOURCE_EXHAUSTED with RetryInfo: as many calls of this agent, or connection, are open as may."""
+REASON_CALL_RATE_LIMITED: Reason.ValueType  # 36
+"""RESOURCE_EXHAUSTED with RetryInfo: this connection sends calls faster than may be."""
+REASON_BACKEND_NOT_FOUND: Reason.ValueType  # 37
+"""NOT_FOUND with the nearest names: there is no backend of this name."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
