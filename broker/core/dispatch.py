@@ -51,7 +51,7 @@ def next_dispatch(
         if residency is None:
             continue
         free = residency.slots - residency.running
-        if free > free_most and backend.up and residency.has_free_slot:
+        if free > free_most and backend.takes(runner) and residency.has_free_slot:
             entry = _next_for(residency, lines, is_for_all)
             if entry:
                 found, free_most = Dispatch(backend, residency, entry), free

@@ -14,6 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from broker.core.healing import Health
 from broker.core.model_name import comparison_key
 from broker.core.queueing import Line, LineKey
 from broker.core.residency import Residency, ResidencyState
@@ -93,6 +94,12 @@ class BackendState:
     left_ns: int = -1  # when a runner last left: older lists of residents still show it
     gated: str = ""  # the runner that was told to leave for another since the last load
     promised: str = ""  # the runner for which something leaves
+    is_draining: bool = False  # an operator wants nothing started on it
+    is_leaving: bool = False  # it is no longer in the configuration
+    broken: set[str] = field(default_factory=set)  # runners whose circuit breaker lets nothing pass
+    healing: set[str] = field(default_factory=set)  # runners that are being cured
+    health: Health = Health.WELL
+    evidence: str = ""  # why it is not well, in words
     loads: int = 0
     loads_failed: int = 0
     load_ns_sum: int = 0  # of loads that have ended, however they did
@@ -100,6 +107,15 @@ class BackendState:
     @property
     def name(self) -> str:
         return self.policy.name
+
+    @property
+    def is_open(self) -> bool:
+        """May work be started on it, as far as the whole server goes?"""
+        return self.up and not self.is_draining and not self.is_leaving
+
+    def takes(self, runner: str) -> bool:
+        """May work for this runner be started on it, if it has a slot or can load it?"""
+        return self.is_open and runner not in self.broken and runner not in self.healing
 
     @property
     def is_switching(self) -> bool:
@@ -181,7 +197,7 @@ def serves(backend: BackendState, key: LineKey) -> bool:
 def slots_for(backend: BackendState, key: LineKey) -> int:
     """Slots of this backend that serve this line, or will when a load under way ends."""
     residency = backend.resident(key[0])
-    if residency is None or not backend.up or not residency.fits(key[1]):
+    if residency is None or not backend.takes(key[0]) or not residency.fits(key[1]):
         return 0
     is_open = residency.state in (ResidencyState.RESIDENT, ResidencyState.LOADING)
     return residency.slots if is_open else 0
@@ -189,7 +205,9 @@ def slots_for(backend: BackendState, key: LineKey) -> int:
 
 def slots_promised(backend: BackendState, key: LineKey) -> int:
     """Slots that this line will have here when what was gated for it has left."""
-    if not backend.up or backend.promised != key[0] or key[0] not in backend.by_runner:
+    if backend.promised != key[0] or key[0] not in backend.by_runner:
+        return 0
+    if not backend.takes(key[0]):
         return 0
     return backend.by_runner[key[0]].slots
 
@@ -217,6 +235,8 @@ def rank_targets(
     for key, line in lines.items():
         runner, num_ctx = key
         if runner not in backend.by_runner or backend.holds_off(runner, now_ns):
+            continue
+        if not backend.takes(runner):
             continue
         if slots_for(backend, key) or not may_get_room(backend, runner):
             continue

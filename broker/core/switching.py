@@ -62,7 +62,7 @@ class Switching:
         for backend in self.backends.values():
             if backend.is_switching:
                 self._abort_unwanted(backend, now_ns)
-            elif backend.up:
+            elif backend.is_open:
                 ready.append(backend)
         wanting: set[str] = set()
         for backend in ready:
@@ -83,7 +83,7 @@ class Switching:
         for backend in self.backends.values():
             if not backend.is_at_rest:
                 return False
-            if backend.up:
+            if backend.is_open:
                 for key in self._lines:
                     if key[0] in backend.by_runner and not serves(backend, key):
                         return False

@@ -102,7 +102,7 @@ def check_loadable(model: ModelSpec, backends: Mapping[str, BackendState], now_n
 def may_run(runner: str, backends: Mapping[str, BackendState], now_ns: int) -> bool:
     """Does some backend that is up have this runner, and hold it or may load it?"""
     return any(
-        backend.up
+        backend.takes(runner)
         and runner in backend.by_runner
         and (runner in backend.residents or not backend.holds_off(runner, now_ns))
         for backend in backends.values()

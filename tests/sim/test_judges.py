@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from broker.core import placement, residencies
+from broker.core import placement, switching
 from broker.core.arrivals import Arrivals
 from broker.core.backpressure import Backpressure
 from broker.core.bulkheads import Bulkheads
@@ -58,9 +58,9 @@ MUTANTS: dict[str, Patch] = {
     "loads beside loads": _replace(
         placement.BackendState, "is_switching", property(lambda backend: False)
     ),
-    "loads without room": _replace(residencies, "has_room", lambda backend, runner: True),
+    "loads without room": _replace(switching, "has_room", lambda backend, runner: True),
     "leaves a queue that is not exhausted": _replace(
-        residencies,
+        switching,
         "choose_victim",
         lambda backend, target, lines: next(
             (each for each in backend.residents.values() if _may_be_told(each)), None
@@ -74,7 +74,7 @@ MUTANTS: dict[str, Patch] = {
     ),
     "deadlines are forgotten": _replace(Ledger, "set_deadline", _do_nothing),
     "models are never left": _replace(
-        residencies, "choose_victim", lambda backend, target, lines: None
+        switching, "choose_victim", lambda backend, target, lines: None
     ),
     "bulkheads let one more run": _replace(Bulkheads, "_close_or_open", _close_late),
     "a pause is forgotten": _replace(Operations, "pause", _do_nothing),
