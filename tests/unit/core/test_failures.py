@@ -1,0 +1,79 @@
+"""What each error of an attempt means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from broker.core import errors
+from broker.core.errors import (
+    BackendBusy,
+    BackendFailed,
+    BackendFrozen,
+    BackendRefused,
+    BackendUnreachable,
+    BrokerError,
+    Cancelled,
+    ClientTooSlow,
+    Internal,
+    ModelUnknown,
+    TimedOut,
+)
+from broker.core.failures import AWAY, BROKE, NOT_THE_BACKENDS, TIMED_OUT, Failure, failure_of
+from broker.core.time_outs import Phase
+
+
+class HalfBroken(BackendFailed):
+    """A class that the table does not list."""
+
+
+@pytest.mark.parametrize(
+    ("error", "failure"),
+    [
+        (BackendFailed("it broke"), BROKE),
+        (BackendFailed("500", status=500), BROKE),
+        (BackendFrozen("no piece for 9 s"), BROKE),
+        (BackendBusy("503", status=503), BROKE),
+        (HalfBroken("as its base class"), BROKE),
+        (BackendUnreachable("refused"), AWAY),
+        (BackendRefused("400", status=400), NOT_THE_BACKENDS),
+        (ClientTooSlow("its buffer is full"), NOT_THE_BACKENDS),
+        (Cancelled("its agent"), NOT_THE_BACKENDS),
+        (ModelUnknown("x", ()), NOT_THE_BACKENDS),
+        (Internal("a bug"), NOT_THE_BACKENDS),
+        (TimedOut("no first token", Phase.FIRST_TOKEN), BROKE),
+        (TimedOut("no further token", Phase.TOKEN_GAP), BROKE),
+        (TimedOut("waited too long", Phase.QUEUE), NOT_THE_BACKENDS),
+        (TimedOut("loaded too long", Phase.LOAD), NOT_THE_BACKENDS),
+        (TimedOut("took too long", Phase.TOTAL), NOT_THE_BACKENDS),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BrokerError) else None,
+)
+def test_an_error_means(error: BrokerError, failure: Failure) -> None:
+    assert failure_of(error) == failure
+
+
+def test_the_answers_of_the_table() -> None:
+    assert BROKE == (True, True, True)
+    assert AWAY == (False, True, False)
+    assert NOT_THE_BACKENDS == (False, False, True)
+
+
+def test_every_phase_has_an_answer() -> None:
+    assert set(TIMED_OUT) == set(Phase)
+
+
+def kinds(base: type[BrokerError]) -> Iterator[type[BrokerError]]:
+    yield base
+    for each in base.__subclasses__():
+        yield from kinds(each)
+
+
+def test_only_what_a_backend_did_counts_or_is_tried_again() -> None:
+    """Of every class there is: bad input and ends that somebody asked for are no failures."""
+    for kind in kinds(BrokerError):
+        if kind.__module__ != errors.__name__ or kind is TimedOut:
+            continue
+        failure = failure_of(kind.__new__(kind))
+        assert (failure.counts or failure.retries) == issubclass(kind, BackendFailed), kind
