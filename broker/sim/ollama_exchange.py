@@ -39,6 +39,8 @@ from broker.sim.ollama_work import (
     Token,
 )
 
+# Ollama's own client takes no longer line (api/client.go: maxBufferSize).
+OVERSIZE_BYTES: Final = 8_000_001
 JSON_UTF8: Final = "application/json; charset=utf-8"
 JSON_PLAIN: Final = "application/json"
 NDJSON: Final = "application/x-ndjson"
@@ -56,6 +58,7 @@ class Head:
 class End(Enum):
     PROPER = "proper"  # the closing chunk is sent, or the length is reached
     CUT = "cut"  # the connection breaks
+    RESET = "reset"  # it breaks by RST
 
 
 class Exchange:
@@ -82,6 +85,7 @@ class Exchange:
         self._server_seed = server_seed
         self._lines = Lines(asked)
         self._handed_over = False
+        self._is_silent = False  # nothing more is said, and nothing is closed
         self._now_ns = 0
         self._said: list[Delta] = []
         self._logprobs: list[str] = []
@@ -101,7 +105,7 @@ class Exchange:
 
     def on(self, signal: Signal) -> None:
         """Takes what the model says of this exchange, in order."""
-        if self.end is not None:
+        if self.end is not None or self._is_silent:
             return
         self._now_ns = signal.at_ns
         match signal:
@@ -110,7 +114,7 @@ class Exchange:
             case HandedOver():
                 self._handed_over = True
             case SlotTaken():
-                self._strike_if(FaultKind.DIE_BEFORE_FIRST)
+                self._strike_before_first()
             case Finished():
                 self._on_finished(signal)
             case Failed():
@@ -121,11 +125,11 @@ class Exchange:
             case CutOff():
                 self.end = End.CUT
 
-    def _strike_if(self, kind: FaultKind) -> None:
+    def _strike_before_first(self) -> None:
         fault = self._fault
-        if fault is not None and fault.kind is kind:
+        if fault is not None and fault.is_before_first:
             self._fault = None
-            self._strike(fault)
+            self._meet(fault)
 
     def _on_token(self, token: Token) -> None:
         speech = self.plan.speech
@@ -159,13 +163,28 @@ class Exchange:
         match fault.kind:
             case FaultKind.CUT:
                 self.end = End.CUT
+            case FaultKind.RESET:
+                self.end = End.RESET
+            case FaultKind.GO_SILENT:
+                self._is_silent = True
             case FaultKind.GARBAGE:
-                self._begin_stream()
-                self.out.append(b'{"model":"' + self.asked.spelled.encode()[:64] + b'","crea\n')
+                self._add_line(b'{"model":"' + self.asked.spelled.encode()[:64] + b'","crea')
+            case FaultKind.OVERSIZE:
+                self._add_line(b'{"response":"' + b"x" * OVERSIZE_BYTES + b'"}')
+            case FaultKind.BAD_UTF8:
+                self._add_line(b'{"response":"' + "ß".encode()[:1] + b'"}')
+            case FaultKind.ERROR_LINE:
+                self._add_line(error_body(fault.text or "an error in the stream"))
+                self.end = End.PROPER
             case FaultKind.END_WITHOUT_DONE:
                 self._break_off()
             case _:
                 self._strike(fault)
+
+    def _add_line(self, line: bytes) -> None:
+        """A line of the server's own making among those of the answer."""
+        self._begin_stream()
+        self.out.append(line + b"\n")
 
     def _break_off(self) -> None:
         """The stream ends properly without its last object; unstreamed it says `done` false."""

@@ -2,8 +2,8 @@
 
 Rules: a fault waits for requests of its model (or of any), meets each with its probability, by the
 seed, and is used up after `count` of them. The kinds that concern the machine rather than one
-request (freeze without `after`, thaw, hang_load, fail_load, oom_load, slow) act as soon as they are
-set. The plan decides; ollama_exchange.py and ollama_pump.py do it.
+request (IMMEDIATE, and freeze without `after`) act as soon as they are set. The plan decides;
+ollama_exchange.py, ollama_http.py and ollama_pump.py do it.
 
 Source: reference/OLLAMA.md §7.10; recordings 66_ to 69_ and 79_.
 """
@@ -30,14 +30,25 @@ class FaultKind(Enum):
     FREEZE = "freeze"  # the runner stops, now or once `after` tokens are out
     THAW = "thaw"  # a frozen runner goes on
     CUT = "cut"  # the connection breaks once `after` tokens are out
+    RESET = "reset"  # the same by RST, which also takes away what was not read yet
+    GO_SILENT = "go_silent"  # nothing more is sent after `after` tokens, and nothing is closed
+    HALF_OPEN = "half_open"  # calls of any kind are taken and never answered, nor closed
     REFUSE = "refuse"  # no answer: the connection is closed (or, with a status, that status)
     SLOW = "slow"  # the model's runners take `factor` times as long from the next load on
     GARBAGE = "garbage"  # a broken line follows the `after`-th token
+    OVERSIZE = "oversize"  # a line longer than any client takes follows it
+    BAD_UTF8 = "bad_utf8"  # a line follows it whose text ends within a character
+    ERROR_LINE = "error_line"  # a line with an error (`text`) follows it; 0: it is the first line
     END_WITHOUT_DONE = "end_without_done"  # the stream ends properly after `after` tokens
     FORBIDDEN = "forbidden"  # 403 without a body, as a wrong Host gets
+    BUSY = "busy"  # 503 in Ollama's words for a full queue
     HANG_LOAD = "hang_load"  # the next load never becomes ready
+    DIE_MID_LOAD = "die_mid_load"  # the process of the next load is killed half way
     FAIL_LOAD = "fail_load"  # the next load fails with `text`
     OOM_LOAD = "oom_load"  # the next load runs out of memory
+    EVICT = "evict"  # somebody else unloads the model, at once
+    DELETE = "delete"  # the model is deleted from disk; what is loaded of it stays
+    WRONG_DIGEST = "wrong_digest"  # another file is under its name from now on; same as DELETE
 
 
 # These act on the machine the moment they are set and are never kept.
@@ -48,26 +59,41 @@ IMMEDIATE: Final = frozenset(
         FaultKind.HANG_LOAD,
         FaultKind.FAIL_LOAD,
         FaultKind.OOM_LOAD,
+        FaultKind.DIE_MID_LOAD,
+        FaultKind.EVICT,
+        FaultKind.DELETE,
+        FaultKind.WRONG_DIGEST,
     }
 )
-AT_ARRIVAL: Final = frozenset({FaultKind.REFUSE, FaultKind.FORBIDDEN})
+AT_CONNECTION: Final = frozenset({FaultKind.HALF_OPEN})
+AT_ARRIVAL: Final = frozenset({FaultKind.REFUSE, FaultKind.FORBIDDEN, FaultKind.BUSY})
+AT_UNLOAD: Final = AT_ARRIVAL - {FaultKind.BUSY}  # what unloads needs no place in the queue
 AT_TOKENS: Final = frozenset(
     {
         FaultKind.DIE_MID_STREAM,
         FaultKind.DIE_BEFORE_FIRST,
         FaultKind.FREEZE,
         FaultKind.CUT,
+        FaultKind.RESET,
+        FaultKind.GO_SILENT,
         FaultKind.GARBAGE,
+        FaultKind.OVERSIZE,
+        FaultKind.BAD_UTF8,
+        FaultKind.ERROR_LINE,
         FaultKind.END_WITHOUT_DONE,
     }
 )
+# With `after=0` these strike before the first token, once the request has its slot.
+BEFORE_FIRST: Final = frozenset({FaultKind.RESET, FaultKind.GO_SILENT, FaultKind.ERROR_LINE})
+# What concerns one model must say which.
+_OF_ONE_MODEL: Final = frozenset({FaultKind.EVICT, FaultKind.DELETE, FaultKind.WRONG_DIGEST})
 
 
 _ONLY_OF: Final[Mapping[str, frozenset[FaultKind]]] = {
     "after": AT_TOKENS - {FaultKind.DIE_BEFORE_FIRST},
     "factor": frozenset({FaultKind.SLOW}),
     "status": frozenset({FaultKind.REFUSE}),
-    "text": frozenset({FaultKind.REFUSE, FaultKind.FAIL_LOAD}),
+    "text": frozenset({FaultKind.REFUSE, FaultKind.FAIL_LOAD, FaultKind.ERROR_LINE}),
 }
 
 
@@ -99,6 +125,8 @@ class Fault:
             raise FaultError(f"factor {self.factor}: must be above 0")
         if self.status and not 400 <= self.status <= 599:
             raise FaultError(f"status {self.status}: must be 400 to 599")
+        if self.model is None and self.kind in _OF_ONE_MODEL:
+            raise FaultError(f"{self.kind.value} must name its model")
         for part, kinds in _ONLY_OF.items():
             given = {"factor": self.factor != 1.0, "status": bool(self.status)}
             given |= {"text": bool(self.text), "after": self.after is not None}
@@ -109,6 +137,12 @@ class Fault:
     def is_immediate(self) -> bool:
         """True if it acts when it is set and waits for no request."""
         return self.kind in IMMEDIATE or (self.kind is FaultKind.FREEZE and self.after is None)
+
+    @property
+    def is_before_first(self) -> bool:
+        """True if it strikes when the request gets its slot."""
+        is_zero = self.after == 0 and self.kind in BEFORE_FIRST
+        return is_zero or self.kind is FaultKind.DIE_BEFORE_FIRST
 
     def document(self) -> dict[str, Json]:
         """The fault as /sim/state shows it and POST /sim/faults takes it."""

@@ -10,6 +10,8 @@ Source: reference/OLLAMA.md §1.1, §1.2, §2; recordings 00_, 12_, 17_transport
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import Awaitable, Callable, Mapping
 from operator import itemgetter
 from typing import Final
@@ -19,9 +21,16 @@ from aiohttp.abc import AbstractStreamWriter
 from multidict import CIMultiDict
 
 from broker.sim.ollama_answers import local_stamp
-from broker.sim.ollama_asked import Asked, Endpoint, Refusal
+from broker.sim.ollama_asked import Action, Asked, Endpoint, Refusal
 from broker.sim.ollama_exchange import JSON_UTF8, End, Exchange, Head
-from broker.sim.ollama_faults import AT_ARRIVAL, AT_TOKENS, FaultKind
+from broker.sim.ollama_faults import (
+    AT_ARRIVAL,
+    AT_CONNECTION,
+    AT_TOKENS,
+    AT_UNLOAD,
+    Fault,
+    FaultKind,
+)
 from broker.sim.ollama_inventory import (
     STATUS,
     VERSION,
@@ -30,6 +39,7 @@ from broker.sim.ollama_inventory import (
     show_document,
     tags_document,
 )
+from broker.sim.ollama_model_scheduler import BUSY_TEXT
 from broker.sim.ollama_origin import cross_origin_headers, is_host_allowed, is_origin_allowed
 from broker.sim.ollama_plan import plan
 from broker.sim.ollama_pump import Pump
@@ -154,6 +164,7 @@ class SimulatedOllama:
     ) -> None:
         self._pump = pump
         self._checks_host = checks_host
+        self._own_routes = frozenset(extra_routes)
         self._routes: dict[str, Mapping[str, Handler]] = {
             "/": {"GET": self._root, "HEAD": self._root},
             "/api/version": {"GET": self._version, "HEAD": self._version},
@@ -182,6 +193,8 @@ class SimulatedOllama:
             preflight = request.method == "OPTIONS"
             request["cross_origin"] = cross_origin_headers(origin, preflight=preflight)
         path = request.raw_path.partition("?")[0]
+        if path not in self._own_routes and self._pump.faults.take(AT_CONNECTION, None):
+            await asyncio.Event().wait()  # until the client leaves, or the server ends
         methods = self._routes.get(path)
         if methods is None:
             return self._astray(request, path)
@@ -254,14 +267,9 @@ class SimulatedOllama:
                 asked = read(body, self._pump.catalogue)
             except Refusal as refusal:
                 return document(refusal.status, refusal.body)
-            fault = self._pump.faults.take(AT_ARRIVAL, asked.model.name)
-            if fault is None:
-                return await self._answer(request, asked)
-            if fault.kind is FaultKind.FORBIDDEN:
-                return document(403, b"")
-            if fault.status:
-                return document(fault.status, Refusal(fault.status, fault.text).body)
-            return close_at_once(request)
+            kinds = AT_UNLOAD if asked.action is Action.UNLOAD else AT_ARRIVAL
+            fault = self._pump.faults.take(kinds, asked.model.name)
+            return await self._answer(request, asked) if fault is None else deny(request, fault)
 
         return handle
 
@@ -281,7 +289,7 @@ class SimulatedOllama:
             await delivery.begun
             head = exchange.head
             if head is None:
-                return close_at_once(request)
+                return break_off(request, exchange.end)
             if head.is_chunked:
                 return await self._stream(request, identity, head, delivery)
             return await send_document(request, head.status, b"".join(exchange.out))
@@ -311,8 +319,8 @@ class SimulatedOllama:
         if transport is not None and not delivery.is_complete:
             delivery.follow(transport, chunked=chunked)
             await self._attend(identity, delivery, request.writer)
-        if delivery.exchange.end is End.CUT:
-            return close_at_once(request)
+        if delivery.exchange.end is not End.PROPER:
+            return break_off(request, delivery.exchange.end)
         await response.write_eof()
         return response
 
@@ -341,8 +349,25 @@ async def send_document(request: web.Request, status: int, body: bytes) -> web.S
     return response
 
 
-def close_at_once(request: web.Request) -> web.Response:
+def deny(request: web.Request, fault: Fault) -> web.Response:
+    """The answer of a server that does not even look at the request."""
+    if fault.kind is FaultKind.FORBIDDEN:
+        return document(403, b"")
+    if fault.kind is FaultKind.BUSY:
+        return document(503, Refusal(503, BUSY_TEXT).body)
+    if fault.status:
+        return document(fault.status, Refusal(fault.status, fault.text).body)
+    return break_off(request, End.CUT)
+
+
+def break_off(request: web.Request, end: End | None) -> web.Response:
     """Breaks the connection; the response returned finds nobody to go to."""
-    if request.transport is not None:
-        request.transport.close()
+    transport = request.transport
+    if transport is not None:
+        if end is End.RESET:  # closing a socket that lingers for no time sends RST
+            at_once = struct.pack("ii", 1, 0)
+            transport.get_extra_info("socket").setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, at_once
+            )
+        transport.abort() if end is End.RESET else transport.close()
     return web.Response(status=500)

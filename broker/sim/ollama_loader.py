@@ -57,15 +57,15 @@ class LoadFaults:
     """What shall go wrong with loads to come. "" as a model's name means any model."""
 
     hangs: list[str] = field(default_factory=list)  # one load each
+    deaths: list[str] = field(default_factory=list)  # one load each
     fails: dict[str, str] = field(default_factory=dict)  # one load each, with this text
     ooms: int = 0
 
     def take_hang(self, name: str) -> bool:
-        for wanted in (name, ""):
-            if wanted in self.hangs:
-                self.hangs.remove(wanted)
-                return True
-        return False
+        return _take(self.hangs, name)
+
+    def take_death(self, name: str) -> bool:
+        return _take(self.deaths, name)
 
     def take_fail(self, name: str) -> str | None:
         return self.fails.pop(name, None) or self.fails.pop("", None)
@@ -307,6 +307,9 @@ class Loader:
             load.next = self._reminders.at(first_poll_ns, lambda at: self._fail(text, at))
         elif self.faults.take_oom():
             load.next = self._reminders.at(first_poll_ns, self._on_oom)
+        elif self.faults.take_death(model.name):
+            seen_ns = at_ns + on_grid_ns(length_ns // 2, settings)
+            load.next = self._reminders.at(seen_ns, lambda at: self._fail(KILLED_TEXT, at))
         else:
             load.ready_ns = at_ns + length_ns
             load.next = self._reminders.at(load.ready_ns, self._on_ready)
@@ -363,6 +366,15 @@ class Loader:
         if self.held is None:
             raise RuntimeError("a load without an owner")
         return self.held
+
+
+def _take(names: list[str], name: str) -> bool:
+    """Takes one entry for this model, or for any."""
+    for wanted in (name, ""):
+        if wanted in names:
+            names.remove(wanted)
+            return True
+    return False
 
 
 def _truncated_text(request: Request) -> str:

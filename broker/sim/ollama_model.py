@@ -216,6 +216,10 @@ class OllamaModel:
         """The next process for this model (of any, if "") will say nothing while it loads."""
         self._scheduler.loader.faults.hangs.append(self._canonical(model))
 
+    def kill_next_load(self, model: str = "") -> None:
+        """The next process for this model (of any, if "") is killed half way through its load."""
+        self._scheduler.loader.faults.deaths.append(self._canonical(model))
+
     def fail_load(self, model: str, text: str) -> None:
         """The next load of this model (of any, if "") ends in a 500 with this text."""
         self._scheduler.loader.faults.fails[self._canonical(model)] = text

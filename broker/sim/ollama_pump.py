@@ -8,6 +8,7 @@ times `speed`. The pump is the only caller of the model.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import math
 import time
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from broker.sim.ollama_gojson import Json
 from broker.sim.ollama_machine import ServerSettings
 from broker.sim.ollama_model import OllamaModel
 from broker.sim.ollama_resident import PsRow
-from broker.sim.ollama_work import ExchangeId, Work
+from broker.sim.ollama_work import ExchangeId, Work, WorkKind
 
 # A fault may raise new signals while others are handed out; more rounds than this in one turn
 # would be a model that never comes to rest.
@@ -159,11 +160,26 @@ class Pump:
                 model.fail_load(name, fault.text)
             case FaultKind.OOM_LOAD:
                 model.oom_next_load(OOM_ATTEMPTS)
+            case FaultKind.DIE_MID_LOAD:
+                model.kill_next_load(name)
+            case FaultKind.EVICT:
+                model.open(Work(kind=WorkKind.UNLOAD, model=name, keep_alive_ns=0), now_ns)
+            case FaultKind.DELETE:
+                self.catalogue.remove(name)
+            case FaultKind.WRONG_DIGEST:
+                self._replace_file(name)
             case FaultKind.SLOW:
                 self._slow_down(fault)
             case _:
                 raise ValueError(f"{fault.kind.value} strikes an answer, not the machine")
         self.wake()
+
+    def _replace_file(self, name: str) -> None:
+        """As a pull does: what is loaded keeps the digest that it had."""
+        card = self.catalogue.find(name)
+        if card is not None:
+            other = hashlib.sha256(card.digest.encode()).hexdigest()
+            self.catalogue.put(replace(card, digest=other))
 
     def _slow_down(self, fault: Fault) -> None:
         for card in list(self.catalogue):

@@ -49,6 +49,8 @@ def test_a_flag_and_a_document_say_the_same() -> None:
         ("refuse:status=200", "status 200: must be 400 to 599"),
         ("cut:status=503", "status: cut has none"),
         ("thaw:after=1", "after: thaw has none"),
+        ("evict", "evict must name its model"),
+        ("half_open:after=1", "after: half_open has none"),
     ],
 )
 def test_a_fault_that_cannot_be_set_says_why(flag: str, words: str) -> None:
@@ -68,6 +70,13 @@ def test_a_document_of_the_wrong_shape() -> None:
 def test_a_freeze_acts_at_once_unless_it_waits_for_tokens() -> None:
     assert Fault(kind=FaultKind.FREEZE, model="m").is_immediate
     assert not Fault(kind=FaultKind.FREEZE, after=3).is_immediate
+
+
+def test_some_strike_before_the_first_token_where_they_say_so() -> None:
+    assert Fault(kind=FaultKind.DIE_BEFORE_FIRST).is_before_first
+    assert Fault(kind=FaultKind.ERROR_LINE, after=0).is_before_first
+    assert not Fault(kind=FaultKind.ERROR_LINE).is_before_first
+    assert not Fault(kind=FaultKind.CUT, after=0).is_before_first
 
 
 def test_a_fault_meets_requests_of_its_model_until_it_is_used_up() -> None:
