@@ -11,7 +11,7 @@ from typing import Protocol
 
 import uvloop
 
-from bench import fairness, fleet, micro, monitors, path, pubsub, soak
+from bench import fairness, fleet, micro, monitors, path, pubsub, resilience, soak
 from bench.result import Result
 
 
@@ -28,6 +28,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "fleet": fleet.run,
     "monitors": monitors.run,
     "pubsub": pubsub.run,
+    "resilience": resilience.run,
     "soak": soak.run,
 }
 

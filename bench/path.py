@@ -106,9 +106,10 @@ async def run(*, quick: bool) -> Result:
 
 
 @asynccontextmanager
-async def upstream_process(interval_ms: float) -> AsyncIterator[str]:
+async def upstream_process(interval_ms: float, fail_every: int = 0) -> AsyncIterator[str]:
     """Its address."""
     arguments = ["-m", "bench.upstream", "--interval-ms", str(interval_ms)]
+    arguments += ["--fail-every", str(fail_every)]
     async with running(arguments, ready="upstream listening", core=LOAD_CORE) as measured:
         yield f"127.0.0.1:{measured.ready_line.split()[-1]}"
 
@@ -132,6 +133,7 @@ async def broker_process(upstream: str, more: str = "") -> AsyncIterator[tuple[M
             http_address = "127.0.0.1:0"
             log_level = "info"
             log_format = "json"
+            state_dir = "{folder}"
             [[backends]]
             name = "upstream"
             url = "http://{upstream}"
@@ -143,6 +145,11 @@ async def broker_process(upstream: str, more: str = "") -> AsyncIterator[tuple[M
             match = ["bench-*"]
             requests_per_minute = {NEVER_REFUSED_PER_MINUTE}
             tokens_per_minute = {NEVER_REFUSED_PER_MINUTE}
+            [floods]
+            calls_per_s = 1_000_000.0
+            calls_burst = 1_000_000.0
+            calls_per_agent_max = 1_000_000
+            calls_per_connection_max = 1_000_000
             {more}
             """
         )

@@ -1,10 +1,11 @@
 """A backend that costs next to nothing: Ollama's answers from prepared bytes, paced by a timer.
 
-    python -m bench.upstream --interval-ms 10
+    python -m bench.upstream --interval-ms 10 [--fail-every 2]
 
 It answers what the broker asks of an Ollama (version, tags, show, ps, loads) and streams
 `num_predict` tokens per generation, one line and one chunk each. Both the broker and the bare relay
-are measured against it; it is no model of Ollama (that is broker/sim).
+are measured against it; it is no model of Ollama (that is broker/sim). GET /calls says how many
+generations it was asked for.
 """
 
 from __future__ import annotations
@@ -88,12 +89,18 @@ _DOCUMENTS = {
     b"/api/show": _document(_SHOW),
 }
 _IS_LOADED = _document(_LOADED)
+_FAILURE = (
+    b"HTTP/1.1 500 Internal Server Error\r\nContent-Type: application/json; charset=utf-8\r\n"
+    b'Content-Length: 24\r\n\r\n{"error":"it was drawn"}'
+)
 
 
 class Upstream(asyncio.Protocol):
     """One connection; one request at a time, as HTTP/1.1 clients send them."""
 
     interval_s = 0.0
+    fail_every = 0  # of so many generations one fails; 0: none
+    calls = 0  # generations that were asked for
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports do not inherit from asyncio's, though they are such.
@@ -123,12 +130,18 @@ class Upstream(asyncio.Protocol):
 
     def _answer(self, path: bytes, body: bytes) -> None:
         document = _DOCUMENTS.get(path)
+        if path == b"/calls":
+            document = _document({"calls": Upstream.calls})
         if document is not None:
             self._transport.write(document)
             return
         asked = json.loads(body)
         if not asked.get("prompt"):
             self._transport.write(_IS_LOADED)
+            return
+        Upstream.calls += 1
+        if self.fail_every and Upstream.calls % self.fail_every == 0:
+            self._transport.write(_FAILURE)
             return
         self._left = asked.get("options", {}).get("num_predict", 1)
         if self.interval_s == 0:
@@ -148,8 +161,8 @@ class Upstream(asyncio.Protocol):
         self._timer = asyncio.get_running_loop().call_at(self._due, self._token)
 
 
-async def _serve(interval_s: float) -> None:
-    Upstream.interval_s = interval_s
+async def _serve(interval_s: float, fail_every: int) -> None:
+    Upstream.interval_s, Upstream.fail_every = interval_s, fail_every
     loop = asyncio.get_running_loop()
     server = await loop.create_server(Upstream, "127.0.0.1", 0)
     print(f"upstream listening on {server.sockets[0].getsockname()[1]}", flush=True)
@@ -159,7 +172,9 @@ async def _serve(interval_s: float) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--interval-ms", type=float, default=0.0, help="between tokens; 0: at once")
-    uvloop.run(_serve(parser.parse_args().interval_ms / 1000))
+    parser.add_argument("--fail-every", type=int, default=0, help="of so many one; 0: none")
+    given = parser.parse_args()
+    uvloop.run(_serve(given.interval_ms / 1000, given.fail_every))
 
 
 if __name__ == "__main__":
