@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 
 from broker.core.announcements import wait_reason
 from broker.core.effects import WaitReason
 from broker.core.engine import Engine
+from broker.core.healing import Health
 from broker.core.lifecycle import WAITS, State
+from broker.core.placement import BackendState
 from broker.core.requests import Outcome, RequestKey
 from broker.core.residency import ResidencyState
 from broker.core.tally import PriorityTally
+from broker.core.views import BreakerView
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +36,15 @@ class ResidencyView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SickView:
+    """A model that could not be loaded, and when that is tried again."""
+
+    model: str
+    retry_ns: int  # of the engine's clock
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BackendView:
     """A backend, whether it answers, and what it holds."""
 
@@ -43,6 +55,17 @@ class BackendView:
     loads: int
     loads_failed: int
     load_ns_sum: int
+    weight: float = 1.0
+    tags: tuple[str, ...] = ()
+    is_draining: bool = False  # told so by an operator, or taken out of the configuration
+    health: Health = Health.WELL
+    evidence: str = ""  # why it is not well, in words
+    running: int = 0  # slots held
+    sick: tuple[SickView, ...] = ()
+    breakers: tuple[BreakerView, ...] = ()
+    retries: int = 0  # attempts that were repeated, since start
+    retries_left: float = 0.0
+    restarts: int = 0  # by the operator's command, since start
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,9 +171,23 @@ def _backend_views(engine: Engine) -> list[BackendView]:
             loads=backend.loads,
             loads_failed=backend.loads_failed,
             load_ns_sum=backend.load_ns_sum,
+            weight=backend.policy.weight,
+            tags=tuple(sorted(backend.policy.tags)),
+            is_draining=backend.is_draining or backend.is_leaving,
+            health=backend.health,
+            evidence=backend.evidence,
+            running=sum(each.running for each in backend.residents.values()),
+            sick=tuple(_sick_views(backend)),
         )
         for backend in engine.backends.values()
     ]
+
+
+def _sick_views(backend: BackendState) -> Iterator[SickView]:
+    for runner, until_ns in backend.held_until_ns.items():
+        spec = backend.by_runner.get(runner)
+        why = backend.held_because.get(runner, "")
+        yield SickView(model=spec.name if spec else runner, retry_ns=until_ns, why=why)
 
 
 def _request_views(engine: Engine, requests_max: int) -> list[RequestView]:
