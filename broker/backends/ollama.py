@@ -16,9 +16,18 @@ import aiohttp
 import structlog
 
 from broker.backends import ollama_bodies, ollama_inventory
-from broker.backends.ollama_errors import CHAT, EMBED, GENERATE, PS, SHOW, TAGS, VERSION
+from broker.backends.http_transport import HttpTransport, TransportLimits
+from broker.backends.ollama_errors import (
+    CHAT,
+    EMBED,
+    GENERATE,
+    PS,
+    SHOW,
+    TAGS,
+    VERSION,
+    error_of_status,
+)
 from broker.backends.ollama_host import parse_host
-from broker.backends.ollama_transport import OllamaTransport, TransportLimits
 from broker.backends.ollama_wire import AnswerReader
 from broker.core.content import Completion, EmbedContent, Embeddings, GenerateContent, Piece
 from broker.core.errors import BackendRefused, BrokerError
@@ -52,7 +61,7 @@ class OllamaBackend:
     def __init__(self, *, name: str, host: str = "", limits: TransportLimits | None = None) -> None:
         self._name = name
         self._url = parse_host(host).client_url
-        self._transport = OllamaTransport(self._url, limits or TransportLimits())
+        self._transport = HttpTransport(self._url, limits or TransportLimits(), error_of_status)
         self._shown: dict[str, ollama_inventory.Shown] = {}
         self._not_shown: frozenset[str] = frozenset()  # digests whose show failed the last time
         self._capabilities: dict[str, frozenset[str]] = {}  # by comparison key, as last listed

@@ -7,11 +7,9 @@ reference/OLLAMA.md §2 and the recordings named beside each exception.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
-import msgspec
-
+from broker.backends.error_text import error_text, text_of_error
 from broker.core.errors import (
     BackendBusy,
     BackendFailed,
@@ -27,12 +25,6 @@ TAGS: Final = "/api/tags"
 SHOW: Final = "/api/show"
 PS: Final = "/api/ps"
 VERSION: Final = "/api/version"
-
-# A load that fails quotes the runner's log, which may be long; its beginning and end tell.
-TEXT_CHARACTERS_MAX: Final = 4000
-
-# `{"error": "{\"error\": {\"message\": ...}}"}` is the deepest that was seen: three steps.
-_NESTING_MAX: Final = 4
 
 _INFERENCE: Final = frozenset({GENERATE, CHAT, EMBED})
 
@@ -63,7 +55,7 @@ def error_of_status(path: str, model: str, status: int, body: bytes) -> BrokerEr
     """
     text = error_text(body.decode("utf-8", "replace"))
     shown = text or f"status {status} without a word"
-    if status == 503:
+    if status in (429, 503):  # 429: what stands before it, or a model in the cloud
         return BackendBusy(shown, status=status)
     if status == 404 and model and "model" in text and "not found" in text:
         return ModelUnknown(model, ())
@@ -80,48 +72,9 @@ def error_of_status(path: str, model: str, status: int, body: bytes) -> BrokerEr
 
 def error_of_line(error: object) -> BackendFailed:
     """The failure that an `error` inside a stream means; the status had long been sent as 200."""
-    text = error_text(error) if isinstance(error, str) else _message(error)
-    return BackendFailed(_shortened(text or "") or "an error without a word, in the stream")
-
-
-def error_text(text: str) -> str:
-    """The words inside any of the shapes in which Ollama and its runners wrap them."""
-    text = text.strip()
-    for _ in range(_NESTING_MAX):
-        inner = _unwrapped(text)
-        if inner is None:
-            break
-        text = inner.strip()
-    return _shortened(text)
+    return BackendFailed(text_of_error(error) or "an error without a word, in the stream")
 
 
 def _is_callers_fault(text: str) -> bool:
     wrong_option = text.startswith(_OPTION_TYPE[0]) and _OPTION_TYPE[1] in text
     return wrong_option or any(mark in text for mark in _CALLERS_FAULT)
-
-
-def _unwrapped(text: str) -> str | None:
-    if not text.startswith("{"):
-        return None
-    try:
-        document = msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError):  # plain text that happens to begin with a brace
-        return None
-    return _message(document)
-
-
-def _message(document: object) -> str | None:
-    """`error` or `message` of a JSON object, at most one object deep; None if there is neither."""
-    if not isinstance(document, Mapping):
-        return None
-    error = document.get("error", document.get("message"))
-    if isinstance(error, Mapping):
-        error = error.get("message")
-    return error if isinstance(error, str) else None
-
-
-def _shortened(text: str) -> str:
-    if len(text) <= TEXT_CHARACTERS_MAX:
-        return text
-    half = TEXT_CHARACTERS_MAX // 2
-    return f"{text[:half]} … {text[-half:]}"

@@ -17,8 +17,8 @@ from broker.api.grpc.pubsub import PubSubServicer
 from broker.api.grpc.server import GrpcServer, ServerSettings
 from broker.api.grpc.validation import RequestLimits
 from broker.api.http.health import HealthServer, HttpSettings
+from broker.backends.http_transport import TransportLimits
 from broker.backends.ollama import OllamaBackend
-from broker.backends.ollama_transport import TransportLimits
 from broker.config.schema import BackendConfig, Config
 from broker.core.engine import Engine
 from broker.core.events import Bus

@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 
+from broker.backends.http_transport import TransportLimits
 from broker.backends.ollama import OllamaBackend
-from broker.backends.ollama_transport import TransportLimits
 from broker.core.content import Completion, GenerateContent, Piece, Prompt
 from tests.integration.raw_http_server import Peer, RawServer, Request, raw_server
 

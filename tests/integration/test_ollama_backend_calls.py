@@ -8,8 +8,8 @@ from collections.abc import Coroutine
 
 import pytest
 
+from broker.backends.http_transport import TransportLimits
 from broker.backends.ollama import OllamaBackend
-from broker.backends.ollama_transport import TransportLimits
 from broker.core.content import (
     EmbedContent,
 )

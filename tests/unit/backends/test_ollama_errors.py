@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from broker.backends.error_text import TEXT_CHARACTERS_MAX, error_text
 from broker.backends.ollama_errors import (
     CHAT,
     EMBED,
@@ -13,10 +14,8 @@ from broker.backends.ollama_errors import (
     PS,
     SHOW,
     TAGS,
-    TEXT_CHARACTERS_MAX,
     error_of_line,
     error_of_status,
-    error_text,
 )
 from broker.core.errors import (
     BackendBusy,
@@ -84,6 +83,7 @@ BUSY = "server busy, please try again.  maximum pending requests exceeded"
         (GENERATE, 499, "request canceled", BackendFailed),
         (GENERATE, 503, BUSY, BackendBusy),
         (EMBED, 503, BUSY, BackendBusy),
+        (CHAT, 429, "slow down", BackendBusy),
         (GENERATE, 500, 'option "num_predict" must be of type integer', BackendRefused),
         (GENERATE, 500, 'invalid format: "yaml"; expected "json" or ...', BackendRefused),
         (EMBED, 501, "This server does not support embeddings. Start ...", BackendRefused),

@@ -1,18 +1,20 @@
-"""How bytes reach an Ollama server and come back: connections, limits, and what breaks on the way.
+"""How bytes reach a server of models and come back: connections, limits, what breaks on the way.
+
+Whatever the dialect: what an answer means is for the adapter to say.
 
 Rules: the whole body in one go with its exact Content-Length; no time-out on the head or between
 reads of an inference, because the head comes with the first token and a load may take minutes; a
 call that is cancelled or fails leaves by aborting its connection in one step, never by half-closing
 it; a connection whose answer was read to its end serves the next call, errors included. Nothing of
-the environment (proxies, netrc), no cookies, no redirects. Source: reference/OLLAMA.md §1.1, §3.6,
-§8.
+the environment (proxies, netrc), no cookies, no redirects. A `Retry-After` in seconds is heeded
+where a server says that it is busy. Source: reference/OLLAMA.md §1.1, §3.6, §8.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -20,14 +22,21 @@ import aiohttp
 from aiohttp.payload import BytesPayload, Payload
 from yarl import URL
 
-from broker.backends.ollama_errors import error_of_status
-from broker.core.errors import BackendFailed, BackendUnreachable, BrokerError
+from broker.core.errors import BackendBusy, BackendFailed, BackendUnreachable, BrokerError
 
 # The body of an error comes with its head.
 _ERROR_BODY_S: Final = 10.0
 _ERROR_BYTES_MAX: Final = 1 << 20
 
+# A server that asks to be left alone for longer is asked again all the same.
+RETRY_AFTER_S_MAX: Final = 3_600
+_NS_PER_S: Final = 1_000_000_000
+
 _T = TypeVar("_T")
+
+# What an answer with another status than 200 means: its path, the model that was asked for, its
+# status, its body.
+ErrorOfStatus = Callable[[str, str, int, bytes], BrokerError]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,10 +46,11 @@ class TransportLimits:
 
     connect_timeout_s: float = 5.0
     connections_max: int = 1024
-    # Ollama never closes an idle connection; what stands between may, so idle ones are not hoarded.
+    # Ollama never closes an idle connection; other servers and what stands between may, so idle
+    # ones are not hoarded.
     idle_connection_s: float = 30.0
-    # After `done` the closing chunk follows within a fraction of a millisecond. Waiting for it
-    # makes the connection usable again; a server that holds it back loses the connection instead.
+    # After the terminator the closing chunk follows within a fraction of a millisecond. Waiting for
+    # it makes the connection usable again; a server that holds it back loses the connection.
     closing_chunk_s: float = 1.0
     answer_bytes_max: int = 256 << 20
 
@@ -80,12 +90,23 @@ class _AbortingResponse(aiohttp.ClientResponse):
         super().close()
 
 
-class OllamaTransport:
-    """The connections to one server. Every error that leaves it is one of `core/errors.py`."""
+class HttpTransport:
+    """The connections to one server. Every error that leaves it is one of `core/errors.py`.
 
-    def __init__(self, url: str, limits: TransportLimits) -> None:
+    `headers` go with every call; they may hold a key and are shown nowhere.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        limits: TransportLimits,
+        error_of_status: ErrorOfStatus,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         self._url = url
         self._limits = limits
+        self._error_of_status = error_of_status
+        self._headers = dict(headers or {})
         self._urls: dict[str, URL] = {}
         self._session: aiohttp.ClientSession | None = None
         self._running: set[aiohttp.ClientResponse] = set()
@@ -177,7 +198,10 @@ class OllamaTransport:
         except (aiohttp.ClientError, OSError, BackendFailed):  # TimeoutError is an OSError
             response.close()
             body = b""  # the status alone must do: it is what decides
-        return error_of_status(path, model, response.status, body)
+        error = self._error_of_status(path, model, response.status, body)
+        if isinstance(error, BackendBusy):
+            error.retry_after_ns = retry_after_ns(response.headers.get("Retry-After", ""))
+        return error
 
     def _lost(self, error: Exception) -> BackendFailed:
         """What no head means. A head that is no HTTP proves that somebody else listens there."""
@@ -208,12 +232,20 @@ class OllamaTransport:
                 ),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 # Compression would hold tokens back where a proxy offers it.
-                headers={"Accept-Encoding": "identity"},
+                headers={**self._headers, "Accept-Encoding": "identity"},
                 auto_decompress=False,
                 response_class=_AbortingResponse,
                 trust_env=False,
             )
         return self._session
+
+
+def retry_after_ns(text: str) -> int | None:
+    """What a Retry-After says, in nanoseconds; None for nothing, and for a date: clocks differ."""
+    text = text.strip()
+    if not (text.isascii() and text.isdigit()) or len(text) > 9:
+        return None
+    return min(int(text), RETRY_AFTER_S_MAX) * _NS_PER_S
 
 
 async def _whole(response: aiohttp.ClientResponse, bytes_max: int) -> bytes:
