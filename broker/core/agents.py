@@ -66,6 +66,7 @@ class Agent:
     paused_whom: str = ""  # whom the operator named who paused it last
     live: int = 0  # requests under way
     running: int = 0
+    waiting_bytes: int = 0  # of its requests in the queue and in the waiting room
     arrived: int = 0
     ended: int = 0
     served_cost: int = 0

@@ -106,6 +106,7 @@ class Backlog:
         self._waiting[slot] = record
         self._tally.queue(record.priority, 1)
         self.size_bytes += record.spec.size_bytes
+        record.agent.waiting_bytes += record.spec.size_bytes
         if line.key not in self.first:
             self._look(line, now_ns)
         self._note(record.line[0])
@@ -294,6 +295,7 @@ class Backlog:
                 self._idle[record.line] = line
         self._tally.queue(record.priority, -1)
         self.size_bytes -= record.spec.size_bytes
+        record.agent.waiting_bytes -= record.spec.size_bytes
         if not self.lines:
             self._estimates.emptied()
         self._note(record.line[0])

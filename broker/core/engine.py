@@ -18,6 +18,7 @@ from broker.core.announcements import Announcer
 from broker.core.arrivals import Arrivals
 from broker.core.attempts import Attempts
 from broker.core.backlog import Backlog
+from broker.core.breakers import Breakers
 from broker.core.bulkheads import Bulkheads
 from broker.core.degradation import Degradation
 from broker.core.dispatch import next_dispatch
@@ -95,6 +96,7 @@ class Engine:
             self._load_failed,
             self._choices_changed,
         )
+        self.breakers = self._new_breakers()
         self._switching = self._new_switching()
         self.degradation = Degradation(
             policy.degradation,
@@ -127,6 +129,16 @@ class Engine:
         self.reloads = 0
         self._told_drained, self._drain_timer = False, 0
         self._handlers = self._table()
+
+    def _new_breakers(self) -> Breakers:
+        return Breakers(
+            self.policy.breaker,
+            self.backends,
+            self.timers,
+            self._emit,
+            self._note,
+            self._choices_changed,
+        )
 
     def _new_switching(self) -> Switching:
         return Switching(
@@ -284,8 +296,12 @@ class Engine:
     # Backends
 
     def _backend_seen(self, seen: BackendSeen, now_ns: int) -> None:
-        was_up = self.backends[seen.backend].up
+        backend = self.backends[seen.backend]
+        was_up = backend.up
         self.residencies.backend_seen(seen, now_ns)
+        self.breakers.tidy(backend, now_ns)
+        if seen.up and not was_up:
+            self.breakers.reset_all(backend, "the backend was away and answers again", now_ns)
         if seen.up is not was_up:  # it may have the model that the level, or its end, calls for
             self._reassignment.look_at_all(now_ns)
 
@@ -294,6 +310,7 @@ class Engine:
         known = {runner for each in self.backends.values() for runner in each.by_runner}
         self.estimates.keep(known)
         self._offers.models_changed()
+        self.breakers.tidy(self.backends[listed.backend], now_ns)
         if self._offers.has_small_only:  # another model than before may be small
             self.backlog.hold_anew(now_ns)
         self._reassignment.look_at_all(now_ns)
@@ -326,6 +343,7 @@ class Engine:
         self._attempts.policy = policy.queue
         self._announcer.interval_ns = policy.queue.announce_interval_ns
         self.residencies.policy = self._switching.policy = policy.placement
+        self.breakers.configure(policy.breaker, now_ns)
         self.degradation.configure(policy.degradation, now_ns)
         self._level_changed(now_ns)
 

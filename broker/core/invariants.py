@@ -13,6 +13,7 @@ def check(engine: Engine) -> None:
     _check_queue(engine)
     _check_slots(engine)
     _check_compartments(engine)
+    engine.breakers.check()
     for backend in engine.backends.values():
         switching = [
             each
@@ -84,7 +85,7 @@ def _check_slots(engine: Engine) -> None:
             if residency.running > residency.slots:
                 raise InvariantBroken("more requests run than there are slots")
             is_named = backend.resident(residency.runner) is not None
-            if backend.up and is_named and residency.has_free_slot:
+            if is_named and backend.takes(residency.runner) and residency.has_free_slot:
                 for runner, num_ctx in engine.backlog.first:
                     if runner == residency.runner and residency.fits(num_ctx):
                         raise InvariantBroken("a slot is free while a request waits for it")

@@ -97,6 +97,7 @@ class BackendState:
     is_draining: bool = False  # an operator wants nothing started on it
     is_leaving: bool = False  # it is no longer in the configuration
     broken: set[str] = field(default_factory=set)  # runners whose circuit breaker lets nothing pass
+    broken_until_ns: dict[str, int] = field(default_factory=dict)  # until one may pass, or has
     healing: set[str] = field(default_factory=set)  # runners that are being cured
     health: Health = Health.WELL
     evidence: str = ""  # why it is not well, in words
@@ -328,6 +329,8 @@ def choose_victim(
 
     The target's own runner leaves first where it is there with too small a context.
     """
+    if backend.broken or backend.healing:  # what nothing may be started of keeps no model
+        lines = {key: line for key, line in lines.items() if backend.takes(key[0])}
     own = backend.residents.get(target.runner)
     if own is not None:
         return own if may_leave(own, lines) else None

@@ -59,6 +59,8 @@ class Record:
     starts_before: int  # attempts that had been made when it began to wait, the last time
     answered: tuple[str, ...] = ()  # what it was told with the default answer
     is_for_level: bool = False  # is another model to answer because only small ones run?
+    instead: str = ""  # why another model is to answer, in words, where it is not for the level
+    is_in_haste: bool = False  # is that because the line of its own would take too long?
     state: State = State.RECEIVED
     deadline_timer: int = 0
     room_timer: int = 0

@@ -53,11 +53,13 @@ class WaitingRoom:
         record.entry = self._heap.push(record.priority)
         self._records[record.entry] = record
         self._of_agent[record.agent.id] += 1
+        record.agent.waiting_bytes += record.spec.size_bytes
 
     def leave(self, record: Record) -> None:
         """From wherever it stands."""
         self._heap.remove(record.entry)
         del self._records[record.entry]
+        record.agent.waiting_bytes -= record.spec.size_bytes
         agent_id = record.agent.id
         self._of_agent[agent_id] -= 1
         if not self._of_agent[agent_id]:
