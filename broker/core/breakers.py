@@ -287,10 +287,11 @@ class Breakers:
             if runner not in backend.by_runner:
                 self._close(breaker, _Trigger.RESET, "the model is gone", now_ns)
                 del kept[runner]
-            elif breaker.state is _State.CLOSED and not breaker.calls:
-                # One that has just closed still knows which calls say nothing.
-                if breaker.since_ns <= now_ns - policy.window_ns:
-                    del kept[runner]
+                continue
+            # One that has just closed still knows which calls say nothing.
+            is_idle = breaker.state is _State.CLOSED and not breaker.calls
+            if is_idle and breaker.since_ns <= now_ns - policy.window_ns:
+                del kept[runner]
 
     def forget(self, backend: BackendState, now_ns: int) -> None:
         """The backend goes for good."""

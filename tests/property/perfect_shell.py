@@ -25,6 +25,7 @@ from broker.core.effects import (
     SetTimer,
     StartAttempt,
     TakeOver,
+    TellBreaker,
     TellLevel,
     TellPriority,
     TellQueued,
@@ -129,6 +130,7 @@ class PerfectShell:
             AbortAttempt: self._abort,
             Answer: self._answer,
             Finish: self._finish,
+            TellBreaker: self._heard,
             TellLevel: self._heard,
             TellPriority: self._heard,
             Load: self._load,
@@ -315,7 +317,7 @@ class PerfectShell:
         assert not call.is_aborted
         call.is_aborted = True
 
-    def _heard(self, effect: TellLevel | TellPriority) -> None:
+    def _heard(self, effect: TellBreaker | TellLevel | TellPriority) -> None:
         """Told to everybody who listens; no request's matter."""
 
     def _answer(self, effect: Answer) -> None:
