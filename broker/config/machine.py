@@ -115,5 +115,5 @@ class AlertsConfig(Section):
     window_s: int = Field(default=300, ge=10, le=3_600)
     # The seeds' QueueSaturation.
     queue_percent: Percent = 80
-    # The seeds' ExcessiveRetries: retries per second over the window.
-    retries_per_s: float = Field(default=10.0, ge=0.001, le=1_000_000)
+    # The seeds' ExcessiveRetries.
+    retries_per_minute: float = Field(default=10.0, ge=0.1, le=1_000_000)

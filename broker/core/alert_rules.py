@@ -1,7 +1,7 @@
 """When an operator should look: rules over measured values, and since when each one holds.
 
-HighRequestLatency and QueueSaturation are the seeds'. The same rules, in the words of Prometheus,
-are packaging/broker.rules.yml.
+HighRequestLatency, QueueSaturation, CircuitBreakerOpen and ExcessiveRetries are the seeds'. The
+same rules, in the words of Prometheus, are packaging/broker.rules.yml.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from broker.core.breaker import BreakerState
+from broker.core.healing import Health
 from broker.core.level import Level
 from broker.core.sensing import SensorState
 from broker.core.snapshot import Snapshot
@@ -21,6 +23,9 @@ _S = 1_000_000_000
 # A condition that is over for less than this is not over: a value that swings about its threshold
 # is one alert and not many.
 CLEAR_NS: Final = 15 * _S
+
+# Retries are counted over the last minute, as the seeds' rule has them.
+RETRY_WINDOW_NS: Final = 60 * _S
 
 # Below so many first tokens a mean says nothing of the broker.
 FIRST_TOKENS_MIN: Final = 5
@@ -33,6 +38,7 @@ class AlertPolicy:
     first_token_ns_mean: int = 5 * _S
     window_ns: int = 300 * _S
     queue_share: float = 0.8
+    retries_per_minute: float = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,12 +59,20 @@ class Measured:
     queued_max: int
     backends_down: tuple[str, ...]  # each with its problem
     backends: int
+    breakers_open: tuple[str, ...]  # each with why
+    retries_per_minute: float
+    wedged: tuple[str, ...]  # backends, each with the evidence
     sensors_failing: tuple[str, ...]  # each with its problem
     level: Level
     level_why: str
 
 
-def measured(snapshot: Snapshot, level: LevelView, first_token_ns_mean: float | None) -> Measured:
+def measured(
+    snapshot: Snapshot,
+    level: LevelView,
+    first_token_ns_mean: float | None,
+    retries_per_minute: float,
+) -> Measured:
     """What the rules look at, out of what the engine tells."""
     return Measured(
         at_ns=snapshot.at_ns,
@@ -69,6 +83,18 @@ def measured(snapshot: Snapshot, level: LevelView, first_token_ns_mean: float | 
             f"{each.name}: {each.problem}" for each in snapshot.backends if not each.up
         ),
         backends=len(snapshot.backends),
+        breakers_open=tuple(
+            f"{breaker.model} on {each.name}: {breaker.why}"
+            for each in snapshot.backends
+            for breaker in each.breakers
+            if breaker.state is BreakerState.OPEN
+        ),
+        retries_per_minute=retries_per_minute,
+        wedged=tuple(
+            f"{each.name}: {each.evidence}"
+            for each in snapshot.backends
+            if each.health in (Health.WEDGED, Health.RESTARTING)
+        ),
         sensors_failing=tuple(
             f"{each.name}: {each.detail or 'no answer lately'}"
             for each in level.sensors
@@ -121,6 +147,27 @@ def _no_backend(now: Measured, policy: AlertPolicy) -> str | None:
     return f"no backend answers: {'; '.join(now.backends_down)}"
 
 
+def _breaker(now: Measured, policy: AlertPolicy) -> str | None:
+    if not now.breakers_open:
+        return None
+    return f"nothing is sent for a while: {'; '.join(now.breakers_open)}"
+
+
+def _retries(now: Measured, policy: AlertPolicy) -> str | None:
+    if now.retries_per_minute <= policy.retries_per_minute:
+        return None
+    return (
+        f"{now.retries_per_minute:.0f} attempts at backends were repeated in the last minute; "
+        f"the limit is {policy.retries_per_minute:g}"
+    )
+
+
+def _wedged(now: Measured, policy: AlertPolicy) -> str | None:
+    if not now.wedged:
+        return None
+    return f"it answers and does not serve: {'; '.join(now.wedged)}"
+
+
 def _sensor(now: Measured, policy: AlertPolicy) -> str | None:
     if not now.sensors_failing:
         return None
@@ -165,6 +212,38 @@ RULES: Final = (
         "(systemctl status ollama), and is its address the one in the configuration?",
     ),
     Rule(
+        name="CircuitBreakerOpen",
+        severity="critical",
+        hold_ns=0,
+        judge=_breaker,
+        meaning="Calls of a model have failed so often on a backend that nothing is sent there "
+        "before a probe.",
+        runbook="brokerctl status says which model, why, and when the probe is sent; brokerctl "
+        "explain with the id of a failed request shows its attempts, the backend's own log the "
+        "rest.",
+        clear_ns=0,  # a breaker has its own patience
+    ),
+    Rule(
+        name="ExcessiveRetries",
+        severity="warning",
+        hold_ns=0,
+        judge=_retries,
+        meaning="More attempts at backends were repeated within a minute than "
+        "alerts.retries_per_minute.",
+        runbook="brokerctl status shows which backend; its own log says why it fails. Retries are "
+        "bounded by [retries] budget_percent; they are not what overloads it.",
+    ),
+    Rule(
+        name="BackendWedged",
+        severity="critical",
+        hold_ns=0,
+        judge=_wedged,
+        meaning="A backend answers and does not serve, and no cure of the broker's has helped.",
+        runbook="Restart it (systemctl restart ollama); with restart_command under [[backends]] "
+        "the broker does that itself. brokerctl doctor says what was found.",
+        clear_ns=0,
+    ),
+    Rule(
         name="SensorFailing",
         severity="warning",
         hold_ns=30 * _S,
@@ -207,6 +286,27 @@ class Window:
         before = kept[0][1]
         count = sums.count - before.count
         return (sums.ns_sum - before.ns_sum) / count if count >= FIRST_TOKENS_MIN else None
+
+
+class RetryWindow:
+    """Retries within the last minute, out of a sum since the start. Where the sum falls, as with a
+    backend that is taken out, it begins anew."""
+
+    __slots__ = ("_sums",)
+
+    def __init__(self) -> None:
+        self._sums: deque[tuple[int, int]] = deque()
+
+    def per_minute(self, now_ns: int, retries: int) -> float:
+        """Notes the sum of this moment. At most one note is kept for each 256th of the window."""
+        kept = self._sums
+        if kept and retries < kept[-1][1]:
+            kept.clear()
+        if not kept or now_ns - kept[-1][0] >= RETRY_WINDOW_NS // 256:
+            kept.append((now_ns, retries))
+        while len(kept) > 1 and kept[1][0] <= now_ns - RETRY_WINDOW_NS:
+            kept.popleft()
+        return (retries - kept[0][1]) * 60 * _S / RETRY_WINDOW_NS
 
 
 @dataclass(slots=True)

@@ -81,4 +81,5 @@ def alert_policy(config: Config) -> AlertPolicy:
         first_token_ns_mean=config.alerts.first_token_ms_mean * _MS,
         window_ns=config.alerts.window_s * _S,
         queue_share=config.alerts.queue_percent / 100,
+        retries_per_minute=config.alerts.retries_per_minute,
     )

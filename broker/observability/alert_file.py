@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from typing import Final
 
-from broker.core.alert_rules import FIRST_TOKENS_MIN, RULES, AlertPolicy
+from broker.core.alert_rules import FIRST_TOKENS_MIN, RETRY_WINDOW_NS, RULES, AlertPolicy
 
 _S: Final = 1_000_000_000
 _EACH: Final = "by (instance, job)"
@@ -44,6 +44,12 @@ def expressions(policy: AlertPolicy) -> dict[str, str]:
             f" > {policy.queue_share:g}"
         ),
         "NoBackend": f"max {_EACH} (broker_backend_up) == 0",
+        "CircuitBreakerOpen": "broker_circuit_breaker_state == 2",
+        "ExcessiveRetries": (
+            f"sum {_EACH} (increase(broker_retries_total[{RETRY_WINDOW_NS // _S}s]))"
+            f" > {policy.retries_per_minute:g}"
+        ),
+        "BackendWedged": "broker_backend_health >= 2",
         "SensorFailing": "broker_sensor_up == 0",
         "LevelCritical": "broker_level == 3",
     }

@@ -6,7 +6,14 @@ from collections.abc import Callable
 
 import structlog
 
-from broker.core.alert_rules import AlertBook, AlertPolicy, FirstTokens, Window, measured
+from broker.core.alert_rules import (
+    AlertBook,
+    AlertPolicy,
+    FirstTokens,
+    RetryWindow,
+    Window,
+    measured,
+)
 from broker.core.observer import Observer
 from broker.core.snapshot import Snapshot
 from broker.core.views import AlertView, LevelView
@@ -31,6 +38,7 @@ class Alerting:
         self._first_tokens = first_tokens
         self._observer = observer
         self._window = Window()
+        self._retries = RetryWindow()
         self._book = AlertBook()
         self._firing: tuple[AlertView, ...] = ()
 
@@ -46,7 +54,9 @@ class Alerting:
         """Judges what is measured now."""
         snapshot, policy = self._snapshot(), self._policy
         mean_ns = self._window.mean_ns(snapshot.at_ns, policy.window_ns, self._first_tokens())
-        firing = self._book.judge(measured(snapshot, self._level(), mean_ns), policy)
+        retries = sum(each.retries for each in snapshot.backends)
+        per_minute = self._retries.per_minute(snapshot.at_ns, retries)
+        firing = self._book.judge(measured(snapshot, self._level(), mean_ns, per_minute), policy)
         before, self._firing = self._firing, firing
         names_before, names = {each.name for each in before}, {each.name for each in firing}
         if names == names_before:

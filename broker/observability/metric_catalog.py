@@ -90,4 +90,23 @@ class MetricCatalog:
         self.agent_tokens = counter(
             "broker_agent_tokens", "Prompt and output tokens by agent", ["agent"]
         )
+        self.attempts_failed = counter(
+            "broker_attempts_failed",
+            "Calls to backends that came to nothing, by what their request would have been told",
+            ["backend", "reason"],
+        )
+        self.breaker_changes = counter(
+            "broker_circuit_breaker_changes",
+            "Changes of a circuit breaker to this state",
+            [*_RUNNER, "state"],
+        )
+        self.healing = counter(
+            "broker_healing_steps",
+            "What was done about models and servers that wedge",
+            ["backend", "step"],
+        )
+        self.loop_stalls = counter("broker_loop_stalls", "Standstills of the broker's own loop")
+        self.loop_stalled = counter(
+            "broker_loop_stalled_seconds", "How long these standstills were together"
+        )
         self.level_changes = counter("broker_level_changes", "Changes to this level", ["level"])

@@ -8,19 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from prometheus_client import ProcessCollector, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import CollectorRegistry
 
 from broker.core.alert_rules import RULES
+from broker.core.breaker import BreakerState
 from broker.core.events import BusCounts
+from broker.core.healing import Health
 from broker.core.requests import Outcome
 from broker.core.residency import ResidencyState
 from broker.core.snapshot import ResidencyView, Snapshot
 from broker.core.views import AlertView, LevelView
 from broker.observability.bounded import OTHER
 from broker.observability.machine_metrics import machine_metrics
+
+HEALTH_NUMBER: Final = {each: float(number) for number, each in enumerate(Health)}
+BREAKER_NUMBER: Final = {
+    BreakerState.CLOSED: 0.0,
+    BreakerState.HALF_OPEN: 1.0,
+    BreakerState.OPEN: 2.0,
+}
 
 # What operators know as backpressure, by how it was put: a word, a refusal, a place taken.
 _QUEUE_FULL, _AGENT_QUEUE_FULL = "QUEUE_FULL", "AGENT_QUEUE_FULL"
@@ -181,7 +191,52 @@ def _backends(snapshot: Snapshot) -> Iterator[Metric]:
         failed.add_metric([each.name], each.loads_failed)
         loading.add_metric([each.name], each.load_ns_sum / 1e9)
     yield from (up, loads, failed, loading)
+    yield from _resilience(snapshot)
     yield from _residents(snapshot)
+
+
+def _resilience(snapshot: Snapshot) -> Iterator[Metric]:
+    """What failed, and what is done about it."""
+    health = GaugeMetricFamily(
+        "broker_backend_health",
+        "0 well, 1 suspect, 2 wedged, 3 being restarted",
+        labels=["backend"],
+    )
+    draining = GaugeMetricFamily(
+        "broker_backend_draining", "Does it get nothing more", labels=["backend"]
+    )
+    retries = CounterMetricFamily(
+        "broker_retries", "Attempts that were repeated", labels=["backend"]
+    )
+    left = GaugeMetricFamily(
+        "broker_retry_budget", "Attempts that may be repeated now", labels=["backend"]
+    )
+    restarts = CounterMetricFamily(
+        "broker_backend_restarts", "Restarts by the operator's command", labels=["backend"]
+    )
+    sick = GaugeMetricFamily(
+        "broker_model_sick",
+        "Seconds until a model that could not be loaded is tried again",
+        labels=["backend", "model"],
+    )
+    breaker = GaugeMetricFamily(
+        "broker_circuit_breaker_state",
+        "0 closed, 1 half open, 2 open; of those that are not closed or have counted failures",
+        labels=["backend", "model"],
+    )
+    for each in snapshot.backends:
+        labels = [each.name]
+        health.add_metric(labels, HEALTH_NUMBER[each.health])
+        draining.add_metric(labels, float(each.is_draining))
+        retries.add_metric(labels, each.retries)
+        left.add_metric(labels, each.retries_left)
+        restarts.add_metric(labels, each.restarts)
+        for one in each.sick:
+            left_s = max(0, one.retry_ns - snapshot.at_ns) / 1e9
+            sick.add_metric([each.name, one.model], left_s)
+        for view in each.breakers:
+            breaker.add_metric([each.name, view.model], BREAKER_NUMBER[view.state])
+    yield from (health, draining, retries, left, restarts, sick, breaker)
 
 
 def _residents(snapshot: Snapshot) -> Iterator[Metric]:

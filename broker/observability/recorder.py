@@ -8,10 +8,11 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from broker.core.alert_rules import FirstTokens
-from broker.core.effects import TellLevel, TellPriority
+from broker.core.breaker import BreakerState
+from broker.core.effects import TellBreaker, TellHealing, TellLevel
 from broker.core.observer import Observer
 from broker.core.requests import PRIORITY_HIGHEST, PRIORITY_LOWEST, Outcome
-from broker.core.views import AlertView, RequestReport, RequestStart
+from broker.core.views import AttemptReport, RequestReport, RequestStart
 from broker.observability.bounded import OTHER, Bounded
 from broker.observability.metric_catalog import (
     AGENTS_MAX,
@@ -88,6 +89,16 @@ class Recorder(Observer):
             lambda pair: catalog.failed.labels(*pair),
             catalog.failed.labels(*_PAIR_OTHER),
         )
+        self._attempts_failed: Bounded[tuple[str, str], Counter] = Bounded(
+            REASONS_MAX,
+            lambda pair: catalog.attempts_failed.labels(*pair),
+            catalog.attempts_failed.labels(*_PAIR_OTHER),
+        )
+        self._breaker_changes: Bounded[tuple[str, str, str], Counter] = Bounded(
+            RUNNERS_MAX * len(BreakerState),
+            lambda each: catalog.breaker_changes.labels(*each),
+            catalog.breaker_changes.labels(OTHER, OTHER, OTHER),
+        )
         self._substituted: Bounded[str, Counter] = Bounded(
             RUNNERS_MAX, catalog.substituted.labels, catalog.substituted.labels(OTHER)
         )
@@ -145,11 +156,15 @@ class Recorder(Observer):
         if told.level is not told.before:
             self._catalog.level_changes.labels(told.level.word).inc()
 
-    def priority_changed(self, told: TellPriority) -> None:
-        """What operators do is in their own log lines."""
+    def attempt_failed(self, report: AttemptReport) -> None:
+        self._attempts_failed.of((report.backend, report.reason)).inc()
 
-    def backends_changed(self) -> None:
-        """Read from the engine when somebody asks."""
+    def breaker_changed(self, told: TellBreaker) -> None:
+        self._breaker_changes.of((told.backend, told.model, told.after.value)).inc()
 
-    def alerts_changed(self, firing: tuple[AlertView, ...]) -> None:
-        """Read from who judges them when somebody asks."""
+    def healing(self, told: TellHealing) -> None:
+        self._catalog.healing.labels(told.backend, told.step.value).inc()  # backends are few
+
+    def loop_stalled(self, stalled_ns: int, where: str) -> None:
+        self._catalog.loop_stalls.inc()
+        self._catalog.loop_stalled.inc(stalled_ns / _S)

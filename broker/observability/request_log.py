@@ -9,16 +9,21 @@ from typing import Any, Final
 
 import structlog
 
+from broker.core.breaker import BreakerState
 from broker.core.content import EmbedContent, GenerateContent, Prompt
-from broker.core.effects import TellLevel, TellPriority
+from broker.core.effects import TellBreaker, TellHealing, TellLevel
+from broker.core.healing import HealingStep
 from broker.core.observer import Observer
 from broker.core.requests import Outcome
-from broker.core.views import AlertView, RequestReport, RequestStart
+from broker.core.views import AttemptReport, RequestReport
 
 # Of a prompt that is shown. The whole of a long one would drown the line.
 PROMPT_CHARS_MAX: Final = 4_096
 
 # These are as they should be; the others are what an operator may have to look at.
+_WELL: Final = frozenset({HealingStep.CURED, HealingStep.RESTARTED})
+_breakers: Final = structlog.get_logger("broker.breakers")
+_healing: Final = structlog.get_logger("broker.healing")
 _AS_ASKED: Final = frozenset({Outcome.COMPLETED, Outcome.CANCELLED, Outcome.REFUSED})
 
 
@@ -77,8 +82,41 @@ class RequestLog(Observer):
             fields["prompt"] = shown_prompt(report.content)
         return fields
 
-    def request_started(self, start: RequestStart) -> None:
-        """Its end tells all of it."""
+    def attempt_failed(self, report: AttemptReport) -> None:
+        """One that is not tried again is told of with its request."""
+        if not self._tells_requests or not report.is_retried:
+            return
+        self._log.info(
+            "attempt failed",
+            request_id=report.key[1],
+            agent=report.key[0],
+            model=report.model,
+            backend=report.backend,
+            attempt=report.number,
+            reason=report.reason,
+            message=report.message,
+            pieces=report.pieces,
+            backoff_ms=_ms(report.backoff_ns),
+        )
+
+    def breaker_changed(self, told: TellBreaker) -> None:
+        tell = _breakers.info if told.after is BreakerState.CLOSED else _breakers.warning
+        tell(
+            f"circuit breaker {told.after.value.replace('_', ' ')}",
+            backend=told.backend,
+            model=told.model,
+            before=told.before.value,
+            why=told.why,
+        )
+
+    def healing(self, told: TellHealing) -> None:
+        tell = _healing.info if told.step in _WELL else _healing.warning
+        tell(
+            told.step.value.replace("_", " "),
+            backend=told.backend,
+            model=told.model,
+            evidence=told.evidence,
+        )
 
     def level_changed(self, told: TellLevel) -> None:
         log = structlog.get_logger("broker.level")
@@ -86,15 +124,6 @@ class RequestLog(Observer):
             log.info("level stays", now=told.level.word, why=told.why)
             return
         log.warning("level changed", now=told.level.word, before=told.before.word, why=told.why)
-
-    def priority_changed(self, told: TellPriority) -> None:
-        """Operators' changes are told by who makes them."""
-
-    def backends_changed(self) -> None:
-        """Discovery tells of those."""
-
-    def alerts_changed(self, firing: tuple[AlertView, ...]) -> None:
-        """Who judges alerts tells of each one."""
 
 
 def shown_prompt(content: GenerateContent | EmbedContent) -> str:

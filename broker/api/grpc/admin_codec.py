@@ -5,7 +5,7 @@ from __future__ import annotations
 from broker.api.grpc.codec import WAIT_REASON
 from broker.core.effects import WaitReason
 from broker.core.stimuli import Scope
-from broker.core.views import AgentView, Explanation
+from broker.core.views import AgentView, AttemptView, Explanation
 from broker.services.operations import Boost
 from broker_client.pb.broker.v1 import admin_pb2 as pb
 
@@ -79,6 +79,7 @@ def encode_explanation(story: Explanation) -> pb.ExplainResponse:
         ],
         complete=story.is_complete,
         problem=story.problem,
+        attempts=[_encode_attempt(each, story.at_ns) for each in story.attempts],
     )
     if story.wait_reason:
         encoded.wait_reason = WAIT_REASON[WaitReason(story.wait_reason)]
@@ -86,4 +87,21 @@ def encode_explanation(story: Explanation) -> pb.ExplainResponse:
         encoded.run_ms = (over_ns - story.started_ns) / 1e6
     if story.ended_ns:
         encoded.ended_ago_ms = (story.at_ns - story.ended_ns) / 1e6
+    return encoded
+
+
+def _encode_attempt(view: AttemptView, now_ns: int) -> pb.Attempt:
+    encoded = pb.Attempt(
+        number=view.number,
+        backend=view.backend,
+        model=view.model,
+        run_ms=((view.ended_ns or now_ns) - view.started_ns) / 1e6,
+        pieces=view.pieces,
+        reason=view.reason,
+        problem=view.problem,
+        backoff_ms=view.backoff_ns / 1e6,
+        continued=view.continued,
+    )
+    if view.first_token_ns:
+        encoded.first_token_ms = (view.first_token_ns - view.started_ns) / 1e6
     return encoded

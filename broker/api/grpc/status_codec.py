@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from broker.api.grpc.codec import WAIT_REASON
+from broker.api.grpc.codec import WAIT_REASON, whole_ms
 from broker.api.grpc.level_codec import (
     LEVEL,
     age_ms,
@@ -16,7 +16,7 @@ from broker.core.pace import Waits, Work
 from broker.core.requests import RequestKey
 from broker.core.snapshot import BackendView, RequestView
 from broker.core.tally import PriorityTally
-from broker.core.views import AlertView, LevelView, WaitView
+from broker.core.views import AlertView, BreakerView, LevelView, WaitView
 from broker.services.status import Status
 from broker_client.pb.broker.v1 import admin_pb2 as pb
 
@@ -116,7 +116,7 @@ def _encode_priority(
 
 
 def _encode_backend(view: BackendView, status: Status) -> pb.BackendStatus:
-    identity = status.backends[view.name]
+    identity, now_ns = status.backends[view.name], status.snapshot.at_ns
     return pb.BackendStatus(
         name=view.name,
         kind=identity.kind,
@@ -134,7 +134,37 @@ def _encode_backend(view: BackendView, status: Status) -> pb.BackendStatus:
         ],
         loads=view.loads,
         loads_failed=view.loads_failed,
+        weight=view.weight,
+        tags=view.tags,
+        draining=view.is_draining,
+        health=view.health.value,
+        evidence=view.evidence,
+        running=view.running,
+        breakers=[_encode_breaker(each, now_ns) for each in view.breakers],
+        retries=view.retries,
+        retries_left=view.retries_left,
+        sick_models=[
+            pb.SickModel(model=each.model, retry_ms=_left_ms(each.retry_ns, now_ns), why=each.why)
+            for each in view.sick
+        ],
+        restarts=view.restarts,
     )
+
+
+def _encode_breaker(view: BreakerView, now_ns: int) -> pb.BreakerStatus:
+    until_ns = view.until_ns
+    return pb.BreakerStatus(
+        model=view.model,
+        state=view.state.value,
+        failures=view.failures,
+        calls=view.calls,
+        until_ms=None if until_ns is None else _left_ms(until_ns, now_ns),
+        why=view.why,
+    )
+
+
+def _left_ms(until_ns: int, now_ns: int) -> int:
+    return whole_ms(max(0, until_ns - now_ns))
 
 
 def _encode_request(view: RequestView, status: Status) -> pb.RequestStatus:
