@@ -155,12 +155,25 @@ class HttpTransport:
             self._running.discard(response)
 
     async def ask(
-        self, path: str, body: bytes | None, *, model: str = "", timeout_s: float | None = None
+        self,
+        path: str,
+        body: bytes | None,
+        *,
+        model: str = "",
+        timeout_s: float | None = None,
+        look: Callable[[aiohttp.ClientResponse], None] | None = None,
     ) -> bytes:
-        """Asks and returns the whole body of a 200. No body means GET; no timeout, any wait."""
+        """Asks and returns the whole body of a 200. No body means GET; no timeout, any wait.
+        `look` sees the head."""
+
+        async def read(response: aiohttp.ClientResponse) -> bytes:
+            if look is not None:
+                look(response)
+            return await _whole(response, self._limits.answer_bytes_max)
+
         try:
             async with asyncio.timeout(timeout_s):
-                return await self.converse(path, body, model, self._whole)
+                return await self.converse(path, body, model, read)
         except TimeoutError as error:
             raise BackendFailed(f"{path} gave no answer within {timeout_s:g} s") from error
 
@@ -173,9 +186,6 @@ class HttpTransport:
         session, self._session = self._session, None
         if session is not None:
             await session.close()
-
-    async def _whole(self, response: aiohttp.ClientResponse) -> bytes:
-        return await _whole(response, self._limits.answer_bytes_max)
 
     async def _finish(self, response: aiohttp.ClientResponse) -> None:
         """Reads the closing chunk, so that the connection serves again.

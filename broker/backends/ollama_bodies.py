@@ -13,15 +13,15 @@ from typing import Final
 
 import msgspec
 
+from broker.backends.json_parts import checked_json, tool_body
 from broker.backends.ollama_errors import CHAT, GENERATE
-from broker.core.content import EmbedContent, GenerateContent, Message, Prompt, Tool
+from broker.core.content import EmbedContent, GenerateContent, Message, Prompt
 from broker.core.errors import BackendRefused
 
 # Above about 9.2e9 s Ollama's duration overflows and the model is unloaded at once (§1.4c).
 KEEP_ALIVE_S_MAX: Final = 9_000_000_000
 
 _encode: Final = msgspec.json.Encoder().encode
-_raw_decoder: Final = msgspec.json.Decoder(msgspec.Raw)
 
 
 def generation_body(model: str, content: GenerateContent, num_ctx: int | None) -> tuple[str, bytes]:
@@ -39,10 +39,10 @@ def generation_body(model: str, content: GenerateContent, num_ctx: int | None) -
         path = CHAT
         body["messages"] = [_message(each) for each in content.input]
         if content.tools:
-            body["tools"] = [_tool(each) for each in content.tools]
+            body["tools"] = [tool_body(each) for each in content.tools]
     if content.format_json is not None:
         is_word = content.format_json == "json"
-        body["format"] = "json" if is_word else _checked_json(content.format_json, "format")
+        body["format"] = "json" if is_word else checked_json(content.format_json, "format")
     if content.think is not None:
         body["think"] = content.think
     options = dict(content.options)
@@ -116,7 +116,7 @@ def _message(message: Message) -> dict[str, object]:
     if message.tool_calls:
         calls: list[dict[str, object]] = []
         for index, call in enumerate(message.tool_calls):
-            arguments = _checked_json(call.arguments_json, f"the arguments of {call.name}")
+            arguments = checked_json(call.arguments_json, f"the arguments of {call.name}")
             function = {"index": index, "name": call.name, "arguments": arguments}
             calls.append(
                 {"id": call.id, "function": function} if call.id else {"function": function}
@@ -127,21 +127,6 @@ def _message(message: Message) -> dict[str, object]:
     if message.tool_call_id:
         body["tool_call_id"] = message.tool_call_id
     return body
-
-
-def _tool(tool: Tool) -> dict[str, object]:
-    function: dict[str, object] = {"name": tool.name, "description": tool.description}
-    if tool.parameters_json:
-        function["parameters"] = _checked_json(tool.parameters_json, f"the schema of {tool.name}")
-    return {"type": "function", "function": function}
-
-
-def _checked_json(text: str, what: str) -> msgspec.Raw:
-    """The text as it stands, order and all, once it is proved to be exactly one JSON value."""
-    try:
-        return _raw_decoder.decode(text)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise BackendRefused(f"{what} is not JSON: {error}", status=400) from error
 
 
 def _base64(images: tuple[bytes, ...]) -> list[str]:

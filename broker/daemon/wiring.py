@@ -17,8 +17,6 @@ from broker.api.grpc.pubsub import PubSubServicer
 from broker.api.grpc.server import GrpcServer, ServerSettings
 from broker.api.grpc.validation import RequestLimits
 from broker.api.http.health import HealthServer, HttpSettings
-from broker.backends.http_transport import TransportLimits
-from broker.backends.ollama import OllamaBackend
 from broker.config.schema import BackendConfig, Config
 from broker.core.engine import Engine
 from broker.core.events import Bus
@@ -26,6 +24,7 @@ from broker.core.observer import Observer
 from broker.core.pace import Pace
 from broker.core.ports import Backend
 from broker.core.publish_quota import PublishPolicy
+from broker.daemon.backends import make_backend
 from broker.daemon.engine_policy import engine_policy, live_max
 from broker.daemon.observing import Observing, observing
 from broker.daemon.sensing import sampling
@@ -100,7 +99,7 @@ def build(
     """
     clock = clock or LoopClock()
     if backends is None:
-        backends = {each.name: _backend(each) for each in config.backends}
+        backends = {each.name: make_backend(each) for each in config.backends}
     bus = _bus(config, clock)
     # It looks at the driver, which is made with its observers.
     topics = SystemTopics(bus, lambda: driver)
@@ -155,11 +154,6 @@ def _catalog(config: Config) -> Catalog:
             for name, each in config.models.items()
         }
     )
-
-
-def _backend(config: BackendConfig) -> Backend:
-    limits = TransportLimits(connect_timeout_s=config.connect_timeout_ms / 1000)
-    return OllamaBackend(name=config.name, host=config.url, limits=limits)
 
 
 def _limits(config: Config) -> DriverLimits:

@@ -99,7 +99,9 @@ class Discovery:
     async def _ask_all(self) -> None:
         name = self._backend.name
         self.version = await self._backend.version()
-        if self._listed_ns is None or self._is_stale(self._listed_ns):
+        # What keeps its models tells all of them in one cheap answer, the same as its residents.
+        is_cheap = self._backend.keeps_models
+        if self._listed_ns is None or is_cheap or self._is_stale(self._listed_ns):
             models = await self._backend.models()
             self._listed_ns = self._now_ns()
             specs = self._catalog.learn(name, models, self._policy.slots)

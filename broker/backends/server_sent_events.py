@@ -1,0 +1,93 @@
+"""Server-sent events: bytes in, events out, wherever the network cuts them.
+
+Rules: an event ends with an empty line, whichever of LF and CRLF ends the lines; comments are
+left out (servers send them so that a connection does not idle). A field name that the standard
+does not know makes the stream unreadable instead of being passed over: it may have been words. Two
+things that servers do and the standard does not: a field `error` (llama-server until 2025), and a
+bare JSON object where events were promised. Source: html.spec.whatwg.org, 9.2.6.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+ERROR: Final = "error"
+_PASSED_OVER: Final = frozenset({b"id", b"retry"})
+
+
+class Event(NamedTuple):
+    """What one event carries. `kind` is "" where the server did not name it."""
+
+    kind: str
+    data: bytes
+
+
+class NoEvents(ValueError):
+    """The bytes are no events, or one of them is over the limit."""
+
+
+class EventSplitter:
+    """Cuts a stream of bytes into events."""
+
+    __slots__ = ("_bytes_max", "_data", "_held", "_kind", "_size")
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._held = bytearray()  # the line that has begun and not ended
+        self._data: list[bytes] = []  # of the event that has begun
+        self._size = 0
+        self._kind = ""
+
+    def feed(self, data: bytes) -> list[Event]:
+        """The events that `data` completes; raises NoEvents."""
+        lines = data.split(b"\n")
+        rest = lines.pop()
+        held = self._held
+        if held and lines:
+            held += lines[0]
+            lines[0] = bytes(held)
+            held.clear()
+        # The buffer grows in place, so that a long line in short parts is not copied each time.
+        held += rest
+        if len(held) + self._size > self._bytes_max:
+            raise NoEvents(f"an event of the answer is over {self._bytes_max} bytes")
+        events: list[Event] = []
+        for line in lines:
+            self._take(line.removesuffix(b"\r"), events)
+        return events
+
+    def end(self) -> list[Event]:
+        """What stands after the last empty line: an event too, when the stream is over."""
+        events: list[Event] = []
+        rest = bytes(self._held).removesuffix(b"\r")
+        self._held.clear()
+        if rest:
+            self._take(rest, events)
+        self._take(b"", events)
+        return events
+
+    def _take(self, line: bytes, events: list[Event]) -> None:
+        if not line:
+            if self._data:
+                data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
+                events.append(Event(self._kind, data))
+            self._data, self._size, self._kind = [], 0, ""
+            return
+        self._size += len(line)
+        if self._size > self._bytes_max:
+            raise NoEvents(f"an event of the answer is over {self._bytes_max} bytes")
+        if line.startswith(b"{"):
+            self._data.append(line)
+            return
+        name, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if name == b"data":
+            self._data.append(value)
+        elif name == b"error":
+            self._kind = ERROR
+            self._data.append(value)
+        elif name == b"event":
+            self._kind = value.decode("utf-8", "replace")
+        elif name and name not in _PASSED_OVER:
+            shown = line[:40].decode("utf-8", "replace")
+            raise NoEvents(f"a line of the answer cannot be read: {shown!r}")
