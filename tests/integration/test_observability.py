@@ -248,9 +248,14 @@ async def test_an_alert_fires_is_shown_by_the_metrics_and_ends_with_its_limit() 
 
 def test_the_configuration_is_the_policy() -> None:
     assert alert_policy(Config()) == AlertPolicy()
-    alerts = AlertsConfig(first_token_ms_mean=250, window_s=60, queue_percent=50)
+    alerts = AlertsConfig(
+        first_token_ms_mean=250, window_s=60, queue_percent=50, retries_per_minute=3.0
+    )
     assert alert_policy(Config(alerts=alerts)) == AlertPolicy(
-        first_token_ns_mean=250_000_000, window_ns=60_000_000_000, queue_share=0.5
+        first_token_ns_mean=250_000_000,
+        window_ns=60_000_000_000,
+        queue_share=0.5,
+        retries_per_minute=3.0,
     )
 
 

@@ -9,18 +9,22 @@ import pytest
 from broker.core.alert_rules import (
     CLEAR_NS,
     FIRST_TOKENS_MIN,
+    RETRY_WINDOW_NS,
     RULES,
     AlertBook,
     AlertPolicy,
     FirstTokens,
     Measured,
+    RetryWindow,
     Window,
     measured,
 )
+from broker.core.breaker import BreakerState
+from broker.core.healing import Health
 from broker.core.level import Level
 from broker.core.sensing import SensorState
 from broker.core.snapshot import take_snapshot
-from broker.core.views import SensorView
+from broker.core.views import BreakerView, SensorView
 from tests.unit.core.scene import SECOND_NS, model, serving
 
 POLICY = AlertPolicy()
@@ -31,6 +35,9 @@ WELL = Measured(
     queued_max=1000,
     backends_down=(),
     backends=2,
+    breakers_open=(),
+    retries_per_minute=0.0,
+    wedged=(),
     sensors_failing=(),
     level=Level.NORMAL,
     level_why="",
@@ -39,6 +46,9 @@ SICK = {
     "HighRequestLatency": replace(WELL, first_token_ns_mean=5.1e9),
     "QueueSaturation": replace(WELL, queued=801),
     "NoBackend": replace(WELL, backends_down=("a: no", "b: gone")),
+    "CircuitBreakerOpen": replace(WELL, breakers_open=("m on a: 5 of 6 calls failed",)),
+    "ExcessiveRetries": replace(WELL, retries_per_minute=11.0),
+    "BackendWedged": replace(WELL, wedged=("a: two cures failed",)),
     "SensorFailing": replace(WELL, sensors_failing=("gpu: it hangs",)),
     "LevelCritical": replace(WELL, level=Level.CRITICAL, level_why="GPU memory"),
 }
@@ -46,6 +56,9 @@ FIGURES = {
     "HighRequestLatency": ("5.1 s", "300 s", "5 s"),
     "QueueSaturation": ("801", "1000", "80%"),
     "NoBackend": ("a: no", "b: gone"),
+    "CircuitBreakerOpen": ("m on a", "5 of 6"),
+    "ExcessiveRetries": ("11", "10"),
+    "BackendWedged": ("a: two cures failed",),
     "SensorFailing": ("gpu: it hangs",),
     "LevelCritical": ("GPU memory",),
 }
@@ -164,9 +177,31 @@ def test_a_sensor_that_is_not_there_does_not_fail() -> None:
     def failing(state: SensorState, *, is_stale: bool, detail: str = "") -> tuple[str, ...]:
         sensor = SensorView(name="gpu", state=state, is_stale=is_stale, detail=detail, at_ns=None)
         view = replace(engine.degradation.view(0), sensors=(sensor,))
-        return measured(take_snapshot(engine, 0), view, None).sensors_failing
+        return measured(take_snapshot(engine, 0), view, None, 0.0).sensors_failing
 
     assert failing(SensorState.ABSENT, is_stale=True) == ()
     assert failing(SensorState.OK, is_stale=False) == ()
     assert failing(SensorState.OK, is_stale=True) == ("gpu: no answer lately",)
     assert failing(SensorState.FAILING, is_stale=False, detail="lost") == ("gpu: lost",)
+
+
+def test_retries_count_for_a_minute_and_a_sum_that_falls_begins_anew() -> None:
+    window = RetryWindow()
+    assert window.per_minute(0, 100) == 0.0  # what was before says nothing of this minute
+    assert window.per_minute(30 * SECOND_NS, 112) == 12.0
+    assert window.per_minute(RETRY_WINDOW_NS + 31 * SECOND_NS, 112) == 0.0
+    assert window.per_minute(RETRY_WINDOW_NS + 40 * SECOND_NS, 5) == 0.0  # a backend was taken out
+    assert window.per_minute(RETRY_WINDOW_NS + 41 * SECOND_NS, 8) == 3.0
+
+
+def test_what_is_open_and_what_is_wedged_is_named_with_its_reason() -> None:
+    engine = serving(model("m")).engine
+    picture = take_snapshot(engine, 0)
+    breakers = tuple(
+        BreakerView(model=state.value, state=state, failures=5, calls=6, until_ns=1, why="it fails")
+        for state in BreakerState
+    )
+    backend = replace(picture.backends[0], breakers=breakers, health=Health.WEDGED, evidence="so")
+    found = measured(replace(picture, backends=(backend,)), engine.degradation.view(0), None, 0.0)
+    assert found.breakers_open == (f"open on {backend.name}: it fails",)
+    assert found.wedged == (f"{backend.name}: so",)

@@ -7,7 +7,7 @@ from typing import Any
 from broker.core.content import GenerateContent, Prompt
 from broker.core.level import Level
 from broker.core.requests import Outcome, RequestKind
-from broker.core.views import RequestReport, RequestStart
+from broker.core.views import AttemptReport, RequestReport, RequestStart
 
 MS = 1_000_000
 
@@ -74,3 +74,20 @@ def start(**other: Any) -> RequestStart:
         "load_wait_ns": 20 * MS,
     }
     return RequestStart(**{**fields, **other})
+
+
+def attempt_failed(**other: Any) -> AttemptReport:
+    """Its first attempt came to nothing after three pieces, and waits 40 ms for another."""
+    fields: dict[str, Any] = {
+        "key": ("opus-1", "r1"),
+        "agent_type": "opus",
+        "model": "m:latest",
+        "backend": "b",
+        "number": 1,
+        "reason": "BACKEND_FAILED",
+        "message": "the runner died",
+        "pieces": 3,
+        "is_retried": True,
+        "backoff_ns": 40 * MS,
+    }
+    return AttemptReport(**{**fields, **other})

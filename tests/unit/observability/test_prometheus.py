@@ -7,7 +7,9 @@ from dataclasses import replace
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from broker.core.breaker import BreakerState
 from broker.core.events import BusCounts
+from broker.core.healing import Health
 from broker.core.level import Level
 from broker.core.requests import Outcome
 from broker.core.residency import ResidencyState
@@ -16,10 +18,11 @@ from broker.core.snapshot import (
     BackendView,
     BulkheadView,
     ResidencyView,
+    SickView,
     Snapshot,
     take_snapshot,
 )
-from broker.core.views import AlertView, LevelView, LoadPart, SensorView
+from broker.core.views import AlertView, BreakerView, LevelView, LoadPart, SensorView
 from broker.observability.exposition import pieces
 from broker.observability.prometheus import Picture, metrics_registry, picture_metrics
 from tests.unit.core.scene import model, serving
@@ -250,3 +253,34 @@ def test_every_rule_shows_whether_it_fires() -> None:
 
 def test_the_process_shows_what_it_uses() -> None:
     assert b"process_resident_memory_bytes" in generate_latest(metrics_registry())
+
+
+def test_health_breakers_retries_and_sick_models_are_shown_by_backend() -> None:
+    picture = idle()
+    breakers = tuple(
+        BreakerView(model=state.value, state=state, failures=1, calls=2, until_ns=None, why="")
+        for state in BreakerState
+    )
+    backend = replace(
+        picture.backends[0],
+        health=Health.WEDGED,
+        is_draining=True,
+        retries=7,
+        retries_left=1.5,
+        restarts=2,
+        sick=(SickView(model="m", retry_ns=3_000_000_000, why="no memory"),),
+        breakers=breakers,
+    )
+    shown = samples(replace(picture, at_ns=1_000_000_000, backends=(backend,)))
+    name = backend.name
+    assert shown["broker_backend_health", name] == 2
+    assert shown["broker_backend_draining", name] == 1
+    assert shown["broker_retries_total", name] == 7
+    assert shown["broker_retry_budget", name] == 1.5
+    assert shown["broker_backend_restarts_total", name] == 2
+    assert shown["broker_model_sick", f"{name} m"] == 2.0
+    states = {
+        each.value: shown["broker_circuit_breaker_state", f"{name} {each.value}"]
+        for each in BreakerState
+    }
+    assert states == {"closed": 0, "half_open": 1, "open": 2}

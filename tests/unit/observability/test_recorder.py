@@ -5,12 +5,14 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry
 
 from broker.core.alert_rules import FirstTokens
-from broker.core.effects import TellLevel
+from broker.core.breaker import BreakerState
+from broker.core.effects import TellBreaker, TellHealing, TellLevel
+from broker.core.healing import HealingStep
 from broker.core.level import Level
 from broker.core.requests import Outcome
 from broker.observability.metric_catalog import AGENTS_MAX, KINDS_MAX, REASONS_MAX, RUNNERS_MAX
 from broker.observability.recorder import Recorder
-from tests.unit.observability.ended import MS, refused, report, start
+from tests.unit.observability.ended import MS, attempt_failed, refused, report, start
 
 
 class Counted:
@@ -143,3 +145,31 @@ def test_a_change_of_level_is_counted_by_the_new_one() -> None:
     counted.recorder.level_changed(told)
     counted.recorder.level_changed(TellLevel(level=Level.LEVEL_1, before=Level.LEVEL_1, why=""))
     assert counted.value("broker_level_changes_total", level="1") == 2
+
+
+def test_attempts_breakers_cures_and_standstills_are_counted() -> None:
+    counted = Counted()
+    recorder = counted.recorder
+    for is_retried in (True, False):
+        recorder.attempt_failed(attempt_failed(is_retried=is_retried))
+    runner = {"backend": "b", "model": "m:latest"}
+    recorder.breaker_changed(
+        TellBreaker(
+            backend="b",
+            model="m:latest",
+            before=BreakerState.CLOSED,
+            after=BreakerState.OPEN,
+            why="5 of 6 calls failed",
+            until_ns=1,
+        )
+    )
+    recorder.healing(
+        TellHealing(backend="b", model="m:latest", step=HealingStep.FROZEN, evidence="silent")
+    )
+    recorder.loop_stalled(2_500 * MS, "x.py:3 f")
+    value = counted.value
+    assert value("broker_attempts_failed_total", backend="b", reason="BACKEND_FAILED") == 2
+    assert value("broker_circuit_breaker_changes_total", state="open", **runner) == 1
+    assert value("broker_healing_steps_total", backend="b", step="frozen") == 1
+    assert value("broker_loop_stalls_total") == 1
+    assert value("broker_loop_stalled_seconds_total") == 2.5

@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from broker.core.breaker import BreakerState
 from broker.core.content import EmbedContent, GenerateContent, Message, Prompt
-from broker.core.effects import TellLevel
+from broker.core.effects import TellBreaker, TellHealing, TellLevel
+from broker.core.healing import HealingStep
 from broker.core.level import Level
 from broker.core.requests import Outcome, RequestKind
 from broker.observability.request_log import PROMPT_CHARS_MAX, RequestLog, shown_prompt
-from tests.unit.observability.ended import refused, report
+from tests.unit.observability.ended import attempt_failed, refused, report
 
 
 def line(log: RequestLog, **other: Any) -> dict[str, Any]:
@@ -117,3 +119,41 @@ def test_what_is_shown_of_each_kind_of_request() -> None:
 
 def test_an_embedding_is_called_one() -> None:
     assert line(RequestLog(), kind=RequestKind.EMBED, first_token_ns=0)["kind"] == "embed"
+
+
+def test_an_attempt_has_its_line_where_it_is_repeated_else_its_request_has() -> None:
+    with capture_logs() as logged:
+        RequestLog().attempt_failed(attempt_failed())
+        RequestLog().attempt_failed(attempt_failed(is_retried=False))
+        RequestLog(tells_requests=False).attempt_failed(attempt_failed())
+    (found,) = logged
+    assert (found["event"], found["attempt"], found["pieces"]) == ("attempt failed", 1, 3)
+    assert (found["reason"], found["backoff_ms"]) == ("BACKEND_FAILED", 40.0)
+
+
+@pytest.mark.parametrize("state", BreakerState)
+def test_a_breaker_that_is_not_closed_is_a_warning(state: BreakerState) -> None:
+    told = TellBreaker(
+        backend="b",
+        model="m",
+        before=BreakerState.HALF_OPEN,
+        after=state,
+        why="the probe",
+        until_ns=None,
+    )
+    with capture_logs() as logged:
+        RequestLog().breaker_changed(told)
+    (found,) = logged
+    assert found["log_level"] == ("info" if state is BreakerState.CLOSED else "warning")
+    assert (found["backend"], found["model"], found["why"]) == ("b", "m", "the probe")
+
+
+@pytest.mark.parametrize("step", HealingStep)
+def test_what_is_done_about_a_wedged_model_is_told_with_its_evidence(step: HealingStep) -> None:
+    told = TellHealing(backend="b", model="m", step=step, evidence="silent for 4 s")
+    with capture_logs() as logged:
+        RequestLog().healing(told)
+    (found,) = logged
+    is_well = step in {HealingStep.CURED, HealingStep.RESTARTED}
+    assert found["log_level"] == ("info" if is_well else "warning")
+    assert found["evidence"] == "silent for 4 s"
