@@ -18,6 +18,7 @@ from broker.core.effects import WaitReason
 from broker.core.stimuli import Scope
 from broker.core.views import (
     AgentView,
+    AttemptView,
     BucketView,
     Explanation,
     GateView,
@@ -158,3 +159,36 @@ def test_a_quota_says_no_limit_by_silence_and_rounds_waits_up() -> None:
     (bucket,) = encoded.buckets
     assert (bucket.name, bucket.left, bucket.next_ms) == ("tokens", -1.5, 3)
     assert encode_quota(replace(QUOTA, compartment_max=7)).compartment_max == 7
+
+
+def test_the_attempts_of_a_story_have_durations_for_moments() -> None:
+    failed = AttemptView(
+        number=1,
+        backend="a",
+        model="m:latest",
+        started_ns=1_000 * MS,
+        first_token_ns=1_200 * MS,
+        ended_ns=1_500 * MS,
+        pieces=3,
+        reason="BACKEND_FAILED",
+        problem="the runner died",
+        backoff_ns=250 * MS,
+        continued=False,
+    )
+    running = replace(
+        failed,
+        number=2,
+        backend="b",
+        started_ns=3_000 * MS,
+        first_token_ns=0,
+        ended_ns=0,
+        reason="",
+        problem="",
+        continued=True,
+    )
+    first, second = encode_explanation(replace(STORY, attempts=(failed, running))).attempts
+    assert (first.number, first.backend, first.run_ms, first.first_token_ms) == (1, "a", 500, 200)
+    assert (first.reason, first.problem) == ("BACKEND_FAILED", "the runner died")
+    assert (first.pieces, first.backoff_ms, first.continued) == (3, 250, False)
+    assert (second.run_ms, second.HasField("first_token_ms")) == (500, False)
+    assert second.continued

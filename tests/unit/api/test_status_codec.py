@@ -17,14 +17,16 @@ from broker.api.grpc.level_codec import (
 )
 from broker.api.grpc.models import encode_place
 from broker.api.grpc.status_codec import encode_status
+from broker.core.breaker import BreakerState
+from broker.core.healing import Health
 from broker.core.level import Level
 from broker.core.lifecycle import State
 from broker.core.pace import AgentWorkView, Waits, Work
 from broker.core.residency import ResidencyState
 from broker.core.sensing import GpuProcess, GpuSample, HostSample, SensorState
-from broker.core.snapshot import BackendView, RequestView, ResidencyView, take_snapshot
+from broker.core.snapshot import BackendView, RequestView, ResidencyView, SickView, take_snapshot
 from broker.core.tally import PriorityTally
-from broker.core.views import AlertView, LevelView, LoadPart, SensorView, WaitView
+from broker.core.views import AlertView, BreakerView, LevelView, LoadPart, SensorView, WaitView
 from broker.services.status import BackendIdentity, Status
 from broker_client.machine import gpu_of, level_number
 from broker_client.pb.broker.v1 import admin_pb2 as pb
@@ -324,3 +326,49 @@ def test_a_resident_says_how_long_yet(expires_unix_s: float | None, expires_ms: 
 def test_without_a_clock_or_a_resident_nothing_is_said_of_expiry() -> None:
     assert not encode_place("b", RESIDENT).HasField("expires_ms")
     assert not encode_place("b", None, UNIX_S).HasField("expires_ms")
+
+
+def test_what_fails_on_a_backend_and_what_is_done_about_it() -> None:
+    whole = status()
+    (backend,) = whole.snapshot.backends
+    breaker = BreakerView(
+        model="m",
+        state=BreakerState.OPEN,
+        failures=5,
+        calls=6,
+        until_ns=NOW_NS + 2_500 * MS,
+        why="5 of 6 calls failed",
+    )
+    closed = BreakerView(
+        model="n", state=BreakerState.CLOSED, failures=1, calls=9, until_ns=None, why=""
+    )
+    backend = replace(
+        backend,
+        weight=2.0,
+        tags=("big",),
+        is_draining=True,
+        health=Health.SUSPECT,
+        evidence="a cure failed",
+        running=3,
+        sick=(SickView(model="s", retry_ns=NOW_NS - 1, why="no memory"),),
+        breakers=(breaker, closed),
+        retries=4,
+        retries_left=1.5,
+        restarts=1,
+    )
+    (encoded,) = encode_status(
+        replace(whole, snapshot=replace(whole.snapshot, backends=(backend,)))
+    ).backends
+    assert (encoded.weight, list(encoded.tags), encoded.draining) == (2.0, ["big"], True)
+    assert (encoded.health, encoded.evidence) == ("suspect", "a cure failed")
+    assert (encoded.running, encoded.retries, encoded.retries_left, encoded.restarts) == (
+        3,
+        4,
+        1.5,
+        1,
+    )
+    opened, shut = encoded.breakers
+    assert (opened.state, opened.failures, opened.calls, opened.until_ms) == ("open", 5, 6, 2_500)
+    assert (shut.state, shut.HasField("until_ms")) == ("closed", False)
+    (sick,) = encoded.sick_models
+    assert (sick.model, sick.retry_ms, sick.why) == ("s", 0, "no memory")
