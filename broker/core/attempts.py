@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
 
 from broker.core.backlog import Backlog
 from broker.core.dispatch import counted, order_of
-from broker.core.effects import Effect, TellRequeued
-from broker.core.errors import BackendUnreachable, BrokerError, InvariantBroken
+from broker.core.effects import AbortAttempt, Effect
+from broker.core.errors import BackendUnreachable, BrokerError, Cancelled, InvariantBroken
 from broker.core.estimates import Estimates
 from broker.core.ledger import Ledger
-from broker.core.lifecycle import State, Trigger
+from broker.core.lifecycle import Trigger
+from broker.core.phases import Phases
 from broker.core.placement import BackendState
 from broker.core.queueing import QueuePolicy
-from broker.core.reassignment import Reassignment
 from broker.core.record import Attempt, Record
 from broker.core.requests import AttemptId
 from broker.core.residencies import Residencies
 from broker.core.residency import Residency
-from broker.core.stimuli import AttemptEnded, FirstToken
+from broker.core.retries import Retries
+from broker.core.stimuli import AttemptEnded, FirstToken, Quiet
 from broker.core.tally import Tally
 from broker.core.timers import Timers
 
-# A request whose backend took no connection goes back to the queue at most so often. Retries with
-# a budget and with back-off take this place later.
-TRIES_MAX: Final = 3
+# Who hears of each attempt: that it starts on a backend; that it is over, and with which error it
+# counts.
+OnStarted = Callable[[BackendState, str, AttemptId, int], None]
+OnEnded = Callable[[Attempt, AttemptEnded, BrokerError | None, int], None]
+
+
+def _nobody(*_: object) -> None:
+    """Hears of nothing."""
 
 
 class Attempts:
@@ -37,22 +42,28 @@ class Attempts:
         ledger: Ledger,
         backlog: Backlog,
         residencies: Residencies,
-        reassignment: Reassignment,
+        retries: Retries,
+        phases: Phases,
         estimates: Estimates,
         tally: Tally,
         timers: Timers,
         emit: Callable[[Effect], None],
+        on_started: OnStarted = _nobody,
+        on_ended: OnEnded = _nobody,
     ) -> None:
         self.policy = policy
         self.draining = False
         self._ledger = ledger
         self._backlog = backlog
         self._residencies = residencies
-        self._reassignment = reassignment
+        self._retries = retries
+        self._phases = phases
         self._estimates = estimates
         self._tally = tally
         self._timers = timers
         self._emit = emit
+        self._on_started = on_started
+        self._on_ended = on_ended
 
     def start(
         self, record: Record, backend: BackendState, residency: Residency, now_ns: int
@@ -71,6 +82,9 @@ class Attempts:
             started_ns=now_ns,
             flow=flow,
             charged=charged,
+            model=record.model,
+            number=record.tries,
+            continues=record.pieces_kept > 0,
             level=offers.level,
             output_tokens_max=offers.output_tokens_max(record.spec) if offers.level else None,
         )
@@ -84,6 +98,10 @@ class Attempts:
         is_small_first = offers.has_small_only and offers.is_small_runner(residency.runner)
         ledger.journal.start(attempt, closed, offers.held, is_small_first=is_small_first)
         self._run(record, 1, now_ns)
+        if record.tries == 1:
+            self._retries.earn(backend.name)
+        self._phases.starts(attempt, now_ns)
+        self._on_started(backend, residency.runner, attempt.id, now_ns)
         self._emit(order_of(attempt, backend, queue_wait_ns))
 
     def _run(self, record: Record, change: int, now_ns: int) -> None:
@@ -98,35 +116,71 @@ class Attempts:
             return  # it was told to end while the token was on its way
         attempt.record.move(Trigger.FIRST_TOKEN)
         attempt.first_token_ns = now_ns
+        if attempt.first_token_timer:
+            self._phases.has_first_token(attempt)
         self._tally.first_tokens.append(now_ns - attempt.record.arrived_ns)
+
+    def quiet(self, quiet: Quiet, now_ns: int) -> None:
+        """No piece of an attempt has come for a while."""
+        attempt = self._ledger.attempts.get(quiet.attempt)
+        if attempt is not None:
+            self._phases.quiet(attempt, quiet, now_ns)
+
+    def give_up(self, attempt_id: AttemptId, error: BrokerError, now_ns: int) -> None:
+        """Nothing more is expected of this attempt: its call is closed, and once that is done it
+        counts as failed by `error`. Its end, or another reason to close it, may be quicker."""
+        attempt = self._ledger.attempts.get(attempt_id)
+        if attempt is None or attempt.ending is not None or attempt.given_up is not None:
+            return
+        if attempt.grace_timer:
+            return
+        attempt.given_up = error
+        self._emit(AbortAttempt(attempt_id))
 
     def ended(self, ended: AttemptEnded, now_ns: int) -> None:
         attempt = self._ledger.attempts.get(ended.attempt)
         if attempt is None:
             raise InvariantBroken(f"attempt {ended.attempt} ended twice or never began")
-        error = ended.error
         if attempt.grace_timer:
             raise InvariantBroken(f"attempt {attempt.id} ended twice")
+        error = ended.error
+        if attempt.given_up is not None and isinstance(error, Cancelled):
+            error = attempt.given_up  # else it came to an end of its own while it was told to
+        attempt.pieces, attempt.ended_ns = ended.pieces, now_ns
+        if attempt.first_token_timer:
+            self._phases.has_first_token(attempt)
+        self._on_ended(attempt, ended, error, now_ns)
         if attempt.ending is not None:
             self._ledger.pay(attempt, ended, self.policy, now_ns)
-            self._aborted(attempt, error, now_ns)
-            return
+            self._aborted(attempt, ended.error, now_ns)
+        elif error is None:
+            cost = self._ledger.pay(attempt, ended, self.policy, now_ns)
+            self._release(attempt, now_ns)
+            self._measure(attempt, ended, cost, now_ns)
+            self._ledger.end(attempt.record, Trigger.COMPLETE, None, now_ns)
+        else:
+            self._failed(attempt, ended, error, now_ns)
+
+    def _failed(
+        self, attempt: Attempt, ended: AttemptEnded, error: BrokerError, now_ns: int
+    ) -> None:
+        """It came to nothing: its request is tried again, or ends with this."""
+        record = attempt.record
         if isinstance(error, BackendUnreachable):
             self._residencies.lost(attempt.backend, error, now_ns)
-        if error is not None and self._may_requeue(attempt, error):
-            self._requeue(attempt, error, now_ns)
+        wait_ns = None if self.draining else self._retries.wait_ns(attempt, error, now_ns)
+        self._retries.tell(attempt, error, wait_ns)
+        if wait_ns is not None:
+            self._release(attempt, now_ns)
+            self._retries.put_back(attempt, ended, wait_ns, now_ns)
             return
-        cost = self._ledger.pay(attempt, ended, self.policy, now_ns)
-        record = attempt.record
-        if error is not None and error.leaves_work:
+        self._ledger.pay(attempt, ended, self.policy, now_ns)
+        if error.leaves_work:
             self._ledger.end(record, Trigger.FAIL, error, now_ns)
             self._aborted(attempt, error, now_ns)
             return
         self._release(attempt, now_ns)
-        if error is None:
-            self._measure(attempt, ended, cost, now_ns)
-        trigger = Trigger.COMPLETE if error is None else Trigger.FAIL
-        self._ledger.end(record, trigger, error, now_ns)
+        self._ledger.conclude(record, Trigger.FAIL, error, now_ns)
 
     def _measure(self, attempt: Attempt, ended: AttemptEnded, cost: int, now_ns: int) -> None:
         """A completed attempt says how long such requests run."""
@@ -150,29 +204,6 @@ class Attempts:
         else:
             at_ns = now_ns + self._residencies.policy.slot_grace_ns
             attempt.grace_timer = self._timers.set(at_ns, self._release, attempt)
-
-    def _may_requeue(self, attempt: Attempt, error: BrokerError) -> bool:
-        """Only what surely was not begun: no connection, and not a token."""
-        return (
-            isinstance(error, BackendUnreachable)
-            and attempt.record.state is State.DISPATCHED
-            and attempt.record.tries < TRIES_MAX
-            and not self.draining
-        )
-
-    def _requeue(self, attempt: Attempt, error: BrokerError, now_ns: int) -> None:
-        record = attempt.record
-        self._release(attempt, now_ns)
-        record.move(Trigger.REQUEUE)
-        record.attempt = None
-        record.told_reason = None
-        record.starts_before, record.starts_in_room = self._ledger.attempts_made, 0
-        self._emit(TellRequeued(record.spec.key, error.message))
-        record.move(Trigger.ENQUEUE)
-        self._backlog.enter(record, now_ns)
-        # Only now: an agent with nothing waiting or running would be forgotten with its counter.
-        self._backlog.settle(attempt.flow, attempt.charged, 0)
-        self._reassignment.look(record, now_ns)  # the level may be another one than when it started
 
     def _release(self, attempt: Attempt, now_ns: int) -> None:
         """The attempt's work is over: its slot is free again."""

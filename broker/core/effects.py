@@ -16,6 +16,7 @@ from broker.core.value import value
 
 if TYPE_CHECKING:  # a record keeps words that are defined here
     from broker.core.record import Attempt, Record
+    from broker.core.views import AttemptReport
 
 
 class WaitReason(Symbol):
@@ -107,6 +108,13 @@ class StartAttempt:
 
 
 @value
+class TellAttemptFailed:
+    """An attempt came to nothing: told to who observes. Its client hears of what comes of it."""
+
+    report: AttemptReport
+
+
+@value
 class AbortAttempt:
     """Close the call of this attempt, in one step. Still ends in AttemptEnded."""
 
@@ -121,6 +129,7 @@ class Answer:
     level: Level
     changes: tuple[str, ...]
     queue_wait_ns: int
+    prompt_type: str = ""  # which of the default answers; the general one where it has none
 
 
 @value
@@ -156,11 +165,13 @@ class AbortLoad:
 
 @value
 class Unload:
-    """Make the model leave and prove it. Ends in UnloadEnded."""
+    """Make the model leave and prove it. Ends in UnloadEnded. `is_cure`: it hangs, or has lost a
+    slot; what does not leave soon then will not."""
 
     backend: str
     runner: str
     model: str
+    is_cure: bool = False
 
 
 @value
@@ -260,6 +271,7 @@ Effect = (
     | TellRequeued
     | TakeOver
     | StartAttempt
+    | TellAttemptFailed
     | AbortAttempt
     | Answer
     | Finish

@@ -10,6 +10,7 @@ no I/O, reads no clock, and never sees a word of a prompt or an answer.
 from __future__ import annotations
 
 from collections.abc import Callable
+from random import Random
 from typing import Any
 
 from _sched.queue import FairQueue
@@ -28,8 +29,11 @@ from broker.core.estimates import Estimates
 from broker.core.ledger import Ledger
 from broker.core.level import Level
 from broker.core.lifecycle import Trigger
+from broker.core.membership import Membership
 from broker.core.offers import Offers
 from broker.core.operations import Operations
+from broker.core.ownership import OWNS_OTHERS, Ownership
+from broker.core.phases import Phases
 from broker.core.placement import BackendState
 from broker.core.policy import EnginePolicy
 from broker.core.queueing import Line, LineKey
@@ -38,9 +42,12 @@ from broker.core.reassignment import Reassignment
 from broker.core.record import Attempt, Record
 from broker.core.requests import AttemptId, RequestKey
 from broker.core.residencies import Residencies
+from broker.core.retries import Retries
+from broker.core.routing import Routing
 from broker.core.stimuli import (
     Arrived,
     AttemptEnded,
+    BackendDrainAsked,
     BackendSeen,
     BlockAsked,
     BoostAsked,
@@ -50,8 +57,10 @@ from broker.core.stimuli import (
     FirstToken,
     LoadEnded,
     ModelsListed,
+    OwnedBefore,
     PauseAsked,
     PolicyChanged,
+    Quiet,
     ResidentsSeen,
     ResumeAsked,
     Stimulus,
@@ -108,22 +117,12 @@ class Engine:
             self._level_changed,
             queued_max=lambda: self.policy.queue.queued_max,
         )
-        self.ledger = Ledger(
-            self.backlog, self.room, quotas, self.tally, self.timers, self.backends, self._emit
-        )
+        self._phases = self._new_phases()
+        self.ledger = self._new_ledger()
         self._reassignment = Reassignment(self.ledger, self.backlog, self.backends)
-        self._attempts = Attempts(
-            policy.queue,
-            self.ledger,
-            self.backlog,
-            self.residencies,
-            self._reassignment,
-            self.estimates,
-            self.tally,
-            self.timers,
-            self._emit,
-        )
         self._announcer = self._new_announcer()
+        self._retries = self._new_retries()
+        self._attempts = self._new_attempts()
         self._arrivals = self._new_arrivals()
         self._timer_set_ns: int | None = None
         self.reloads = 0
@@ -138,6 +137,57 @@ class Engine:
             self._emit,
             self._note,
             self._choices_changed,
+        )
+
+    def _new_phases(self) -> Phases:
+        return Phases(
+            self.policy.time_outs,
+            self.backends,
+            self.timers,
+            lambda *late: self.ledger.waited_long(*late),
+            lambda *late: self._attempts.give_up(*late),
+        )
+
+    def _new_ledger(self) -> Ledger:
+        return Ledger(
+            self.backlog,
+            self.room,
+            self._quotas,
+            self.tally,
+            self.timers,
+            self.backends,
+            self._phases,
+            self._emit,
+        )
+
+    def _new_retries(self) -> Retries:
+        return Retries(
+            self.policy.retry,
+            Random(self.policy.seed),
+            self.ledger,
+            self.backlog,
+            self._reassignment,
+            self._announcer,
+            self._phases,
+            self.backends,
+            self.timers,
+            self._emit,
+        )
+
+    def _new_attempts(self) -> Attempts:
+        return Attempts(
+            self.policy.queue,
+            self.ledger,
+            self.backlog,
+            self.residencies,
+            self._retries,
+            self._phases,
+            self.estimates,
+            self.tally,
+            self.timers,
+            self._emit,
+            self.breakers.started,
+            self._attempt_ended,
         )
 
     def _new_switching(self) -> Switching:
@@ -175,12 +225,26 @@ class Engine:
             self.estimates,
             self.tally,
             self.timers,
+            self._phases,
             self.backends,
             self._emit,
         )
 
+    def _new_membership(self) -> Membership:
+        return Membership(
+            self.backends,
+            self.ledger.attempts,
+            self.backlog,
+            self._emit,
+            lambda name, now_ns: self._models_listed(ModelsListed(name, ()), now_ns),
+            self._members_changed,
+        )
+
     def _table(self) -> dict[type[Stimulus], Callable[[Any, int], None]]:
         known = self.residencies
+        members = self._membership = self._new_membership()
+        self._ownership = Ownership(self.backends, known, self._emit)
+        self._routing = Routing(self.backends, self.backlog.record_of)
         operations = self._operations = Operations(
             self.agents, self.backlog, self.ledger, self._announcer, self.timers, self._emit
         )
@@ -188,12 +252,15 @@ class Engine:
             Arrived: self._arrivals.arrive,
             CancelAsked: lambda asked, now_ns: self.ledger.cancel(asked.key, asked.cause, now_ns),
             FirstToken: self._attempts.first_token,
+            Quiet: self._attempts.quiet,
             AttemptEnded: self._attempts.ended,
             BackendSeen: self._backend_seen,
             ModelsListed: self._models_listed,
-            ResidentsSeen: known.residents_seen,
+            ResidentsSeen: self._residents_seen,
             LoadEnded: known.load_ended,
             UnloadEnded: known.unload_ended,
+            OwnedBefore: self._ownership.owned_before,
+            BackendDrainAsked: members.drain,
             DrainAsked: self._drain_asked,
             BoostAsked: operations.boost,
             BlockAsked: operations.block,
@@ -230,9 +297,12 @@ class Engine:
         self._handlers[type(stimulus)](stimulus, now_ns)
         if type(stimulus) is FirstToken:
             return self._effects  # nothing became free, nobody came: the most frequent turn
+        self._membership.settle(now_ns)
         self._dispatch(now_ns)
         if self._switching.settle(now_ns):
             self._dispatch(now_ns)
+        if type(stimulus) in OWNS_OTHERS:
+            self._ownership.look()
         self._announcer.plan(now_ns)
         if self.draining and not self._told_drained and not self.records and not self.attempts:
             self._told_drained = True
@@ -255,10 +325,11 @@ class Engine:
         """Gives every free slot to the request that is next for it, and every place in the queue
         that so becomes free to who stands in the waiting room."""
         backlog, backends, start = self.backlog, self.backends, self._attempts.start
+        routing = self._routing
         while True:
             first = backlog.first
             for runner in {runner: None for runner, _ in first}:  # each once, in their order
-                while (choice := next_dispatch(runner, backends, first)) is not None:
+                while (choice := next_dispatch(runner, backends, first, routing)) is not None:
                     record = backlog.record_of(choice.entry)
                     start(record, choice.backend, choice.residency, now_ns)
             if backlog.is_holding:
@@ -276,7 +347,7 @@ class Engine:
             if not self._switching.is_wanted_first(backend, now_ns)
         }
         for runner in {runner: None for runner, _ in ready}:
-            while (choice := next_dispatch(runner, idle, ready, is_for_all=True)) is not None:
+            while choice := next_dispatch(runner, idle, ready, self._routing, is_for_all=True):
                 record = backlog.record_of(choice.entry)
                 self._attempts.start(record, choice.backend, choice.residency, now_ns)
 
@@ -287,7 +358,13 @@ class Engine:
             return
         self._reassignment.look_at_all(now_ns)
         for record in self.backlog.waiting(lambda line: line[0] == runner):
-            self.ledger.end(record, Trigger.FAIL, error, now_ns)
+            self.ledger.conclude(record, Trigger.FAIL, error, now_ns)
+
+    def _attempt_ended(
+        self, attempt: Attempt, ended: AttemptEnded, error: BrokerError | None, now_ns: int
+    ) -> None:
+        """A call is over, whatever becomes of its request."""
+        self.breakers.ended(attempt, error, now_ns)
 
     def _choices_changed(self, now_ns: int) -> None:
         """A model that may answer for another is there or may be loaded, or is so no longer."""
@@ -296,6 +373,8 @@ class Engine:
     # Backends
 
     def _backend_seen(self, seen: BackendSeen, now_ns: int) -> None:
+        if seen.backend not in self.backends:
+            return  # it was taken out of the configuration while it was asked
         backend = self.backends[seen.backend]
         was_up = backend.up
         self.residencies.backend_seen(seen, now_ns)
@@ -305,7 +384,15 @@ class Engine:
         if seen.up is not was_up:  # it may have the model that the level, or its end, calls for
             self._reassignment.look_at_all(now_ns)
 
+    def _residents_seen(self, seen: ResidentsSeen, now_ns: int) -> None:
+        if seen.backend in self.backends:
+            self.residencies.residents_seen(seen, now_ns)
+            self._ownership.residents_seen(seen, now_ns)
+
     def _models_listed(self, listed: ModelsListed, now_ns: int) -> None:
+        backend = self.backends.get(listed.backend)
+        if backend is None or (backend.is_leaving and listed.models):
+            return
         self.residencies.models_listed(listed, now_ns)
         known = {runner for each in self.backends.values() for runner in each.by_runner}
         self.estimates.keep(known)
@@ -329,10 +416,10 @@ class Engine:
         self.timers.fire(now_ns)
 
     def _policy_changed(self, changed: PolicyChanged, now_ns: int) -> None:
-        """Everything that is decided from now on is decided by the new policy; the backends stay
-        those of the start."""
+        """Everything that is decided from now on is decided by the new policy."""
         self.reloads += 1
         policy = self.policy = changed.policy
+        self._membership.configure(policy.backends)
         self.bulkheads.configure(policy.agents.bulkheads)
         self._quotas.configure(policy.agents, now_ns)
         for scope in self.agents.configure(policy.agents, now_ns):
@@ -341,11 +428,20 @@ class Engine:
         self._queue.handicap_ns_per_priority = policy.queue.handicap_ns_per_priority
         self._arrivals.configure(policy.queue)
         self._attempts.policy = policy.queue
+        self._retries.configure(policy.retry)
+        self._phases.configure(policy.time_outs, self.records, now_ns)
         self._announcer.interval_ns = policy.queue.announce_interval_ns
         self.residencies.policy = self._switching.policy = policy.placement
         self.breakers.configure(policy.breaker, now_ns)
         self.degradation.configure(policy.degradation, now_ns)
         self._level_changed(now_ns)
+        self._members_changed(now_ns)
+
+    def _members_changed(self, now_ns: int) -> None:
+        """What waits may be served elsewhere now."""
+        for runner, _ in self.lines:
+            self._note(runner)
+        self._reassignment.look_at_all(now_ns)
 
     def _drain_asked(self, asked: DrainAsked, now_ns: int) -> None:
         """The last word on how long it may take counts."""

@@ -1,4 +1,5 @@
-"""What an error of an attempt means: does it speak against the backend, may another attempt help?
+"""What an error means: does it speak against the backend, may another attempt help, may the
+operator's default answer take its place?
 
 A table by class; what is not listed means what its nearest base class does. A caller's bad input,
 a client that is too slow or gone, and what the broker itself does never count against a backend.
@@ -16,6 +17,8 @@ from broker.core.errors import (
     BackendRefused,
     BackendUnreachable,
     BrokerError,
+    DeadlineExpired,
+    LoadFailed,
     TimedOut,
 )
 from broker.core.time_outs import Phase
@@ -23,16 +26,19 @@ from broker.core.time_outs import Phase
 
 class Failure(NamedTuple):
     """`counts`: for the circuit breaker of the model on that backend. `retries`: another attempt
-    may help. `was_called`: the backend may have worked for it, so that a retry costs budget."""
+    may help. `was_called`: the backend may have worked for it, so that a retry costs budget.
+    `answer_why`: why the default answer is given in its place, where its caller allows that; "":
+    it is not."""
 
     counts: bool
     retries: bool
     was_called: bool = True
+    answer_why: str = ""
 
 
 NOT_THE_BACKENDS: Final = Failure(counts=False, retries=False)
-BROKE: Final = Failure(counts=True, retries=True)
-AWAY: Final = Failure(counts=False, retries=True, was_called=False)
+BROKE: Final = Failure(counts=True, retries=True, answer_why="every attempt failed")
+AWAY: Final = BROKE._replace(counts=False, was_called=False)
 
 FAILURES: Final[Mapping[type[BrokerError], Failure]] = {
     BrokerError: NOT_THE_BACKENDS,  # ours, the caller's, or an end that somebody asked for
@@ -41,15 +47,17 @@ FAILURES: Final[Mapping[type[BrokerError], Failure]] = {
     BackendBusy: BROKE,  # its own queue is full: others would be turned away as well
     BackendUnreachable: AWAY,  # that a server is away is known without a breaker
     BackendRefused: NOT_THE_BACKENDS,  # the request is wrong, and would be again
+    LoadFailed: NOT_THE_BACKENDS._replace(answer_why="its model could not be loaded"),
+    DeadlineExpired: NOT_THE_BACKENDS._replace(answer_why="its deadline passed"),
 }
 
 # A time-out speaks against a backend only where that was working, or should have been.
 TIMED_OUT: Final[Mapping[Phase, Failure]] = {
-    Phase.QUEUE: NOT_THE_BACKENDS,
-    Phase.LOAD: NOT_THE_BACKENDS,
-    Phase.FIRST_TOKEN: BROKE,
+    Phase.QUEUE: NOT_THE_BACKENDS._replace(answer_why="it waited for too long"),
+    Phase.LOAD: NOT_THE_BACKENDS._replace(answer_why="its model took too long to load"),
+    Phase.FIRST_TOKEN: BROKE._replace(answer_why="its first token took too long"),
     Phase.TOKEN_GAP: BROKE,
-    Phase.TOTAL: NOT_THE_BACKENDS,
+    Phase.TOTAL: NOT_THE_BACKENDS._replace(answer_why="it took too long"),
 }
 
 

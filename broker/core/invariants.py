@@ -36,6 +36,9 @@ def _check_queue(engine: Engine) -> None:
     # A limit that was lowered by a reload does not throw out what waits.
     if newcomers > engine.policy.queue.queued_max and not engine.reloads:
         raise InvariantBroken("more requests wait than may")
+    backing_off = sum(each.state is State.REQUEUED for each in engine.records.values())
+    if backing_off != engine.ledger.backing_off:
+        raise InvariantBroken("requests in their backoff and their count differ")
     standing = sum(each.state is State.ADMITTED for each in engine.records.values())
     if standing != len(engine.room):
         raise InvariantBroken("requests in the waiting room and records that stand differ")
@@ -82,7 +85,7 @@ def _check_slots(engine: Engine) -> None:
         for residency in backend.residents.values():
             if residency.running != held.get(id(residency), 0):
                 raise InvariantBroken("slots held and attempts differ")
-            if residency.running > residency.slots:
+            if residency.running > residency.slots and not engine.reloads:
                 raise InvariantBroken("more requests run than there are slots")
             is_named = backend.resident(residency.runner) is not None
             if is_named and backend.takes(residency.runner) and residency.has_free_slot:

@@ -44,6 +44,7 @@ class Ended(NamedTuple):
     problem: str
     at_ns: int
     starts_before: int
+    reason: str  # as the client was told; "" where it completed
 
 
 class Refused(NamedTuple):

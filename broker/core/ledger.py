@@ -10,26 +10,32 @@ from broker.core.backlog import Backlog
 from broker.core.bulkheads import OPEN
 from broker.core.dispatch import tokens_of
 from broker.core.effects import AbortAttempt, Answer, Effect, Finish
-from broker.core.errors import BrokerError, Cancelled, DeadlineExpired, Draining
+from broker.core.errors import BrokerError, Cancelled, DeadlineExpired, Draining, TimedOut
+from broker.core.failures import failure_of
 from broker.core.journal import Ended, Journal
 from broker.core.lifecycle import LIFECYCLE, OUTCOME_OF, WAITS, State, Trigger
+from broker.core.phases import Phases
 from broker.core.placement import BackendState
 from broker.core.queueing import QueuePolicy
 from broker.core.quota import Quotas
 from broker.core.record import Attempt, Record
-from broker.core.requests import AttemptId, Criticality, Outcome, RequestKey
+from broker.core.requests import AttemptId, Criticality, Outcome, RequestKey, RequestKind
 from broker.core.stimuli import AttemptEnded, CancelCause
 from broker.core.tally import Tally
+from broker.core.time_outs import Phase
 from broker.core.timers import Timers
 from broker.core.waiting_room import WaitingRoom
 
 # A request that ends so got nothing from the broker: what it paid is given back.
 _GIVEN_BACK = frozenset({Outcome.REFUSED, Outcome.DISPLACED})
 
+_WAITS_IN = {Phase.QUEUE: "waiting", Phase.LOAD: "the load of its model"}
+
 
 class Ledger:
     """`records` has each request from its admission to its outcome, `attempts` each call to a
-    backend from its start to its proven end, which may come later."""
+    backend from its start to its proven end, which may come later. `backing_off`: how many wait for
+    the time of their next attempt."""
 
     def __init__(
         self,
@@ -39,11 +45,13 @@ class Ledger:
         tally: Tally,
         timers: Timers,
         backends: Mapping[str, BackendState],
+        phases: Phases,
         emit: Callable[[Effect], None],
     ) -> None:
         self.records: dict[RequestKey, Record] = {}
         self.attempts: dict[AttemptId, Attempt] = {}
         self.attempts_made = 0
+        self.backing_off = 0
         self.journal = Journal()
         self._backlog = backlog
         self._room = room
@@ -51,18 +59,20 @@ class Ledger:
         self._tally = tally
         self._timers = timers
         self._backends = backends
+        self._phases = phases
         self._emit = emit
         self._on_deadline = self._deadline_passed  # one for all: each look makes a new object
 
     @property
     def live(self) -> int:
         """How many requests wait or hold a slot."""
-        return self._tally.queued + len(self.attempts) + len(self._room)
+        return self._tally.queued + len(self.attempts) + len(self._room) + self.backing_off
 
     def open(self, record: Record) -> None:
         """A request is under way from now on."""
         self.records[record.spec.key] = record
         self.set_deadline(record, record.spec.deadline_ns)
+        self._phases.waits(record, record.arrived_ns)
         record.agent.live += 1
         self._backlog.bulkheads.hold(record.compartment, 1)
 
@@ -86,7 +96,9 @@ class Ledger:
             self._backlog.move(record, now_ns, compartment=bit)
 
     def set_deadline(self, record: Record, at_ns: int) -> None:
+        """Its newest call gives it until then; a time-out for the whole of it may be tighter."""
         self._timers.cancel(record.deadline_timer)
+        record.deadline_ns = at_ns = self._phases.deadline_ns(record, at_ns)
         record.deadline_timer = self._timers.set(at_ns, self._on_deadline, record)
 
     def leave_room(self, record: Record) -> None:
@@ -101,26 +113,61 @@ class Ledger:
         if attempt is not None and attempt.id in self.attempts:
             record.move(Trigger.ABORT)
             attempt.ending = trigger
-            self._emit(AbortAttempt(attempt.id))
+            if attempt.given_up is None:  # else its call is closed already
+                self._emit(AbortAttempt(attempt.id))
             outcome = OUTCOME_OF[LIFECYCLE.step(record.state, trigger)]
         else:
             if record.state is State.QUEUED:
                 self._backlog.withdraw(record, now_ns)
+            elif record.state is State.REQUEUED:
+                self._end_backoff(record)
             elif record.state is State.ADMITTED and record.entry:  # else it has just come
                 self.leave_room(record)
             record.move(trigger)
             outcome = OUTCOME_OF[record.state]
         self._close(record, outcome, error, now_ns)
 
-    def answer(self, record: Record, now_ns: int) -> None:
-        """The operator's default answer ends a request that waits, or has just come."""
+    def _end_backoff(self, record: Record) -> None:
+        self._timers.cancel(record.backoff_timer)
+        self.backing_off -= 1
+        self.pay_back(record)
+
+    def pay_back(self, record: Record) -> None:
+        """What its lost attempt was charged: that was not its agent's fault."""
+        if record.owed is not None:
+            self._backlog.settle(*record.owed, 0)
+            record.owed = None
+
+    def conclude(self, record: Record, trigger: Trigger, error: BrokerError, now_ns: int) -> None:
+        """It comes to this end; or, where its caller allows it and nothing has reached them yet,
+        to the operator's default answer."""
+        why = failure_of(error).answer_why
+        if why and self._may_answer(record):
+            self.answer(record, now_ns, (f"the operator's default answer, as {why}",))
+        else:
+            self.end(record, trigger, error, now_ns)
+
+    def _may_answer(self, record: Record) -> bool:
+        spec = record.spec
+        return (
+            spec.accepts_default
+            and spec.kind is RequestKind.GENERATE
+            and record.state is not State.STREAMING
+            and not record.has_streamed
+            and self._backlog.offers.policy.has_answer_for(spec.prompt_type)
+        )
+
+    def answer(self, record: Record, now_ns: int, changes: tuple[str, ...] = ()) -> None:
+        """The operator's default answer ends a request of which no piece has come. `changes` says
+        why; left out: for the level's sake."""
         offers = self._backlog.offers
-        record.answered = offers.answer_changes()
+        record.answered = changes or offers.answer_changes()
         answer = Answer(
             key=record.spec.key,
             level=offers.level,
             changes=record.answered,
             queue_wait_ns=now_ns - record.arrived_ns,
+            prompt_type=record.spec.prompt_type,
         )
         self._emit(answer)
         self.end(record, Trigger.ANSWER, None, now_ns)
@@ -134,6 +181,8 @@ class Ledger:
         attempt, record.attempt = record.attempt, None
         del self.records[spec.key]
         self._timers.cancel(record.deadline_timer)
+        if record.wait_timer:
+            self._phases.left(record)
         agent.live -= 1
         agent.ended += 1
         self._backlog.bulkheads.hold(record.compartment, -1)
@@ -142,18 +191,19 @@ class Ledger:
                 agent.purse, agent.type.name, record.passage.tokens_reserved, now_ns
             )
         elif attempt is None:
-            self._pay_tokens(record, 0, now_ns)
-        self._tally.end(record.priority, outcome, error.reason if error is not None else "")
-        problem = error.message if error is not None else ""
+            self._pay_tokens(record, record.pieces_kept, now_ns)
+        reason, problem = ("", "") if error is None else (error.reason, error.message)
+        self._tally.end(record.priority, outcome, reason)
         self.journal.end(
-            spec.key, Ended(record, attempt, outcome, problem, now_ns, self.attempts_made)
+            spec.key, Ended(record, attempt, outcome, problem, now_ns, self.attempts_made, reason)
         )
         self._emit(Finish(spec.key, outcome, error, record, attempt))
 
     def pay(self, attempt: Attempt, ended: AttemptEnded, policy: QueuePolicy, now_ns: int) -> int:
         """What an attempt really used takes the place of what was charged and reserved for it; its
-        cost."""
+        cost. What its client keeps of attempts before it is paid with it."""
         prompt, output = tokens_of(attempt, ended)
+        output += attempt.record.pieces_kept
         cost = policy.prompt_token_cost * prompt + policy.output_token_cost * output
         self._backlog.settle(attempt.flow, attempt.charged, cost)
         attempt.record.agent.served_cost += cost
@@ -182,8 +232,19 @@ class Ledger:
     def _deadline_passed(self, record: Record, now_ns: int) -> None:
         waited_s = (now_ns - record.arrived_ns) / 1e9
         if record.state in WAITS:
-            _, detail = wait_reason(record, self._backends, self._backlog)
-            words = f"the deadline passed after {waited_s:.1f} s of waiting for {detail}"
+            _, detail = wait_reason(record, self._backends, self._backlog, now_ns)
+            words = f"after {waited_s:.1f} s of waiting for {detail}"
         else:
-            words = f"the deadline passed after {waited_s:.1f} s, while it ran"
-        self.end(record, Trigger.EXPIRE, DeadlineExpired(words), now_ns)
+            words = f"after {waited_s:.1f} s, while it ran"
+        total_ns = self._phases.limits(record).total_ns
+        error: BrokerError = DeadlineExpired(f"the deadline passed {words}")
+        if total_ns is not None and now_ns >= record.arrived_ns + total_ns:
+            error = TimedOut(f"the time-out for the whole request passed {words}", Phase.TOTAL)
+        self.conclude(record, Trigger.EXPIRE, error, now_ns)
+
+    def waited_long(self, record: Record, phase: Phase, limit_ns: int, now_ns: int) -> None:
+        """It has waited, or its model was being loaded, for as long as that may take."""
+        _, detail = wait_reason(record, self._backends, self._backlog, now_ns)
+        words = f"the time-out of {limit_ns / 1e9:g} s for {_WAITS_IN[phase]} passed"
+        error = TimedOut(f"{words}: it waited for {detail}", phase)
+        self.conclude(record, Trigger.EXPIRE, error, now_ns)

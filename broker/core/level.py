@@ -75,6 +75,10 @@ class DegradationPolicy:
     default_kinds: frozenset[str] = frozenset()  # prompt types with a default answer of their own
     has_default_answer: bool = False
 
+    def has_answer_for(self, prompt_type: str) -> bool:
+        """Is there a default answer for this kind of prompt, its own or the general one?"""
+        return self.has_default_answer or prompt_type in self.default_kinds
+
     def __post_init__(self) -> None:
         if set(self.thresholds) != set(Level) - {Level.NORMAL}:
             raise ValueError("each level above normal needs its threshold")

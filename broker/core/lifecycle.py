@@ -3,7 +3,8 @@
     RECEIVED -> ADMITTED -> QUEUED -> DISPATCHED -> STREAMING -> exactly one outcome
 
 with CANCELLING (told to end; the backend may still work on it, so its slot is not free) and
-REQUEUED (its attempt came to nothing before a token; it waits again at its old place) on the way.
+REQUEUED (its attempt came to nothing; it waits until it may be tried again, and then at its old
+place in its line) on the way.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class State(Symbol):
     QUEUED = "queued"  # in its model's line
     DISPATCHED = "dispatched"  # holds a slot; no token yet
     STREAMING = "streaming"  # holds a slot; tokens come
-    REQUEUED = "requeued"  # lost its slot through no fault of its own
+    REQUEUED = "requeued"  # lost its slot through no fault of its own; may be backing off
     CANCELLING = "cancelling"  # told to end; holds its slot until the work is proven to have ended
     COMPLETED = "completed"
     FAILED = "failed"
@@ -72,15 +73,22 @@ LIFECYCLE: Final = Machine(
         (_S.DISPATCHED, _T.COMPLETE): _S.COMPLETED,  # an answer without any text
         (_S.DISPATCHED, _T.FAIL): _S.FAILED,
         (_S.DISPATCHED, _T.REQUEUE): _S.REQUEUED,
+        (_S.DISPATCHED, _T.ANSWER): _S.COMPLETED,  # its attempt came to nothing
         (_S.DISPATCHED, _T.ABORT): _S.CANCELLING,
         (_S.STREAMING, _T.COMPLETE): _S.COMPLETED,
         (_S.STREAMING, _T.FAIL): _S.FAILED,
+        (_S.STREAMING, _T.REQUEUE): _S.REQUEUED,  # to begin anew, or to go on, as it allows
         (_S.STREAMING, _T.ABORT): _S.CANCELLING,
         (_S.REQUEUED, _T.ENQUEUE): _S.QUEUED,
+        (_S.REQUEUED, _T.FAIL): _S.FAILED,
+        (_S.REQUEUED, _T.CANCEL): _S.CANCELLED,
+        (_S.REQUEUED, _T.EXPIRE): _S.EXPIRED,
+        (_S.REQUEUED, _T.ANSWER): _S.COMPLETED,
         (_S.CANCELLING, _T.FAIL): _S.FAILED,  # cut by us, while the backend may still compute
         (_S.CANCELLING, _T.CANCEL): _S.CANCELLED,
         (_S.CANCELLING, _T.EXPIRE): _S.EXPIRED,
         (_S.CANCELLING, _T.SHED): _S.SHED,
+        (_S.CANCELLING, _T.ANSWER): _S.COMPLETED,  # its deadline passed before a token
     },
 )
 
@@ -94,5 +102,5 @@ OUTCOME_OF: Final = {
     State.DISPLACED: Outcome.DISPLACED,
 }
 
-WAITS: Final = frozenset({State.ADMITTED, State.QUEUED})
+WAITS: Final = frozenset({State.ADMITTED, State.QUEUED, State.REQUEUED})
 HOLDS_SLOT: Final = frozenset({State.DISPATCHED, State.STREAMING, State.CANCELLING})

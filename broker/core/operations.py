@@ -10,6 +10,7 @@ from broker.core.announcements import Announcer
 from broker.core.backlog import Backlog
 from broker.core.effects import Effect, TellPriority
 from broker.core.ledger import Ledger
+from broker.core.lifecycle import WAITS
 from broker.core.stimuli import (
     BlockAsked,
     BoostAsked,
@@ -62,7 +63,7 @@ class Operations:
         if asked.cancels_waiting:
             meant = {each.id for each in self._agents.meant(asked.scope)}
             for record in list(self._ledger.records.values()):
-                if record.entry and record.agent.id in meant:
+                if record.state in WAITS and record.agent.id in meant:
                     self._ledger.cancel(record.spec.key, CancelCause.AGENT_BLOCKED, now_ns)
 
     def pause(self, asked: PauseAsked, now_ns: int) -> None:
@@ -99,7 +100,7 @@ class Operations:
             if (each.is_paused, each.paused_whom) != was
         ]
         for record in self._backlog.waiting_of(changed):
-            self._announcer.tell_again(record)
+            self._announcer.tell_again(record, now_ns)
 
     def _tell(self, scope: Scope) -> None:
         """What holds for this very scope now; what holds for a wider one is told as that one's."""

@@ -7,12 +7,17 @@ from typing import Final
 
 from broker.core.agents import Agent
 from broker.core.effects import WaitReason
+from broker.core.errors import BrokerError
 from broker.core.level import Level
 from broker.core.lifecycle import LIFECYCLE, State, Trigger
 from broker.core.queueing import LineKey
 from broker.core.quota import NOT_COUNTED
 from broker.core.requests import AttemptId, RequestKey, RequestSpec
 from broker.core.residency import Residency
+from broker.core.views import AttemptView
+
+# Attempts of one request that are remembered: as many as the configuration lets it have.
+PAST_MAX: Final = 16
 
 STARTS_ALL: Final = 1 << 62  # more attempts than are ever made
 
@@ -58,12 +63,20 @@ class Record:
     passage: Passage
     starts_before: int  # attempts that had been made when it began to wait, the last time
     answered: tuple[str, ...] = ()  # what it was told with the default answer
+    past: tuple[AttemptView, ...] = ()  # attempts that came to nothing, the last ones
+    pieces_kept: int = 0  # of attempts before this one, which the next goes on from
+    has_streamed: bool = False  # did a piece of an attempt before this one reach the client?
     is_for_level: bool = False  # is another model to answer because only small ones run?
     instead: str = ""  # why another model is to answer, in words, where it is not for the level
     is_in_haste: bool = False  # is that because the line of its own would take too long?
     state: State = State.RECEIVED
+    deadline_ns: int = 0
     deadline_timer: int = 0
     room_timer: int = 0
+    waiting_since_ns: int = 0  # when it came, or came back
+    wait_timer: int = 0  # where a time-out bounds its wait
+    backoff_timer: int = 0
+    owed: tuple[int, int] | None = None  # flow and charge of an attempt, until it is in line again
     attempt: Attempt | None = None
     tries: int = 0
     entry: int = 0  # its handle in the queue, or in the waiting room
@@ -83,6 +96,7 @@ class Attempt:
 
     `ending` is set once the request was told to end: how it will have ended when the call has.
     `flow` and `charged`: whose virtual counter pays for it, and what was charged so far.
+    `given_up`: its call was closed for this; its end is awaited, and counts as a failure by it.
     """
 
     id: AttemptId
@@ -92,8 +106,15 @@ class Attempt:
     started_ns: int
     flow: int
     charged: int
+    model: str  # comparison key
+    number: int = 1  # of the attempts of its request
+    continues: bool = False
     level: Level = Level.NORMAL  # when it started
     output_tokens_max: int | None = None  # None: as many as the request asks for
     first_token_ns: int = 0
+    first_token_timer: int = 0
+    given_up: BrokerError | None = None
+    ended_ns: int = 0
+    pieces: int = 0  # known once it has ended
     ending: Trigger | None = None
     grace_timer: int = 0  # set once its call has ended without proof that the work has

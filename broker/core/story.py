@@ -15,9 +15,10 @@ from broker.core.journal import Ended, Refused, Start
 from broker.core.lifecycle import WAITS, State
 from broker.core.offers import is_held as mask_holds
 from broker.core.quota import NOT_COUNTED
-from broker.core.record import Attempt, Passage, Record
+from broker.core.record import PAST_MAX, Attempt, Passage, Record
 from broker.core.requests import Outcome, RequestKey
-from broker.core.views import Explanation, GateView, OvertakingView
+from broker.core.retries import view_of
+from broker.core.views import AttemptView, Explanation, GateView, OvertakingView
 
 EXAMPLES_MAX: Final = 3
 NO_LIMIT: Final = "no limit"  # of the agent's own
@@ -69,7 +70,7 @@ def _told(
 ) -> Explanation:
     reason, detail, position = "", "", 0
     if ended is None and record.state in WAITS:
-        why, detail = wait_reason(record, engine.backends, engine.backlog)
+        why, detail = wait_reason(record, engine.backends, engine.backlog, now_ns)
         reason, position = why.value, _position(engine, record, now_ns)
     until = attempt.id if attempt else ended.starts_before + 1 if ended else None
     overtaken, is_complete = _overtaken(engine, record, until)
@@ -86,12 +87,29 @@ def _told(
         position=position,
         wait_reason=reason,
         wait_detail=detail,
-        changes=changes_made(attempt) if attempt else record.answered or substitution(record),
+        changes=_changes(record, attempt),
         gates=tuple(_gates(record.passage)),
         overtaken=overtaken,
         is_complete=is_complete,
         problem=ended.problem if ended else "",
+        attempts=_attempts(record, attempt, ended),
     )
+
+
+def _changes(record: Record, attempt: Attempt | None) -> tuple[str, ...]:
+    if record.answered or attempt is None:
+        return record.answered or substitution(record)
+    return changes_made(attempt)
+
+
+def _attempts(
+    record: Record, attempt: Attempt | None, ended: Ended | None
+) -> tuple[AttemptView, ...]:
+    """Its last calls: those that came to nothing, and the one that did not, or has not yet."""
+    if attempt is None or (record.past and record.past[-1].number == attempt.number):
+        return record.past
+    reason, problem = (ended.reason, ended.problem) if ended else ("", "")
+    return (*record.past, view_of(attempt, reason, problem))[-PAST_MAX:]
 
 
 def _refused(refused: Refused, now_ns: int) -> Explanation:
@@ -119,7 +137,7 @@ def _refused(refused: Refused, now_ns: int) -> Explanation:
 
 def _position(engine: Engine, record: Record, now_ns: int) -> int:
     """Where it stands; as it was last told where it is further back than is worked out."""
-    if record.state is State.ADMITTED:
+    if record.state is not State.QUEUED:
         return record.told_position
     order = engine.backlog.forward(record.line[0], now_ns, PLAYED_FORWARD_MAX)
     for position, each in enumerate(order, start=1):

@@ -120,7 +120,9 @@ class Daemon:
         if self._parts is not None:
             try:
                 self._parts.driver.reconfigure(
-                    engine_policy(plan.config), plan.config.degradation.default_answer
+                    engine_policy(plan.config),
+                    plan.config.degradation.default_answer,
+                    plan.config.degradation.default_answers,
                 )
             except InvalidRequest as wrong:
                 return ReloadReport(changed=(), needs_restart=(), problems=(wrong.message,))

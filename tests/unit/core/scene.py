@@ -34,6 +34,7 @@ from broker.core.requests import (
     RequestSpec,
 )
 from broker.core.residency import Residency, ResidencyState
+from broker.core.retry import RetryPolicy
 from broker.core.stimuli import (
     Arrived,
     AttemptEnded,
@@ -50,6 +51,7 @@ from broker.core.stimuli import (
     TimerFired,
     UnloadEnded,
 )
+from broker.core.time_outs import TimeOutPolicy
 
 SECOND_NS = 1_000_000_000
 MINUTE_NS = 60 * SECOND_NS
@@ -188,6 +190,8 @@ class Scene:
         queue: QueuePolicy | None = None,
         placement: PlacementPolicy | None = None,
         agents: AgentsPolicy = OPEN_HOUSE,
+        retry: RetryPolicy | None = None,
+        time_outs: TimeOutPolicy | None = None,
     ) -> None:
         self.engine = Engine(
             EnginePolicy(
@@ -195,6 +199,8 @@ class Scene:
                 queue=queue or QueuePolicy(),
                 placement=placement or PlacementPolicy(),
                 agents=agents,
+                retry=retry or RetryPolicy(),
+                time_outs=time_outs or TimeOutPolicy(),
             )
         )
         self.now_ns = 0

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import pytest
 
 from broker.core.arrivals import DRAIN_RETRY_NS
-from broker.core.attempts import TRIES_MAX
 from broker.core.effects import (
     AbortAttempt,
     Drained,
@@ -19,7 +18,7 @@ from broker.core.effects import (
     TellRequeued,
 )
 from broker.core.errors import (
-    BackendFailed,
+    BackendRefused,
     BackendUnreachable,
     Cancelled,
     ClientTooSlow,
@@ -31,6 +30,7 @@ from broker.core.placement import BackendPolicy
 from broker.core.queueing import QueuePolicy
 from broker.core.requests import Outcome
 from broker.core.residency import ResidencyState
+from broker.core.retry import RetryPolicy
 from broker.core.stimuli import (
     AttemptEnded,
     CancelCause,
@@ -221,10 +221,11 @@ def test_requests_come_back_in_the_order_in_which_they_had_come() -> None:
 def test_a_request_is_tried_three_times_at_most() -> None:
     scene = busy()
     dispatched(scene)
-    for _ in range(TRIES_MAX - 1):
+    for _ in range(RetryPolicy().tries_max - 1):
         assert finished(scene.ends("r1", UNREACHABLE)) == []
         assert started(scene.up("b1")) == ["r1"]
-    assert scene.ends("r1", UNREACHABLE) == [Finish(("a", "r1"), Outcome.FAILED, UNREACHABLE)]
+    effects = scene.ends("r1", UNREACHABLE)
+    assert of(effects, Finish) == [Finish(("a", "r1"), Outcome.FAILED, UNREACHABLE)]
 
 
 def test_nothing_is_tried_again_after_its_first_token() -> None:
@@ -236,7 +237,8 @@ def test_nothing_is_tried_again_after_its_first_token() -> None:
 def test_a_failure_of_the_request_itself_is_not_tried_again_and_the_backend_stays_up() -> None:
     scene = busy()
     dispatched(scene)
-    assert finished(scene.ends("r1", BackendFailed("500"))) == [("r1", Outcome.FAILED)]
+    refused = BackendRefused("no such option", status=400)
+    assert finished(scene.ends("r1", refused)) == [("r1", Outcome.FAILED)]
     assert scene.engine.backends["b1"].up
 
 

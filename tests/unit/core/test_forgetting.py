@@ -9,15 +9,16 @@ from collections.abc import Iterator
 import pytest
 
 from broker.core import journal
-from broker.core.errors import BackendFailed, Cancelled
+from broker.core.errors import BackendFailed, BackendRefused, Cancelled
 from broker.core.record import Attempt, Passage, Record
 from broker.core.requests import RequestSpec
 from broker.core.stimuli import FirstToken
+from broker.core.views import AttemptView
 from tests.unit.core.scene import SECOND_NS, Scene, arrived, busy, cancel
 
 KEPT = 4
 ROUNDS = 3
-OF_A_REQUEST = (Attempt, Passage, Record, RequestSpec)
+OF_A_REQUEST = (Attempt, AttemptView, Passage, Record, RequestSpec)
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +46,8 @@ def ends_in_every_way(scene: Scene, name: str) -> None:
     scene.ends(f"{name}-complete")
     scene.turn(arrived(f"{name}-failed"))
     scene.ends(f"{name}-failed", BackendFailed("broken"))
+    scene.wait(SECOND_NS)  # the longest backoff before its second attempt
+    scene.ends(f"{name}-failed", BackendRefused("broken", status=400))
     scene.turn(arrived(f"{name}-aborted"))
     scene.turn(cancel(f"{name}-aborted"))
     scene.ends(f"{name}-aborted", Cancelled("aborted"))

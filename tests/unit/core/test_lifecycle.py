@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from broker.core.lifecycle import HOLDS_SLOT, LIFECYCLE, OUTCOME_OF, State, Trigger
+from broker.core.lifecycle import HOLDS_SLOT, LIFECYCLE, OUTCOME_OF, WAITS, State, Trigger
 from broker.core.requests import Outcome
 
 
@@ -38,6 +38,12 @@ def test_what_holds_a_slot_is_aborted_before_it_has_ended(state: State, trigger:
     assert LIFECYCLE.step(cancelling, trigger) in OUTCOME_OF
 
 
-def test_nothing_is_requeued_after_its_first_token() -> None:
+def test_only_what_holds_a_slot_is_requeued_and_not_once_it_was_told_to_end() -> None:
     requeued = {before for (before, trigger) in LIFECYCLE.table if trigger is Trigger.REQUEUE}
-    assert requeued == {State.DISPATCHED}
+    assert requeued == {State.DISPATCHED, State.STREAMING}
+
+
+def test_no_default_answer_is_given_over_what_is_streaming() -> None:
+    answered = {before for (before, trigger) in LIFECYCLE.table if trigger is Trigger.ANSWER}
+    assert State.STREAMING not in answered
+    assert answered >= WAITS

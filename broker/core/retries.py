@@ -1,0 +1,182 @@
+"""What becomes of a request whose attempt came to nothing: another attempt, at once or after a
+backoff, or none. The rules and what they lost against are in docs/adr/0014."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from random import Random
+
+from broker.core.announcements import Announcer
+from broker.core.backlog import Backlog
+from broker.core.effects import Effect, TellAttemptFailed, TellRequeued
+from broker.core.errors import BrokerError
+from broker.core.failures import failure_of
+from broker.core.ledger import Ledger
+from broker.core.lifecycle import State, Trigger
+from broker.core.phases import Phases
+from broker.core.placement import BackendState
+from broker.core.reassignment import Reassignment
+from broker.core.record import PAST_MAX, STARTS_ALL, Attempt, Record
+from broker.core.requests import OnInterruption
+from broker.core.retry import RetryBudget, RetryPolicy, backoff_ns
+from broker.core.stimuli import AttemptEnded
+from broker.core.timers import Timers
+from broker.core.views import AttemptReport, AttemptView
+
+
+class Retries:
+    """See the module. `chance` is the engine's only one."""
+
+    def __init__(
+        self,
+        policy: RetryPolicy,
+        chance: Random,
+        ledger: Ledger,
+        backlog: Backlog,
+        reassignment: Reassignment,
+        announcer: Announcer,
+        phases: Phases,
+        backends: Mapping[str, BackendState],
+        timers: Timers,
+        emit: Callable[[Effect], None],
+    ) -> None:
+        self.policy = policy
+        self._chance = chance
+        self._ledger = ledger
+        self._backlog = backlog
+        self._reassignment = reassignment
+        self._announcer = announcer
+        self._phases = phases
+        self._backends = backends
+        self._timers = timers
+        self._emit = emit
+        self._budgets: dict[str, RetryBudget] = {}  # by backend
+
+    def configure(self, policy: RetryPolicy) -> None:
+        """What fails from now on is tried again by this; of a backend that is gone nothing is
+        remembered."""
+        self.policy = policy
+        for name in [each for each in self._budgets if each not in self._backends]:
+            del self._budgets[name]
+
+    def budget(self, backend: str) -> RetryBudget:
+        """How many retries this backend may cause now."""
+        found = self._budgets.get(backend)
+        if found is None:
+            found = self._budgets[backend] = RetryBudget(self.policy)
+        return found
+
+    def earn(self, backend: str) -> None:
+        """A request was attempted for the first time, here."""
+        self.budget(backend).earn(self.policy)
+
+    def wait_ns(self, attempt: Attempt, error: BrokerError, now_ns: int) -> int | None:
+        """After which time its request is tried again; None: it is not."""
+        record, failure = attempt.record, failure_of(error)
+        has_streamed = record.has_streamed or record.state is State.STREAMING
+        if not failure.retries or record.tries >= self.policy.tries_max:
+            return None
+        if has_streamed and record.spec.on_interruption is OnInterruption.FAIL:
+            return None
+        if not failure.was_called and record.state is State.DISPATCHED:
+            return 0  # it is for another backend, or for this one to come back
+        drawn_ns = backoff_ns(self.policy, record.tries, self._chance.random())
+        wait_ns = max(drawn_ns, error.retry_after_ns or 0)
+        if now_ns + wait_ns >= record.deadline_ns:
+            return None
+        may_go = self._goes_elsewhere(attempt) or self.budget(attempt.backend).spend()
+        return wait_ns if may_go else None
+
+    def _goes_elsewhere(self, attempt: Attempt) -> bool:
+        """Was a stream lost that another backend may take up? What had begun to answer is no call
+        that was in vain from the start: a server that dies under load takes many of them along."""
+        if attempt.record.state is not State.STREAMING:
+            return False
+        runner = attempt.residency.runner
+        return any(
+            each.takes(runner) and runner in each.by_runner
+            for name, each in self._backends.items()
+            if name != attempt.backend
+        )
+
+    def tell(self, attempt: Attempt, error: BrokerError, wait_ns: int | None) -> None:
+        """Remembers an attempt that came to nothing, and tells those who observe."""
+        record = attempt.record
+        view = view_of(attempt, error.reason, error.message, wait_ns or 0)
+        record.past = (*record.past[1 - PAST_MAX :], view)
+        report = AttemptReport(
+            key=record.spec.key,
+            agent_type=record.agent.type.name,
+            model=attempt.model,
+            backend=attempt.backend,
+            number=attempt.number,
+            reason=error.reason,
+            message=error.message,
+            pieces=attempt.pieces,
+            is_retried=wait_ns is not None,
+            backoff_ns=wait_ns or 0,
+        )
+        self._emit(TellAttemptFailed(report))
+
+    def put_back(self, attempt: Attempt, ended: AttemptEnded, wait_ns: int, now_ns: int) -> None:
+        """Its slot is free again: it waits for its next attempt."""
+        record = attempt.record
+        self._backends[attempt.backend].retries += 1
+        voids_pieces = _keep(record, attempt.pieces, is_continuable=ended.is_continuable)
+        record.move(Trigger.REQUEUE)
+        record.attempt = None
+        record.told_reason = None
+        record.starts_before, record.starts_in_room = STARTS_ALL, 0  # it is in no line
+        # Paid back only once it waits in line: an agent with nothing waiting or running would be
+        # forgotten with its counter.
+        record.owed = attempt.flow, attempt.charged
+        self._emit(TellRequeued(record.spec.key, record.past[-1].problem, voids_pieces))
+        self._phases.waits(record, now_ns)
+        if wait_ns == 0:
+            self._enter(record, now_ns)
+            return
+        self._ledger.backing_off += 1
+        record.backoff_timer = self._timers.set(now_ns + wait_ns, self._backoff_over, record)
+        self._announcer.tell_standing(record, 1, now_ns)
+
+    def _backoff_over(self, record: Record, now_ns: int) -> None:
+        self._ledger.backing_off -= 1
+        record.backoff_timer = 0
+        self._enter(record, now_ns)
+        if record.state is State.QUEUED:
+            self._announcer.tell_first(record, now_ns)
+
+    def _enter(self, record: Record, now_ns: int) -> None:
+        """It waits in its line, at its old place."""
+        record.move(Trigger.ENQUEUE)
+        record.starts_before = self._ledger.attempts_made
+        self._backlog.enter(record, now_ns)
+        self._ledger.pay_back(record)
+        self._reassignment.look(record, now_ns)  # the level may be another one than when it started
+
+
+def _keep(record: Record, pieces: int, *, is_continuable: bool) -> bool:
+    """What has come is kept, where the next attempt goes on from it. Else it is void: is there
+    any?"""
+    record.has_streamed = record.has_streamed or pieces > 0
+    pieces += record.pieces_kept
+    goes_on = record.spec.on_interruption is OnInterruption.CONTINUE and is_continuable
+    record.pieces_kept = pieces if goes_on else 0
+    return pieces > 0 and not goes_on
+
+
+def view_of(attempt: Attempt, reason: str, problem: str, wait_ns: int = 0) -> AttemptView:
+    """One call as it is remembered."""
+    return AttemptView(
+        number=attempt.number,
+        backend=attempt.backend,
+        model=attempt.model,
+        started_ns=attempt.started_ns,
+        first_token_ns=attempt.first_token_ns,
+        ended_ns=attempt.ended_ns,
+        pieces=attempt.pieces,
+        reason=reason,
+        problem=problem,
+        backoff_ns=wait_ns,
+        continued=attempt.continues,
+    )

@@ -1,0 +1,512 @@
+"""What becomes of a request whose attempt came to nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from random import Random
+
+import pytest
+
+from broker.core.breaker import BreakerPolicy
+from broker.core.effects import (
+    AbortAttempt,
+    Drained,
+    Effect,
+    StartAttempt,
+    TakeOver,
+    TellAttemptFailed,
+    TellQueued,
+    TellRequeued,
+    WaitReason,
+)
+from broker.core.errors import (
+    BackendBusy,
+    BackendFailed,
+    BackendRefused,
+    BackendUnreachable,
+    BrokerError,
+    Cancelled,
+    ClientTooSlow,
+    Internal,
+)
+from broker.core.placement import BackendPolicy
+from broker.core.requests import OnInterruption, Outcome
+from broker.core.retry import RetryBudget, RetryPolicy, backoff_ns
+from broker.core.stimuli import (
+    Arrived,
+    AttemptEnded,
+    BlockAsked,
+    CancelCause,
+    DrainAsked,
+    FirstToken,
+    ModelsListed,
+    PauseAsked,
+    PolicyChanged,
+    ResumeAsked,
+    Scope,
+)
+from broker.core.story import explain
+from tests.unit.core.scene import (
+    MINUTE_NS,
+    SECOND_NS,
+    Scene,
+    aborted,
+    arrived,
+    cancel,
+    finished,
+    model,
+    nothing_remains,
+    of,
+    request,
+    resident,
+    started,
+    told,
+)
+
+BROKEN = BackendFailed("500 from the backend", status=500)
+UNREACHABLE = BackendUnreachable("connection refused")
+POLICY = RetryPolicy()
+
+
+def scene_of(retry: RetryPolicy = POLICY, *, slots: int = 1, backends: int = 1) -> Scene:
+    """Backends that hold the model "m"."""
+    names = [f"b{number + 1}" for number in range(backends)]
+    scene = Scene(*(BackendPolicy(name=each) for each in names), retry=retry)
+    for name in names:
+        scene.open(name, model("m", slots=slots))
+        scene.seen(name, resident("m"))
+    return scene
+
+
+def come(
+    scene: Scene,
+    request_id: str = "r1",
+    on_interruption: OnInterruption = OnInterruption.FAIL,
+    *,
+    output_tokens_max: int = 0,
+) -> list[Effect]:
+    spec = request(request_id, deadline_ns=scene.now_ns + 10 * MINUTE_NS)
+    spec = replace(spec, on_interruption=on_interruption, output_tokens_max=output_tokens_max)
+    return scene.turn(Arrived(spec))
+
+
+def stream(scene: Scene, request_id: str = "r1") -> None:
+    scene.turn(FirstToken(scene.attempt(request_id)))
+
+
+def lost(
+    scene: Scene,
+    request_id: str = "r1",
+    *,
+    pieces: int = 0,
+    error: BrokerError = BROKEN,
+    is_continuable: bool = True,
+) -> list[Effect]:
+    """The attempt comes to nothing after so many pieces."""
+    attempt = scene.attempt(request_id)
+    return scene.turn(
+        AttemptEnded(
+            attempt, error, output_tokens=pieces, pieces=pieces, is_continuable=is_continuable
+        )
+    )
+
+
+# The numbers
+
+
+def test_the_backoff_grows_up_to_its_longest_and_chance_takes_any_part_of_it() -> None:
+    policy = RetryPolicy(backoff_ns=100, backoff_base=2.0, backoff_ns_max=500)
+    assert [backoff_ns(policy, tries, 1.0) for tries in (1, 2, 3, 4, 99)] == [
+        *(100, 200, 400, 500, 500)
+    ]
+    assert (backoff_ns(policy, 2, 0.0), backoff_ns(policy, 2, 0.25)) == (0, 50)
+
+
+def test_a_budget_is_spent_whole_and_earned_in_parts() -> None:
+    policy = RetryPolicy(budget_share=0.25, budget_max=2.0)
+    budget = RetryBudget(policy)
+    assert [budget.spend() for _ in range(3)] == [True, True, False]
+    for _ in range(3):
+        budget.earn(policy)
+    assert not budget.spend()
+    budget.earn(policy)
+    assert budget.spend()
+    for _ in range(100):
+        budget.earn(policy)
+    assert budget.left == policy.budget_max
+
+
+# Before a piece
+
+
+def test_what_failed_waits_for_its_backoff_and_starts_again() -> None:
+    scene = scene_of()
+    come(scene)
+    effects = lost(scene)
+    assert of(effects, TellRequeued) == [TellRequeued(("a", "r1"), BROKEN.message)]
+    assert (told(effects), started(effects)) == ([("r1", 1, "BACKOFF")], [])
+    [failed] = of(effects, TellAttemptFailed)
+    wait_ns = int(SECOND_NS * Random(0).random())  # of the engine's seed
+    assert failed.report.backoff_ns == wait_ns
+    assert started(scene.wait(wait_ns - 1)) == []
+    [start] = of(scene.wait(1), StartAttempt)
+    assert (start.key, start.number, start.continues) == (("a", "r1"), 2, False)
+    assert finished(scene.ends("r1")) == [("r1", Outcome.COMPLETED)]
+    assert nothing_remains(scene)
+
+
+def test_it_waits_in_no_line_and_holds_no_slot_and_is_under_way_all_the_same() -> None:
+    scene = scene_of()
+    come(scene)
+    lost(scene)
+    engine = scene.engine
+    assert (engine.tally.queued, engine.tally.running, engine.ledger.live) == (0, 0, 1)
+    assert started(come(scene, "r2")) == ["r2"]  # its slot is free
+
+
+def test_it_comes_back_before_what_came_later() -> None:
+    scene = scene_of()
+    come(scene)
+    come(scene, "r2")
+    come(scene, "r3")
+    assert started(lost(scene)) == ["r2"]
+    scene.wait(SECOND_NS)
+    assert started(scene.ends("r2")) == ["r1"]
+
+
+def test_after_the_last_try_it_fails_with_the_last_error() -> None:
+    scene = scene_of(replace(POLICY, tries_max=2))
+    come(scene)
+    lost(scene)
+    scene.wait(SECOND_NS)
+    last = BackendFailed("out of luck")
+    effects = lost(scene, error=last)
+    assert finished(effects) == [("r1", Outcome.FAILED)]
+    [failed] = of(effects, TellAttemptFailed)
+    assert (failed.report.is_retried, failed.report.number) == (False, 2)
+    assert nothing_remains(scene)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [BackendRefused("bad option", status=400), ClientTooSlow("full"), Internal("a bug")],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_no_attempt_can_help_is_not_tried_again(error: BrokerError) -> None:
+    scene = scene_of()
+    come(scene)
+    assert finished(lost(scene, error=error)) == [("r1", Outcome.FAILED)]
+
+
+def test_a_backend_that_says_when_to_come_again_is_heeded() -> None:
+    scene = scene_of()
+    come(scene)
+    lost(scene, error=BackendBusy("503", status=503, retry_after_ns=7 * SECOND_NS))
+    assert started(scene.wait(7 * SECOND_NS - 1)) == []
+    assert started(scene.wait(1)) == ["r1"]
+
+
+def test_what_would_be_late_after_its_backoff_ends_at_once() -> None:
+    scene = scene_of()
+    scene.turn(arrived("r1", deadline_ns=5 * SECOND_NS))
+    busy = BackendBusy("503", status=503, retry_after_ns=6 * SECOND_NS)
+    assert finished(lost(scene, error=busy)) == [("r1", Outcome.FAILED)]
+
+
+def test_a_backend_that_took_no_connection_costs_neither_backoff_nor_budget() -> None:
+    scene = scene_of(replace(POLICY, budget_share=0.0, budget_max=0.0), backends=2)
+    come(scene)
+    [again] = of(lost(scene, error=UNREACHABLE), StartAttempt)
+    assert (again.backend, again.number) == ("b2", 2)
+    assert scene.engine.backends["b1"].retries == 1
+
+
+def test_nothing_is_tried_again_beyond_the_budget_of_its_backend() -> None:
+    scene = scene_of(replace(POLICY, budget_share=0.5, budget_max=1.0), slots=3)
+    for name in ("r1", "r2", "r3"):
+        come(scene, name)
+    assert finished(lost(scene, "r1")) == []
+    assert finished(lost(scene, "r2")) == [("r2", Outcome.FAILED)]
+    come(scene, "r4")
+    come(scene, "r5")  # two first attempts have earned one retry
+    assert finished(lost(scene, "r3")) == []
+    assert finished(lost(scene, "r4")) == [("r4", Outcome.FAILED)]
+
+
+def test_a_backend_that_always_fails_is_called_little_more_often_than_it_was_asked() -> None:
+    scene = scene_of(slots=1)
+    no_breaker = BreakerPolicy(failures=10_000)
+    scene.turn(PolicyChanged(replace(scene.engine.policy, breaker=no_breaker)))
+    calls = 0
+    for number in range(200):
+        calls += len(of(come(scene, f"r{number}"), StartAttempt))
+        while scene.engine.attempts:
+            [attempt] = scene.engine.attempts
+            scene.turn(AttemptEnded(attempt, BROKEN))
+            calls += len(of(scene.wait(MINUTE_NS), StartAttempt))
+    assert 200 < calls <= 200 * (1 + POLICY.budget_share) + POLICY.budget_max
+
+
+# While it waits for its backoff
+
+
+def backing_off() -> Scene:
+    scene = scene_of()
+    scene.turn(arrived("r1", deadline_ns=MINUTE_NS))
+    lost(scene, error=BackendBusy("503", status=503, retry_after_ns=30 * SECOND_NS))
+    return scene
+
+
+ENDS: list[tuple[Callable[[Scene], list[Effect]], Outcome]] = [
+    (lambda scene: scene.turn(cancel("r1")), Outcome.CANCELLED),
+    (lambda scene: scene.turn(cancel("r1", CancelCause.BROKER_STOPS)), Outcome.CANCELLED),
+    (
+        lambda scene: scene.turn(BlockAsked(scope=Scope(agent_id="a"), cancels_waiting=True)),
+        Outcome.CANCELLED,
+    ),
+]
+
+
+@pytest.mark.parametrize(("end", "outcome"), ENDS, ids=["cancel", "stop", "block"])
+def test_it_can_be_ended(end: Callable[[Scene], list[Effect]], outcome: Outcome) -> None:
+    scene = backing_off()
+    effects = end(scene)
+    assert finished(effects) == [("r1", outcome)]
+    assert of(effects, AbortAttempt) == []
+    assert scene.engine.ledger.backing_off == 0
+    assert started(scene.wait(MINUTE_NS)) == []
+    assert nothing_remains(scene)
+
+
+def test_a_deadline_that_a_newer_call_shortens_ends_it() -> None:
+    scene = backing_off()
+    effects = scene.turn(arrived("r1", deadline_ns=10 * SECOND_NS))
+    assert len(of(effects, TakeOver)) == 1
+    assert told(effects) == [("r1", 1, "BACKOFF")]
+    assert finished(scene.wait(10 * SECOND_NS)) == [("r1", Outcome.EXPIRED)]
+    assert nothing_remains(scene)
+
+
+def test_a_pause_holds_it_back_once_its_backoff_is_over() -> None:
+    scene = backing_off()
+    scene.turn(PauseAsked(scope=Scope(agent_id="a")))
+    effects = scene.wait(31 * SECOND_NS)
+    assert started(effects) == []
+    assert [each.reason for each in of(effects, TellQueued)] == [WaitReason.PAUSED]
+    assert started(scene.turn(ResumeAsked(Scope(agent_id="a")))) == ["r1"]
+
+
+def test_a_drain_lets_it_have_its_next_attempt() -> None:
+    scene = backing_off()
+    assert of(scene.turn(DrainAsked(MINUTE_NS)), Drained) == []
+    assert started(scene.wait(31 * SECOND_NS)) == ["r1"]
+    assert of(scene.ends("r1"), Drained) == [Drained()]
+
+
+def test_while_draining_nothing_is_put_back() -> None:
+    scene = scene_of()
+    come(scene)
+    scene.turn(DrainAsked(MINUTE_NS))
+    assert finished(lost(scene)) == [("r1", Outcome.FAILED)]
+
+
+def test_a_model_that_is_deleted_meanwhile_ends_it_when_its_backoff_is_over() -> None:
+    scene = backing_off()
+    scene.turn(ModelsListed("b1", (model("n"),)))
+    effects = scene.wait(31 * SECOND_NS)
+    assert finished(effects) == [("r1", Outcome.FAILED)]
+    assert scene.engine.ledger.backing_off == 0
+
+
+def test_explain_says_what_it_waits_for_and_what_was_tried() -> None:
+    scene = backing_off()
+    story = explain(scene.engine, ("a", "r1"), scene.now_ns)
+    assert (story.state, story.wait_reason, story.position) == ("requeued", "BACKOFF", 1)
+    assert story.wait_detail == "its next attempt: b1 failed it (503)"
+    [failed] = story.attempts
+    assert (failed.number, failed.backend, failed.reason) == (1, "b1", "BACKEND_FAILED")
+    assert failed.backoff_ns == 30 * SECOND_NS
+    scene.wait(30 * SECOND_NS)
+    stream(scene)
+    scene.wait(SECOND_NS)
+    attempt = scene.attempt("r1")
+    scene.turn(AttemptEnded(attempt, None, 5, 3, pieces=3))
+    first, second = explain(scene.engine, ("a", "r1"), scene.now_ns).attempts
+    assert first == failed
+    assert (second.number, second.problem, second.pieces) == (2, "", 3)
+    assert second.ended_ns - second.started_ns == SECOND_NS
+
+
+def test_nobody_overtakes_what_is_in_no_line() -> None:
+    scene = backing_off()
+    scene.now_ns += 1
+    scene.turn(arrived("later", deadline_ns=MINUTE_NS))
+    scene.ends("later")
+    assert explain(scene.engine, ("a", "r1"), scene.now_ns).overtaken == ()
+
+
+def test_no_more_attempts_are_remembered_than_may_be() -> None:
+    scene = scene_of(RetryPolicy(tries_max=40))
+    come(scene)
+    for _ in range(30):
+        lost(scene, error=UNREACHABLE)
+        scene.up("b1")
+    attempts = explain(scene.engine, ("a", "r1"), scene.now_ns).attempts
+    assert [each.number for each in attempts] == list(range(16, 32))
+
+
+# After a piece
+
+
+def test_what_a_client_has_read_of_is_not_begun_again_unless_it_asked_for_that() -> None:
+    scene = scene_of()
+    come(scene)
+    stream(scene)
+    assert finished(lost(scene, pieces=2)) == [("r1", Outcome.FAILED)]
+
+
+def test_a_restart_voids_what_came() -> None:
+    scene = scene_of()
+    come(scene, on_interruption=OnInterruption.RESTART)
+    stream(scene)
+    effects = lost(scene, pieces=2)
+    assert of(effects, TellRequeued) == [TellRequeued(("a", "r1"), BROKEN.message, True)]
+    [start] = of(scene.wait(SECOND_NS), StartAttempt)
+    assert (start.number, start.continues) == (2, False)
+    effects = lost(scene)  # before a piece: nothing new is void
+    assert of(effects, TellRequeued) == [TellRequeued(("a", "r1"), BROKEN.message, False)]
+
+
+def test_going_on_voids_nothing_and_shortens_the_answer_by_what_came() -> None:
+    scene = scene_of()
+    come(scene, on_interruption=OnInterruption.CONTINUE, output_tokens_max=10)
+    stream(scene)
+    [requeued] = of(lost(scene, pieces=4), TellRequeued)
+    assert not requeued.voids_pieces
+    [start] = of(scene.wait(SECOND_NS), StartAttempt)
+    assert (start.continues, start.output_tokens_max) == (True, 6)
+    lost(scene)  # no piece of this one came: those of the first still stand
+    [start] = of(scene.wait(2 * SECOND_NS), StartAttempt)
+    assert (start.number, start.continues, start.output_tokens_max) == (3, True, 6)
+    stream(scene)
+    assert finished(lost(scene, pieces=1)) == [("r1", Outcome.FAILED)]  # the last try
+
+
+def test_going_on_without_a_limit_stays_without() -> None:
+    scene = scene_of()
+    come(scene, on_interruption=OnInterruption.CONTINUE)
+    stream(scene)
+    lost(scene, pieces=4)
+    [start] = of(scene.wait(SECOND_NS), StartAttempt)
+    assert (start.continues, start.output_tokens_max) == (True, None)
+
+
+def test_what_cannot_be_gone_on_from_begins_anew() -> None:
+    scene = scene_of()
+    come(scene, on_interruption=OnInterruption.CONTINUE, output_tokens_max=10)
+    stream(scene)
+    [requeued] = of(lost(scene, pieces=4, is_continuable=False), TellRequeued)
+    assert requeued.voids_pieces
+    [start] = of(scene.wait(SECOND_NS), StartAttempt)
+    assert (start.continues, start.output_tokens_max) == (False, None)
+
+
+def test_a_server_that_takes_many_streams_along_loses_none_that_another_can_take_up() -> None:
+    slots = 12  # more than the budget
+    scene = scene_of(slots=slots, backends=2)
+    names = [f"r{number}" for number in range(2 * slots)]
+    for name in names:
+        come(scene, name, OnInterruption.CONTINUE)
+        stream(scene, name)
+    dying = [each for each in scene.engine.attempts.values() if each.backend == "b1"]
+    assert len(dying) == slots
+    for attempt in dying:
+        assert finished(lost(scene, attempt.record.spec.key[1], pieces=1)) == []
+    scene.down("b1")
+    scene.wait(SECOND_NS)
+    done = [scene.end_one()[1] for _ in range(2 * slots)]
+    assert sorted(done) == sorted(names)
+
+
+def test_what_is_kept_is_paid_with_the_attempt_that_goes_on() -> None:
+    scene = scene_of()
+    come(scene, on_interruption=OnInterruption.CONTINUE)
+    stream(scene)
+    lost(scene, pieces=4)
+    scene.wait(SECOND_NS)
+    [agent] = scene.engine.agents
+    assert agent.served_cost == 0  # what was lost was not its fault
+    scene.turn(AttemptEnded(scene.attempt("r1"), None, 10, 3, pieces=3))
+    costs = scene.engine.policy.queue
+    assert agent.served_cost == 10 * costs.prompt_token_cost + 7 * costs.output_token_cost
+
+
+# Giving up
+
+
+LATE = BackendFailed("it is frozen")
+
+
+def test_what_is_given_up_is_closed_first_and_then_tried_again() -> None:
+    scene = scene_of()
+    come(scene)
+    attempt = scene.attempt("r1")
+    scene.engine._attempts.give_up(attempt, LATE, scene.now_ns)
+    assert scene.engine.attempts[attempt].given_up is LATE
+    effects = scene.turn(AttemptEnded(attempt, Cancelled("aborted")))
+    assert of(effects, TellRequeued) == [TellRequeued(("a", "r1"), LATE.message)]
+    assert started(come(scene, "r2")) == ["r2"]  # its call was closed: its slot is free
+    scene.ends("r2")
+    assert started(scene.wait(SECOND_NS)) == ["r1"]
+
+
+def give_up(scene: Scene, request_id: str = "r1") -> None:
+    scene.engine._attempts.give_up(scene.attempt(request_id), LATE, scene.now_ns)
+
+
+def test_what_completed_while_it_was_given_up_is_complete() -> None:
+    scene = scene_of()
+    come(scene)
+    give_up(scene)
+    assert finished(scene.ends("r1")) == [("r1", Outcome.COMPLETED)]
+    assert nothing_remains(scene)
+
+
+def test_what_ended_by_itself_while_it_was_given_up_ends_by_its_own_error() -> None:
+    scene = scene_of()
+    come(scene)
+    give_up(scene)
+    refused = BackendRefused("bad option", status=400)
+    assert finished(lost(scene, error=refused)) == [("r1", Outcome.FAILED)]
+
+
+def test_what_is_cancelled_while_it_is_given_up_is_closed_once() -> None:
+    scene = scene_of()
+    come(scene)
+    attempt = scene.attempt("r1")
+    give_up(scene)
+    effects = scene.turn(cancel("r1"))
+    assert (finished(effects), aborted(effects)) == ([("r1", Outcome.CANCELLED)], [])
+    give_up(scene)  # and what is ending is not given up
+    scene.turn(AttemptEnded(attempt, Cancelled("aborted")))
+    assert nothing_remains(scene)
+
+
+def test_giving_up_twice_or_what_is_over_is_no_error() -> None:
+    scene = scene_of()
+    come(scene)
+    attempt = scene.attempt("r1")
+    give_up(scene)
+    give_up(scene)
+    scene.turn(AttemptEnded(attempt, Cancelled("aborted")))
+    scene.engine._attempts.give_up(attempt, LATE, scene.now_ns)
+    assert started(scene.wait(SECOND_NS)) == ["r1"]
+
+
+def test_a_token_that_was_on_its_way_when_its_attempt_was_given_up_counts() -> None:
+    scene = scene_of()
+    come(scene)
+    give_up(scene)
+    stream(scene)
+    assert finished(lost(scene, pieces=1, error=Cancelled("aborted"))) == [("r1", Outcome.FAILED)]
