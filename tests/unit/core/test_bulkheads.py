@@ -7,7 +7,7 @@ import pytest
 from broker.core.agent_policy import BULKHEADS_MAX, COMPARTMENTS_MAX, AgentsPolicy
 from broker.core.bulkheads import OPEN, Bulkheads
 from broker.core.effects import TellQueued
-from broker.core.errors import BackendFailed, BackendUnreachable
+from broker.core.errors import BackendRefused, BackendUnreachable
 from broker.core.requests import Criticality
 from broker.core.stimuli import CancelAsked, CancelCause
 from tests.unit.core.gate_words import kind
@@ -80,7 +80,7 @@ def test_an_end_lets_the_next_of_the_compartment_in() -> None:
     scene = house(opus=2)
     assert [runs(scene, f"r{number}", "opus1") for number in range(4)] == [True, True, False, False]
     assert started(scene.ends("r0", agent="opus1")) == ["r2"]
-    assert started(scene.ends("r1", BackendFailed("broke"), agent="opus1")) == ["r3"]
+    assert started(scene.ends("r1", BackendRefused("broke", status=400), agent="opus1")) == ["r3"]
     scene.order()
     assert nothing_remains(scene)
 

@@ -13,10 +13,11 @@ from broker.core.effects import (
     SetTimer,
     StartAttempt,
     TakeOver,
+    TellAttemptFailed,
     TellQueued,
 )
 from broker.core.errors import (
-    BackendFailed,
+    BackendRefused,
     BackendUnreachable,
     Cancelled,
     InvariantBroken,
@@ -78,8 +79,10 @@ def test_a_failed_call_fails_the_request_with_its_error(has_token: bool) -> None
     scene.turn(arrived("r1"))
     if has_token:
         scene.turn(FirstToken(scene.attempt("r1")))
-    error = BackendFailed("the stream ended without its terminator")
-    assert scene.ends("r1", error) == [Finish(("a", "r1"), Outcome.FAILED, error)]
+    error = BackendRefused("no such option", status=400)
+    told, end = scene.ends("r1", error)
+    assert isinstance(told, TellAttemptFailed)
+    assert end == Finish(("a", "r1"), Outcome.FAILED, error)
     assert nothing_remains(scene)
 
 

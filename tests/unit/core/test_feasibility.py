@@ -9,7 +9,7 @@ import pytest
 
 from broker.core.admission import GateName
 from broker.core.backpressure import RETRY_AFTER_NS_MAX, RETRY_AFTER_NS_MIN
-from broker.core.errors import BackendFailed, DeadlineExpired, DeadlineInfeasible
+from broker.core.errors import BackendRefused, DeadlineExpired, DeadlineInfeasible
 from broker.core.estimates import SAMPLES_MIN
 from broker.core.queueing import AgentOrder, QueuePolicy
 from broker.core.requests import Outcome, RequestKind
@@ -217,7 +217,7 @@ def test_bytes_that_are_no_text_are_no_tokens() -> None:
 def test_a_picture_whose_call_was_cut_off_is_charged_for_its_text() -> None:
     scene = serving(model("m"))
     assert asks(scene, "r", MINUTE_NS, size_bytes=1_000_000, text_bytes=100)
-    scene.ends("r", BackendFailed("broke"))
+    scene.ends("r", BackendRefused("broke", status=400))
     agent = scene.engine.agents.find("a")
     assert agent is not None
     assert agent.served_cost == 25 + 25  # with the first, which nobody counted either

@@ -6,7 +6,7 @@ import pytest
 
 from broker.core.admission import GateName
 from broker.core.agent_policy import AgentsPolicy, BucketPolicy
-from broker.core.errors import BackendFailed, RequestUnknown
+from broker.core.errors import BackendRefused, RequestUnknown
 from broker.core.journal import ENDED_MAX, REFUSED_MAX
 from broker.core.queueing import QueuePolicy
 from broker.core.stimuli import (
@@ -202,7 +202,7 @@ def test_what_has_ended_is_told_how_and_when(how: str) -> None:
         scene.turn(CancelAsked(("a", "r"), CancelCause.BY_AGENT))
     else:
         scene.ends("running", agent="x")
-        scene.ends("r", BackendFailed("it broke") if how == "failed" else None)
+        scene.ends("r", BackendRefused("it broke", status=400) if how == "failed" else None)
     told = story(scene, "r")
     assert (told.state, told.ended_ns) == (how, scene.now_ns)
     problems = {

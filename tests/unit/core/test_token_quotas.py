@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broker.core.agent_policy import AgentsPolicy, AgentTypePolicy, BucketPolicy
-from broker.core.errors import BackendFailed, BackendUnreachable, BrokerError, TokenQuotaExceeded
+from broker.core.errors import BackendRefused, BackendUnreachable, BrokerError, TokenQuotaExceeded
 from broker.core.queueing import QueuePolicy
 from broker.core.stimuli import BoostAsked, CancelAsked, CancelCause, Scope
 from tests.unit.core.gate_words import is_let_in, kind, refused
@@ -80,7 +80,7 @@ def test_what_was_not_used_comes_back_at_the_end() -> None:
 def test_what_was_used_beyond_the_estimate_is_a_debt_in_which_nothing_is_let_in() -> None:
     scene = knowing()
     asks(scene, "r")
-    error: BrokerError = BackendFailed("broke")  # of which no estimate is made
+    error: BrokerError = BackendRefused("broke", status=400)  # of which no estimate is made
     scene.ends("r", error, agent="metered", prompt_tokens=100, output_tokens=60)
     assert left(scene) == -60
     error = refusal(scene, "r2")
@@ -173,7 +173,7 @@ def test_a_cancelled_request_pays_for_what_it_used_once_its_call_has_ended() -> 
 def test_a_failed_request_pays_for_what_it_used() -> None:
     scene = knowing()
     asks(scene, "r")
-    error = BackendFailed("broke")
+    error = BackendRefused("broke", status=400)
     scene.ends("r", error, agent="metered", prompt_tokens=10, output_tokens=2)
     assert left(scene) == 88
 
