@@ -10,7 +10,7 @@ from broker.core.effects import AbortAttempt, Effect
 from broker.core.errors import BackendUnreachable, BrokerError, Cancelled, InvariantBroken
 from broker.core.estimates import Estimates
 from broker.core.ledger import Ledger
-from broker.core.lifecycle import Trigger
+from broker.core.lifecycle import State, Trigger
 from broker.core.phases import Phases
 from broker.core.placement import BackendState
 from broker.core.queueing import QueuePolicy
@@ -146,7 +146,9 @@ class Attempts:
         error = ended.error
         if attempt.given_up is not None and isinstance(error, Cancelled):
             error = attempt.given_up  # else it came to an end of its own while it was told to
-        attempt.pieces, attempt.ended_ns = ended.pieces, now_ns
+        # Nobody is told of a first piece that did not come.
+        attempt.pieces = ended.pieces or int(attempt.record.state is State.STREAMING)
+        attempt.ended_ns = now_ns
         if attempt.first_token_timer:
             self._phases.has_first_token(attempt)
         self._on_ended(attempt, ended, error, now_ns)
