@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Final
 
 from broker.core.content import EmbedContent, GenerateContent
@@ -26,6 +27,7 @@ from broker.core.effects import (
     SetTimer,
     StartAttempt,
     TakeOver,
+    TellAttemptFailed,
     TellBreaker,
     TellHealing,
     TellLevel,
@@ -38,6 +40,7 @@ from broker.core.effects import (
 from broker.core.engine import Engine
 from broker.core.errors import (
     BrokerError,
+    ClientTooSlow,
     FieldProblem,
     Internal,
     InvalidRequest,
@@ -85,12 +88,14 @@ class DriverLimits:
 
     `reconnect_grace_ns`: how long a request whose client went away waits for it to come back. 0:
     the backend's work is aborted at once, which is what agents that cancel want. `default_answer`:
-    what the operator has said for requests that may be answered so.
+    what the operator has said for requests that may be answered so; `default_answers` the same for
+    kinds of prompts.
     """
 
     stream_buffer_bytes_max: int = 1024 * 1024
     reconnect_grace_ns: int = 0
     default_answer: str = ""
+    default_answers: Mapping[str, str] = field(default_factory=dict)
     switches: SwitchLimits = field(default_factory=SwitchLimits)
 
 
@@ -98,6 +103,9 @@ class DriverLimits:
 _OF_BACKENDS: Final = frozenset(
     {BackendSeen, ModelsListed, ResidentsSeen, LoadEnded, UnloadEnded, AttemptEnded, TimerFired}
 )
+
+
+NO_ANSWERS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 @dataclass(slots=True)
@@ -125,6 +133,7 @@ class Driver(Inquiries):
     ) -> None:
         super().__init__(engine, clock)
         self._default_answer = limits.default_answer
+        self._default_answers = limits.default_answers
         self._observer = observer
         self._reports = Reports(engine, clock, observer)
         self._backends = backends
@@ -154,6 +163,7 @@ class Driver(Inquiries):
             AbortLoad: switches.abort_load,
             Unload: switches.unload,
             Renew: switches.renew,
+            TellAttemptFailed: lambda told: observer.attempt_failed(told.report),
             TellBreaker: observer.breaker_changed,
             TellHealing: observer.healing,
             TellLevel: observer.level_changed,
@@ -218,6 +228,19 @@ class Driver(Inquiries):
             self.feed(CancelAsked(stream.key, CancelCause.CLIENT_GONE))
         stream.detach(subscription)
 
+    def end_slow(self, subscription: Subscription, error: ClientTooSlow) -> None:
+        """Ends the request of a reader that takes nothing of its running answer, if it reads still.
+        The slot is given back as after any call that was cut off."""
+        stream = subscription.stream
+        errand = self._errands.get(stream.key)
+        if errand is None or errand.stream is not stream or not stream.is_read_by(subscription):
+            return
+        stream.detach(subscription)  # this reader hears of it from its call
+        if errand.attempt in self._attempts:
+            self._close_call(errand.attempt, error)
+        else:  # between two attempts
+            self.feed(CancelAsked(stream.key, CancelCause.CLIENT_GONE))
+
     def cancel(self, key: RequestKey, cause: CancelCause = CancelCause.BY_AGENT) -> str | None:
         """Ends a request. Its state before, or None where there was none."""
         record = self._engine.records.get(key)
@@ -234,13 +257,19 @@ class Driver(Inquiries):
         self.feed(change)
         return concerned
 
-    def reconfigure(self, policy: EnginePolicy, default_answer: str = "") -> None:
-        """From now on these decisions hold, and this is the default answer. InvalidRequest, and
-        nothing changes, where they cannot before some work has ended."""
+    def reconfigure(
+        self,
+        policy: EnginePolicy,
+        default_answer: str = "",
+        default_answers: Mapping[str, str] = NO_ANSWERS,
+    ) -> None:
+        """From now on these decisions hold, and these are the default answers, the general one and
+        those by kind of prompt. InvalidRequest, and nothing changes, where they cannot before some
+        work has ended."""
         if not self._engine.bulkheads.fits(policy.agents.bulkheads):
             problem = "too many beside those that work under way still runs in; try again later"
             raise InvalidRequest((FieldProblem(field="bulkheads", problem=problem),))
-        self._default_answer = default_answer
+        self._default_answer, self._default_answers = default_answer, default_answers
         self.feed(PolicyChanged(policy))
 
     def set_level(self, level: Level | None, until_ns: int | None) -> LevelView:
@@ -312,7 +341,6 @@ class Driver(Inquiries):
 
     def _start_attempt(self, effect: StartAttempt) -> None:
         errand = self._errands[effect.key]
-        errand.load_wait_ns = effect.load_wait_ns
         call = Call(effect, errand, self._clock, self.feed, self._attempt_over)
         work = call.run(self._backends[effect.backend])
         task = self._supervisor.start(work, f"attempt-{effect.attempt}")
@@ -324,15 +352,20 @@ class Driver(Inquiries):
         self.feed(ended)
 
     def _abort_attempt(self, effect: AbortAttempt) -> None:
-        running = self._attempts.get(effect.attempt)
-        if running is not None:
-            task, call = running
-            task.cancel()
-            # A task that never took its first step never will: its callback is the only end.
-            task.add_done_callback(lambda _: call.abandon())
+        if effect.attempt in self._attempts:
+            self._close_call(effect.attempt)
+
+    def _close_call(self, attempt: AttemptId, verdict: BrokerError | None = None) -> None:
+        task, call = self._attempts[attempt]
+        if verdict is not None:
+            call.condemn(verdict)
+        task.cancel()
+        # A task that never took its first step never will: its callback is the only end.
+        task.add_done_callback(lambda _: call.abandon())
 
     def _answer(self, effect: Answer) -> None:
-        self._errands[effect.key].answer(self._default_answer, effect, self._clock.monotonic_ns())
+        text = self._default_answers.get(effect.prompt_type, self._default_answer)
+        self._errands[effect.key].answer(text, effect, self._clock.monotonic_ns())
 
     def _finish(self, effect: Finish) -> None:
         errand = self._errands.pop(effect.key)

@@ -50,7 +50,7 @@ class Reports:
         now_ns = self._clock.monotonic_ns()
         total_ns = now_ns - record.arrived_ns
         first_ns = attempt.first_token_ns if attempt is not None else 0
-        pieces = errand.stream.pieces_count
+        gaps = errand.attempt_pieces - 1
         self._observer.request_ended(
             RequestReport(
                 key=finish.key,
@@ -68,10 +68,10 @@ class Reports:
                 queue_wait_ns=attempt.started_ns - record.arrived_ns if attempt else total_ns,
                 load_wait_ns=errand.load_wait_ns,
                 first_token_ns=first_ns - record.arrived_ns if first_ns else 0,
-                per_token_ns=(now_ns - first_ns) // (pieces - 1) if first_ns and pieces > 1 else 0,
+                per_token_ns=(now_ns - first_ns) // gaps if first_ns and gaps > 0 else 0,
                 total_ns=total_ns,
                 prompt_tokens=done.result.prompt_tokens if done is not None else 0,
-                output_tokens=_output_tokens(done, pieces),
+                output_tokens=_output_tokens(done, errand.stream.pieces_count),
                 tries=record.tries,
                 substituted_for=record.substituted_for,
                 changes=started.changes if started is not None else (),

@@ -3,12 +3,15 @@
 Tokens go backend -> stream -> client without passing through the engine. The side that feeds never
 waits: a client that reads slowly finds what has gathered merged into fewer messages, and one that
 falls too far behind is told so and ends, instead of holding its slot for everybody.
+
+Pieces are numbered once over all attempts of a request. Where an answer begins anew, those before
+are void: they are dropped, the numbers count on, and each reader hears it at the place in the order
+of events where it happened.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -24,10 +27,7 @@ from broker.core.errors import (
 from broker.core.level import Level
 from broker.core.requests import Outcome, RequestKey
 from broker.core.value import value
-
-# Pieces that gathered are merged up to this many bytes of text per message, well below what gRPC
-# carries at once and far above a token.
-MESSAGE_TEXT_BYTES_MAX = 64 * 1024
+from broker.runtime.pieces import Pieces, SoFar, merged
 
 
 class Started(NamedTuple):
@@ -38,16 +38,14 @@ class Started(NamedTuple):
     substituted_for: str
     changes: tuple[str, ...]
     level: Level = Level.NORMAL
+    attempt: int = 1  # of its attempts
 
 
-class Pieces(NamedTuple):
-    """One or more pieces of the answer, merged. `seq` is the number of the first."""
+class Requeued(NamedTuple):
+    """The request waits again. Pieces with a number below `void_before` are void."""
 
-    seq: int
-    text: str
-    thinking: str
-    tool_calls: tuple[ToolCall, ...]
-    piece_count: int
+    reason: str
+    void_before: int = 0
 
 
 @value(kw_only=True)
@@ -70,7 +68,8 @@ class Done(NamedTuple):
     is_cached: bool = False  # not computed for this request
 
 
-StreamEvent = TellQueued | TellSlowDown | TellRequeued | Started | Pieces | Done
+Notice = TellQueued | Requeued | Started
+StreamEvent = Notice | TellSlowDown | Pieces | Done
 
 
 class ResponseStream:
@@ -87,6 +86,7 @@ class ResponseStream:
         "_pieces",
         "_started",
         "_subscription",
+        "_void",
         "key",
         "outcome",
     )
@@ -97,7 +97,8 @@ class ResponseStream:
         self._pieces: list[Piece] = []
         self._base = 0  # number of the first piece still kept
         self._bytes_kept = 0
-        self._notice: TellQueued | TellRequeued | None = None  # the last word while it waited
+        self._notice: TellQueued | Requeued | None = None  # the last word while it waited
+        self._void: Requeued | None = None  # the last word that made pieces void
         self._started: Started | None = None
         self._on_first: Callable[[], None] | None = None
         self._done: Done | None = None
@@ -111,6 +112,16 @@ class ResponseStream:
         return self._base + len(self._pieces)
 
     @property
+    def void_before(self) -> int:
+        """Pieces with a lower number are void."""
+        return 0 if self._void is None else self._void.void_before
+
+    @property
+    def is_over(self) -> bool:
+        """Will nothing more come?"""
+        return self._done is not None or self._error is not None
+
+    @property
     def started(self) -> Started | None:
         """Who has it, or had it last; None while it waits."""
         return self._started
@@ -122,17 +133,26 @@ class ResponseStream:
             if self._subscription is not None:
                 self._subscription.slow_down(notice)
             return
-        self._notice = notice
-        if isinstance(notice, TellRequeued):
-            self._started = None
+        said = self._requeued(notice) if isinstance(notice, TellRequeued) else notice
+        self._notice = said
         if self._subscription is not None:
-            self._subscription.put(notice)
+            self._subscription.put(said, self.pieces_count)
+
+    def _requeued(self, notice: TellRequeued) -> Requeued:
+        self._started = self._on_first = None
+        if not notice.voids_pieces:
+            return Requeued(notice.reason)
+        self._base = self.pieces_count
+        self._pieces.clear()
+        self._bytes_kept = 0
+        self._void = Requeued(notice.reason, self._base)
+        return self._void
 
     def start(self, started: Started, on_first: Callable[[], None]) -> None:
         """A backend has it now; `on_first` is called with its first pieces, before they go on."""
         self._started, self._on_first = started, on_first
         if self._subscription is not None:
-            self._subscription.put(started)
+            self._subscription.put(started, self.pieces_count)
 
     def feed(self, pieces: Sequence[Piece]) -> None:
         """Takes pieces from the backend. Raises ClientTooSlow when too much waits to be read."""
@@ -140,8 +160,10 @@ class ResponseStream:
             on_first, self._on_first = self._on_first, None
             on_first()
         self._pieces.extend(pieces)
-        for text, thinking, _ in pieces:
+        for text, thinking, tool_calls in pieces:
             self._bytes_kept += len(text) + len(thinking)
+            if tool_calls:
+                self._bytes_kept += _bytes_of_calls(tool_calls)
         if self._bytes_kept > self._bytes_max:
             self._drop_read()
         if self._subscription is not None:
@@ -149,9 +171,12 @@ class ResponseStream:
 
     def _drop_read(self) -> None:
         """Forgets pieces that were read: from now on a new call cannot begin before them."""
-        read = self._subscription.position if self._subscription is not None else self._base
+        read = self._base
+        if self._subscription is not None:  # which may not have heard yet that all before is void
+            read = max(read, self._subscription.position)
         dropped = self._pieces[: read - self._base]
-        self._bytes_kept -= sum(len(each.text) + len(each.thinking) for each in dropped)
+        for text, thinking, tool_calls in dropped:
+            self._bytes_kept -= len(text) + len(thinking) + _bytes_of_calls(tool_calls)
         del self._pieces[: len(dropped)]
         self._base = read
         if self._bytes_kept > self._bytes_max:
@@ -170,27 +195,34 @@ class ResponseStream:
     def _end(self) -> None:
         self._on_first = None  # vectors and what was cut off have no first piece
         if self._subscription is not None:
-            self._subscription.end()
+            self._subscription.wake()
 
     # The side that reads
 
     def attach(self, resume_from: int = 0) -> Subscription:
-        """A new reader, from piece `resume_from` on. The reader before it is told and ends."""
+        """A new reader, from piece `resume_from` on; where that one is void it is told, and begins
+        after. The reader before it is told and ends."""
         self.check_resumable(resume_from)
         if self._subscription is not None:
             self._subscription.displace()
         subscription = Subscription(self, resume_from)
+        # Who has all void pieces and none since has lost its call just before it was told.
+        if self._void is not None and resume_from <= self._void.void_before:
+            subscription.put(self._void, resume_from)
         if self._started is not None:
-            subscription.put(self._started)
-        elif self._notice is not None:
-            subscription.put(self._notice)
+            subscription.put(self._started, resume_from)
+        elif self._notice is not None and self._notice is not self._void:
+            subscription.put(self._notice, resume_from)
         self._subscription = subscription
         return subscription
 
     def check_resumable(self, resume_from: int) -> None:
         """InvalidRequest unless a reader can begin with this piece."""
-        if not self._base <= resume_from <= self.pieces_count:
-            problem = f"is {resume_from}; pieces {self._base} to {self.pieces_count} can be resumed"
+        first, last = self._base, self.pieces_count
+        if first == self.void_before:
+            first = 0  # the void ones before it are not sent, but may be asked for
+        if not first <= resume_from <= last:
+            problem = f"is {resume_from}; pieces {first} to {last} can be resumed"
             raise InvalidRequest((FieldProblem(field="resume_from_seq", problem=problem),))
 
     def is_read_by(self, subscription: Subscription) -> bool:
@@ -212,31 +244,29 @@ class ResponseStream:
         if count == 1:
             text, thinking, tool_calls = pieces[first]
             return Pieces(position, text, thinking, tool_calls, 1)
-        return _merge(pieces, first, position)
+        return merged(pieces[first:], position)
+
+    def take_between(self, position: int, end: int) -> Pieces | None:
+        """The same, of the pieces before `end`. None where they are void."""
+        pieces = self._pieces[max(0, position - self._base) : max(0, end - self._base)]
+        return merged(pieces, position) if pieces else None
+
+    def so_far(self) -> SoFar:
+        """What stands of the answer."""
+        pieces = self._pieces
+        return SoFar(
+            "".join(each.text for each in pieces),
+            "".join(each.thinking for each in pieces),
+            any(each.tool_calls for each in pieces),
+            self._base == self.void_before,
+        )
 
     def ending(self) -> Done | BrokerError | None:
         return self._error or self._done
 
 
-def _merge(pieces: list[Piece], first: int, seq: int) -> Pieces:
-    """In one message thinking comes before text and text before tool calls: where the order of the
-    pieces is another, the message ends."""
-    texts: list[str] = []
-    thoughts: list[str] = []
-    calls: list[ToolCall] = []
-    size = count = 0
-    for text, thinking, tool_calls in pieces[first:]:
-        out_of_order = (thinking and (texts or calls)) or (text and calls)
-        if count and (out_of_order or size >= MESSAGE_TEXT_BYTES_MAX):
-            break
-        if text:
-            texts.append(text)
-        if thinking:
-            thoughts.append(thinking)
-        calls.extend(tool_calls)
-        size += len(text) + len(thinking)
-        count += 1
-    return Pieces(seq, "".join(texts), "".join(thoughts), tuple(calls), count)
+def _bytes_of_calls(calls: Sequence[ToolCall]) -> int:
+    return sum(len(each.name) + len(each.arguments_json) for each in calls)
 
 
 class Subscription:
@@ -248,7 +278,6 @@ class Subscription:
     __slots__ = (
         "_displaced",
         "_notices",
-        "_on_end",
         "_slow_down",
         "_stream",
         "_waiter",
@@ -259,23 +288,34 @@ class Subscription:
     def __init__(self, stream: ResponseStream, position: int) -> None:
         self._stream = stream
         self.position = position  # number of the next piece to read
-        self._notices: deque[TellQueued | TellRequeued | Started] = deque()
+        # What was said, each with the number of pieces that came before it. Few, and mostly none.
+        self._notices: list[tuple[int, Notice]] = []
         self._slow_down: TellSlowDown | None = None  # the latest alone is worth reading
         self._waiter: asyncio.Future[None] | None = None
         self._displaced = False
-        self._on_end: Callable[[], None] | None = None
         self.is_over = False  # Done was read
 
     @property
     def stream(self) -> ResponseStream:
         return self._stream
 
-    def put(self, notice: TellQueued | TellRequeued | Started) -> None:
-        """Positions are conflated: only the latest is worth reading, so this stays short."""
-        last = self._notices[-1] if self._notices else None
-        if isinstance(notice, TellQueued) and isinstance(last, TellQueued):
-            self._notices.pop()
-        self._notices.append(notice)
+    @property
+    def has_ended(self) -> bool:
+        """Will nothing more come for this reader, however much is still to be read?"""
+        return self._displaced or self._stream.is_over
+
+    @property
+    def is_behind(self) -> bool:
+        """Do pieces wait that were not read?"""
+        return self.position < self._stream.pieces_count
+
+    def put(self, notice: Notice, before: int) -> None:
+        """To be read once all pieces with a number below `before` were. Positions are conflated:
+        only the latest is worth reading, so this stays short."""
+        notices = self._notices
+        if isinstance(notice, TellQueued) and notices and isinstance(notices[-1][1], TellQueued):
+            notices.pop()
+        notices.append((before, notice))
         self.wake()
 
     def slow_down(self, notice: TellSlowDown) -> None:
@@ -290,25 +330,7 @@ class Subscription:
 
     def displace(self) -> None:
         self._displaced = True
-        self.end()
-
-    def end(self) -> None:
-        """Nothing more will come: what is left is to be read."""
         self.wake()
-        on_end, self._on_end = self._on_end, None
-        if on_end is not None:
-            on_end()
-
-    def when_ended(self, on_end: Callable[[], None]) -> None:
-        """Has this called once when nothing more will come, however much is still to be read."""
-        if self._displaced or self._stream.ending() is not None:
-            on_end()
-        else:
-            self._on_end = on_end
-
-    def forget_end(self) -> None:
-        """Nobody wants to be called any more."""
-        self._on_end = None
 
     def __aiter__(self) -> Subscription:
         return self
@@ -327,7 +349,7 @@ class Subscription:
         if self._displaced:
             raise TakenOver("a newer call with the same request_id carries on")
         if self._notices:
-            return self._notices.popleft()
+            return self._next_notice()
         if self._slow_down is not None:
             notice, self._slow_down = self._slow_down, None
             return notice
@@ -342,6 +364,19 @@ class Subscription:
             raise ending
         self.is_over = ending is not None
         return ending
+
+    def _next_notice(self) -> Notice | Pieces:
+        """The next notice, or first what came before it."""
+        before, notice = self._notices[0]
+        if before > self.position:
+            pieces = self._stream.take_between(self.position, before)
+            if pieces is not None:
+                self.position += pieces.piece_count
+                return pieces
+        del self._notices[0]
+        if isinstance(notice, Requeued):
+            self.position = max(self.position, notice.void_before)
+        return notice
 
     def wait(self) -> asyncio.Future[None]:
         """To be awaited when `poll` had nothing: done as soon as it may have. A bare future, since

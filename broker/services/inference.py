@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sys import intern
 
 from broker.core.content import EmbedContent, GenerateContent
-from broker.core.errors import RequestUnknown
+from broker.core.errors import ClientTooSlow, RequestUnknown
 from broker.core.requests import (
     Criticality,
     OnInterruption,
@@ -110,6 +110,10 @@ class InferenceService:
     def leave(self, subscription: Subscription) -> None:
         """The call is over, whatever the reason."""
         self._driver.leave(subscription)
+
+    def end_slow(self, subscription: Subscription, error: ClientTooSlow) -> None:
+        """Its client takes nothing of the answer while it runs: the request ends with this."""
+        self._driver.end_slow(subscription, error)
 
     def cancel(self, agent_id: str, request_id: str) -> str:
         """Ends a request of this agent; says where it was. RequestUnknown where there is none."""

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from broker.core.effects import TellQueued, TellRequeued
+from broker.core.effects import TellQueued
 from broker.core.errors import (
     BackendFailed,
     BackendUnreachable,
@@ -26,7 +26,8 @@ from broker.core.errors import (
 from broker.core.requests import Outcome
 from broker.core.stimuli import AttemptEnded, UnloadEnded
 from broker.runtime.driver import DriverLimits
-from broker.runtime.streams import Done, Pieces, Started, StreamEvent
+from broker.runtime.pieces import Pieces
+from broker.runtime.streams import Done, Requeued, Started, StreamEvent
 from tests.integration.shell import Shell, read, running_shell
 
 
@@ -166,7 +167,7 @@ async def test_a_backend_that_takes_no_connection_gets_the_request_again_when_it
         reader = shell.submit()
         call = await shell.backend.calls.get()
         call.fail(BackendUnreachable("connection refused"))
-        assert isinstance(await read(reader, TellRequeued), TellRequeued)
+        assert isinstance(await read(reader, Requeued), Requeued)
         await shell.discovery.ask()
         again = await shell.backend.calls.get()
         again.say("a")

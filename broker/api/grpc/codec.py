@@ -18,7 +18,7 @@ from broker.core.content import (
     Tool,
     ToolCall,
 )
-from broker.core.effects import TellQueued, TellRequeued, TellSlowDown, WaitReason
+from broker.core.effects import TellQueued, TellSlowDown, WaitReason
 from broker.core.requests import (
     ANY_OF,
     PRIORITY_DEFAULT,
@@ -27,7 +27,8 @@ from broker.core.requests import (
     Substitution,
 )
 from broker.core.time_outs import NO_TIME_OUTS, TimeOuts
-from broker.runtime.streams import Done, Pieces, Started, StreamEvent, Timings
+from broker.runtime.pieces import Pieces
+from broker.runtime.streams import Done, Requeued, Started, StreamEvent, Timings
 from broker.services.inference import Submission
 from broker_client.pb.broker.v1 import common_pb2
 from broker_client.pb.broker.v1 import inference_pb2 as pb
@@ -307,15 +308,16 @@ def whole_ms(duration_ns: int) -> int:
     return -(-duration_ns // 1_000_000)
 
 
-def _encode_requeued(event: TellRequeued) -> pb.GenerateEvent:
-    return pb.GenerateEvent(requeued=pb.Requeued(reason=event.reason, discard_before_seq=0))
+def _encode_requeued(event: Requeued) -> pb.GenerateEvent:
+    requeued = pb.Requeued(reason=event.reason, discard_before_seq=event.void_before)
+    return pb.GenerateEvent(requeued=requeued)
 
 
 def _encode_started(event: Started) -> pb.GenerateEvent:
     encoded = pb.GenerateEvent()
     started = encoded.started
     started.model, started.backend = event.model, event.backend
-    started.level = LEVEL[event.level]
+    started.level, started.attempt = LEVEL[event.level], event.attempt
     started.substituted_for = event.substituted_for
     started.changes.extend(event.changes)
     return encoded
@@ -337,7 +339,7 @@ def _encode_done(event: Done) -> pb.GenerateEvent:
 # Of all encoders: one that kept methods of its own in a table would keep itself.
 _ENCODERS: Final[dict[type[StreamEvent], Callable[[Any], pb.GenerateEvent]]] = {
     TellSlowDown: _encode_slow_down,
-    TellRequeued: _encode_requeued,
+    Requeued: _encode_requeued,
     Started: _encode_started,
     Done: _encode_done,
 }

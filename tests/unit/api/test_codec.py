@@ -15,10 +15,11 @@ from broker.api.grpc.codec import (
     whole_ms,
 )
 from broker.core.content import Completion, Embeddings, FinishReason, ToolCall
-from broker.core.effects import TellQueued, TellRequeued, TellSlowDown, WaitReason
+from broker.core.effects import TellQueued, TellSlowDown, WaitReason
 from broker.core.level import Level
 from broker.core.requests import Criticality
-from broker.runtime.streams import Done, Pieces, Started, Timings
+from broker.runtime.pieces import Pieces
+from broker.runtime.streams import Done, Requeued, Started, Timings
 from broker_client.pb.broker.v1 import common_pb2
 from broker_client.pb.broker.v1 import inference_pb2 as pb
 
@@ -166,8 +167,11 @@ def test_what_starts_and_what_goes_back() -> None:
     assert list(started.changes) == ["num_ctx raised"]
     usual = encode(Started("m", "b", "", ())).started
     assert usual.level == common_pb2.DEGRADATION_LEVEL_NORMAL
-    requeued = encode(TellRequeued(KEY, "lost")).requeued
+    assert usual.attempt == 1
+    assert encode(Started("m", "b", "", (), attempt=3)).started.attempt == 3
+    requeued = encode(Requeued("lost")).requeued
     assert (requeued.reason, requeued.discard_before_seq) == ("lost", 0)
+    assert encode(Requeued("lost", 7)).requeued.discard_before_seq == 7
 
 
 def test_one_message_serves_all_chunks_and_keeps_nothing_of_the_last() -> None:

@@ -82,13 +82,15 @@ async def test_what_has_no_terminator_counts_the_pieces_of_this_attempt(
     call.abandon()  # it is over already
     (end,) = ended
     assert isinstance(end.error, kind)
-    assert (end.prompt_tokens, end.output_tokens) == (0, 2)
+    assert (end.prompt_tokens, end.output_tokens, end.pieces) == (0, 2, 2)
 
 
 async def test_a_terminator_says_what_was_used() -> None:
     call, ended = attempt()
     await call.run(cast("Backend", Talker(None)))
-    assert ended == [AttemptEnded(START.attempt, None, 7, 9)]
+    (end,) = ended
+    assert (end.attempt, end.error) == (START.attempt, None)
+    assert (end.prompt_tokens, end.output_tokens, end.pieces) == (7, 9, 2)
 
 
 async def test_one_that_never_began_has_used_nothing() -> None:

@@ -12,10 +12,9 @@ from broker.core.content import Completion, FinishReason, Piece, ToolCall
 from broker.core.effects import TellQueued, TellRequeued, TellSlowDown, WaitReason
 from broker.core.errors import ClientTooSlow, DeadlineExpired, InvalidRequest, TakenOver
 from broker.core.requests import Outcome
+from broker.runtime.pieces import MESSAGE_TEXT_BYTES_MAX, Pieces
 from broker.runtime.streams import (
-    MESSAGE_TEXT_BYTES_MAX,
     Done,
-    Pieces,
     ResponseStream,
     Started,
     StreamEvent,
