@@ -36,6 +36,7 @@ Lever = (
     | admin_pb2.BlockRequest
     | admin_pb2.PauseRequest
     | admin_pb2.ResumeRequest
+    | admin_pb2.DrainRequest
 )
 Context = Any  # The generated base class and grpc.aio type it differently.
 Turn = Callable[[Any, Context], AsyncIterator[Any]]
@@ -244,6 +245,9 @@ class ScriptedBroker(
     async def Drain(
         self, request: admin_pb2.DrainRequest, context: Context
     ) -> admin_pb2.DrainResponse:
+        if request.backend:
+            await self._lever(request, context)
+            return admin_pb2.DrainResponse(queued=1, running=2)
         said = request.timeout_ms if request.HasField("timeout_ms") else 30_000
         return admin_pb2.DrainResponse(queued=1, running=2, timeout_ms=said)
 
@@ -349,10 +353,15 @@ class ScriptedBroker(
             yield message
 
     async def _lever(self, request: Lever, context: Context) -> int:
-        """Remembers what was asked for; an agent "absent" is not known, of a type there are 3."""
+        """Remembers what was asked for; an agent or a backend "absent" is not known, of a type
+        there are 3 agents."""
         copy = type(request)()
         copy.CopyFrom(request)  # type: ignore[arg-type]  # The same type by construction.
         self.levers.append(copy)
+        if getattr(request, "backend", "") == "absent":
+            await refuse(context, grpc.StatusCode.NOT_FOUND, "BACKEND_NOT_FOUND", outcome="")
+        if isinstance(request, admin_pb2.DrainRequest):
+            return 0
         if request.scope.agent_id == "absent":
             await refuse(context, grpc.StatusCode.NOT_FOUND, "AGENT_NOT_FOUND", outcome="")
         return 1 if request.scope.agent_id else 3

@@ -11,6 +11,7 @@ import pytest_asyncio
 
 from broker_client import (
     AgentNotFound,
+    BackendNotFound,
     CancelledRequest,
     Done,
     QuotaExceeded,
@@ -102,6 +103,7 @@ LEVERS: tuple[tuple[str, dict[str, Any], Any, int], ...] = (
         admin_pb2.ResumeRequest(scope=Scope(agent_type="opus")),
         3,
     ),
+    ("resume", {"backend": "gpu0"}, admin_pb2.ResumeRequest(backend="gpu0"), 3),
 )
 
 
@@ -121,6 +123,17 @@ async def test_a_lever_says_what_was_asked_and_how_many_it_concerns(
 async def test_an_agent_that_is_not_known(caller: Caller) -> None:
     with pytest.raises(AgentNotFound):
         await caller.call("block", agent_id="absent")
+
+
+async def test_one_backend_is_drained_and_the_broker_stays(
+    broker: ScriptedBroker, caller: Caller
+) -> None:
+    begun = await caller.call("drain", backend="gpu0")
+    assert (begun.queued, begun.running, begun.timeout_ms) == (1, 2, 0)
+    assert broker.levers == [admin_pb2.DrainRequest(backend="gpu0")]
+    for name in ("drain", "resume"):
+        with pytest.raises(BackendNotFound):
+            await caller.call(name, backend="absent")
 
 
 async def test_two_scopes_at_once_do_not_leave_the_client(

@@ -48,7 +48,9 @@ PLAN = Plan(agent_id="opus-1", priority=2, model="tiny:latest", prompt="?", max_
 QUEUED = Queued(position=2, eta_ms=1500, reason="slot", detail="a free slot", request_id="r")
 TOO_MUCH = QuotaExceeded(ErrorDetails(code=grpc.StatusCode.RESOURCE_EXHAUSTED, message="too much"))
 RETRYING = Retrying(error=TOO_MUCH, delay_s=5.4)
-STARTED = Started(model="tiny:latest", backend="b", level="normal", substituted_for="", changes=())
+STARTED = Started(
+    model="tiny:latest", backend="b", level="normal", substituted_for="", changes=(), attempt=1
+)
 
 
 def chunk(text: str) -> Chunk:
@@ -85,6 +87,17 @@ def status(*models: tuple[str, str, bool]) -> Status:
         models=held,
         loads=4,
         loads_failed=0,
+        weight=1.0,
+        tags=(),
+        draining=False,
+        health="well",
+        evidence="",
+        running=0,
+        breakers=(),
+        retries=0,
+        retries_left=10.0,
+        sick_models=(),
+        restarts=0,
     )
     wire = pb.GetStatusResponse(
         version="0",

@@ -28,6 +28,7 @@ WAITS = Explanation(
     overtakings=(),
     complete=True,
     problem="",
+    attempts=(),
 )
 
 

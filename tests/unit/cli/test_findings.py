@@ -42,6 +42,17 @@ BACKEND = BackendStatus(
     models=(BackendModel(name="tiny:latest", place=PLACE, queued=0),),
     loads=2,
     loads_failed=0,
+    weight=1.0,
+    tags=(),
+    draining=False,
+    health="well",
+    evidence="",
+    running=0,
+    breakers=(),
+    retries=0,
+    retries_left=10.0,
+    sick_models=(),
+    restarts=0,
 )
 HEALTHY = replace(
     status_of(

@@ -19,7 +19,9 @@ from broker_client.errors import ErrorDetails
 from brokerctl.waiting_line import ERASE_LINE, WaitingLine, waiting_text
 
 QUEUED = Queued(position=3, eta_ms=4000, reason="loading", detail="tiny is loaded", request_id="r")
-STARTED = Started(model="b", backend="gpu0", level="normal", substituted_for="", changes=())
+STARTED = Started(
+    model="b", backend="gpu0", level="normal", substituted_for="", changes=(), attempt=1
+)
 CHUNK = Chunk(seq=0, text="x", thinking="", tool_calls=(), tokens=1)
 FULL = QueueFull(ErrorDetails(code=grpc.StatusCode.UNAVAILABLE, message="full"))
 
@@ -35,9 +37,14 @@ FULL = QueueFull(ErrorDetails(code=grpc.StatusCode.UNAVAILABLE, message="full"))
         (STARTED, "b on gpu0"),
         (
             Started(
-                model="b", backend="g", level="2", substituted_for="a", changes=("num_ctx raised",)
+                model="b",
+                backend="g",
+                level="2",
+                substituted_for="a",
+                changes=("x raised",),
+                attempt=0,
             ),
-            "b instead of a on g; num_ctx raised",
+            "b instead of a on g; x raised",
         ),
         (
             Requeued(reason="a better one came", discard_before_seq=0),

@@ -9,6 +9,7 @@ from broker_client.errors import (
     ConnectionLost,
     DeadlineExpired,
     ErrorDetails,
+    QueueFull,
     RequestUnknown,
     StreamBroken,
 )
@@ -22,8 +23,9 @@ from broker_client.text import TextReader
 GenerateEvent = inference_pb2.GenerateEvent
 
 
-def generation(deadline_ns: int | None = None) -> Generation:
-    request = inference_pb2.GenerateRequest(request_id="r1")
+def generation(deadline_ns: int | None = None, on_interruption: str = "FAIL") -> Generation:
+    said = inference_pb2.OnInterruption.Value(f"ON_INTERRUPTION_{on_interruption}")
+    request = inference_pb2.GenerateRequest(request_id="r1", on_interruption=said)
     return Generation(request, policy=RetryPolicy(), deadline_ns=deadline_ns)
 
 
@@ -52,7 +54,11 @@ def lost() -> ConnectionLost:
     return ConnectionLost(ErrorDetails(code=grpc.StatusCode.UNAVAILABLE))
 
 
-def fail(running: Generation, error: Exception) -> Done | Retrying:
+def gone() -> RequestUnknown:
+    return RequestUnknown(ErrorDetails(code=grpc.StatusCode.NOT_FOUND, reason="REQUEST_UNKNOWN"))
+
+
+def fail(running: Generation, error: Exception) -> Done | Retrying | Requeued:
     assert isinstance(error, ConnectionLost | RequestUnknown)
     return running.fail(error, now_ns=0, chance=0.0)
 
@@ -70,10 +76,14 @@ def test_the_events_of_the_wire_become_typed() -> None:
     assert isinstance(event, Queued)
     assert event.eta_ms == 0
     started = inference_pb2.Started(
-        model="tiny", backend="gpu0", level=common_pb2.DEGRADATION_LEVEL_NORMAL, changes=["x"]
+        model="tiny",
+        backend="gpu0",
+        level=common_pb2.DEGRADATION_LEVEL_NORMAL,
+        changes=["x"],
+        attempt=2,
     )
     assert running.take(GenerateEvent(started=started)) == Started(
-        model="tiny", backend="gpu0", level="normal", substituted_for="", changes=("x",)
+        model="tiny", backend="gpu0", level="normal", substituted_for="", changes=("x",), attempt=2
     )
 
 
@@ -105,19 +115,40 @@ def test_a_gap_or_a_repeat_is_an_error(seq: int) -> None:
         running.take(chunk(seq, "x"))
 
 
-def test_void_pieces_come_again() -> None:
+def test_numbers_go_on_after_void_pieces() -> None:
     running = generation()
     running.take(chunk(0, "a"))
     running.take(chunk(1, "b"))
-    running.take(requeued(1))
-    assert running.request().resume_from_seq == 1
-    running.take(chunk(1, "B"))
+    assert running.take(requeued(2)) == Requeued(reason="p1", discard_before_seq=2)
+    assert running.request().resume_from_seq == 2
+    with pytest.raises(StreamBroken, match="piece 0 came where 2 was due"):
+        running.take(chunk(0, "A"))
+    running.take(chunk(2, "A"))
+    assert running.request().resume_from_seq == 3
+
+
+def test_back_in_the_queue_with_all_that_came_still_standing() -> None:
+    running = generation()
+    running.take(chunk(0, "a"))
+    running.take(requeued(0))
+    running.take(chunk(1, "b"))
     assert running.request().resume_from_seq == 2
 
 
-def test_pieces_cannot_be_void_before_they_came() -> None:
-    with pytest.raises(StreamBroken):
-        generation().take(requeued(1))
+def test_void_pieces_that_were_not_sent_any_more_are_due_no_more() -> None:
+    running = generation()
+    running.take(chunk(0, "a"))
+    running.take(requeued(5))
+    running.take(chunk(5, "A"))
+    assert running.request().resume_from_seq == 6
+
+
+def test_being_told_again_what_is_void_changes_nothing() -> None:
+    running = generation()
+    running.take(requeued(3))
+    running.take(chunk(3, "a"))
+    running.take(requeued(3))
+    assert isinstance(running.take(chunk(4, "b")), Chunk)
 
 
 def test_done_is_given_when_the_stream_has_ended() -> None:
@@ -139,12 +170,55 @@ def test_a_connection_lost_after_done_changes_nothing() -> None:
 
 def test_a_request_that_is_gone_when_resumed_was_lost() -> None:
     running = generation()
+    running.take(chunk(0, "abc", tokens=3))
+    fail(running, lost())
+    running.request()
+    with pytest.raises(ConnectionLost, match="dropped") as raised:
+        fail(running, gone())
+    assert raised.value.sent_pieces == 3
+
+
+@pytest.mark.parametrize("on_interruption", ["RESTART", "CONTINUE"])
+def test_a_request_that_is_gone_begins_anew_where_it_may(on_interruption: str) -> None:
+    running = generation(on_interruption=on_interruption)
+    running.take(chunk(0, "a"))
+    running.take(chunk(1, "b"))
+    fail(running, lost())
+    running.request()
+    void = fail(running, gone())
+    assert isinstance(void, Requeued)
+    assert void.discard_before_seq == 2
+    assert (running.request().request_id, running.request().resume_from_seq) == ("r1", 0)
+    # The broker that does not know it counts from 0, the caller goes on counting.
+    event = running.take(chunk(0, "A"))
+    assert isinstance(event, Chunk)
+    assert event.seq == 2
+    running.take(chunk(1, "B"))
+    assert running.request().resume_from_seq == 2
+    assert running.take(requeued(2)) == Requeued(reason="p1", discard_before_seq=4)
+    event = running.take(chunk(2, "C"))
+    assert isinstance(event, Chunk)
+    assert event.seq == 4
+
+
+def test_a_request_that_is_gone_before_its_first_piece_is_simply_sent_anew() -> None:
+    running = generation()
+    fail(running, lost())
+    assert running.request().resume_from_seq == 0
+    assert isinstance(running.take(chunk(0, "a")), Chunk)
+
+
+def test_a_broker_that_begins_anew_may_refuse_for_a_while() -> None:
+    running = generation(on_interruption="RESTART")
     running.take(chunk(0, "a"))
     fail(running, lost())
     running.request()
-    gone = RequestUnknown(ErrorDetails(code=grpc.StatusCode.NOT_FOUND, reason="REQUEST_UNKNOWN"))
-    with pytest.raises(ConnectionLost, match="dropped"):
-        fail(running, gone)
+    fail(running, gone())
+    running.request()
+    full = QueueFull(
+        ErrorDetails(code=grpc.StatusCode.UNAVAILABLE, retry_after_s=1, outcome="refused")
+    )
+    assert isinstance(running.fail(full, now_ns=0, chance=0.0), Retrying)
 
 
 def test_no_try_begins_after_the_deadline() -> None:
@@ -160,18 +234,22 @@ def events_of(*messages: GenerateEvent) -> list[Event]:
     return [*events, running.finish()]
 
 
+def calling(seq: int, thinking: str) -> GenerateEvent:
+    call = inference_pb2.ToolCall(id="1", name="w", arguments_json='{"a":1}')
+    return GenerateEvent(
+        chunk=inference_pb2.Chunk(seq=seq, thinking=thinking, tool_calls=[call], tokens=1)
+    )
+
+
 def test_an_answer_is_put_together_without_its_void_pieces() -> None:
     answer = Answer("r1")
-    call = inference_pb2.ToolCall(id="1", name="w", arguments_json='{"a":1}')
-    calling = GenerateEvent(
-        chunk=inference_pb2.Chunk(seq=2, thinking="hm", tool_calls=[call], tokens=1)
-    )
     for event in events_of(
-        chunk(0, "a"), chunk(1, "b"), requeued(1), chunk(1, "B"), calling, done()
+        calling(0, "no"), chunk(1, "b"), requeued(2), chunk(2, "B"), calling(3, "hm"), done()
     ):
         answer.add(event)
     result = answer.result()
-    assert (result.text, result.thinking, result.request_id) == ("aB", "hm", "r1")
+    assert (result.text, result.thinking, result.request_id) == ("B", "hm", "r1")
+    assert len(result.tool_calls) == 1
     assert result.tool_calls[0].arguments() == {"a": 1}
     assert (result.model, result.finish_reason) == ("tiny:latest", "stop")
     assert result.timings.queue_wait_ms == 1.5
@@ -179,10 +257,10 @@ def test_an_answer_is_put_together_without_its_void_pieces() -> None:
 
 def test_void_pieces_inside_one_message_cannot_be_taken_apart() -> None:
     answer = Answer("r1")
-    first, void, _ = events_of(chunk(0, "abc", tokens=3), requeued(1), done())
+    first, _ = events_of(chunk(0, "abc", tokens=3), done())
     answer.add(first)
     with pytest.raises(StreamBroken, match="in one message"):
-        answer.add(void)
+        answer.add(Requeued(reason="p1", discard_before_seq=1))
 
 
 def test_an_answer_without_done_is_none() -> None:
@@ -192,11 +270,13 @@ def test_an_answer_without_done_is_none() -> None:
 
 def test_text_that_was_given_cannot_be_void() -> None:
     reader = TextReader()
-    assert reader.read(Chunk(seq=0, text="a", thinking="", tool_calls=(), tokens=1)) == "a"
-    assert reader.read(Chunk(seq=1, text="", thinking="t", tool_calls=(), tokens=1)) == ""
+    assert reader.read(Chunk(seq=0, text="", thinking="t", tool_calls=(), tokens=1)) == ""
+    assert reader.read(Requeued(reason="p1", discard_before_seq=1)) == ""
+    assert reader.read(Chunk(seq=1, text="a", thinking="", tool_calls=(), tokens=1)) == "a"
+    assert reader.read(Requeued(reason="p1", discard_before_seq=0)) == ""
     assert reader.read(Requeued(reason="p1", discard_before_seq=1)) == ""
     with pytest.raises(StreamBroken, match="p1"):
-        reader.read(Requeued(reason="p1", discard_before_seq=0))
+        reader.read(Requeued(reason="p1", discard_before_seq=2))
 
 
 def test_arguments_that_are_no_object_are_an_error() -> None:

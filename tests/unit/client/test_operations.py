@@ -9,8 +9,10 @@ from broker_client.operations import (
     RequestName,
     agent_of,
     boost_request,
+    drain_request,
     explanation_of,
     lasting_ms,
+    resume_request,
     scope_message,
 )
 from broker_client.pb.broker.v1 import admin_pb2, common_pb2, inference_pb2
@@ -77,6 +79,26 @@ def test_a_story_that_waits_and_one_that_does_not() -> None:
     assert (waits.run_ms, waits.ended_ago_ms) == (None, None)
     ended = explanation_of(admin_pb2.ExplainResponse(run_ms=0, ended_ago_ms=0))
     assert (ended.wait_reason, ended.run_ms, ended.ended_ago_ms) == ("", 0.0, 0.0)
+
+
+def test_a_call_without_a_piece_and_one_with() -> None:
+    wire = [
+        admin_pb2.Attempt(number=1, backend="gpu0", reason="BACKEND_FAILED", backoff_ms=250),
+        admin_pb2.Attempt(number=2, backend="gpu1", first_token_ms=0, pieces=3, continued=True),
+    ]
+    first, second = explanation_of(admin_pb2.ExplainResponse(attempts=wire)).attempts
+    assert (first.first_token_ms, first.reason, first.backoff_ms) == (None, "BACKEND_FAILED", 250)
+    assert (second.first_token_ms, second.pieces, second.continued) == (0.0, 3, True)
+
+
+def test_a_backend_is_drained_for_as_long_as_it_takes_and_resumed_alone() -> None:
+    assert drain_request(None, "gpu0") == admin_pb2.DrainRequest(backend="gpu0")
+    assert drain_request(0.0, "").HasField("timeout_ms")
+    assert resume_request("", "", "gpu0") == admin_pb2.ResumeRequest(backend="gpu0")
+    with pytest.raises(ValueError, match="as its work takes"):
+        drain_request(1.0, "gpu0")
+    with pytest.raises(ValueError, match="goes with no"):
+        resume_request("opus-1", "", "gpu0")
 
 
 def test_who_overtook_by_which_rule() -> None:

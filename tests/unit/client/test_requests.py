@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from broker_client import Message, Tool, ToolCall
+from broker_client import Message, Timeouts, Tool, ToolCall
 from broker_client.pb.broker.v1 import common_pb2, inference_pb2
 from broker_client.requests import Ask, Options, embed_request, generate_request
 
@@ -151,6 +151,28 @@ def test_what_the_wire_cannot_carry_is_an_error_here() -> None:
         build({"model": "m", "prompt": "p", "stop": "\n"})
     with pytest.raises(ValueError, match="CRITICALITY_URGENT"):
         build({"model": "m", "criticality": "urgent"})  # type: ignore[typeddict-item]
+
+
+def test_what_may_happen_and_how_long() -> None:
+    request = build(
+        {
+            "model": "m",
+            "prompt": "p",
+            "on_interruption": "continue",
+            "timeouts": Timeouts(queue_s=30, first_token_s=0.25),
+            "prompt_type": "summary",
+        }
+    )
+    assert request.on_interruption == inference_pb2.ON_INTERRUPTION_CONTINUE
+    assert request.timeouts == inference_pb2.Timeouts(queue_ms=30_000, first_token_ms=250)
+    assert request.prompt_type == "summary"
+    silent = build({"model": "m", "prompt": "p"})
+    assert silent.on_interruption == inference_pb2.ON_INTERRUPTION_UNSPECIFIED
+    assert not silent.HasField("timeouts")
+    embed = embed_request(
+        {"model": "e", "inputs": ["a"], "timeouts": Timeouts(total_s=2)}, agent_id="a"
+    )
+    assert embed.timeouts == inference_pb2.Timeouts(total_ms=2_000)
 
 
 def test_texts_to_embed() -> None:

@@ -35,9 +35,9 @@ class Greedy:
 
     async def run(self, address: str) -> None:
         """Until every request has had its answer, its refusal or its error."""
-        impatient = RetryPolicy(refusals_max=0)
+        impatient = RetryPolicy(refusals_max=0)  # and sent without pacing
         async with (
-            AsyncClient(address, agent_id=AGENT, retry=impatient) as broker,
+            AsyncClient(address, agent_id=AGENT, retry=impatient, pace=False) as broker,
             asyncio.TaskGroup() as group,
         ):
             for _ in range(REQUESTS):

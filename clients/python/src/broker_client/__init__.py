@@ -71,6 +71,7 @@ from broker_client.machine import (
 )
 from broker_client.operations import (
     Agent,
+    Attempt,
     CancelledRequest,
     Explanation,
     Gate,
@@ -78,6 +79,7 @@ from broker_client.operations import (
     Reload,
     RequestName,
 )
+from broker_client.pacing import PacePolicy, Pacing
 from broker_client.pubsub import (
     AlertsState,
     AsyncSubscription,
@@ -94,7 +96,7 @@ from broker_client.pubsub import (
     TopicEvent,
 )
 from broker_client.quota import Quota, TokenBucket
-from broker_client.requests import Ask, EmbedAsk, Message, Tool
+from broker_client.requests import Ask, EmbedAsk, Message, Timeouts, Tool
 from broker_client.results import EmbedResult, GenerateResult
 from broker_client.retry import RetryPolicy
 from broker_client.status import (
@@ -102,10 +104,12 @@ from broker_client.status import (
     Alert,
     BackendModel,
     BackendStatus,
+    BreakerStatus,
     BulkheadStatus,
     Drain,
     PriorityStatus,
     RequestStatus,
+    SickModel,
     Status,
     WaitStatus,
 )
@@ -126,11 +130,13 @@ __all__ = [
     "AsyncClient",
     "AsyncGeneration",
     "AsyncSubscription",
+    "Attempt",
     "BackendFailed",
     "BackendModel",
     "BackendNotFound",
     "BackendRefused",
     "BackendStatus",
+    "BreakerStatus",
     "BrokerError",
     "BrokerRateLimited",
     "BulkheadStatus",
@@ -178,6 +184,8 @@ __all__ = [
     "NoBackend",
     "OccupyingModel",
     "Overtaking",
+    "PacePolicy",
+    "Pacing",
     "Payload",
     "PriorityChange",
     "PriorityStatus",
@@ -198,6 +206,7 @@ __all__ = [
     "RetryPolicy",
     "Retrying",
     "SensorStatus",
+    "SickModel",
     "SlowDown",
     "SmallModelsOnly",
     "Started",
@@ -208,6 +217,7 @@ __all__ = [
     "SyncSubscription",
     "TakenOver",
     "TimedOut",
+    "Timeouts",
     "Timings",
     "TokenBucket",
     "TokenQuotaExceeded",

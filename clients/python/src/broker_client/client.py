@@ -21,11 +21,13 @@ from broker_client.catalogue import PAGE_SIZE, PAGES_MAX, Model, model_of
 from broker_client.channel import CHANNEL_OPTIONS, METADATA, broker_address
 from broker_client.error_status import error_of_status
 from broker_client.errors import BrokerError
-from broker_client.events import Chunk, Done, Event, Lowered, Requeued
+from broker_client.events import Chunk, Done, Event, Lowered, Requeued, Retrying, SlowDown
 from broker_client.generation import Generation
 from broker_client.levers import AsyncLevers
 from broker_client.machine import LevelStatus, level_status_of, level_word
 from broker_client.operations import level_request, watch_request
+from broker_client.pacers import AsyncPacer, policy_of
+from broker_client.pacing import PacePolicy, Pacing
 from broker_client.pb.broker.v1 import (
     admin_pb2,
     admin_pb2_grpc,
@@ -81,8 +83,9 @@ class AsyncClient(AsyncLevers):
 
     `agent_id` is who asks; calls that only look (models, status) do without. `call_timeout_s`
     bounds the short calls: all but generations and embeddings. `awareness` lowers what generations
-    ask for while the broker is degraded; the level is believed for `level_age_s_max`. To be made
-    where its event loop runs, best with `async with`.
+    ask for while the broker is degraded; the level is believed for `level_age_s_max`. `pace` bounds
+    how many generations and embeddings are under way at once, fewer when the broker asks for less;
+    False or None: no bound. To be made where its event loop runs, best with `async with`.
     """
 
     def __init__(
@@ -94,12 +97,14 @@ class AsyncClient(AsyncLevers):
         call_timeout_s: float = 10.0,
         awareness: ResourceAwareness | None = None,
         level_age_s_max: float = 1.0,
+        pace: PacePolicy | bool | None = True,
     ) -> None:
         self.address = broker_address(address)
         self.agent_id = agent_id
         self._retry = retry if retry is not None else RetryPolicy()
         self._call_timeout_s = call_timeout_s
         self._awareness = awareness
+        self._pacer = AsyncPacer(policy_of(pace))
         self._level = LevelMemory(round(level_age_s_max * NS_PER_S))
         self._level_lock = asyncio.Lock()  # one look for all who ask at once
         self._random = random.Random()
@@ -123,6 +128,11 @@ class AsyncClient(AsyncLevers):
     async def close(self) -> None:
         """Ends all calls and the connection."""
         await self._channel.close(None)
+
+    @property
+    def pacing(self) -> Pacing | None:
+        """What the client's own pacing does now; None where it is switched off."""
+        return self._pacer.pacing
 
     def stream(self, **ask: Unpack[Ask]) -> AsyncGeneration:
         """One generation as a stream of events, `Done` the last. The call begins when iterated."""
@@ -159,19 +169,25 @@ class AsyncClient(AsyncLevers):
             self._retry,
             deadline_ns=deadline_after(ask.get("deadline_s"), now_ns=time.monotonic_ns()),
         )
-        while True:  # Bounded by the retry policy: each turn after the first spends one try of it.
-            timeout_s = attempts.timeout_s(time.monotonic_ns())
-            try:
-                return embed_result_of(
-                    await self._call(
-                        self._inference.Embed(request, timeout=timeout_s, metadata=METADATA)
+        with self._pacer.place(request.priority) as place:
+            # Bounded by the retry policy: each turn after the first spends one try of it.
+            while True:
+                await place.take(attempts.deadline_ns)
+                timeout_s = attempts.timeout_s(time.monotonic_ns())
+                try:
+                    result = embed_result_of(
+                        await self._call(
+                            self._inference.Embed(request, timeout=timeout_s, metadata=METADATA)
+                        )
                     )
-                )
-            except BrokerError as error:
-                delay_ns = attempts.delay_ns(
-                    error, received=0, now_ns=time.monotonic_ns(), chance=self._random.random()
-                )
-            await asyncio.sleep(delay_ns / NS_PER_S)
+                    place.complete()
+                    return result
+                except BrokerError as error:
+                    place.heed(error)
+                    delay_ns = attempts.delay_ns(
+                        error, received=0, now_ns=time.monotonic_ns(), chance=self._random.random()
+                    )
+                await asyncio.sleep(delay_ns / NS_PER_S)
 
     async def cancel(self, request_id: str) -> str:
         """Ends a request of this agent; the state it was in. RequestUnknown where there is none."""
@@ -263,27 +279,36 @@ class AsyncClient(AsyncLevers):
     ) -> AsyncGenerator[Event, None]:
         if awareness is not None and (lowered := await self._lowered(generation, awareness)):
             yield lowered
-        while True:  # Bounded by the retry policy: each turn after the first spends one try of it.
-            timeout_s = generation.timeout_s(time.monotonic_ns())
-            step: Event
-            call = self._inference.Generate(
-                generation.request(), timeout=timeout_s, metadata=METADATA
-            )
-            try:
-                async for message in call:
-                    if (event := generation.take(message)) is not None:
-                        yield event
-                step = generation.finish()
-            except aio.AioRpcError as error:
-                step = generation.fail(
-                    self._typed(error), now_ns=time.monotonic_ns(), chance=self._random.random()
+        with self._pacer.place(generation.priority) as place:
+            # Bounded by the retry policy: each turn after the first spends one try of it.
+            while True:
+                await place.take(generation.deadline_ns)
+                timeout_s = generation.timeout_s(time.monotonic_ns())
+                step: Event
+                call = self._inference.Generate(
+                    generation.request(), timeout=timeout_s, metadata=METADATA
                 )
-            finally:
-                call.cancel()  # Does nothing to a call that has ended.
-            yield step
-            if isinstance(step, Done):
-                return
-            await asyncio.sleep(step.delay_s)
+                try:
+                    async for message in call:
+                        if (event := generation.take(message)) is not None:
+                            if isinstance(event, SlowDown):
+                                place.slow_down(event.retry_after_ms)
+                            yield event
+                    step = generation.finish()
+                except aio.AioRpcError as error:
+                    heard = place.heed(self._typed(error))
+                    step = generation.fail(
+                        heard, now_ns=time.monotonic_ns(), chance=self._random.random()
+                    )
+                finally:
+                    call.cancel()  # Does nothing to a call that has ended.
+                if isinstance(step, Done):
+                    place.complete()
+                    yield step
+                    return
+                yield step
+                if isinstance(step, Retrying):
+                    await asyncio.sleep(step.delay_s)
 
     async def _lowered(
         self, generation: Generation, awareness: ResourceAwareness

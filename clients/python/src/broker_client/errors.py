@@ -267,9 +267,14 @@ class BackendNotFound(BrokerError):
 
 
 class TimedOut(BrokerError):
-    """A phase of the request took longer than its time-out; `metadata` names it as `phase`."""
+    """A phase of the request took longer than its time-out."""
 
     known_reason = "TIMED_OUT"
+
+    @property
+    def phase(self) -> str:
+        """Which: "queue", "load", "first_token" or "token_gap"; empty: not said."""
+        return dict(self.details.metadata).get("phase", "")
 
 
 class DeadlineExpired(BrokerError):

@@ -39,8 +39,9 @@ class ToolCall:
 class Queued:
     """The request waits. `eta_ms` is None while there is nothing to judge by.
 
-    `reason` is "slot", "loading", "swap", "no_room", "backend_down", "bulkhead", "paused" or
-    "queue_full"; `detail` says it for people.
+    `reason` is "slot", "loading", "swap", "no_room", "backend_down", "bulkhead", "paused",
+    "queue_full", "level", "backoff", "breaker", "sick", "healing" or "backend_drains"; `detail`
+    says it for people.
     """
 
     position: int
@@ -52,18 +53,21 @@ class Queued:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
-    """A backend has the request. `substituted_for` is empty where the asked model answers."""
+    """A backend has the request. `substituted_for` is empty where the asked model answers.
+    `attempt` is 1 for the first, more where earlier ones came to nothing."""
 
     model: str
     backend: str
     level: str
     substituted_for: str
     changes: tuple[str, ...]
+    attempt: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """A part of the answer. `seq` numbers its first piece, `tokens` counts its pieces."""
+    """A part of the answer. `seq` numbers its first piece, `tokens` counts its pieces. Numbers
+    never begin anew: after pieces that became void they count on."""
 
     seq: int
     text: str
@@ -81,7 +85,8 @@ class SlowDown:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Requeued:
-    """Back in the queue: pieces from `discard_before_seq` on are void and will come again."""
+    """Back in the queue. Pieces with a number lower than `discard_before_seq` are void, text,
+    thinking and tool calls alike: the answer begins anew with the next piece. 0: none is void."""
 
     reason: str
     discard_before_seq: int
@@ -203,6 +208,7 @@ def started_of(message: inference_pb2.Started) -> Started:
         level=word_of(common_pb2.DegradationLevel.DESCRIPTOR, message.level, "DEGRADATION_LEVEL_"),
         substituted_for=message.substituted_for,
         changes=tuple(message.changes),
+        attempt=message.attempt,
     )
 
 

@@ -18,9 +18,11 @@ from broker_client.operations import (
     agent_of,
     boost_request,
     cancelled_of,
+    drain_request,
     explanation_of,
     lasting_ms,
     reload_of,
+    resume_request,
     scope_message,
 )
 from broker_client.pb.broker.v1 import admin_pb2, admin_pb2_grpc
@@ -38,11 +40,10 @@ class AsyncLevers(ABC):
     async def _short(self, method: Callable[..., Awaitable[MESSAGE]], request: object) -> MESSAGE:
         """One short call; BrokerError where it fails."""
 
-    async def drain(self, *, timeout_s: float | None = None) -> Drain:
-        """Tells the broker to leave, giving its work so long; None: the broker's own limit."""
-        request = admin_pb2.DrainRequest()
-        if timeout_s is not None:
-            request.timeout_ms = round(timeout_s * 1000)
+    async def drain(self, *, timeout_s: float | None = None, backend: str = "") -> Drain:
+        """Tells the broker to leave, giving its work so long; None: the broker's own limit. With a
+        `backend` that one gets no new work until resumed, and the broker stays; BackendNotFound."""
+        request = drain_request(timeout_s, backend)
         return drain_of(await self._short(self._admin.Drain, request))
 
     async def explain(self, request_id: str, *, agent_id: str = "") -> Explanation:
@@ -113,9 +114,10 @@ class AsyncLevers(ABC):
         request = admin_pb2.PauseRequest(scope=scope, for_ms=lasting_ms(for_s))
         return (await self._short(self._admin.Pause, request)).agents
 
-    async def resume(self, *, agent_id: str = "", agent_type: str = "") -> int:
-        """Ends what was asked for with the same scope: boost, block and pause; as `boost`."""
-        request = admin_pb2.ResumeRequest(scope=scope_message(agent_id, agent_type))
+    async def resume(self, *, agent_id: str = "", agent_type: str = "", backend: str = "") -> int:
+        """Ends what was asked for with the same scope: boost, block and pause; as `boost`. With a
+        `backend` its drain; BackendNotFound."""
+        request = resume_request(agent_id, agent_type, backend)
         return (await self._short(self._admin.Resume, request)).agents
 
     async def reload(self) -> Reload:
@@ -132,11 +134,10 @@ class Levers(ABC):
     def _short(self, method: Callable[..., MESSAGE], request: object) -> MESSAGE:
         """One short call; BrokerError where it fails."""
 
-    def drain(self, *, timeout_s: float | None = None) -> Drain:
-        """Tells the broker to leave, giving its work so long; None: the broker's own limit."""
-        request = admin_pb2.DrainRequest()
-        if timeout_s is not None:
-            request.timeout_ms = round(timeout_s * 1000)
+    def drain(self, *, timeout_s: float | None = None, backend: str = "") -> Drain:
+        """Tells the broker to leave, giving its work so long; None: the broker's own limit. With a
+        `backend` that one gets no new work until resumed, and the broker stays; BackendNotFound."""
+        request = drain_request(timeout_s, backend)
         return drain_of(self._short(self._admin.Drain, request))
 
     def explain(self, request_id: str, *, agent_id: str = "") -> Explanation:
@@ -205,9 +206,10 @@ class Levers(ABC):
         request = admin_pb2.PauseRequest(scope=scope, for_ms=lasting_ms(for_s))
         return self._short(self._admin.Pause, request).agents
 
-    def resume(self, *, agent_id: str = "", agent_type: str = "") -> int:
-        """Ends what was asked for with the same scope: boost, block and pause; as `boost`."""
-        request = admin_pb2.ResumeRequest(scope=scope_message(agent_id, agent_type))
+    def resume(self, *, agent_id: str = "", agent_type: str = "", backend: str = "") -> int:
+        """Ends what was asked for with the same scope: boost, block and pause; as `boost`. With a
+        `backend` its drain; BackendNotFound."""
+        request = resume_request(agent_id, agent_type, backend)
         return self._short(self._admin.Resume, request).agents
 
     def reload(self) -> Reload:

@@ -62,12 +62,32 @@ class Overtaking:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """A call to a backend; times in milliseconds. `number` is 1 for the first. `first_token_ms` is
+    None where no piece came. `reason` and `problem` say why it came to nothing, empty where it came
+    to a good end or may yet; `backoff_ms` was waited after it. `continued`: from the text so far.
+    """
+
+    number: int
+    backend: str
+    model: str
+    run_ms: float
+    first_token_ms: float | None
+    pieces: int
+    reason: str
+    problem: str
+    backoff_ms: float
+    continued: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
     """The story of a request; times in milliseconds.
 
     `state` is of its life, or how it ended. `run_ms` is None where it was never started,
     `ended_ago_ms` where it is under way. `position` is 0 and `wait_reason` empty where it does not
-    wait. `complete` False: more may have overtaken it than is remembered.
+    wait. `complete` False: more may have overtaken it than is remembered. `attempts` are the last
+    of its calls to backends, the oldest first.
     """
 
     agent_id: str
@@ -88,6 +108,7 @@ class Explanation:
     overtakings: tuple[Overtaking, ...]
     complete: bool
     problem: str
+    attempts: tuple[Attempt, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,7 +238,42 @@ def explanation_of(message: admin_pb2.ExplainResponse) -> Explanation:
         ),
         complete=message.complete,
         problem=message.problem,
+        attempts=tuple(attempt_of(each) for each in message.attempts),
     )
+
+
+def attempt_of(message: admin_pb2.Attempt) -> Attempt:
+    """The wire's attempt, typed."""
+    return Attempt(
+        number=message.number,
+        backend=message.backend,
+        model=message.model,
+        run_ms=message.run_ms,
+        first_token_ms=message.first_token_ms if message.HasField("first_token_ms") else None,
+        pieces=message.pieces,
+        reason=message.reason,
+        problem=message.problem,
+        backoff_ms=message.backoff_ms,
+        continued=message.continued,
+    )
+
+
+def drain_request(timeout_s: float | None, backend: str) -> admin_pb2.DrainRequest:
+    """The message that has the broker, or one backend of it, finish its work."""
+    if backend and timeout_s is not None:
+        raise ValueError("a backend is drained for as long as its work takes: no timeout_s with it")
+    request = admin_pb2.DrainRequest(backend=backend)
+    if timeout_s is not None:
+        request.timeout_ms = round(timeout_s * 1000)
+    return request
+
+
+def resume_request(agent_id: str, agent_type: str, backend: str) -> admin_pb2.ResumeRequest:
+    """The message that ends what was asked for with the same scope, or the drain of a backend."""
+    scope = scope_message(agent_id, agent_type)
+    if backend and scope is not None:
+        raise ValueError("a backend goes with no agent_id and no agent_type")
+    return admin_pb2.ResumeRequest(scope=scope, backend=backend)
 
 
 def wait_reason_of(message: admin_pb2.ExplainResponse) -> str:

@@ -20,6 +20,24 @@ from broker_client.pb.broker.v1 import common_pb2, inference_pb2
 Criticality = Literal["critical", "normal", "batch"]
 CachePolicy = Literal["allow", "bypass"]
 Substitution = Literal["any", "fallbacks", "never"]
+OnInterruption = Literal["fail", "restart", "continue"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """How long each phase may take, in seconds; None: no limit from this side. Where the model or
+    the broker's configuration says less, that holds, and the error is `TimedOut`.
+
+    `queue_s` from arrival until a backend has it, `load_s` while its model is loaded,
+    `first_token_s` from the start of an attempt to its first piece, `token_gap_s` between two
+    pieces, `total_s` from arrival to the end.
+    """
+
+    queue_s: float | None = None
+    load_s: float | None = None
+    first_token_s: float | None = None
+    token_gap_s: float | None = None
+    total_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +85,12 @@ class Ask(Options, total=False):
     `system`, `suffix`, `images` and `raw` belong to `prompt`. `deadline_s` is in seconds from now;
     without it the broker's own default applies. `request_id` is drawn where it is absent.
     `substitution` says which models may answer beside `model`: "any" (also a small one, where the
-    level allows no other; the default), "fallbacks" alone, or "never". `accept_default`: at the
-    critical level the operator's default answer will do, if there is one.
+    level allows no other; the default), "fallbacks" alone, or "never". `accept_default`: the
+    operator's default answer will do, if there is one, at the critical level and where a time-out
+    or a failure would end the request before its first piece; `prompt_type` chooses among several.
+    `on_interruption` says what may be done when an attempt is lost after a piece of it has come:
+    "fail" (the default), "restart" (it begins anew, `Requeued` says which pieces are void) or
+    "continue" (it goes on from the text so far; not with `format`, `suffix` or `raw`).
     `awareness` takes the place of the client's own, None: this request is not lowered.
     """
 
@@ -90,13 +112,17 @@ class Ask(Options, total=False):
     preemptible: bool
     substitution: Substitution
     accept_default: bool
+    prompt_type: str
+    on_interruption: OnInterruption
+    timeouts: Timeouts
     request_id: str
     deadline_s: float | None
     awareness: ResourceAwareness | None
 
 
 class EmbedAsk(TypedDict, total=False):
-    """All that an embedding may be asked with. `dimensions` 0 means whole vectors."""
+    """All that an embedding may be asked with. `dimensions` 0 means whole vectors; of `timeouts`
+    the gap between tokens means nothing here."""
 
     model: Required[str]
     inputs: Required[Sequence[str]]
@@ -104,6 +130,7 @@ class EmbedAsk(TypedDict, total=False):
     refuse_too_long: bool
     priority: int
     criticality: Criticality
+    timeouts: Timeouts
     request_id: str
     deadline_s: float | None
 
@@ -137,6 +164,9 @@ def generate_request(ask: Ask, *, agent_id: str) -> inference_pb2.GenerateReques
         tools=[tool_message(each) for each in ask.get("tools", ())],
         substitution=substitution_number(ask.get("substitution")),
         accept_default=ask.get("accept_default", False),
+        on_interruption=on_interruption_number(ask.get("on_interruption")),
+        timeouts=timeouts_message(ask.get("timeouts")),
+        prompt_type=ask.get("prompt_type", ""),
     )
     set_input(request, ask)
     if "format" in ask:
@@ -185,6 +215,7 @@ def embed_request(ask: EmbedAsk, *, agent_id: str) -> inference_pb2.EmbedRequest
         refuse_too_long=ask.get("refuse_too_long", False),
         priority=ask.get("priority", 0),
         criticality=criticality_number(ask.get("criticality")),
+        timeouts=timeouts_message(ask.get("timeouts")),
     )
 
 
@@ -217,6 +248,31 @@ def substitution_number(word: str | None) -> inference_pb2.Substitution.ValueTyp
     if word is None:
         return inference_pb2.SUBSTITUTION_UNSPECIFIED
     return inference_pb2.Substitution.Value(f"SUBSTITUTION_{word.upper()}")
+
+
+def on_interruption_number(word: str | None) -> inference_pb2.OnInterruption.ValueType:
+    """The wire's number for a word; unspecified for None."""
+    if word is None:
+        return inference_pb2.ON_INTERRUPTION_UNSPECIFIED
+    return inference_pb2.OnInterruption.Value(f"ON_INTERRUPTION_{word.upper()}")
+
+
+def timeouts_message(timeouts: Timeouts | None) -> inference_pb2.Timeouts | None:
+    """In milliseconds; a phase without a limit stays unset, which is not zero."""
+    if timeouts is None:
+        return None
+    return inference_pb2.Timeouts(
+        queue_ms=milliseconds(timeouts.queue_s),
+        load_ms=milliseconds(timeouts.load_s),
+        first_token_ms=milliseconds(timeouts.first_token_s),
+        token_gap_ms=milliseconds(timeouts.token_gap_s),
+        total_ms=milliseconds(timeouts.total_s),
+    )
+
+
+def milliseconds(seconds: float | None) -> int | None:
+    """Seconds in the wire's unit."""
+    return None if seconds is None else round(seconds * 1000)
 
 
 def chat_message(message: Message | Mapping[str, Any]) -> inference_pb2.Message:

@@ -79,7 +79,7 @@ class Answer:
             case Chunk():
                 self._chunks.append(event)
             case Requeued():
-                self._chunks = kept_before(self._chunks, event.discard_before_seq)
+                self._chunks = kept_from(self._chunks, event.discard_before_seq)
             case Lowered():
                 self._lowered = event.changes
             case Started():
@@ -113,17 +113,18 @@ class Answer:
         )
 
 
-def kept_before(chunks: list[Chunk], seq: int) -> list[Chunk]:
-    """The chunks whose pieces all lie before `seq`; StreamBroken where it falls inside one."""
-    kept = [each for each in chunks if each.seq < seq]
-    if kept and kept[-1].seq + kept[-1].tokens > seq:
+def kept_from(chunks: list[Chunk], seq: int) -> list[Chunk]:
+    """The chunks whose pieces are all numbered `seq` or more; StreamBroken where it falls inside
+    one."""
+    void = [each for each in chunks if each.seq < seq]
+    if void and void[-1].seq + void[-1].tokens > seq:
         raise StreamBroken(
             local_details(
                 grpc.StatusCode.UNKNOWN,
-                f"pieces from {seq} on are void, but came in one message with earlier ones",
+                f"pieces before {seq} are void, but came in one message with later ones",
             )
         )
-    return kept
+    return chunks[len(void) :]
 
 
 def embed_result_of(message: inference_pb2.EmbedResponse) -> EmbedResult:

@@ -32,8 +32,9 @@ class RetryPolicy:
     """
 
     refusals_max: int = 4
-    # Six reconnects at these delays span about three seconds on average: a broker's restart.
-    reconnects_max: int = 6
+    # Ten reconnects at these delays span 13 s on average, and 5 s in 99 of 100 cases: a broker's
+    # restart. With six it was 3 s on average, and one in seven gave up within 2 s.
+    reconnects_max: int = 10
     backoff_ms: int = 100
     backoff_ms_max: int = 5_000
     wait_ms_max: int = 60_000
@@ -57,6 +58,11 @@ class Attempts:
         self._deadline_ns = deadline_ns
         self._refusals = 0
         self._reconnects = 0
+
+    @property
+    def deadline_ns(self) -> int | None:
+        """When all tries end; None: never."""
+        return self._deadline_ns
 
     def timeout_s(self, now_ns: int) -> float | None:
         """Seconds left until the deadline, at least 0; None where there is none."""

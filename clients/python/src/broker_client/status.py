@@ -54,8 +54,37 @@ class BackendModel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerStatus:
+    """The circuit breaker of one model on one backend: "closed", "open" or "half_open". `failures`,
+    slow calls among them, and `calls` are of its window; `until_ms` is None unless it is open."""
+
+    model: str
+    state: str
+    failures: int
+    calls: int
+    until_ms: int | None
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SickModel:
+    """A model that could not be loaded, why, and in how many milliseconds it is tried again."""
+
+    model: str
+    retry_ms: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BackendStatus:
-    """One server behind the broker; `problem` says why it is not up."""
+    """One server behind the broker; `problem` says why it is not up.
+
+    `weight` is its part of the work that several could do, `tags` is what models may be confined
+    to. `draining`: it gets no new work. `health` is "well", "suspect", "wedged" or "restarting",
+    `evidence` says why it is not well. `retries` counts attempts that came to nothing and were
+    tried again, `retries_left` is what it may have now; `restarts` are those by the operator's
+    command. A broker older than these says nothing of them: `health` is empty.
+    """
 
     name: str
     kind: str
@@ -66,6 +95,17 @@ class BackendStatus:
     models: tuple[BackendModel, ...]
     loads: int
     loads_failed: int
+    weight: float
+    tags: tuple[str, ...]
+    draining: bool
+    health: str
+    evidence: str
+    running: int
+    breakers: tuple[BreakerStatus, ...]
+    retries: int
+    retries_left: float
+    sick_models: tuple[SickModel, ...]
+    restarts: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +201,8 @@ class Status:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drain:
-    """Leaving has begun: what still waits and runs, and the milliseconds it has."""
+    """Leaving has begun: what still waits and runs, and the milliseconds it has. Of one backend:
+    what waits that no other backend could do, and 0 for as long as it takes."""
 
     queued: int
     running: int
@@ -263,6 +304,32 @@ def backend_of(message: admin_pb2.BackendStatus) -> BackendStatus:
         ),
         loads=message.loads,
         loads_failed=message.loads_failed,
+        weight=message.weight,
+        tags=tuple(message.tags),
+        draining=message.draining,
+        health=message.health,
+        evidence=message.evidence,
+        running=message.running,
+        breakers=tuple(breaker_of(each) for each in message.breakers),
+        retries=message.retries,
+        retries_left=message.retries_left,
+        sick_models=tuple(
+            SickModel(model=each.model, retry_ms=each.retry_ms, why=each.why)
+            for each in message.sick_models
+        ),
+        restarts=message.restarts,
+    )
+
+
+def breaker_of(message: admin_pb2.BreakerStatus) -> BreakerStatus:
+    """The wire's breaker, typed."""
+    return BreakerStatus(
+        model=message.model,
+        state=message.state,
+        failures=message.failures,
+        calls=message.calls,
+        until_ms=message.until_ms if message.HasField("until_ms") else None,
+        why=message.why,
     )
 
 

@@ -20,11 +20,13 @@ from broker_client.catalogue import PAGE_SIZE, PAGES_MAX, Model, model_of
 from broker_client.channel import CHANNEL_OPTIONS, METADATA, broker_address
 from broker_client.error_status import error_of_status
 from broker_client.errors import BrokerError
-from broker_client.events import Chunk, Done, Event, Lowered, Requeued
+from broker_client.events import Chunk, Done, Event, Lowered, Requeued, Retrying, SlowDown
 from broker_client.generation import Generation
 from broker_client.levers import Levers
 from broker_client.machine import LevelStatus, level_status_of, level_word
 from broker_client.operations import level_request, watch_request
+from broker_client.pacers import SyncPacer, policy_of
+from broker_client.pacing import PacePolicy, Pacing
 from broker_client.pb.broker.v1 import (
     admin_pb2,
     admin_pb2_grpc,
@@ -87,12 +89,14 @@ class Client(Levers):
         call_timeout_s: float = 10.0,
         awareness: ResourceAwareness | None = None,
         level_age_s_max: float = 1.0,
+        pace: PacePolicy | bool | None = True,
     ) -> None:
         self.address = broker_address(address)
         self.agent_id = agent_id
         self._retry = retry if retry is not None else RetryPolicy()
         self._call_timeout_s = call_timeout_s
         self._awareness = awareness
+        self._pacer = SyncPacer(policy_of(pace))
         self._level = LevelMemory(round(level_age_s_max * NS_PER_S))
         self._level_lock = threading.Lock()  # one look for all who ask at once
         self._random = random.Random()
@@ -116,6 +120,11 @@ class Client(Levers):
     def close(self) -> None:
         """Ends all calls and the connection."""
         self._channel.close()
+
+    @property
+    def pacing(self) -> Pacing | None:
+        """What the client's own pacing does now; None where it is switched off."""
+        return self._pacer.pacing
 
     def stream(self, **ask: Unpack[Ask]) -> SyncGeneration:
         """One generation as a stream of events, `Done` the last. The call begins when iterated."""
@@ -152,15 +161,21 @@ class Client(Levers):
             self._retry,
             deadline_ns=deadline_after(ask.get("deadline_s"), now_ns=time.monotonic_ns()),
         )
-        while True:  # Bounded by the retry policy: each turn after the first spends one try of it.
-            timeout_s = attempts.timeout_s(time.monotonic_ns())
-            try:
-                return embed_result_of(self._call(self._inference.Embed, request, timeout_s))
-            except BrokerError as error:
-                delay_ns = attempts.delay_ns(
-                    error, received=0, now_ns=time.monotonic_ns(), chance=self._random.random()
-                )
-            time.sleep(delay_ns / NS_PER_S)
+        with self._pacer.place(request.priority) as place:
+            # Bounded by the retry policy: each turn after the first spends one try of it.
+            while True:
+                place.take(attempts.deadline_ns)
+                timeout_s = attempts.timeout_s(time.monotonic_ns())
+                try:
+                    result = embed_result_of(self._call(self._inference.Embed, request, timeout_s))
+                    place.complete()
+                    return result
+                except BrokerError as error:
+                    place.heed(error)
+                    delay_ns = attempts.delay_ns(
+                        error, received=0, now_ns=time.monotonic_ns(), chance=self._random.random()
+                    )
+                time.sleep(delay_ns / NS_PER_S)
 
     def cancel(self, request_id: str) -> str:
         """Ends a request of this agent; the state it was in. RequestUnknown where there is none."""
@@ -249,28 +264,37 @@ class Client(Levers):
     ) -> Generator[Event, None, None]:
         if awareness is not None and (lowered := self._lowered(generation, awareness)):
             yield lowered
-        while True:  # Bounded by the retry policy: each turn after the first spends one try of it.
-            timeout_s = generation.timeout_s(time.monotonic_ns())
-            step: Event
-            call = self._inference.Generate(
-                generation.request(), timeout=timeout_s, metadata=METADATA
-            )
-            try:
-                for message in call:
-                    if (event := generation.take(message)) is not None:
-                        yield event
-                step = generation.finish()
-            except grpc.RpcError as error:
-                step = generation.fail(
-                    self._typed(error), now_ns=time.monotonic_ns(), chance=self._random.random()
+        with self._pacer.place(generation.priority) as place:
+            # Bounded by the retry policy: each turn after the first spends one try of it.
+            while True:
+                place.take(generation.deadline_ns)
+                timeout_s = generation.timeout_s(time.monotonic_ns())
+                step: Event
+                call = self._inference.Generate(
+                    generation.request(), timeout=timeout_s, metadata=METADATA
                 )
-            finally:
-                # Does nothing to a call that has ended. The stub package leaves it untyped.
-                call.cancel()  # type: ignore[no-untyped-call]
-            yield step
-            if isinstance(step, Done):
-                return
-            time.sleep(step.delay_s)
+                try:
+                    for message in call:
+                        if (event := generation.take(message)) is not None:
+                            if isinstance(event, SlowDown):
+                                place.slow_down(event.retry_after_ms)
+                            yield event
+                    step = generation.finish()
+                except grpc.RpcError as error:
+                    heard = place.heed(self._typed(error))
+                    step = generation.fail(
+                        heard, now_ns=time.monotonic_ns(), chance=self._random.random()
+                    )
+                finally:
+                    # Does nothing to a call that has ended. The stub package leaves it untyped.
+                    call.cancel()  # type: ignore[no-untyped-call]
+                if isinstance(step, Done):
+                    place.complete()
+                    yield step
+                    return
+                yield step
+                if isinstance(step, Retrying):
+                    time.sleep(step.delay_s)
 
     def _lowered(self, generation: Generation, awareness: ResourceAwareness) -> Lowered | None:
         """A broker that does not tell its level gets the request as it is: what is wrong there the

@@ -13,12 +13,12 @@ class TextReader:
     """Turns chunks into text, in order."""
 
     def __init__(self) -> None:
-        self._text_end_seq = 0
+        self._text_seq: int | None = None  # of the first piece that went out as text
 
     def read(self, event: Chunk | Requeued) -> str:
         """The text of this event; may be empty. StreamBroken where text given before is void."""
         if isinstance(event, Requeued):
-            if event.discard_before_seq < self._text_end_seq:
+            if self._text_seq is not None and event.discard_before_seq > self._text_seq:
                 raise StreamBroken(
                     local_details(
                         grpc.StatusCode.ABORTED,
@@ -26,6 +26,6 @@ class TextReader:
                     )
                 )
             return ""
-        if event.text:
-            self._text_end_seq = event.seq + event.tokens
+        if event.text and self._text_seq is None:
+            self._text_seq = event.seq
         return event.text
