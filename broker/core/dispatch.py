@@ -1,10 +1,10 @@
 """Which free slot gets which request, and what the backend is told: the next of the line, on the
-backend with most room."""
+backend that `routing.py` chooses."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import Final
 
 from broker.core.effects import StartAttempt
 from broker.core.errors import BackendUnreachable
@@ -14,6 +14,7 @@ from broker.core.queueing import Line, LineKey
 from broker.core.record import Attempt, Record
 from broker.core.requests import Criticality
 from broker.core.residency import Residency
+from broker.core.routing import Dispatch, Routing
 from broker.core.stimuli import AttemptEnded
 
 # Of English text in the vocabularies in use; only for what no backend has counted.
@@ -24,38 +25,28 @@ BYTES_PER_TOKEN: Final = 4
 TOKENS_MAX: Final = 100_000_000
 
 
-class Dispatch(NamedTuple):
-    """This request on this runner of this backend."""
-
-    backend: BackendState
-    residency: Residency
-    entry: int  # the request's handle in the queue
-
-
 def next_dispatch(
     runner: str,
     backends: Mapping[str, BackendState],
     lines: Mapping[LineKey, Line],
+    routing: Routing,
     *,
     is_for_all: bool = False,
 ) -> Dispatch | None:
     """The next request for this runner and the slot it gets; None where nothing can start.
 
-    Among backends the one with the most free slots, the first configured among equals.
-    `is_for_all`: also what the level lets go only after the others.
+    Among backends that could start it now `routing` chooses. `is_for_all`: also what the level lets
+    go only after the others.
     """
-    found: Dispatch | None = None
-    free_most = 0
+    found = list[Dispatch]()
     for backend in backends.values():
         residency = backend.resident(runner)
-        if residency is None:
+        if residency is None or not residency.has_free_slot or not backend.takes(runner):
             continue
-        free = residency.slots - residency.running
-        if free > free_most and backend.takes(runner) and residency.has_free_slot:
-            entry = _next_for(residency, lines, is_for_all)
-            if entry:
-                found, free_most = Dispatch(backend, residency, entry), free
-    return found
+        entry = _next_for(residency, lines, is_for_all)
+        if entry:
+            found.append(Dispatch(backend, residency, entry))
+    return routing.choose(found) if found else None
 
 
 def _next_for(residency: Residency, lines: Mapping[LineKey, Line], is_for_all: bool) -> int:
@@ -101,8 +92,18 @@ def order_of(attempt: Attempt, backend: BackendState, queue_wait_ns: int) -> Sta
         queue_wait_ns=queue_wait_ns,
         load_wait_ns=_load_wait_ns(record, residency),
         level=attempt.level,
-        output_tokens_max=attempt.output_tokens_max,
+        output_tokens_max=_tokens_left(attempt),
+        number=attempt.number,
+        continues=attempt.continues,
     )
+
+
+def _tokens_left(attempt: Attempt) -> int | None:
+    """How long the answer may be; less where it goes on from pieces of attempts before."""
+    most, kept = attempt.output_tokens_max, attempt.record.pieces_kept
+    if kept and most is None:
+        most = attempt.record.spec.output_tokens_max or None
+    return max(1, most - kept) if kept and most is not None else most
 
 
 def _load_wait_ns(record: Record, residency: Residency) -> int:
@@ -120,6 +121,7 @@ def changes_made(attempt: Attempt) -> tuple[str, ...]:
         and not spec.num_ctx_needed
         and kind.may_be_critical
         and not record.is_for_level
+        and not record.instead
     ):
         return ()  # the usual request
     changes = list(substitution(record))
@@ -141,7 +143,6 @@ def changes_made(attempt: Attempt) -> tuple[str, ...]:
 
 
 def substitution(record: Record) -> tuple[str, ...]:
-    """Why another model answers, where it is for the level's sake."""
-    if not record.is_for_level:
-        return ()
-    return (f"model is {record.model} instead of {record.spec.model}: only small models run",)
+    """Why another model answers."""
+    why = "only small models run" if record.is_for_level else record.instead
+    return (f"model is {record.model} instead of {record.spec.model}: {why}",) if why else ()

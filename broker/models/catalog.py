@@ -23,11 +23,13 @@ NUM_CTX_MAX_DEFAULT = 32_768
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSettings:
-    """What the operator says of one model. None: the backend's setting, or the default."""
+    """What the operator says of one model. None: the backend's setting, or the default.
+    `backend_tags`, where there are any, confine it to the backends that have one of them."""
 
     num_ctx: int | None = None
     num_ctx_max: int | None = None
     slots: int | None = None
+    backend_tags: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,20 +76,34 @@ class Catalog:
         self._facts: dict[str, tuple[ModelFacts, ...]] = {}
 
     def learn(
-        self, backend: str, facts: tuple[ModelFacts, ...], slots_default: int
+        self,
+        backend: str,
+        facts: tuple[ModelFacts, ...],
+        slots_default: int,
+        tags: frozenset[str] = frozenset(),
     ) -> tuple[ModelSpec, ...]:
-        """Takes what a backend has now and returns it as the engine plans with it.
+        """Takes what a backend has now and returns it as the engine plans with it. A model that is
+        confined to other `tags` than this backend's is none of its models.
 
         Names that share one runner get the same settings, those of the first that has any, and the
         same context size: each request carries it, else each name would restart the runner with
         the size of its own Modelfile.
         """
-        self._facts[backend] = facts
+        facts = self._facts[backend] = tuple(each for each in facts if self._may_run(each, tags))
         by_runner: dict[str, list[ModelFacts]] = {}
         for each in sorted(facts, key=lambda fact: fact.name):
             by_runner.setdefault(each.runner, []).append(each)
         settings = {runner: self._settings_of(names) for runner, names in by_runner.items()}
         return tuple(model_spec(each, settings[each.runner], slots_default) for each in facts)
+
+    def forget(self, backend: str) -> None:
+        """It was taken out of the configuration."""
+        self._facts.pop(backend, None)
+
+    def _may_run(self, facts: ModelFacts, tags: frozenset[str]) -> bool:
+        settings = self._settings.get(comparison_key(facts.name))
+        confined = settings.backend_tags if settings else frozenset[str]()
+        return not confined or not confined.isdisjoint(tags)
 
     def _settings_of(self, names: list[ModelFacts]) -> ModelSettings:
         """What holds for a runner with these names."""

@@ -23,9 +23,11 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiscoveryPolicy:
-    """How often one backend is asked."""
+    """How often one backend is asked, and what it is told apart by: how many requests a model runs
+    there at once, and the tags that models may be confined to."""
 
     slots: int = 1
+    tags: frozenset[str] = frozenset()
     poll_interval_ns: int = 5_000_000_000
     catalog_interval_ns: int = 60_000_000_000
     retry_interval_ns: int = 2_000_000_000
@@ -55,9 +57,22 @@ class Discovery:
         self._sleep = sleep
         self._listed_ns: int | None = None
         self._is_up: bool | None = None
+        self._is_wanted = asyncio.Event()  # a look before its time
         self._crash = ""  # the last one that was logged, while it lasts
         self.version = ""
         self.was_asked = asyncio.Event()  # once, whatever came of it
+
+    def configure(self, policy: DiscoveryPolicy) -> None:
+        """From now on this holds, and what depends on it is asked for again."""
+        is_same = policy == self._policy
+        self._policy = policy
+        if not is_same:
+            self.list_again()
+
+    def list_again(self) -> None:
+        """Asks at once for everything that the backend has."""
+        self._listed_ns = None
+        self._is_wanted.set()
 
     async def run(self) -> None:
         """Asks until cancelled."""
@@ -65,7 +80,18 @@ class Discovery:
             is_up = await self.ask()
             self.was_asked.set()
             policy = self._policy
-            await self._sleep(policy.poll_interval_ns if is_up else policy.retry_interval_ns)
+            interval_ns = policy.poll_interval_ns if is_up else policy.retry_interval_ns
+            await self._sleep_unless_wanted(interval_ns)
+
+    async def _sleep_unless_wanted(self, interval_ns: int) -> None:
+        slept = asyncio.ensure_future(self._sleep(interval_ns))
+        wanted = asyncio.ensure_future(self._is_wanted.wait())
+        try:
+            await asyncio.wait({slept, wanted}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            slept.cancel()
+            wanted.cancel()
+        self._is_wanted.clear()
 
     async def ask(self) -> bool:
         """One round. Tells the engine what was heard; says whether the backend answered."""
@@ -104,7 +130,8 @@ class Discovery:
         if self._listed_ns is None or is_cheap or self._is_stale(self._listed_ns):
             models = await self._backend.models()
             self._listed_ns = self._now_ns()
-            specs = self._catalog.learn(name, models, self._policy.slots)
+            policy = self._policy
+            specs = self._catalog.learn(name, models, policy.slots, policy.tags)
             self._feed(ModelsListed(name, specs))
         asked_ns = self._now_ns()
         residents = await self._backend.residents()

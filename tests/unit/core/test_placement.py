@@ -282,14 +282,14 @@ def test_a_promise_of_one_backend_does_not_keep_the_room_of_another_empty() -> N
     assert scene.state("m") is ResidencyState.RESIDENT
 
 
-def test_the_backend_with_most_free_slots_gets_the_work() -> None:
+def test_the_backend_with_the_least_part_of_its_slots_taken_gets_the_work() -> None:
     scene = Scene(BackendPolicy(name="b1"), BackendPolicy(name="b2"))
     scene.open("b1", model("m", slots=2))
     scene.open("b2", model("m", slots=3))
     scene.seen("b1", resident("m"))
     scene.seen("b2", resident("m"))
     effects = [each for number in range(5) for each in scene.turn(arrived(f"r{number}"))]
-    assert [each.backend for each in of(effects, StartAttempt)] == ["b2", "b1", "b2", "b1", "b2"]
+    assert [each.backend for each in of(effects, StartAttempt)] == ["b1", "b2", "b2", "b1", "b2"]
 
 
 def test_a_backend_that_is_down_gets_no_work_and_no_load() -> None:

@@ -1,0 +1,102 @@
+"""Which of several backends gets a request: by load and weight, then where its session was."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from broker.core import routing
+from broker.core.effects import StartAttempt
+from broker.core.placement import BackendPolicy
+from broker.core.stimuli import Arrived
+from tests.unit.core.scene import Scene, model, of, request, resident
+
+
+def pool(*slots: int, weights: tuple[float, ...] = ()) -> Scene:
+    """Backends b0, b1 and so on that hold m."""
+    all_weights = (*weights, *[1.0] * len(slots))
+    policies = [
+        BackendPolicy(name=f"b{number}", weight=all_weights[number])
+        for number, _ in enumerate(slots)
+    ]
+    scene = Scene(*policies)
+    for number, count in enumerate(slots):
+        scene.open(f"b{number}", model("m", slots=count))
+        scene.seen(f"b{number}", resident("m"))
+    return scene
+
+
+def sends(scene: Scene, name: str, *, agent: str = "a", session: str = "") -> str:
+    """The backend that gets it at once, or "" where none does."""
+    spec = replace(request(name, agent=agent), session_id=session)
+    started = of(scene.turn(Arrived(spec)), StartAttempt)
+    return started[0].backend if started else ""
+
+
+def test_equals_get_work_in_the_order_of_the_configuration() -> None:
+    scene = pool(2, 2)
+    assert [sends(scene, f"r{n}", agent=f"a{n}") for n in range(5)] == ["b0", "b1", "b0", "b1", ""]
+
+
+def test_a_weight_is_a_part_of_the_work() -> None:
+    """Of one that counts for three times as much."""
+    scene = pool(8, 8, weights=(1.0, 3.0))
+    got = [sends(scene, f"r{n}", agent=f"a{n}") for n in range(8)]
+    assert (got.count("b0"), got.count("b1")) == (2, 6)
+
+
+def test_a_session_goes_where_it_was_though_that_is_busier_by_one() -> None:
+    scene = pool(4, 4)
+    assert sends(scene, "r1", session="s") == "b0"
+    assert sends(scene, "r2", session="s") == "b0"
+    assert sends(scene, "r3", session="s") == "b1"  # by two: no longer
+    assert sends(scene, "r4", session="s") == "b1"
+
+
+def test_a_session_is_one_of_its_agent() -> None:
+    scene = pool(4, 4)
+    assert sends(scene, "r1", agent="a", session="s") == "b0"
+    assert sends(scene, "r1", agent="b", session="s") == "b1"
+    assert sends(scene, "r2", agent="b", session="s") == "b1"
+
+
+def test_without_a_session_an_agent_goes_where_it_was_among_equals_only() -> None:
+    scene = pool(2, 2)
+    assert sends(scene, "r1", agent="a") == "b0"
+    assert sends(scene, "r1", agent="b") == "b1"
+    assert sends(scene, "r2", agent="b") == "b1"
+    scene.ends("r2", agent="b")
+    scene.ends("r1", agent="a")
+    assert sends(scene, "r3", agent="b") == "b0"
+
+
+def test_a_session_whose_backend_has_no_slot_waits_for_none() -> None:
+    scene = pool(1, 1)
+    assert sends(scene, "r1", session="s") == "b0"
+    assert sends(scene, "r2", session="s") == "b1"
+
+
+def test_a_session_leaves_a_backend_without_the_context_that_it_needs() -> None:
+    scene = pool(2, 2)
+    scene.open("b0", model("m", slots=2, num_ctx_max=16_384))
+    scene.open("b1", model("m", slots=2, num_ctx_max=16_384))
+    scene.engine.backends["b1"].residents["blob-m"].num_ctx = 16_384
+    assert sends(scene, "r1", session="s") == "b0"
+    spec = replace(request("r2", num_ctx_needed=9_000), session_id="s")
+    (started,) = of(scene.turn(Arrived(spec)), StartAttempt)
+    assert started.backend == "b1"
+
+
+def test_the_longest_unused_session_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routing, "AFFINITIES_MAX", 2)
+    scene = pool(9, 9)
+    assert sends(scene, "r1", agent="x") == "b0"
+    assert [sends(scene, f"r{n}", agent=f"a{n}") for n in range(4)] == ["b1", "b0", "b1", "b0"]
+    assert len(scene.engine._routing) == 2
+
+
+def test_one_backend_remembers_nothing() -> None:
+    scene = pool(2)
+    assert sends(scene, "r1", session="s") == "b0"
+    assert len(scene.engine._routing) == 0
