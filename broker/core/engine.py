@@ -26,6 +26,7 @@ from broker.core.dispatch import next_dispatch
 from broker.core.effects import Drained, Effect, SetTimer
 from broker.core.errors import BrokerError
 from broker.core.estimates import Estimates
+from broker.core.healer import Healer, new_healer
 from broker.core.ledger import Ledger
 from broker.core.level import Level
 from broker.core.lifecycle import Trigger
@@ -62,6 +63,7 @@ from broker.core.stimuli import (
     PolicyChanged,
     Quiet,
     ResidentsSeen,
+    RestartEnded,
     ResumeAsked,
     Stimulus,
     TimerFired,
@@ -123,6 +125,7 @@ class Engine:
         self._announcer = self._new_announcer()
         self._retries = self._new_retries()
         self._attempts = self._new_attempts()
+        self._healer = self._new_healer()
         self._arrivals = self._new_arrivals()
         self._timer_set_ns: int | None = None
         self.reloads = 0
@@ -190,6 +193,21 @@ class Engine:
             self._attempt_ended,
         )
 
+    def _new_healer(self) -> Healer:
+        return new_healer(
+            self.policy,
+            self.backends,
+            self.ledger.attempts,
+            self.backlog.ready,
+            self.estimates,
+            self.timers,
+            self._attempts.give_up,
+            self.breakers.reset,
+            self._note,
+            self._choices_changed,
+            self._emit,
+        )
+
     def _new_switching(self) -> Switching:
         return Switching(
             self.backends,
@@ -252,13 +270,14 @@ class Engine:
             Arrived: self._arrivals.arrive,
             CancelAsked: lambda asked, now_ns: self.ledger.cancel(asked.key, asked.cause, now_ns),
             FirstToken: self._attempts.first_token,
-            Quiet: self._attempts.quiet,
+            Quiet: self._quiet,
             AttemptEnded: self._attempts.ended,
             BackendSeen: self._backend_seen,
             ModelsListed: self._models_listed,
             ResidentsSeen: self._residents_seen,
-            LoadEnded: known.load_ended,
-            UnloadEnded: known.unload_ended,
+            LoadEnded: self._load_ended,
+            UnloadEnded: self._unload_ended,
+            RestartEnded: self._healer.servers.restart_ended,
             OwnedBefore: self._ownership.owned_before,
             BackendDrainAsked: members.drain,
             DrainAsked: self._drain_asked,
@@ -298,7 +317,10 @@ class Engine:
         if type(stimulus) is FirstToken:
             return self._effects  # nothing became free, nobody came: the most frequent turn
         self._membership.settle(now_ns)
+        if type(stimulus) is Quiet and not self._effects:
+            return self._effects  # told again and again of each stream that is silent
         self._dispatch(now_ns)
+        self._healer.settle(now_ns)
         if self._switching.settle(now_ns):
             self._dispatch(now_ns)
         if type(stimulus) in OWNS_OTHERS:
@@ -351,20 +373,31 @@ class Engine:
                 record = backlog.record_of(choice.entry)
                 self._attempts.start(record, choice.backend, choice.residency, now_ns)
 
-    def _load_failed(self, runner: str, error: BrokerError, now_ns: int) -> None:
-        """Nobody waits for a model that no other backend could load either. What was to be answered
-        by it for the level's sake has another, or its own."""
-        if may_run(runner, self.backends, now_ns):
+    def _load_failed(
+        self, backend: BackendState, model: str, ended: LoadEnded, until_ns: int, now_ns: int
+    ) -> None:
+        """Who waits does so for another backend, or for the next try, if it comes soon enough. What
+        was to be answered by this model for the level's sake has another, or its own."""
+        runner, error = ended.runner, ended.error
+        self._healer.load_failed(backend, model, ended, until_ns, now_ns)
+        if error is None or may_run(runner, self.backends, now_ns):
             return
         self._reassignment.look_at_all(now_ns)
+        next_ns = self.residencies.next_try_ns(runner, now_ns)
         for record in self.backlog.waiting(lambda line: line[0] == runner):
-            self.ledger.conclude(record, Trigger.FAIL, error, now_ns)
+            if next_ns is None or self._phases.waits_until_ns(record) <= next_ns:
+                self.ledger.conclude(record, Trigger.FAIL, error, now_ns)
 
     def _attempt_ended(
         self, attempt: Attempt, ended: AttemptEnded, error: BrokerError | None, now_ns: int
     ) -> None:
         """A call is over, whatever becomes of its request."""
         self.breakers.ended(attempt, error, now_ns)
+        self._healer.attempt_ended(attempt, ended, now_ns)
+
+    def _quiet(self, quiet: Quiet, now_ns: int) -> None:
+        self._healer.quiet(quiet, now_ns)
+        self._attempts.quiet(quiet, now_ns)  # given up already where it is frozen
 
     def _choices_changed(self, now_ns: int) -> None:
         """A model that may answer for another is there or may be loaded, or is so no longer."""
@@ -378,11 +411,20 @@ class Engine:
         backend = self.backends[seen.backend]
         was_up = backend.up
         self.residencies.backend_seen(seen, now_ns)
+        self._healer.servers.seen(seen, now_ns, was_up=was_up)
         self.breakers.tidy(backend, now_ns)
         if seen.up and not was_up:
             self.breakers.reset_all(backend, "the backend was away and answers again", now_ns)
         if seen.up is not was_up:  # it may have the model that the level, or its end, calls for
             self._reassignment.look_at_all(now_ns)
+
+    def _load_ended(self, ended: LoadEnded, now_ns: int) -> None:
+        self.residencies.load_ended(ended, now_ns)
+        self._healer.load_ended(ended, now_ns)
+
+    def _unload_ended(self, ended: UnloadEnded, now_ns: int) -> None:
+        self.residencies.unload_ended(ended, now_ns)
+        self._healer.unload_ended(ended, now_ns)
 
     def _residents_seen(self, seen: ResidentsSeen, now_ns: int) -> None:
         if seen.backend in self.backends:
@@ -433,6 +475,7 @@ class Engine:
         self._announcer.interval_ns = policy.queue.announce_interval_ns
         self.residencies.policy = self._switching.policy = policy.placement
         self.breakers.configure(policy.breaker, now_ns)
+        self._healer.configure(policy)
         self.degradation.configure(policy.degradation, now_ns)
         self._level_changed(now_ns)
         self._members_changed(now_ns)

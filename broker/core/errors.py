@@ -128,6 +128,10 @@ class LoadFailed(Unavailable):
     reason = "LOAD_FAILED"
 
 
+class LoadHung(LoadFailed):
+    """The load was given up, as it had said nothing for so long."""
+
+
 class Displaced(Unavailable):
     """It waited, and gave its place to the request of an agent with a smaller backlog."""
 

@@ -19,6 +19,13 @@ SAMPLE_WEIGHT: Final = 0.1
 # Below so many samples an average of lengths and rates is a guess.
 SAMPLES_MIN: Final = 20
 
+# Prompts shorter than this tell little of the time per byte: what every call costs is most of it.
+PROMPT_BYTES_MIN: Final = 1_000
+
+# How fast the slowest reading of a prompt is forgotten, per prompt read faster: prompts that are in
+# the runner's cache take no time at all, and must not hide how long one that is not will take.
+SLOWEST_KEPT: Final = 0.98
+
 # What requests of one kind have in common on one runner: an embedding is no short answer.
 _Rated = tuple[str, RequestKind]
 
@@ -39,8 +46,10 @@ class Estimates:
     __slots__ = (
         "_costs",
         "_departure_gap_ns",
+        "_gap_ns",
         "_last_departure_ns",
         "_load_ns",
+        "_prefill_ns",
         "_rates",
         "_service",
         "_service_ns",
@@ -53,6 +62,8 @@ class Estimates:
         self._service_ns: dict[str, float] = {}
         self._costs: dict[str, MovingAverage] = {}
         self._load_ns: dict[str, MovingAverage] = {}
+        self._gap_ns: dict[str, dict[str, MovingAverage]] = {}  # by runner, then by backend
+        self._prefill_ns: dict[str, dict[str, float]] = {}  # per byte, of the slowest; the same
         self._departure_gap_ns = _average()
         self._last_departure_ns: int | None = None
 
@@ -76,6 +87,10 @@ class Estimates:
             self._costs.setdefault(runner, _average())
         rates.add(service_ns, first_token_ns, spec.prompt_bytes, prompt_tokens, output_tokens)
         self._costs[runner].add(cost)
+        if first_token_ns and spec.prompt_bytes >= PROMPT_BYTES_MIN:
+            read = self._prefill_ns.setdefault(runner, {})
+            slowest_ns = SLOWEST_KEPT * read.get(backend, 0.0)
+            read[backend] = max(slowest_ns, first_token_ns / spec.prompt_bytes)
         services = self._service[runner]
         services[backend].add(service_ns)
         best_ns = _least(each.mean(SAMPLES_MIN) for each in services.values())
@@ -84,6 +99,10 @@ class Estimates:
 
     def loaded(self, runner: str, load_ns: int) -> None:
         self._load_ns.setdefault(runner, _average()).add(load_ns)
+
+    def streamed(self, runner: str, backend: str, gap_ns: int) -> None:
+        """A whole answer came with this mean time between its pieces."""
+        self._gap_ns.setdefault(runner, {}).setdefault(backend, _average()).add(gap_ns)
 
     def departed(self, now_ns: int) -> None:
         """A request got its slot: places become free at this rate."""
@@ -97,7 +116,14 @@ class Estimates:
 
     def keep(self, runners: set[str]) -> None:
         """Forgets the runners that no backend has any more."""
-        for kept in (self._service, self._costs, self._load_ns, self._service_ns):
+        for kept in (
+            self._service,
+            self._costs,
+            self._load_ns,
+            self._service_ns,
+            self._gap_ns,
+            self._prefill_ns,
+        ):
             for runner in [each for each in kept if each not in runners]:
                 del kept[runner]
         for rated in [each for each in self._rates if each[0] not in runners]:
@@ -146,6 +172,18 @@ class Estimates:
     def load_ns(self, runner: str) -> float | None:
         average = self._load_ns.get(runner)
         return average.mean() if average else None
+
+    def gap_ns(self, runner: str, backend: str) -> float | None:
+        """The mean time between two pieces of an answer there; one answer tells it."""
+        average = self._gap_ns.get(runner, {}).get(backend)
+        return average.mean() if average else None
+
+    def prefill_ns(self, runner: str, backend: str, prompt_bytes: int) -> float | None:
+        """How long the slowest reading of such a prompt took there lately, by its bytes."""
+        per_byte_ns = self._prefill_ns.get(runner, {}).get(backend)
+        if per_byte_ns is None:
+            return None
+        return per_byte_ns * max(prompt_bytes, PROMPT_BYTES_MIN)
 
     def departure_gap_ns(self) -> float | None:
         return self._departure_gap_ns.mean()

@@ -71,6 +71,13 @@ class Phases:
         total_ns = self.limits(record).total_ns
         return asked_ns if total_ns is None else min(asked_ns, record.arrived_ns + total_ns)
 
+    def waits_until_ns(self, record: Record) -> int:
+        """When its wait is over at the latest."""
+        queue_ns = self.limits(record).queue_ns
+        if queue_ns is None:
+            return record.deadline_ns
+        return min(record.deadline_ns, record.waiting_since_ns + queue_ns)
+
     # While it waits
 
     def waits(self, record: Record, now_ns: int) -> None:

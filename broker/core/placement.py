@@ -101,6 +101,8 @@ class BackendState:
     healing: set[str] = field(default_factory=set)  # runners that are being cured
     health: Health = Health.WELL
     evidence: str = ""  # why it is not well, in words
+    retries: int = 0  # attempts made again because this backend failed one
+    restarts: int = 0  # by the operator's command, since it last served for long
     loads: int = 0
     loads_failed: int = 0
     load_ns_sum: int = 0  # of loads that have ended, however they did
@@ -117,6 +119,11 @@ class BackendState:
     def takes(self, runner: str) -> bool:
         """May work for this runner be started on it, if it has a slot or can load it?"""
         return self.is_open and runner not in self.broken and runner not in self.healing
+
+    @property
+    def may_load(self) -> bool:
+        """May anything be loaded there, as far as its health goes? What is resident may serve."""
+        return self.health is not Health.WEDGED and self.health is not Health.RESTARTING
 
     @property
     def is_switching(self) -> bool:
@@ -142,7 +149,22 @@ class BackendState:
         return True
 
     def draining(self) -> list[Residency]:
-        return [r for r in self.residents.values() if r.state is ResidencyState.DRAINING]
+        """What is to leave for the sake of others; what is being cured leaves by itself."""
+        return [
+            each
+            for each in self.residents.values()
+            if each.state is ResidencyState.DRAINING and each.runner not in self.healing
+        ]
+
+    @property
+    def is_curing(self) -> bool:
+        """Is a model about to be unloaded to cure it? That goes before any other switch."""
+        if not self.healing:
+            return False
+        return any(
+            each.state is ResidencyState.DRAINING and each.runner in self.healing
+            for each in self.residents.values()
+        )
 
     def holds_off(self, runner: str, now_ns: int) -> bool:
         return self.held_until_ns.get(runner, 0) > now_ns
@@ -163,11 +185,17 @@ class BackendState:
             self.ever_loaded.add(runner)
 
     def list_models(self, models: Sequence[ModelSpec]) -> None:
-        """It has these from now on. What was learned of others is forgotten."""
+        """It has these from now on. What was learned of others is forgotten. Slots that are others
+        than before, as the operator says, count at once for what is loaded."""
+        before = self.by_runner
         self.models = {comparison_key(each.name): each for each in models}
         self.by_runner = {}
         for spec in sorted(models, key=lambda each: each.name):
             self.by_runner.setdefault(spec.runner, spec)
+        for runner, residency in self.residents.items():
+            old, new = before.get(runner), self.by_runner.get(runner)
+            if old is not None and new is not None and old.slots != new.slots:
+                residency.slots = new.slots
         for learned in (self.memory_seen, self.failed_in_row):
             for runner in learned.keys() - self.by_runner.keys():
                 del learned[runner]
@@ -229,9 +257,12 @@ def rank_targets(
     A runner that another backend serves is wanted here too only while its backlog exceeds the slots
     it has there: one model on two servers costs two loads. `with_promises`: so is one that another
     backend makes room for; where there is room already, waiting for that would be a waste. What can
-    never have room beside strangers is no target: others could use what it would wait for.
+    never have room beside strangers is no target: others could use what it would wait for. What
+    keeps its models loads none.
     `of_first`: what the level lets go after the others is not counted.
     """
+    if backend.policy.keeps_models:
+        return []  # what it lists is there, and no more can be
     demands: dict[str, Demand] = {}
     for key, line in lines.items():
         runner, num_ctx = key

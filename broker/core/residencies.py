@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Final
 
 from broker.core.backlog import Backlog
 from broker.core.effects import Effect, Renew
-from broker.core.errors import BackendUnreachable, BrokerError
+from broker.core.errors import BackendUnreachable
 from broker.core.estimates import Estimates
 from broker.core.model_name import comparison_key
 from broker.core.placement import BackendState, PlacementPolicy
@@ -27,10 +28,14 @@ from broker.core.timers import Timers
 
 _State, _Trigger = ResidencyState, ResidencyTrigger
 
+# Who waits for a model does so for another try of its load, until so many in a row have failed.
+LOADS_FAILED_MAX: Final = 3
+
 
 class Residencies:
     """All backends. `emit` takes effects; `note` hears of runners for which what waits may stand
-    elsewhere now; `on_load_failed` hears of loads that failed, `on_change` of what may run now."""
+    elsewhere now; `on_load_failed` of loads that failed, by which name, and when the next may be
+    tried; `on_change` of what may run now."""
 
     def __init__(
         self,
@@ -41,7 +46,7 @@ class Residencies:
         estimates: Estimates,
         emit: Callable[[Effect], None],
         note: Callable[[str], None],
-        on_load_failed: Callable[[str, BrokerError, int], None],
+        on_load_failed: Callable[[BackendState, str, LoadEnded, int, int], None],
         on_change: Callable[[int], None],
     ) -> None:
         self.backends = backends
@@ -131,11 +136,12 @@ class Residencies:
         has, lest they reload it."""
         spec = backend.by_runner.get(runner)
         is_back = now_ns < backend.expected_until_ns.pop(runner, 0)
+        is_ours = backend.policy.exclusive and not backend.policy.keeps_models
         residency = Residency(
             runner=runner,
             model=row.name,
             state=_State.ABSENT,
-            managed=backend.policy.exclusive or is_back,
+            managed=is_ours or is_back,
             slots=spec.slots if spec else 1,
             num_ctx_sent=row.num_ctx or None,
             num_ctx=row.num_ctx,
@@ -146,6 +152,15 @@ class Residencies:
         self._measured(backend, residency, row)
         if is_back:
             self._keep(backend, residency, now_ns)
+
+    def own(self, backend: BackendState, residency: Residency, now_ns: int) -> None:
+        """The broker before this one had loaded it: it is ours. How long it would stay by itself is
+        not known, so it is renewed at once."""
+        residency.managed = True
+        residency.renewed_ns = now_ns
+        self._emit(Renew(backend.name, residency.model, residency.num_ctx_sent))
+        self._timers.cancel(residency.renew_timer)
+        self._keep(backend, residency, now_ns)
 
     def _leave(
         self, backend: BackendState, residency: Residency, trigger: ResidencyTrigger, now_ns: int
@@ -182,7 +197,20 @@ class Residencies:
         hold_ns, why = self.policy.failed_load_hold_ns, ended.error.message
         until_ns = backend.hold_off(ended.runner, why, hold_ns, now_ns)
         self._timers.set(until_ns, partial(self._hold_over, backend), ended.runner)
-        self._on_load_failed(ended.runner, ended.error, now_ns)
+        self._on_load_failed(backend, residency.model, ended, until_ns, now_ns)
+
+    def next_try_ns(self, runner: str, now_ns: int) -> int | None:
+        """When the load of a runner that failed is tried again; None where it has failed so often
+        in a row, wherever it could be loaded, that nobody should wait for that."""
+        untils = [
+            backend.held_until_ns.get(runner, now_ns)
+            for backend in self.backends.values()
+            if backend.takes(runner)
+            and backend.may_load
+            and runner in backend.by_runner
+            and backend.failed_in_row.get(runner, 0) < LOADS_FAILED_MAX
+        ]
+        return min(untils, default=None)
 
     def _hold_over(self, backend: BackendState, runner: str, now_ns: int) -> None:
         if not backend.holds_off(runner, now_ns):
@@ -201,6 +229,8 @@ class Residencies:
         if isinstance(ended.error, BackendUnreachable):
             self.lost(backend.name, ended.error, now_ns)
             return
+        if ended.runner in backend.healing:
+            return  # it is told to again
         # What does not leave when told to is not ours to plan with: its name may be deleted, or
         # somebody else may use it. It is forgotten as soon as the backend no longer lists it, and
         # its keep_alive is not renewed: that would hold it there.
@@ -212,8 +242,10 @@ class Residencies:
         residency.renew_timer = self._timers.set(at_ns, partial(self._renew, backend), residency)
 
     def _renew(self, backend: BackendState, residency: Residency, now_ns: int) -> None:
-        """Renews the keep_alive while the residency lasts, but never of one that is to leave."""
-        if residency.state is _State.RESIDENT and backend.up:
+        """Renews the keep_alive while the residency lasts, but never of one that is to leave or is
+        being cured, nor on a backend that gets nothing more."""
+        is_sound = residency.runner not in backend.healing
+        if residency.state is _State.RESIDENT and backend.is_open and is_sound:
             residency.renewed_ns = now_ns
             self._emit(Renew(backend.name, residency.model, residency.num_ctx_sent))
         self._keep(backend, residency, now_ns)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 from typing import Final
 
 from broker.core.state_machine import Machine, Symbol
@@ -27,6 +28,10 @@ class ResidencyTrigger(Symbol):
     STAYED = "stayed"  # the unload could not be proven: it is still there
     APPEARED = "appeared"  # somebody else loaded it
     VANISHED = "vanished"  # its keep_alive ran out, its runner died, the server restarted
+
+
+# Of prompts that were read lately it is remembered when: more than run at once on any runner.
+READINGS_KEPT: Final = 64
 
 
 _S, _T = ResidencyState, ResidencyTrigger
@@ -79,6 +84,11 @@ class Residency:
     renew_timer: int = 0
     renewed_ns: int = -1  # when its keep_alive was last asked to be renewed
     listed_ns: int = -1  # when the backend was last asked for a list that had it
+    # What calls on it have shown, for `silence.py` and `lost_slots.py`:
+    readings: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=READINGS_KEPT))
+    cut_off_ns: int = -1  # when a call was last closed or broken before its end
+    slot_waits: int = 0  # calls that waited for a slot there that should have been free
+    mute_since_ns: int = -1  # since when a call got no first token in time, and none other did
 
     def move(self, trigger: ResidencyTrigger, now_ns: int) -> None:
         self.state = RESIDENCY.step(self.state, trigger)

@@ -91,11 +91,13 @@ class Quiet:
 
 @value
 class BackendSeen:
-    """A backend answered, or did not. `problem` says why not."""
+    """A backend answered, or did not. `problem` says why not. `is_mute`: it answers, but not to
+    what needs its scheduler."""
 
     backend: str
     up: bool
     problem: str = ""
+    is_mute: bool = False
 
 
 @value

@@ -62,7 +62,7 @@ class Switching:
         for backend in self.backends.values():
             if backend.is_switching:
                 self._abort_unwanted(backend, now_ns)
-            elif backend.is_open:
+            elif backend.is_open and not backend.is_curing:
                 ready.append(backend)
         wanting: set[str] = set()
         for backend in ready:
@@ -91,7 +91,7 @@ class Switching:
 
     def _targets(self, backend: BackendState, now_ns: int, *, with_promises: bool) -> list[Demand]:
         targets = list[Demand]()
-        if self._lines:
+        if self._lines and backend.may_load:
             lines, others = self._lines_for(backend, now_ns), self._others(backend)
             is_first = lines is not self._lines
             targets = rank_targets(
