@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 
 from broker_client.pb.broker.v1 import admin_pb2, models_pb2
 from broker_client.pb.broker.v1 import inference_pb2 as pb
+from tests.integration.bad_failing import FAILING
 from tests.integration.bad_operations import OPERATIONS
 from tests.integration.bad_pubsub import PUBSUB
 from tests.integration.wire_requests import called, chat, embed, generate, said, tool
@@ -390,6 +391,7 @@ BAD_FIELDS = (
             *GENERATION,
             *CONVERSATION,
             *OTHERS,
+            *FAILING,
             *OPERATIONS,
             *PUBSUB,
         )

@@ -122,6 +122,8 @@ GENERATE_EDGES = (
     called(id="", name="n" * 128, arguments_json='{"z":1,"a":2}'),
     tool(description="d" * 65_536),
     said(role="tool", content="", tool_call_id="i" * 128),
+    generate(prompt_type="p" * 64, on_interruption=pb.ON_INTERRUPTION_CONTINUE),
+    generate(timeouts=pb.Timeouts(queue_ms=86_400_000, token_gap_ms=86_400_000)),
 )
 
 

@@ -52,6 +52,9 @@ _RANGES: Final = {
 _CRITICALITIES: Final = frozenset(Criticality.values())
 _CACHE_POLICIES: Final = frozenset(pb.CachePolicy.values())
 _SUBSTITUTIONS: Final = frozenset(pb.Substitution.values())
+_ON_INTERRUPTION: Final = frozenset(pb.OnInterruption.values())
+_PROMPT_TYPE: Final = re.compile(r"[A-Za-z0-9._:/@-]{1,64}")
+_TIMEOUT_MS_MAX: Final = 86_400_000  # a day
 _object_decoder: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 CLIENT_METADATA_KEY: Final = "broker-client"
@@ -288,6 +291,36 @@ def check_shape(request: pb.GenerateRequest, problems: Problems) -> None:
             problems.add("think.level", f"is {_shown(request.think.level)}; one of {known}")
 
 
+def check_failing(request: pb.GenerateRequest, problems: Problems) -> None:
+    """What is to be done when something fails or takes too long."""
+    check_enum(request.on_interruption, _ON_INTERRUPTION, "on_interruption", problems)
+    if request.on_interruption == pb.ON_INTERRUPTION_CONTINUE:
+        # A text that has begun goes through the template of a chat, and is past the middle of a
+        # shape or a gap that the backend would begin again.
+        prompt = request.prompt
+        for given, field in (
+            (request.HasField("format"), "format"),
+            (bool(prompt.suffix), "prompt.suffix"),
+            (prompt.raw, "prompt.raw"),
+        ):
+            if given:
+                problem = f"cannot be CONTINUE with {field}: such an answer can only begin anew"
+                problems.add("on_interruption", problem)
+                break
+    if request.prompt_type and not _PROMPT_TYPE.fullmatch(request.prompt_type):
+        problems.add("prompt_type", "must be 1 to 64 characters of [A-Za-z0-9._:/@-]")
+    check_timeouts(request, problems)
+
+
+def check_timeouts(request: pb.GenerateRequest | pb.EmbedRequest, problems: Problems) -> None:
+    if not request.HasField("timeouts"):
+        return
+    for descriptor, limit_ms in request.timeouts.ListFields():
+        good = 1 <= limit_ms <= _TIMEOUT_MS_MAX
+        rule = f"is {limit_ms}; must be 1 to {_TIMEOUT_MS_MAX}"
+        problems.require(good, f"timeouts.{descriptor.name}", rule)
+
+
 def check_who_and_what(
     request: pb.GenerateRequest | pb.EmbedRequest,
     size_bytes: int,
@@ -334,6 +367,7 @@ def check_generate(
     if request.tools:
         text_bytes += check_tools(request, limits, problems)
     check_shape(request, problems)
+    check_failing(request, problems)
     return text_bytes
 
 
@@ -352,4 +386,5 @@ def check_embed(
         problems.add("inputs", f"have {text_bytes} bytes; at most {limits.prompt_bytes_max}")
     if not 0 <= request.dimensions <= 65_536:
         problems.add("dimensions", f"is {request.dimensions}; 0 (whole) to 65536")
+    check_timeouts(request, problems)
     return text_bytes

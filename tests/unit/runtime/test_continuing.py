@@ -12,6 +12,11 @@ ASKED = GenerateContent(input=Prompt(text="Count.", system="Be short.", images=(
 SO_FAR = SoFar("one, ", "", False, True)
 
 
+def messages_of(content: GenerateContent) -> tuple[Message, ...]:
+    assert not isinstance(content.input, Prompt)
+    return content.input
+
+
 def test_a_prompt_becomes_a_chat_whose_answer_has_begun() -> None:
     onward = continued(ASKED, SO_FAR)
     assert onward.continues
@@ -24,16 +29,13 @@ def test_a_prompt_becomes_a_chat_whose_answer_has_begun() -> None:
 
 def test_a_prompt_without_a_system_text_gets_none() -> None:
     onward = continued(GenerateContent(input=Prompt(text="Count.")), SO_FAR)
-    assert [each.role for each in onward.input if isinstance(each, Message)] == [
-        "user",
-        "assistant",
-    ]
+    assert [each.role for each in messages_of(onward)] == ["user", "assistant"]
 
 
 def test_a_chat_goes_on_with_what_was_thought() -> None:
     asked = GenerateContent(input=(Message(role="user", content="Count."),), think=True)
     onward = continued(asked, SoFar("one, ", "easy", False, True))
-    assert onward.input[-1] == Message(role="assistant", content="one, ", thinking="easy")
+    assert messages_of(onward)[-1] == Message(role="assistant", content="one, ", thinking="easy")
     assert onward.think is True
 
 
