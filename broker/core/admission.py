@@ -16,23 +16,22 @@ from typing import Final, NamedTuple
 
 from broker.core.agents import Agent, Agents
 from broker.core.backlog import Backlog
-from broker.core.backpressure import Backpressure, retry_after_bounded
+from broker.core.backpressure import Backpressure
 from broker.core.degradation import Degradation
-from broker.core.errors import (
-    AgentBlocked,
-    BrokerError,
-    DeadlineExpired,
-    DeadlineInfeasible,
-)
+from broker.core.errors import AgentBlocked, BrokerError, DeadlineExpired
 from broker.core.estimates import Estimates
+from broker.core.failover import Ways, check_own, fallback_keys, find_target
+from broker.core.feasibility import Asker, Feasibility
+from broker.core.model_name import comparison_key
 from broker.core.offers import is_held as mask_holds
+from broker.core.phases import Phases
 from broker.core.placement import BackendState
-from broker.core.queueing import AgentOrder, LineKey, QueuePolicy
+from broker.core.queueing import LineKey, QueuePolicy
 from broker.core.quota import Quotas
 from broker.core.record import Passage, Record
 from broker.core.requests import RequestSpec
+from broker.core.stimuli import ModelSpec
 from broker.core.tally import Tally
-from broker.core.targets import check_capabilities, check_loadable, context_line, find_model
 
 
 class GateName:
@@ -65,6 +64,8 @@ class Target(NamedTuple):
     substituted_for: str
     is_for_level: bool  # another model, because only small ones run
     line: LineKey
+    instead: str = ""  # why another one, where it is not for the level
+    is_in_haste: bool = False  # because the line of its own would take too long
 
 
 class Admission(NamedTuple):
@@ -77,6 +78,8 @@ class Admission(NamedTuple):
     substituted_for: str
     is_for_level: bool  # another model, because only small ones run
     line: LineKey
+    instead: str  # why another one, in words
+    is_in_haste: bool
     place: Place
     victim: Record | None
     passage: Passage
@@ -95,6 +98,7 @@ class Gates:
         backpressure: Backpressure,
         estimates: Estimates,
         tally: Tally,
+        phases: Phases,
     ) -> None:
         self._backends = backends
         self._agents = agents
@@ -105,6 +109,7 @@ class Gates:
         self._backpressure = backpressure
         self._estimates = estimates
         self._tally = tally
+        self._feasibility = Feasibility(backends, backlog, backpressure, estimates, phases)
         self._gate = ""
         self._passage = Passage()
 
@@ -147,11 +152,15 @@ class Gates:
             if self._offers.level:
                 target = self._offer(spec, priority, compartment, target, now_ns)
                 spec = self._as_cut(spec)
+            elif fallback_keys(spec):
+                target = self._in_time(spec, agent, priority, compartment, target, now_ns)
             if not self._passage.is_answered:
                 self._reserve_tokens(spec, agent, target.line, now_ns)
                 is_barred = self._offers.bars(target.line[0], priority, compartment)
                 place, victim = self._find_place(spec, agent, priority, live, is_barred=is_barred)
-                self._check_feasible(spec, agent, priority, compartment, target.line, now_ns)
+                self._gate = GateName.FEASIBILITY
+                asker = Asker(agent, priority, compartment)
+                self._feasibility.check(spec, asker, target.line, self._passage, now_ns)
         except BrokerError:
             reserved = self._passage.tokens_reserved
             self._quotas.give_back(agent.purse, agent.type.name, reserved, now_ns)
@@ -160,14 +169,20 @@ class Gates:
 
     def _find_target(self, spec: RequestSpec, now_ns: int) -> Target:
         """The model that was asked for, or its fallback, and its line."""
-        key, model, substituted_for = find_model(spec, self._backends)
-        check_capabilities(spec, model)
-        line = context_line(spec, model)
-        offers = self._offers
+        own, offers = check_own(spec, self._backends), self._offers
         # From level 2 on another one may answer; what does is looked at there.
-        if not offers.has_small_only or offers.is_small_runner(model.runner):
-            check_loadable(model, self._backends, now_ns)
-        return Target(key, substituted_for, False, line)
+        if own and offers.has_small_only and not offers.is_small_runner(own[0].runner):
+            return Target(comparison_key(spec.model), "", False, own[1])
+        found = find_target(spec, self._ways(now_ns))
+        substituted_for = spec.model if found.instead else ""
+        return Target(found.key, substituted_for, False, found.line, found.instead)
+
+    def _ways(self, now_ns: int) -> Ways:
+        return Ways(self._backends, self._backlog.ready, self._suits, now_ns)
+
+    def _suits(self, model: ModelSpec) -> bool:
+        """May it stand in for another, as far as the level goes?"""
+        return not self._offers.has_small_only or self._offers.is_small(model)
 
     # The level
 
@@ -224,7 +239,7 @@ class Gates:
         passage.queued, passage.queued_max = self._tally.queued, self._policy.queued_max
         passage.agent_queued = self._backlog.of_agent(agent)
         passage.queued_bytes = self._backlog.size_bytes
-        pressure.check(agent, live)
+        pressure.check(agent, spec.size_bytes, live)
         if pressure.has_place(spec.size_bytes):
             return Place.QUEUE, None
         victim = pressure.victim(spec, agent, priority, is_barred=is_barred)
@@ -236,46 +251,26 @@ class Gates:
         passage.was_in_room = True
         return Place.ROOM, None
 
-    def _check_feasible(
+    # The time that is left
+
+    def _in_time(
         self,
         spec: RequestSpec,
         agent: Agent,
         priority: int,
         compartment: int,
-        line: LineKey,
+        target: Target,
         now_ns: int,
-    ) -> None:
-        """Only what would be late even if all went `deadline_margin` times faster than measured,
-        and only what surely comes before it counted: the agent's own earlier requests. Where it
-        would be late without them, too, that is final: DeadlineExpired."""
-        self._gate = GateName.FEASIBILITY
-        runner, estimates = line[0], self._estimates
-        passage, remaining_ns = self._passage, spec.deadline_ns - now_ns
-        passage.samples = estimates.samples(runner, spec.kind)
-        passage.remaining_ns = remaining_ns
-        own_ns = estimates.expected_ns(runner, spec)
-        if own_ns is None:
-            return  # silent: too few samples
-        ahead = 0
-        if self._policy.agent_order is AgentOrder.ARRIVAL:  # else a later one may come first
-            ahead = self._backlog.ahead(line, priority, compartment, agent)
-        wait_ns = own_ns
-        if ahead:
-            slots = sum(
-                each.by_runner[runner].slots
-                for each in self._backends.values()
-                if runner in each.by_runner
-            )
-            wait_ns += ahead * estimates.least_ns(runner) / max(1, slots)
-        passage.wait_ns = wait_ns
-        bearable_ns = remaining_ns * self._policy.deadline_margin
-        if wait_ns <= bearable_ns:
-            return
-        left = f"{remaining_ns / 1e9:.1f} s are left, and by what was measured an answer takes"
-        if own_ns > bearable_ns:  # to come again later would help nobody
-            raise DeadlineExpired(f"{left} {own_ns / 1e9:.1f} s")
-        short_ns = wait_ns / self._policy.deadline_margin - remaining_ns
-        raise DeadlineInfeasible(
-            f"{left} {wait_ns / 1e9:.1f} s ({ahead} requests of this agent are before it)",
-            retry_after_ns=retry_after_bounded(short_ns),
-        )
+    ) -> Target:
+        """The first of the caller's fallbacks by which there is an answer in time, where by the
+        model's own line there surely is none."""
+        if target.instead:
+            return target
+        feasibility, asker = self._feasibility, Asker(agent, priority, compartment)
+        late = feasibility.why_late(spec, asker, target.model, target.line, now_ns)
+        if not late:
+            return target
+        for found in self._ways(now_ns).fallbacks(spec):
+            if not feasibility.why_late(spec, asker, found.key, found.line, now_ns):
+                return Target(found.key, spec.model, False, found.line, late, True)
+        return target

@@ -7,6 +7,7 @@ once per interval: positions of a whole line change with every departure.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from typing import NamedTuple
 
 from broker.core.backlog import Backlog
@@ -17,6 +18,7 @@ from broker.core.placement import BackendState, has_room, may_get_room, serves
 from broker.core.queueing import LineKey
 from broker.core.record import Record
 from broker.core.residency import ResidencyState
+from broker.core.targets import may_start
 from broker.core.timers import Timers
 
 # Near the front every step is worth a message; further back only a quarter of the way is.
@@ -36,11 +38,14 @@ def is_material(told: int, position: int) -> bool:
 
 
 def wait_reason(
-    record: Record, backends: Mapping[str, BackendState], backlog: Backlog
+    record: Record, backends: Mapping[str, BackendState], backlog: Backlog, now_ns: int
 ) -> tuple[WaitReason, str]:
     """What a request waits for, as a reason and in words."""
     if record.state is State.ADMITTED:
         return WaitReason.QUEUE_FULL, "a place in the queue, which is full"
+    if record.state is State.REQUEUED:
+        lost = record.past[-1]
+        return WaitReason.BACKOFF, f"its next attempt: {lost.backend} failed it ({lost.problem})"
     if record.agent.is_paused:
         return WaitReason.PAUSED, f"an operator to resume {record.agent.paused_whom}"
     bit, bulkheads = record.compartment, backlog.bulkheads
@@ -50,21 +55,61 @@ def wait_reason(
         return WaitReason.BULKHEAD, f"bulkhead {name}, where {running} run of at most {limit}"
     if backlog.offers.holds(record):
         return WaitReason.LEVEL, backlog.offers.why_held(record)
-    return _wait_for_model(record.line, record.model, backends)
+    return _wait_for_model(record.line, record.model, backends, now_ns)
 
 
 def _wait_for_model(
-    line: LineKey, model: str, backends: Mapping[str, BackendState]
+    line: LineKey, model: str, backends: Mapping[str, BackendState], now_ns: int
 ) -> tuple[WaitReason, str]:
     for backend in backends.values():  # the usual case first: asked for with every arrival
-        if backend.up and serves(backend, line):
+        if backend.takes(line[0]) and serves(backend, line):
             return WaitReason.SLOT, f"a free slot of {model} on {backend.name}"
     having = [each for each in backends.values() if line[0] in each.by_runner]
     up = [each for each in having if each.up]
     if not up:
         names = ", ".join(each.name for each in having) or "no backend has it"
         return WaitReason.BACKEND_DOWN, f"the backend of {model} does not answer ({names})"
-    return _wait_for_room(line, model, up)
+    open_ = [each for each in up if may_start(each, line[0], now_ns)]
+    if not open_:
+        return min((_why_closed(each, line[0], model, now_ns) for each in up), key=_rank)[:2]
+    return _wait_for_room(line, model, open_)
+
+
+class _Closed(NamedTuple):
+    """Why a backend that answers starts nothing of a model, and for how long as far as known."""
+
+    reason: WaitReason
+    detail: str
+    wait_ns: float
+
+
+def _rank(closed: _Closed) -> float:
+    return closed.wait_ns
+
+
+def _why_closed(backend: BackendState, runner: str, model: str, now_ns: int) -> _Closed:
+    name = backend.name
+    if not backend.is_open:
+        return _Closed(
+            WaitReason.BACKEND_DRAINS,
+            f"{name}, which has {model}, to be opened again: nothing is started there",
+            inf,
+        )
+    if runner in backend.healing:
+        return _Closed(WaitReason.HEALING, f"{model} to be cured on {name}", 0.0)
+    if runner in backend.broken:
+        wait_ns = max(0, backend.broken_until_ns.get(runner, 0) - now_ns)
+        until = f"a try in {_seconds(wait_ns)}" if wait_ns else "the outcome of a try"
+        words = f"{until}: calls of {model} on {name} have failed too often lately"
+        return _Closed(WaitReason.BREAKER, words, wait_ns)
+    wait_ns = backend.held_until_ns[runner] - now_ns
+    why = backend.held_because.get(runner, "")
+    words = f"{model} to be loaded on {name} again in {_seconds(wait_ns)}, where that failed"
+    return _Closed(WaitReason.SICK, f"{words} ({why})" if why else words, wait_ns)
+
+
+def _seconds(wait_ns: int) -> str:
+    return f"{max(1, round(wait_ns / 1e9))} s"
 
 
 def _wait_for_room(line: LineKey, model: str, up: Sequence[BackendState]) -> tuple[WaitReason, str]:
@@ -88,12 +133,17 @@ def _wait_for_room(line: LineKey, model: str, up: Sequence[BackendState]) -> tup
 # What no measurement of service tells the length of.
 _NO_ESTIMATE = frozenset(
     {
+        WaitReason.BACKOFF,
         WaitReason.BACKEND_DOWN,
         WaitReason.NO_ROOM,
         WaitReason.PAUSED,
         WaitReason.QUEUE_FULL,
         WaitReason.BULKHEAD,
         WaitReason.LEVEL,
+        WaitReason.BREAKER,
+        WaitReason.SICK,
+        WaitReason.HEALING,
+        WaitReason.BACKEND_DRAINS,
     }
 )
 
@@ -151,7 +201,7 @@ class Announcer:
         self._changed = changed  # runners for which what waits may stand elsewhere now
         self._timer = 0
 
-    def tell_first(self, record: Record) -> None:
+    def tell_first(self, record: Record, now_ns: int) -> None:
         """The first word, at once. The newest of its line is told to stand last, of those that may
         run if it may, until the rules are played forward: for all together, not for each arrival.
         """
@@ -162,15 +212,15 @@ class Announcer:
             or backlog.bulkheads.is_closed(record.compartment)
             or backlog.offers.holds(record)
         )
-        self._tell(record, line.size if is_held else line.demand_first(0)[0])
+        self._tell(record, line.size if is_held else line.demand_first(0)[0], now_ns)
 
-    def tell_standing(self, record: Record, position: int) -> None:
+    def tell_standing(self, record: Record, position: int, now_ns: int) -> None:
         """The first word to a request in the waiting room."""
-        self._tell(record, position)
+        self._tell(record, position, now_ns)
 
-    def tell_again(self, record: Record) -> None:
+    def tell_again(self, record: Record, now_ns: int) -> None:
         """Where it stands as it was last told, with today's reason."""
-        self._tell(record, record.told_position)
+        self._tell(record, record.told_position, now_ns)
 
     def plan(self, now_ns: int) -> None:
         """At the end of a turn: arranges for the next round, if it will have anything to tell."""
@@ -195,18 +245,18 @@ class Announcer:
                 alike = record.line, record.model, record.compartment, holds(record)
                 why = whys.get(alike)
                 if why is None:
-                    why = whys[alike] = self._why(record)
+                    why = whys[alike] = self._why(record, now_ns)
                 told = record.told_position
                 has_moved = told != position and is_material(told, position)
                 if has_moved or record.told_reason is not why[0]:
                     self._tell_why(record, position, why)
 
-    def _why(self, record: Record) -> _Why:
-        reason, detail = wait_reason(record, self._backends, self._backlog)
+    def _why(self, record: Record, now_ns: int) -> _Why:
+        reason, detail = wait_reason(record, self._backends, self._backlog, now_ns)
         return _Why(reason, detail, pace_of(record.line, reason, self._backends, self._estimates))
 
-    def _tell(self, record: Record, position: int) -> None:
-        self._tell_why(record, position, self._why(record))
+    def _tell(self, record: Record, position: int, now_ns: int) -> None:
+        self._tell_why(record, position, self._why(record, now_ns))
 
     def _tell_why(self, record: Record, position: int, why: _Why) -> None:
         reason, detail, pace = why

@@ -17,6 +17,7 @@ from broker.core.estimates import Estimates
 from broker.core.journal import Refused
 from broker.core.ledger import Ledger
 from broker.core.lifecycle import WAITS, Trigger
+from broker.core.phases import Phases
 from broker.core.placement import BackendState
 from broker.core.queueing import AgentOrder, QueuePolicy
 from broker.core.quota import Quotas
@@ -48,13 +49,14 @@ class Arrivals:
         estimates: Estimates,
         tally: Tally,
         timers: Timers,
+        phases: Phases,
         backends: Mapping[str, BackendState],
         emit: Callable[[Effect], None],
     ) -> None:
         self.draining = False
         pressure = Backpressure(policy, backlog, room, tally, estimates)
         self._gates = Gates(
-            backends, agents, quotas, degradation, backlog, pressure, estimates, tally
+            backends, agents, quotas, degradation, backlog, pressure, estimates, tally, phases
         )
         self._degradation = degradation
         self._reassignment = reassignment
@@ -112,7 +114,7 @@ class Arrivals:
         self._rank_anew(record, spec, now_ns)
         self._emit(TakeOver(spec.key))
         if record.state in WAITS:
-            self._announcer.tell_again(record)
+            self._announcer.tell_again(record, now_ns)
 
     def _rank_anew(self, record: Record, spec: RequestSpec, now_ns: int) -> None:
         """By deadline it stands where the new one puts it, as if it had come now. What came by an
@@ -134,6 +136,8 @@ class Arrivals:
             model=admission.model,
             substituted_for=admission.substituted_for,
             is_for_level=admission.is_for_level,
+            instead=admission.instead,
+            is_in_haste=admission.is_in_haste,
             line=admission.line,
             arrived_ns=now_ns,
             rank=self._rank(spec),
@@ -163,8 +167,8 @@ class Arrivals:
     def _enter(self, record: Record, now_ns: int) -> None:
         record.move(Trigger.ENQUEUE)
         self._backlog.enter(record, now_ns)
-        self._announcer.tell_first(record)
-        slow_down_ns = self._backpressure.slow_down_ns(record.agent)
+        self._announcer.tell_first(record, now_ns)
+        slow_down_ns = self._backpressure.slow_down_ns(record)
         if slow_down_ns is not None:
             self._tally.slow_downs += 1
             self._emit(TellSlowDown(record.spec.key, slow_down_ns))
@@ -193,7 +197,7 @@ class Arrivals:
         record.room_timer = self._timers.set(at_ns, self._time_is_up, record)
         record.starts_in_room = STARTS_ALL
         self._room.enter(record)
-        self._announcer.tell_standing(record, len(self._room))
+        self._announcer.tell_standing(record, len(self._room), now_ns)
 
     def _time_is_up(self, record: Record, now_ns: int) -> None:
         error = self._backpressure.full(record.spec.size_bytes)

@@ -15,6 +15,7 @@ from broker.core.agents import Agent
 from broker.core.backlog import Backlog
 from broker.core.errors import AgentQueueFull, QueueFull
 from broker.core.estimates import Estimates
+from broker.core.offers import is_critical_work
 from broker.core.queueing import QueuePolicy
 from broker.core.record import Record
 from broker.core.requests import RequestSpec
@@ -45,13 +46,21 @@ class Backpressure:
         self._tally = tally
         self._estimates = estimates
 
-    def check(self, agent: Agent, live: int) -> None:
+    def check(self, agent: Agent, size_bytes: int, live: int) -> None:
         """AgentQueueFull where the agent itself has too much waiting, QueueFull where more is
         under way than the broker can bear."""
         own = self._backlog.of_agent(agent) + self._room.of_agent(agent)
         if own >= self.policy.queued_per_agent_max:
             raise AgentQueueFull(
                 f"{own} requests of this agent wait, of at most {self.policy.queued_per_agent_max}",
+                retry_after_ns=self.retry_after_ns(1),
+            )
+        # One request alone may be larger than all that may wait together.
+        own_bytes = agent.waiting_bytes + size_bytes if agent.waiting_bytes else 0
+        if own_bytes > self.policy.queued_bytes_per_agent_max:
+            raise AgentQueueFull(
+                f"waiting requests of this agent would hold {own_bytes} bytes, of at most "
+                f"{self.policy.queued_bytes_per_agent_max}",
                 retry_after_ns=self.retry_after_ns(1),
             )
         if live >= self.policy.live_max:
@@ -105,16 +114,22 @@ class Backpressure:
             )
         return QueueFull(words, retry_after_ns=self.retry_after_ns(1))
 
-    def slow_down_ns(self, agent: Agent) -> int | None:
-        """How long this agent should send nothing, or None: until the broker has worked through as
-        much as the agent has waiting."""
-        own, policy = self._backlog.of_agent(agent), self.policy
+    def slow_down_ns(self, record: Record) -> int | None:
+        """How long the agent of what has just come to wait should send nothing, or None: until the
+        broker has worked through as much as the agent has waiting. Who sends what is not critical
+        is told so earlier."""
+        agent, policy = record.agent, self.policy
+        own = self._backlog.of_agent(agent)
         share = max(
             self._tally.queued / policy.queued_max,
             self._backlog.size_bytes / policy.queued_bytes_max,
             own / policy.queued_per_agent_max,
+            agent.waiting_bytes / policy.queued_bytes_per_agent_max,
         )
-        return self.retry_after_ns(own) if share >= policy.slow_down_share else None
+        from_share = policy.slow_down_share
+        if not is_critical_work(record.spec, record.priority):
+            from_share = min(from_share, policy.slow_down_early_share)
+        return self.retry_after_ns(own) if share >= from_share else None
 
     def retry_after_ns(self, places: int) -> int:
         """Until so many places have become free, at the rate that was measured."""

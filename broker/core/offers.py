@@ -12,7 +12,8 @@ from typing import Final
 
 from broker.core.agent_policy import BATCH, COMPARTMENTS_MAX
 from broker.core.bulkheads import Bulkheads
-from broker.core.errors import BrokerError, Degraded, SmallModelsOnly
+from broker.core.errors import Degraded, SmallModelsOnly
+from broker.core.failover import line_if_able
 from broker.core.level import DegradationPolicy, Level
 from broker.core.model_name import comparison_key
 from broker.core.placement import BackendState
@@ -27,7 +28,7 @@ from broker.core.requests import (
 )
 from broker.core.residency import ResidencyState
 from broker.core.stimuli import ModelSpec
-from broker.core.targets import check_capabilities, check_loadable, context_line
+from broker.core.targets import may_run
 
 CRITICAL_PRIORITY_WORST: Final = 7  # what is worse, and batch work, is called non-critical
 FIRST_PRIORITY_WORST: Final = 3  # goes first and alone at the critical level
@@ -161,9 +162,9 @@ class Offers:
 
     def check_critical(self, spec: RequestSpec, priority: int, retry_after_ns: int) -> None:
         """Degraded for a newcomer that is not critical, from level 2 on."""
-        is_batch = spec.criticality is Criticality.BATCH
-        if not self.has_small_only or not (priority > CRITICAL_PRIORITY_WORST or is_batch):
+        if not self.has_small_only or is_critical_work(spec, priority):
             return
+        is_batch = spec.criticality is Criticality.BATCH
         what = "is batch work" if is_batch else f"has priority {priority}"
         raise Degraded(
             f"the level is {self.level.word}: until it falls no batch work comes in, and nothing "
@@ -220,13 +221,9 @@ class Offers:
             model = self._find(key)
             if model is None or not self.is_small(model):
                 continue
-            try:
-                check_capabilities(spec, model)
-                line = context_line(spec, model)
-                check_loadable(model, self._backends, now_ns)
-            except BrokerError:
-                continue
-            return SmallModel(key, model, line)
+            line = line_if_able(spec, model)
+            if line is not None and may_run(model.runner, self._backends, now_ns):
+                return SmallModel(key, model, line)
         return None
 
     def _candidates(self, spec: RequestSpec) -> Iterator[str]:
@@ -266,6 +263,11 @@ class Offers:
         else:
             why = "no small model that is here can do this; come again later"
         return SmallModelsOnly(f"{rule}: {why}", retry_after_ns=retry_after_ns)
+
+
+def is_critical_work(spec: RequestSpec, priority: int) -> bool:
+    """Is it neither batch work nor of one of the worst priorities?"""
+    return priority <= CRITICAL_PRIORITY_WORST and spec.criticality is not Criticality.BATCH
 
 
 def is_held(mask: int, priority: int, compartment: int) -> bool:

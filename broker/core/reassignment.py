@@ -1,8 +1,9 @@
-"""Which model answers what waits: chosen again when the level, the models, the backends or the
-policy change, and when a load has ended.
+"""Which model answers what waits: chosen again when the level, the models, the backends, a breaker
+or the policy change, and when a load has ended.
 
 Nothing that waits is refused for the level's sake: what no small model may or can answer keeps its
-place and goes when the level lets it.
+place and goes when the level lets it. What waits for a model that no backend takes goes to the
+first of its caller's fallbacks that one does, and back as soon as its own is there again.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import NamedTuple
 
 from broker.core.backlog import Backlog
 from broker.core.errors import BrokerError, NoBackend
+from broker.core.failover import Ways, known
 from broker.core.ledger import Ledger
 from broker.core.lifecycle import WAITS, State, Trigger
 from broker.core.model_name import comparison_key
@@ -19,12 +21,14 @@ from broker.core.offers import is_held
 from broker.core.placement import BackendState
 from broker.core.queueing import LineKey
 from broker.core.record import Record
+from broker.core.stimuli import ModelSpec
 from broker.core.targets import (
     check_capabilities,
     context_line,
     find_line,
-    find_model,
     may_run,
+    may_start,
+    no_model,
 )
 
 
@@ -34,6 +38,8 @@ class Choice(NamedTuple):
     model: str  # comparison key
     line: LineKey
     is_for_level: bool  # another model than was asked for, because only small ones run
+    instead: str = ""  # why another is to answer, in words, where it is not for the level
+    is_in_haste: bool = False  # is that because the line of its own would take too long?
 
 
 class Reassignment:
@@ -49,29 +55,39 @@ class Reassignment:
 
     def look_at_all(self, now_ns: int) -> None:
         """Places all that waits as things are now, in the order in which it came."""
-        known = {runner for each in self._backends.values() for runner in each.by_runner}
+        backends = self._backends.values()
+        there = {runner for each in backends for runner in each.by_runner}
+        able = {
+            runner
+            for each in backends
+            for runner in each.by_runner
+            if may_start(each, runner, now_ns)
+        }
         for record in list(self._ledger.records.values()):
             if record.state in WAITS:
-                self._look(record, record.line[0] in known, now_ns)
+                runner = record.line[0]
+                self._look(record, runner in there, runner in able, now_ns)
 
     def look(self, record: Record, now_ns: int) -> None:
         """The same for one that waits."""
         runner = record.line[0]
-        is_known = any(runner in each.by_runner for each in self._backends.values())
-        self._look(record, is_known, now_ns)
+        is_there = any(runner in each.by_runner for each in self._backends.values())
+        self._look(record, is_there, may_run(runner, self._backends, now_ns), now_ns)
 
-    def _look(self, record: Record, is_known: bool, now_ns: int) -> None:
-        """Lets what the level offers hold: another model answers, or the one that was asked for
-        again, or the default answer. Where the model is gone for good this is the end."""
+    def _look(self, record: Record, is_there: bool, is_able: bool, now_ns: int) -> None:
+        """Lets what there is and what the level offers hold: another model answers, or the one that
+        was asked for again, or the default answer. Where the model is gone for good this is the
+        end. `is_there`: some backend has its runner; `is_able`: and would start it."""
         offers = self._offers
-        if is_known and not record.is_for_level and not offers.has_small_only:
+        is_at_home = is_there and is_able and (not record.instead or record.is_in_haste)
+        if is_at_home and not record.is_for_level and not offers.has_small_only:
             return  # the usual case
-        allows_answer = offers.allows_answer(record.spec)
+        allows_answer = offers.allows_answer(record.spec) and not record.has_streamed
         if allows_answer and is_held(offers.held, record.priority, record.compartment):
             self._ledger.answer(record, now_ns)
             return
         try:
-            choice = self._choose(record, is_known, now_ns)
+            choice = self._choose(record, is_there, now_ns)
         except BrokerError as error:
             if record.state is State.QUEUED:  # one in the waiting room hears of it when it enters
                 self._ledger.end(record, Trigger.FAIL, error, now_ns)
@@ -86,45 +102,86 @@ class Reassignment:
         if choice.model != record.model:
             asked = record.spec.model
             record.substituted_for = "" if comparison_key(asked) == choice.model else asked
+            record.told_reason = None  # what it waits for has another name: it is told in any case
         record.model, record.is_for_level = choice.model, choice.is_for_level
+        record.instead, record.is_in_haste = choice.instead, choice.is_in_haste
 
-    def _choose(self, record: Record, is_known: bool, now_ns: int) -> Choice:
+    def _choose(self, record: Record, is_there: bool, now_ns: int) -> Choice:
         """What is to answer from now on. ModelUnknown where nothing is left that may."""
-        offers, kept = self._offers, None
-        try:
-            line = record.line if is_known else find_line(record.spec, record.model, self._backends)
-            kept = Choice(record.model, line, record.is_for_level)
-        except BrokerError:  # it is gone, or another under its name cannot do this
-            if not record.is_for_level:
-                raise
-        if kept is not None and kept.is_for_level:
-            stays = may_run(kept.line[0], self._backends, now_ns)
-        else:
-            stays = kept is not None
+        offers = self._offers
+        kept, problem = self._kept(record, is_there)
+        is_small_kept = kept is not None and offers.is_small_runner(kept.line[0])
+        if not record.is_for_level and (not offers.has_small_only or kept is None or is_small_kept):
+            return self._by_need(record, kept, problem, now_ns)
+        stays = kept is not None and (
+            not kept.is_for_level or may_run(kept.line[0], self._backends, now_ns)
+        )
         if offers.has_small_only:
-            if kept is not None and stays and offers.is_small_runner(kept.line[0]):
+            if kept is not None and stays and is_small_kept:
                 return kept
             small = offers.small_model(record.spec, now_ns)
             if small is not None:
                 return Choice(small.key, small.line, True)
-        elif kept is not None and not kept.is_for_level:
-            return kept
         return self._asked_for(record, kept, now_ns, stays=stays)
+
+    def _kept(self, record: Record, is_there: bool) -> tuple[Choice | None, BrokerError | None]:
+        """What it has, as things are now; None where that is gone, or another under its name cannot
+        do this, and why."""
+        try:
+            line = record.line if is_there else find_line(record.spec, record.model, self._backends)
+        except BrokerError as error:
+            return None, error
+        instead, is_in_haste = record.instead, record.is_in_haste
+        return Choice(record.model, line, record.is_for_level, instead, is_in_haste), None
+
+    def _by_need(
+        self, record: Record, kept: Choice | None, problem: BrokerError | None, now_ns: int
+    ) -> Choice:
+        """What was asked for where some backend takes it, else a fallback that one takes; where
+        there is none it waits for what it has, or for what was asked for to come back."""
+        spec, runner = record.spec, "" if kept is None else kept.line[0]
+        is_own = kept is not None and (kept.is_in_haste or kept.model == comparison_key(spec.model))
+        if kept is not None and is_own and may_run(runner, self._backends, now_ns):
+            return kept
+        if kept is None or not record.pieces_kept:  # what one model began no other goes on with
+            found = self._ways(now_ns).find(spec, runner)
+            if found is not None:
+                return Choice(found.key, found.line, False, found.instead)
+        if kept is not None:
+            return kept
+        asked = comparison_key(spec.model)
+        try:
+            return Choice(asked, find_line(spec, asked, self._backends), False)
+        except BrokerError as error:
+            raise problem or error from None
+
+    def _ways(self, now_ns: int) -> Ways:
+        offers = self._offers
+
+        def suits(model: ModelSpec) -> bool:
+            return not offers.has_small_only or offers.is_small(model)
+
+        return Ways(self._backends, self._backlog.ready, suits, now_ns)
 
     def _asked_for(
         self, record: Record, kept: Choice | None, now_ns: int, *, stays: bool
     ) -> Choice:
-        """What was asked for. While that is not there, what it has, where it `stays` there; else it
-        waits for what was asked for to come back."""
+        """What was asked for, or a fallback by need. While none of these is there, what it has,
+        where it `stays` there; else it waits for what was asked for to come back."""
         if kept is not None and not kept.is_for_level:
             return kept
         spec, asked = record.spec, comparison_key(record.spec.model)
         problem: BrokerError | None = None
+        model = known(asked, self._backends)
         try:
-            key, model, _ = find_model(spec, self._backends)
-            check_capabilities(spec, model)
-            if key == asked or may_run(model.runner, self._backends, now_ns):
-                return Choice(key, context_line(spec, model), False)
+            if model is not None:
+                check_capabilities(spec, model)
+                own = Choice(asked, context_line(spec, model), False)
+                return self._by_need(record, own, None, now_ns)
+            found = self._ways(now_ns).find(spec)
+            if found is not None:
+                return Choice(found.key, found.line, False, found.instead)
+            raise no_model(spec, self._backends)
         except NoBackend as error:
             problem = error
         except BrokerError:
@@ -143,9 +200,6 @@ class Reassignment:
     def enter(self, record: Record, now_ns: int) -> None:
         """The line of one that leaves the waiting room, as things are now. Raises what it then ends
         with: its model may be gone, or another than it was."""
-        if not record.is_for_level:
-            record.line = find_line(record.spec, record.model, self._backends)
-            return
         choice = self._choose(record, False, now_ns)
         self._assign(record, choice)
         record.line = choice.line

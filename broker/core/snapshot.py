@@ -139,7 +139,7 @@ def take_snapshot(engine: Engine, now_ns: int, *, requests_max: int = 0) -> Snap
             priority: replace(row) for priority, row in sorted(engine.tally.priorities.items())
         },
         backends=tuple(_backend_views(engine)),
-        requests=tuple(_request_views(engine, requests_max)),
+        requests=tuple(_request_views(engine, requests_max, now_ns)),
     )
 
 
@@ -190,13 +190,13 @@ def _sick_views(backend: BackendState) -> Iterator[SickView]:
         yield SickView(model=spec.name if spec else runner, retry_ns=until_ns, why=why)
 
 
-def _request_views(engine: Engine, requests_max: int) -> list[RequestView]:
+def _request_views(engine: Engine, requests_max: int, now_ns: int) -> list[RequestView]:
     views = []
     for record in islice(engine.records.values(), requests_max):
         reason: WaitReason | None = None
         detail = ""
         if record.state in WAITS:
-            reason, detail = wait_reason(record, engine.backends, engine.backlog)
+            reason, detail = wait_reason(record, engine.backends, engine.backlog, now_ns)
         attempt = record.attempt
         views.append(
             RequestView(

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from broker.core.errors import (
+    BrokerError,
     CapabilityMissing,
+    CircuitOpen,
     FieldProblem,
     InvalidRequest,
     LoadFailed,
@@ -25,27 +27,19 @@ NUM_CTX_ASSUMED: int = 4096
 NO_BACKEND_RETRY_NS = 2_000_000_000  # a backend that is down is asked again this often
 
 
-def find_model(
-    spec: RequestSpec, backends: Mapping[str, BackendState]
-) -> tuple[str, ModelSpec, str]:
-    """(comparison key, model, name it replaces or ""): the one asked for, else the first fallback
-    that some backend which answers has. ModelUnknown or NoBackend where there is none."""
-    for name in (spec.model, *spec.fallback_models):
-        key = comparison_key(name)
-        for backend in backends.values():
-            if backend.up and key in backend.models:
-                return key, backend.models[key], "" if name == spec.model else spec.model
+def no_model(spec: RequestSpec, backends: Mapping[str, BackendState]) -> BrokerError:
+    """Why neither what was asked for nor a fallback is on a backend that answers."""
     wanted = comparison_key(spec.model)
     down = [each for each in backends.values() if not each.up]
     # One that has listed nothing yet may have the model: "unknown" would be final, and untrue.
     may_have = any(wanted in each.models or not each.models for each in down)
     if down and (len(down) == len(backends) or may_have):
         why = "; ".join(f"{each.name}: {each.problem}" for each in down)
-        raise NoBackend(
+        return NoBackend(
             f"no backend that has {spec.model!r} answers ({why})",
             retry_after_ns=NO_BACKEND_RETRY_NS,
         )
-    raise ModelUnknown(spec.model, nearest(spec.model, all_names(backends)))
+    return ModelUnknown(spec.model, nearest(spec.model, all_names(backends)))
 
 
 def context_line(spec: RequestSpec, model: ModelSpec) -> LineKey:
@@ -89,33 +83,60 @@ def check_capabilities(spec: RequestSpec, model: ModelSpec) -> None:
         )
 
 
-def check_loadable(model: ModelSpec, backends: Mapping[str, BackendState], now_ns: int) -> None:
-    """LoadFailed where every backend that has the model has failed to load it just now."""
-    held_ns = _held_until_ns(model.runner, backends, now_ns)
-    if held_ns is not None:
-        raise LoadFailed(
-            f"{model.name} could not be loaded and is not tried again yet",
-            retry_after_ns=held_ns - now_ns,
+def check_startable(model: ModelSpec, backends: Mapping[str, BackendState], now_ns: int) -> None:
+    """Raises why no backend that answers and has the model would start anything of it for a while:
+    it failed to load just now, its calls have failed too often, nothing is started there. Of these
+    what ends first counts."""
+    barriers = list[BrokerError]()
+    for backend in backends.values():
+        if not backend.up or model.runner not in backend.by_runner:
+            continue
+        barrier = _barrier(backend, model, now_ns)
+        if barrier is None:
+            return
+        barriers.append(barrier)
+    if barriers:
+        raise min(barriers, key=lambda each: each.retry_after_ns or 0)
+
+
+def _barrier(backend: BackendState, model: ModelSpec, now_ns: int) -> BrokerError | None:
+    """None also where it is about to be known whether it may start: it is being cured, or a call of
+    it was let through."""
+    runner = model.runner
+    if not backend.is_open:
+        return NoBackend(
+            f"{backend.name}, which has {model.name}, is being drained: nothing is started there",
+            retry_after_ns=NO_BACKEND_RETRY_NS,
         )
+    if runner in backend.broken:
+        wait_ns = backend.broken_until_ns.get(runner, 0) - now_ns
+        return None if wait_ns <= 0 else _circuit_open(backend, model, wait_ns)
+    if runner not in backend.residents and backend.holds_off(runner, now_ns):
+        return LoadFailed(
+            f"{model.name} could not be loaded and is not tried again yet",
+            retry_after_ns=backend.held_until_ns[runner] - now_ns,
+        )
+    return None
+
+
+def _circuit_open(backend: BackendState, model: ModelSpec, wait_ns: int) -> CircuitOpen:
+    return CircuitOpen(
+        f"calls of {model.name} on {backend.name} have failed too often lately: the next is let "
+        f"through in {wait_ns / 1e9:.0f} s",
+        retry_after_ns=wait_ns,
+    )
+
+
+def may_start(backend: BackendState, runner: str, now_ns: int) -> bool:
+    """Would this backend, which has the runner, serve it or load it now?"""
+    return backend.takes(runner) and (
+        runner in backend.residents or not backend.holds_off(runner, now_ns)
+    )
 
 
 def may_run(runner: str, backends: Mapping[str, BackendState], now_ns: int) -> bool:
     """Does some backend that is up have this runner, and hold it or may load it?"""
     return any(
-        backend.takes(runner)
-        and runner in backend.by_runner
-        and (runner in backend.residents or not backend.holds_off(runner, now_ns))
+        runner in backend.by_runner and may_start(backend, runner, now_ns)
         for backend in backends.values()
     )
-
-
-def _held_until_ns(runner: str, backends: Mapping[str, BackendState], now_ns: int) -> int | None:
-    """Until when no backend will try to load this runner; None where one serves it or may try."""
-    untils = []
-    for backend in backends.values():
-        if not backend.up or runner not in backend.by_runner:
-            continue
-        if runner in backend.residents or not backend.holds_off(runner, now_ns):
-            return None
-        untils.append(backend.held_until_ns[runner])
-    return min(untils, default=None)

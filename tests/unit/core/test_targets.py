@@ -12,19 +12,12 @@ from broker.core.errors import (
     ModelUnknown,
     NoBackend,
 )
+from broker.core.failover import Ways, check_own, find_target
 from broker.core.placement import BackendPolicy, BackendState
 from broker.core.queueing import LineKey
 from broker.core.requests import RequestSpec
 from broker.core.stimuli import ModelSpec
-from broker.core.targets import (
-    NO_BACKEND_RETRY_NS,
-    NUM_CTX_ASSUMED,
-    check_capabilities,
-    check_loadable,
-    context_line,
-    find_line,
-    find_model,
-)
+from broker.core.targets import NO_BACKEND_RETRY_NS, NUM_CTX_ASSUMED, context_line, find_line
 from tests.unit.core.scene import SECOND_NS, model, request
 
 NOW_NS = 5 * SECOND_NS
@@ -39,12 +32,10 @@ def backend(name: str, *models: ModelSpec, up: bool = True, problem: str = "") -
 
 def ask(spec: RequestSpec, *backends: BackendState) -> tuple[str, LineKey, str]:
     """(comparison key, line, name it replaces) of what the request gets."""
-    known = {each.name: each for each in backends}
-    key, found, substituted_for = find_model(spec, known)
-    check_capabilities(spec, found)
-    line = context_line(spec, found)
-    check_loadable(found, known, NOW_NS)
-    return key, line, substituted_for
+    there = {each.name: each for each in backends}
+    check_own(spec, there)
+    found = find_target(spec, Ways(there, {}, lambda _: True, NOW_NS))
+    return found.key, found.line, spec.model if found.instead else ""
 
 
 def refused(spec: RequestSpec, *backends: BackendState) -> BrokerError:

@@ -1,0 +1,157 @@
+"""Who answers where what was asked for cannot: the fallbacks that its caller named, in that order.
+
+What was asked for cannot where no backend takes it: it is on none that answers, its calls have
+failed too often, it could not be loaded, it is being cured, or nothing is started there. Another
+backend that has it goes before every other model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from broker.core.errors import BrokerError
+from broker.core.model_name import comparison_key
+from broker.core.placement import BackendState
+from broker.core.queueing import Line, LineKey
+from broker.core.requests import RequestKind, RequestSpec, Substitution
+from broker.core.stimuli import ModelSpec
+from broker.core.targets import (
+    check_capabilities,
+    check_startable,
+    context_line,
+    may_start,
+    no_model,
+)
+
+
+class Found(NamedTuple):
+    """The model that is to answer. `instead`: why it is another than was asked for, in words."""
+
+    key: str  # comparison key
+    model: ModelSpec
+    line: LineKey
+    instead: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """What there is now. `lines` are those of which something could run; `suits` says which models
+    may stand in for others."""
+
+    backends: Mapping[str, BackendState]
+    lines: Mapping[LineKey, Line]
+    suits: Callable[[ModelSpec], bool]
+    now_ns: int
+
+    def find(self, spec: RequestSpec, waits_for: str = "") -> Found | None:
+        """What was asked for, where that may start, else the first fallback that may and can do
+        it; None where there is none. `waits_for`: the runner that it waits for already."""
+        key = comparison_key(spec.model)
+        model = self.ready(key, waits_for)
+        line = None if model is None else line_if_able(spec, model)
+        if model is not None and line is not None:
+            return Found(key, model, line, "")
+        return next(self.fallbacks(spec, waits_for), None)
+
+    def fallbacks(self, spec: RequestSpec, waits_for: str = "") -> Iterator[Found]:
+        """Those of the caller that may start and can do it, in the caller's order."""
+        for key in fallback_keys(spec):
+            model = self.ready(key, waits_for)
+            if model is None or not self.suits(model):
+                continue
+            line = line_if_able(spec, model)
+            if line is not None:
+                yield Found(key, model, line, self.why_not(spec))
+
+    def ready(self, key: str, waits_for: str) -> ModelSpec | None:
+        """The model of this name on a backend that takes it."""
+        for backend in self.backends.values():
+            model = backend.models.get(key)
+            if model is not None and self._is_ready(backend, model.runner, waits_for):
+                return model
+        return None
+
+    def _is_ready(self, backend: BackendState, runner: str, waits_for: str) -> bool:
+        """Of what is to be proven one call may pass: whoever waits for it already is that one."""
+        if not may_start(backend, runner, self.now_ns):
+            return False
+        is_to_be_proven = runner in backend.broken_until_ns
+        return runner == waits_for or not (is_to_be_proven and self._is_waited_for(runner))
+
+    def _is_waited_for(self, runner: str) -> bool:
+        return any(key[0] == runner for key in self.lines)
+
+    def why_not(self, spec: RequestSpec) -> str:
+        """Why what was asked for does not answer, in words."""
+        key, asked = comparison_key(spec.model), spec.model
+        having = [each for each in self.backends.values() if key in each.models]
+        up = [each for each in having if each.up]
+        if not up:
+            return f"no backend that has {asked} answers" if having else f"no backend has {asked}"
+        why = ""
+        for backend in up:  # where several have it, what ends by itself goes before a drain
+            runner = backend.models[key].runner
+            if runner in backend.broken or runner in backend.broken_until_ns:
+                return f"calls of {asked} have failed too often lately"
+            if runner in backend.healing:
+                return f"{asked} is being cured"
+            if not backend.is_open:
+                why = why or f"nothing is started on {backend.name}, which has {asked}"
+            else:
+                why = f"{asked} could not be loaded"
+        return why
+
+
+def check_own(
+    spec: RequestSpec, backends: Mapping[str, BackendState]
+) -> tuple[ModelSpec, LineKey] | None:
+    """The model that was asked for, on a backend that answers, and the line for it. Raises where it
+    cannot do this: that is for the caller to hear, whatever a fallback could."""
+    model = known(comparison_key(spec.model), backends)
+    if model is None:
+        return None
+    check_capabilities(spec, model)
+    return model, context_line(spec, model)
+
+
+def find_target(spec: RequestSpec, ways: Ways) -> Found:
+    """The model for a newcomer. Where none may start now it waits for what is about to; else this
+    raises why there is none."""
+    found = ways.find(spec)
+    if found is not None:
+        return found
+    for key in (comparison_key(spec.model), *fallback_keys(spec)):
+        model = known(key, ways.backends)
+        line = None if model is None else line_if_able(spec, model)
+        if model is None or line is None:
+            continue
+        check_startable(model, ways.backends, ways.now_ns)
+        instead = "" if key == comparison_key(spec.model) else ways.why_not(spec)
+        return Found(key, model, line, instead)
+    raise no_model(spec, ways.backends)
+
+
+def fallback_keys(spec: RequestSpec) -> tuple[str, ...]:
+    """Comparison keys of what may answer instead; the vectors of another model mean nothing."""
+    if spec.substitution is Substitution.NEVER or spec.kind is RequestKind.EMBED:
+        return ()
+    return tuple(comparison_key(each) for each in spec.fallback_models)
+
+
+def known(key: str, backends: Mapping[str, BackendState]) -> ModelSpec | None:
+    """The model of this name on a backend that answers."""
+    for backend in backends.values():
+        if backend.up and key in backend.models:
+            return backend.models[key]
+    return None
+
+
+def line_if_able(spec: RequestSpec, model: ModelSpec) -> LineKey | None:
+    """The line of this request for a model; None where that cannot do it."""
+    try:
+        check_capabilities(spec, model)
+        return context_line(spec, model)
+    except BrokerError:
+        return None
