@@ -7,26 +7,17 @@ its complaint would be about a value that nobody wrote.
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import Final
 
+from broker.config.contradiction import Contradiction, nearest, twice
 from broker.config.explanation import KeyPath, show_path, show_value
+from broker.config.pool_contradictions import backends, confinements
 from broker.config.schema import AgentsConfig, AgentTypeConfig, Config, QueueConfig
 from broker.core.agent_policy import BATCH, CRITICAL
 from broker.core.model_name import canonical, comparison_key
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Contradiction:
-    """One setting that does not go with others. `involved` are all of them, itself included."""
-
-    path: KeyPath
-    involved: tuple[KeyPath, ...]
-    problem: str
 
 
 def contradictions(config: Config) -> Iterator[Contradiction]:
@@ -136,22 +127,9 @@ def _addresses(config: Config) -> Iterator[Contradiction]:
         )
 
 
-def _twice(
-    values: Iterable[tuple[KeyPath, str, str]], is_what: Callable[[str, str], str]
-) -> Iterator[Contradiction]:
-    """`values` are (path, as written, as compared); those that were seen before are at fault."""
-    seen: dict[str, tuple[KeyPath, str]] = {}
-    for path, written, compared in values:
-        first = seen.setdefault(compared, (path, written))
-        if first[0] != path:
-            yield Contradiction(
-                path=path, involved=(path, first[0]), problem=is_what(written, first[1])
-            )
-
-
 def _agent_types(config: Config) -> Iterator[Contradiction]:
     types = config.agents.types
-    yield from _twice(
+    yield from twice(
         ((("agents", "types", i, "name"), each.name, each.name) for i, each in enumerate(types)),
         lambda name, _: f"is {show_value(name)} a second time; names of types must differ",
     )
@@ -302,7 +280,7 @@ def _bulkheads(config: Config) -> Iterator[Contradiction]:
                 path=path,
                 involved=(path, table),
                 problem=f"is {show_value(each.bulkhead)}, and [bulkheads] has no such name"
-                + _nearest(each.bulkhead, config.bulkheads),
+                + nearest(each.bulkhead, config.bulkheads),
             )
     if config.bulkheads == Config().bulkheads:
         return  # those of the seeds stay when the operator has other types
@@ -312,38 +290,12 @@ def _bulkheads(config: Config) -> Iterator[Contradiction]:
                 path=(*table, name),
                 involved=((*table, name), ("agents", "types")),
                 problem=f"is the bulkhead of nothing: it is neither {CRITICAL} nor {BATCH} nor "
-                "that of a type" + _nearest(name, used),
+                "that of a type" + nearest(name, used),
             )
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1)
-    if close:
-        return f"; did you mean {close[0]}?"
-    return f"; known are {', '.join(names)}" if names else ""
-
-
-def _backends(config: Config) -> Iterator[Contradiction]:
-    backends = config.backends
-    yield from _twice(
-        ((("backends", i, "name"), each.name, each.name) for i, each in enumerate(backends)),
-        lambda name, _: f"is {show_value(name)} a second time; names of backends must differ",
-    )
-    yield from _twice(
-        (
-            (("backends", i, "url"), each.url, each.url.strip().strip("\"'").rstrip("/").lower())
-            for i, each in enumerate(backends)
-        ),
-        lambda url, _: (
-            f"is {url} a second time; two queues before one server would not know "
-            "of each other's work"
-        ),
-    )
-
-
 def _models(config: Config) -> Iterator[Contradiction]:
-    yield from _twice(
+    yield from twice(
         ((("models", name), name, comparison_key(name)) for name in config.models),
         lambda name, first: f"is the model that [{show_path(('models', first))}] names already",
     )
@@ -389,7 +341,8 @@ _RULES: Final = (
     _unreachable_types,
     _rates,
     _bulkheads,
-    _backends,
+    backends,
     _models,
+    confinements,
     _levels,
 )

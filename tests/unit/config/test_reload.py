@@ -63,6 +63,7 @@ def test_live_settings_change_and_others_wait(file: Path, running: Config) -> No
         [[backends]]
         name = "a"
         slots = 4
+        url = "gpu:1"
         [models.tiny]
         num_ctx = 4_096
         [placement]
@@ -79,20 +80,22 @@ def test_live_settings_change_and_others_wait(file: Path, running: Config) -> No
         "bulkheads.sonnet: 20 -> unset",
         "bulkheads.critical: 5 -> unset",
         "bulkheads.batch: 15 -> 2",
+        "backends.a.slots: 1 -> 4",
         "placement.slot_grace_ms: 300 -> 50",
         "limits.queued_per_agent_max: unset -> 20",
     )
     assert plan.needs_restart == (
         'server.log_level: "info" -> "debug"',
         "limits.streams_max: 10000 -> 20000",
-        "backends[0].slots: 1 -> 4",
+        'backends.a.url: "127.0.0.1:11434" -> "gpu:1"',
         "placement.keep_alive_s: 600 -> 60",
         "models.tiny.num_ctx: unset -> 4096",
         "models.tiny.backend_tags: unset -> []",
     )
     assert plan.config.limits == LimitsConfig(queued_max=200, queued_per_agent_max=20)
     assert plan.config.server == running.server.model_copy(update={"drain_timeout_s": 5})
-    assert (plan.config.backends, plan.config.models) == (running.backends, {})
+    assert plan.config.backends == (running.backends[0].model_copy(update={"slots": 4}),)
+    assert plan.config.models == {}
     assert plan.config.bulkheads == {"batch": 2}
 
 
@@ -130,12 +133,13 @@ def test_types_are_told_by_their_place_in_the_file(file: Path, running: Config) 
 
 
 def test_what_needs_a_restart_is_said_each_time(file: Path, running: Config) -> None:
-    text = STARTED_WITH.replace("100", "200") + "slots = 2\n"
+    text = STARTED_WITH.replace("100", "200") + "url = 'gpu:2'\n"
     first = reread(file, running, text)
     again = plan_reload(first.config, file, NO_ENVIRONMENT)
     assert first.changed == ("limits.queued_max: 100 -> 200",)
     assert again.changed == ()
-    assert again.needs_restart == first.needs_restart == ("backends[0].slots: 1 -> 2",)
+    url = 'backends.a.url: "127.0.0.1:11434" -> "gpu:2"'
+    assert again.needs_restart == first.needs_restart == (url,)
     assert again.config == first.config
 
 
@@ -178,10 +182,49 @@ def test_the_environment_is_read_as_at_the_start(file: Path) -> None:
     env = {"OLLAMA_HOST": "gpu:1", "OLLAMA_NUM_PARALLEL": "4"}
     running = load(file, env)
     assert plan_reload(running, file, env).needs_restart == ()
-    assert plan_reload(running, file, NO_ENVIRONMENT).needs_restart == (
-        'backends[0].url: "gpu:1" -> "127.0.0.1:11434"',
-        "backends[0].slots: 4 -> 1",
+    plan = plan_reload(running, file, NO_ENVIRONMENT)
+    assert plan.needs_restart == ('backends.ollama.url: "gpu:1" -> "127.0.0.1:11434"',)
+    assert plan.changed == ("backends.ollama.slots: 4 -> 1",)
+
+
+def test_backends_come_and_go_by_their_names(file: Path, running: Config) -> None:
+    plan = reread(
+        file,
+        running,
+        """
+        [limits]
+        queued_max = 100
+        [[backends]]
+        name = "b"
+        url = "b:1"
+        kind = "openai"
+        """,
     )
+    assert plan.changed == ("backends.a: removed", "backends.b: added")
+    assert plan.needs_restart == ()
+    assert plan.config.backends == load(file, NO_ENVIRONMENT).backends
+
+
+def test_the_order_of_backends_is_the_files(file: Path, running: Config) -> None:
+    a, b = '[[backends]]\nname = "a"\n', '[[backends]]\nname = "b"\nurl = "b:1"\n'
+    both = reread(file, running, f"[limits]\nqueued_max = 100\n{a}{b}weight = 2.0\n").config
+    plan = reread(file, both, f"[limits]\nqueued_max = 100\n{b}weight = 3.0\n{a}")
+    assert plan.changed == (
+        "backends.b.weight: 2.0 -> 3.0",
+        'backends: ["a", "b"] -> ["b", "a"]',
+    )
+    assert [each.name for each in plan.config.backends] == ["b", "a"]
+
+
+def test_a_model_confined_to_tags_that_no_backend_has_is_refused(
+    file: Path, running: Config
+) -> None:
+    text = STARTED_WITH + 'tags = ["large"]\n[models.tiny]\nbackend_tags = ["large", "huge"]\n'
+    with pytest.raises(ConfigProblems) as raised:
+        reread(file, running, text)
+    assert [str(each) for each in raised.value.problems] == [
+        f'{file}: models.tiny.backend_tags: no backend has tag "huge"; known are large'
+    ]
 
 
 def test_a_long_value_is_shown_short(file: Path, running: Config) -> None:
@@ -196,7 +239,7 @@ def test_a_long_value_is_shown_short(file: Path, running: Config) -> None:
 
 def test_what_is_live_exists() -> None:
     for name, live in LIVE.items():
-        section = getattr(Config(), name)
+        section = Config().backends[0] if name == "backends" else getattr(Config(), name)
         if live is not None:
             assert isinstance(section, Section)
             assert live <= set(type(section).model_fields)
