@@ -128,8 +128,10 @@ class Ledger:
         self._close(record, outcome, error, now_ns)
 
     def _end_backoff(self, record: Record) -> None:
-        self._timers.cancel(record.backoff_timer)
-        self.backing_off -= 1
+        if record.backoff_timer:  # else its backoff is over, or it needs none
+            self._timers.cancel(record.backoff_timer)
+            record.backoff_timer = 0
+            self.backing_off -= 1
         self.pay_back(record)
 
     def pay_back(self, record: Record) -> None:

@@ -147,12 +147,16 @@ class Retries:
             self._announcer.tell_first(record, now_ns)
 
     def _enter(self, record: Record, now_ns: int) -> None:
-        """It waits in its line, at its old place."""
+        """It waits in its line, at its old place; the level may be another one than when it
+        started, and so may be what there is to answer it."""
+        self._reassignment.look(record, now_ns)
+        if record.state is not State.REQUEUED:
+            return  # it was answered
         record.move(Trigger.ENQUEUE)
         record.starts_before = self._ledger.attempts_made
         self._backlog.enter(record, now_ns)
         self._ledger.pay_back(record)
-        self._reassignment.look(record, now_ns)  # the level may be another one than when it started
+        self._reassignment.look(record, now_ns)  # which ends it where nothing is left to answer it
 
 
 def _keep(record: Record, pieces: int, *, is_continuable: bool) -> bool:

@@ -16,6 +16,7 @@ class Where(Enum):
     ROOM = "room"
     QUEUE = "queue"
     SLOT = "slot"
+    BACKOFF = "backoff"  # it lost its slot, and its next attempt has to wait
 
 
 @dataclass(slots=True, kw_only=True)
@@ -31,6 +32,10 @@ class Live:
     is_back: bool = False  # it had a slot and lost it
 
     rank: int = 0  # its place among its agent's requests
+    tries: int = 0
+    kept: int = 0  # pieces of attempts before, from which the next goes on
+    has_streamed: bool = False
+    waits_since_ns: int = 0
 
     @property
     def key(self) -> RequestKey:
@@ -103,6 +108,7 @@ class EntryBooks:
             compartment=compartment,
             number=self._admitted,
             arrived_ns=now_ns,
+            waits_since_ns=now_ns,
         )
         live.rank = live.number
         self.take_over(live, spec)

@@ -9,10 +9,13 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from broker.core.agent_policy import BATCH, CRITICAL, AgentsPolicy, AgentTypePolicy, BucketPolicy
+from broker.core.breaker import BreakerPolicy
 from broker.core.level import DegradationPolicy
 from broker.core.placement import BackendPolicy, PlacementPolicy
 from broker.core.policy import EnginePolicy
 from broker.core.queueing import QueuePolicy
+from broker.core.retry import RetryPolicy
+from broker.core.time_outs import TimeOutPolicy, TimeOuts
 from tests.unit.core.scene import MINUTE_NS, SECOND_NS
 
 # Two of a type, one alone in its own, two of whom nothing was said.
@@ -40,6 +43,15 @@ _DEGRADATION: Final = DegradationPolicy(
     output_tokens_max=50,
     has_default_answer=True,
 )
+# Backoffs and time-outs that a short history runs into, and a budget that it uses up.
+_RETRY: Final = RetryPolicy(
+    backoff_ns=2 * SECOND_NS, backoff_ns_max=6 * SECOND_NS, budget_share=0.5, budget_max=3.0
+)
+_TIME_OUTS: Final = TimeOutPolicy(
+    of_all=TimeOuts(queue_ns=9 * MINUTE_NS, first_token_ns=2 * MINUTE_NS, token_gap_ns=MINUTE_NS),
+    by_model={"n:latest": TimeOuts(first_token_ns=30 * SECOND_NS)},
+)
+_BREAKER: Final = BreakerPolicy(failures=4, open_ns=5 * SECOND_NS, open_ns_max=20 * SECOND_NS)
 _PLACEMENT: Final = PlacementPolicy(num_ctx_hold_ns=2 * MINUTE_NS)
 GRACE_NS: Final = _PLACEMENT.slot_grace_ns
 FAILED_LOAD_HOLD_NS: Final = _PLACEMENT.failed_load_hold_ns
@@ -63,6 +75,9 @@ _SHARED: Final = EnginePolicy(
     agents=replace(_OPEN, bulkheads={"gold": 2, "silver": 1, CRITICAL: 1, BATCH: 1}),
     placement=_PLACEMENT,
     degradation=_DEGRADATION,
+    retry=_RETRY,
+    time_outs=_TIME_OUTS,
+    breaker=_BREAKER,
 )
 # A bucket at every place where there may be one.
 _METERED: Final = replace(
@@ -85,7 +100,11 @@ _METERED: Final = replace(
 )
 # Nothing is said of agents, and the queue is what is short.
 _PLAIN: Final = EnginePolicy(
-    backends=_BACKENDS, queue=_QUEUE, placement=_PLACEMENT, degradation=_DEGRADATION
+    backends=_BACKENDS,
+    queue=_QUEUE,
+    placement=_PLACEMENT,
+    degradation=_DEGRADATION,
+    breaker=_BREAKER,
 )
 
 

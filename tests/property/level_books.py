@@ -75,12 +75,17 @@ class LevelBooks:
             is_critical = self.is_critical_work(spec, priority)
             assert isinstance(error, SmallModelsOnly) == is_critical
 
-    def check_started(self, effect: StartAttempt, spec: RequestSpec) -> None:
-        """It says the level, and its answer is cut where the level says so."""
+    def check_started(self, effect: StartAttempt, live: Live) -> None:
+        """It says the level, and its answer is cut where the level says so; and by what came
+        before, where it goes on from that."""
+        spec = live.spec
         assert effect.level is self.level
         most, asked = self._engine.policy.degradation.output_tokens_max, spec.output_tokens_max
         is_cut = self.level >= Level.LEVEL_1 and not 0 < asked <= most
-        assert effect.output_tokens_max == (most if is_cut else None)
+        limit = most if is_cut else (asked or None) if live.kept else None
+        if live.kept and limit is not None:
+            limit = max(1, limit - live.kept)
+        assert effect.output_tokens_max == limit
         assert any("max_tokens" in each for each in effect.changes) == is_cut
         if effect.substituted_for:
             assert spec.substitution is not Substitution.NEVER
@@ -108,9 +113,9 @@ class LevelBooks:
             assert not record.is_for_level, "it stays with a small model for no level's sake"
 
     def _can_be_had(self, runner: str) -> bool:
-        """Is there a server that answers, has it, and would load it if it had to?"""
+        """Is there a server that takes work for it, has it, and would load it if it had to?"""
         return any(
-            each.up
+            each.takes(runner)
             and runner in each.by_runner
             and (runner in each.residents or runner not in each.held_until_ns)
             for each in self._engine.backends.values()

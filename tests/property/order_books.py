@@ -57,6 +57,7 @@ class OrderBooks:
         self._bits: dict[str, int] = {NOT_LIMITED: 0}
         self._heads: dict[tuple[LineKey, int, str, str], tuple[RequestKey, int]] = {}
         self._served: dict[AttemptId, Served] = {}
+        self._resting: dict[RequestKey, Served] = {}  # of what waits for its next attempt
 
     def refit(self, agents: Iterable[str]) -> None:
         """Weights, pauses and handicaps are those in force. Who returns first of several that
@@ -70,10 +71,15 @@ class OrderBooks:
     def enter(self, live: Live, line: LineKey, now_ns: int) -> None:
         self._push(Waiting(live, line), now_ns, -1)
 
-    def come_back(self, attempt: AttemptId, now_ns: int) -> None:
-        """It lost its slot: it waits at its old place, and nothing was paid for it."""
+    def rest(self, attempt: AttemptId) -> None:
+        """It lost its slot."""
         served = self._served.pop(attempt)
-        self._push(Waiting(served.waiting.live, served.waiting.line), now_ns, served.head_since_ns)
+        self._resting[served.waiting.live.key] = served
+
+    def come_back(self, key: RequestKey, line: LineKey, now_ns: int) -> None:
+        """It waits again at its old place, and nothing was paid for what it lost."""
+        served = self._resting.pop(key)
+        self._push(Waiting(served.waiting.live, line), now_ns, served.head_since_ns)
         self._queue.settle(served.flow, served.charged, 0)
 
     def _push(self, waiting: Waiting, now_ns: int, head_since_ns: int) -> None:
@@ -109,6 +115,9 @@ class OrderBooks:
 
     def leave(self, key: RequestKey, now_ns: int) -> None:
         """It waits no longer, if it did, for whatever reason."""
+        served = self._resting.pop(key, None)
+        if served is not None:
+            self._queue.settle(served.flow, served.charged, 0)
         waiting = self.waiting.pop(key, None)
         if waiting is not None:
             self._queue.remove(waiting.entry, now_ns)

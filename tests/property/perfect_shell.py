@@ -20,12 +20,15 @@ from broker.core.effects import (
     Effect,
     Finish,
     Load,
+    Own,
     Refuse,
     Renew,
     SetTimer,
     StartAttempt,
     TakeOver,
+    TellAttemptFailed,
     TellBreaker,
+    TellHealing,
     TellLevel,
     TellPriority,
     TellQueued,
@@ -42,6 +45,8 @@ from broker.core.stimuli import (
     AttemptEnded,
     BackendSeen,
     BlockAsked,
+    DrainAsked,
+    LoadEnded,
     ModelsListed,
     ModelSpec,
     PolicyChanged,
@@ -49,6 +54,7 @@ from broker.core.stimuli import (
     Stimulus,
     TimerFired,
 )
+from tests.property.attempt_books import AttemptBooks
 from tests.property.bucket_books import BucketBooks
 from tests.property.entry_books import EntryBooks, Live, Where
 from tests.property.house_rules import GRACE_NS, House
@@ -67,6 +73,8 @@ def spec(name: str, slots: int, size_bytes: int, *, runner: str = "") -> ModelSp
         num_ctx_max=8192,
     )
 
+
+Heard = TellAttemptFailed | TellBreaker | TellHealing | TellLevel | TellPriority
 
 # Of every runner that a list of the unruly world may have.
 SIZES: Final = {"blob-m": 1000, "blob-n": 1500, "blob-o": 4000, "blob-o2": 3000}
@@ -108,6 +116,7 @@ class PerfectShell:
         self.buckets = BucketBooks(self.operators)
         self.levels = LevelBooks(self.engine, SIZES)
         self.order = OrderBooks(self.operators, self.levels)
+        self.tries = AttemptBooks(self.operators)
         self.calls: dict[AttemptId, Call] = {}
         self.graces: list[tuple[int, Call]] = []  # slots that come free at a time
         self.attempts_seen = 0
@@ -127,16 +136,19 @@ class PerfectShell:
             TellRequeued: self._requeued,
             TakeOver: self._told,
             StartAttempt: self._start,
+            TellAttemptFailed: self._heard,
             AbortAttempt: self._abort,
             Answer: self._answer,
             Finish: self._finish,
             TellBreaker: self._heard,
+            TellHealing: self._heard,
             TellLevel: self._heard,
             TellPriority: self._heard,
             Load: self._load,
             AbortLoad: self._abort_load,
             Unload: self._unload,
             Renew: self._renew,
+            Own: self._own,
             SetTimer: self._set_timer,
             Drained: self._drained,
         }
@@ -175,8 +187,9 @@ class PerfectShell:
                 self.entry.is_lowered = True
                 self._limit_all()
             case AttemptEnded():
-                is_back = any(isinstance(each, TellRequeued) for each in effects)
-                self._attempt_ended(stimulus, is_back=is_back)
+                self._attempt_ended(stimulus, effects)
+            case DrainAsked():
+                self.tries.draining = True
             case TimerFired():
                 over = [call for until_ns, call in self.graces if until_ns <= self.now_ns]
                 self.graces = [each for each in self.graces if each[0] > self.now_ns]
@@ -184,22 +197,39 @@ class PerfectShell:
                     self.order.release(call.live.compartment)
         self._move_what_waits()
 
-    def _attempt_ended(self, ended: AttemptEnded, *, is_back: bool) -> None:
+    def _attempt_ended(self, ended: AttemptEnded, effects: Sequence[Effect]) -> None:
+        """Its slot is free; not at once where its request has ended before it."""
         call = self.calls.pop(ended.attempt)
-        if call.is_aborted and ended.error is not None:
+        live, key = call.live, call.live.key
+        is_under_way = self.live.get(key) is live
+        if not is_under_way and ended.error is not None:
             self.graces.append((self.now_ns + GRACE_NS, call))
         else:
-            self.order.release(call.live.compartment)
-        if is_back:
-            self.order.come_back(ended.attempt, self.now_ns)
+            self.order.release(live.compartment)
+        back = [each for each in effects if isinstance(each, TellRequeued)]
+        if back:
+            self.tries.put_back(back[0], live, ended, is_given_up=call.is_aborted)
+            self.order.rest(ended.attempt)
+            live.where, live.is_back, live.waits_since_ns = Where.QUEUE, True, self.now_ns
+            words = [each for each in effects if isinstance(each, TellQueued) and each.key == key]
+            if any(each.reason is WaitReason.BACKOFF for each in words):
+                self.tries.rests(ended, live)
+            elif key in self.engine.records:
+                self._come_back(live)
             return
         prompt_tokens = ended.prompt_tokens
         if not prompt_tokens and not isinstance(ended.error, BackendUnreachable):
             prompt_tokens = call.live.spec.prompt_bytes // 4  # what was cut off is not free
         costs = self.operators.policy.queue
+        output_tokens = ended.output_tokens + live.kept
         cost = costs.prompt_token_cost * prompt_tokens
-        self.order.settle(ended.attempt, cost + costs.output_token_cost * ended.output_tokens)
-        self.buckets.settle(call.live, prompt_tokens + ended.output_tokens, self.now_ns)
+        self.order.settle(ended.attempt, cost + costs.output_token_cost * output_tokens)
+        self.buckets.settle(live, prompt_tokens + output_tokens, self.now_ns)
+
+    def _come_back(self, live: Live) -> None:
+        """It waits in a line again; in which one was decided before it entered that."""
+        live.where = Where.QUEUE
+        self.order.come_back(live.key, self.engine.records[live.key].line, self.now_ns)
 
     def _limit_all(self) -> None:
         """A bulkhead that is new holds for what waits and what runs as well."""
@@ -282,21 +312,25 @@ class PerfectShell:
             if isinstance(self.turn, Arrived) and self.turn.spec.key == effect.key:
                 self.levels.check_entered(live, line)
             self.order.enter(live, line, self.now_ns)
-        assert live.where is (Where.ROOM if stands else Where.QUEUE)
+        elif live.where is Where.BACKOFF and effect.reason is not WaitReason.BACKOFF:
+            self._come_back(live)
+        backs_off = effect.reason is WaitReason.BACKOFF
+        where = Where.BACKOFF if backs_off else Where.ROOM if stands else Where.QUEUE
+        assert live.where is where
         if effect.reason is WaitReason.PAUSED:
             names = (effect.key[0], self.operators.type_of(effect.key[0]).name, "every")
             assert any(name in effect.detail for name in names), "whom to resume is not said"
 
     def _requeued(self, effect: TellRequeued) -> None:
-        live = self.live[effect.key]
-        live.where, live.is_back = Where.QUEUE, True
+        assert self.live[effect.key].is_back, "put back though no call of it has ended"
 
     def _start(self, effect: StartAttempt) -> None:
         assert effect.attempt > self.attempts_seen
         self.attempts_seen = effect.attempt
         live = self.live[effect.key]
         assert live.where is Where.QUEUE
-        self.levels.check_started(effect, live.spec)
+        self.levels.check_started(effect, live)
+        self.tries.start(effect, live)
         server = self.servers[effect.backend]
         runner = {each.name: each.runner for each in server.listed}[effect.model]
         assert server.switching is None or server.switching.runner != runner
@@ -317,11 +351,14 @@ class PerfectShell:
         assert not call.is_aborted
         call.is_aborted = True
 
-    def _heard(self, effect: TellBreaker | TellLevel | TellPriority) -> None:
+    def _heard(self, effect: Heard) -> None:
         """Told to everybody who listens; no request's matter."""
 
     def _answer(self, effect: Answer) -> None:
         live = self.live[effect.key]
+        if not self.tries.answer(effect, live):
+            assert isinstance(self.turn, TimerFired | AttemptEnded | LoadEnded)
+            return
         assert live.where is not Where.SLOT
         waiting = self.order.waiting.get(effect.key)
         self.levels.check_answered(effect, live, None if waiting is None else waiting.line)
@@ -330,6 +367,7 @@ class PerfectShell:
         live = self.live[effect.key]  # KeyError: ended twice, or never admitted
         self.outcomes.append(effect.outcome)
         self.finished += 1
+        self.tries.finish(effect, live, self.now_ns)
         is_complete = effect.outcome is Outcome.COMPLETED
         assert (effect.error is None) == is_complete
         if is_complete and effect.key not in self.answered:
@@ -345,7 +383,7 @@ class PerfectShell:
         if effect.outcome in (Outcome.DISPLACED, Outcome.REFUSED):
             self.buckets.give_back(live, self.now_ns)
         elif live.where is not Where.SLOT:
-            self.buckets.settle(live, 0, self.now_ns)
+            self.buckets.settle(live, live.kept, self.now_ns)
         self.order.leave(effect.key, self.now_ns)
         del self.live[effect.key]
 
@@ -372,6 +410,10 @@ class PerfectShell:
     def _renew(self, effect: Renew) -> None:
         server = self.servers[effect.backend]
         assert not (isinstance(server.switching, Unload) and server.switching.model == effect.model)
+
+    def _own(self, effect: Own) -> None:
+        known = self.engine.backends[effect.backend].residents
+        assert all(known[each].managed for each in effect.runners)
 
     def _set_timer(self, effect: SetTimer) -> None:
         self.alarm_ns = effect.at_ns

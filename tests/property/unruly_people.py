@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from broker.core.errors import QuotaExceeded
 from broker.core.level import Level
-from broker.core.requests import Criticality, Substitution
+from broker.core.requests import Criticality, OnInterruption, Substitution
 from broker.core.stimuli import (
     Arrived,
     BlockAsked,
@@ -25,12 +25,21 @@ from broker.core.stimuli import (
     TimerFired,
 )
 from broker.core.story import Rule, explain
+from broker.core.time_outs import NO_TIME_OUTS, TimeOuts
 from tests.property.house_rules import AGENTS, House
 from tests.property.perfect_shell import PerfectShell
 from tests.unit.core.scene import MINUTE_NS, SECOND_NS, arrived, request
 from tests.unit.core.sensed import host
 
 T = TypeVar("T")
+
+# What an agent may bound by itself.
+TIME_OUTS: Final = (
+    *[NO_TIME_OUTS] * 5,
+    TimeOuts(queue_ns=20 * SECOND_NS, load_ns=5 * SECOND_NS),
+    TimeOuts(first_token_ns=SECOND_NS, token_gap_ns=SECOND_NS),
+    TimeOuts(total_ns=40 * SECOND_NS),
+)
 
 
 class Choose(Protocol):
@@ -70,6 +79,8 @@ class UnrulyPeople(PerfectShell):
             substitution=substitution,
             accepts_default=self.choose([False, False, True]),
             output_tokens_max=self.choose([0, 0, 20, 500]),
+            on_interruption=self.choose(list(OnInterruption)),
+            time_outs=self.choose(TIME_OUTS),
         )
         self.feed(Arrived(spec))
 

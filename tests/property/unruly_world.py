@@ -14,6 +14,7 @@ from typing import Final
 from broker.core.effects import Load
 from broker.core.engine import Engine
 from broker.core.errors import (
+    BackendBusy,
     BackendFailed,
     BackendUnreachable,
     BrokerError,
@@ -31,6 +32,7 @@ from broker.core.stimuli import (
     LevelAsked,
     LoadEnded,
     ModelsListed,
+    Quiet,
     ResidentsSeen,
     ResumeAsked,
     TimerFired,
@@ -65,16 +67,33 @@ class UnrulyWorld(UnrulyPeople):
     def end_call(self) -> None:
         if self.calls:
             attempt = self.choose(list(self.calls))
-            errors = [None] * 3 + [BackendFailed("500"), BackendUnreachable("refused")]
+            errors = [
+                *[None] * 3,
+                BackendFailed("500"),
+                BackendBusy("503", retry_after_ns=3 * SECOND_NS),
+                BackendUnreachable("refused"),
+            ]
             self._end(attempt, self.choose(errors))
 
     def _end(self, attempt: AttemptId, error: BrokerError | None) -> None:
         """Its backend tells what was used, also of what it did not complete; or it does not."""
+        pieces = self.choose([1, 2, 30]) if self.calls[attempt].has_token else 0
         if isinstance(error, BackendUnreachable):
-            self.feed(AttemptEnded(attempt, error))
+            self.feed(AttemptEnded(attempt, error, pieces=pieces))
         else:
             prompt, output = self.choose([(0, 0), (10, 1), (25, 40), (1000, 300)])
-            self.feed(AttemptEnded(attempt, error, prompt, output))
+            goes_on = self.choose([True, True, False])
+            self.feed(
+                AttemptEnded(attempt, error, prompt, output, pieces=pieces, is_continuable=goes_on)
+            )
+
+    def be_quiet(self) -> None:
+        """A stream gives nothing for a while."""
+        streaming = [id_ for id_, call in self.calls.items() if call.has_token]
+        if streaming:
+            for_ns = self.choose([SECOND_NS // 2, 2 * SECOND_NS, 2 * MINUTE_NS])
+            attempt = self.choose(streaming)
+            self.feed(Quiet(attempt, max(0, self.now_ns - for_ns), 1, 0))
 
     def end_abort(self) -> None:
         """What was told to end does so, as it mostly will."""
@@ -245,6 +264,7 @@ _WEIGHTS: Final = {
     "give_token": 2,
     "end_call": 4,
     "end_abort": 2,
+    "be_quiet": 1,
     "end_switch": 5,
     "fall_or_rise": 3,
     "list_models": 1,

@@ -1,0 +1,84 @@
+"""What may become of a call that came to nothing, and who may be told that time is up."""
+
+from __future__ import annotations
+
+from broker.core.effects import Answer, Finish, StartAttempt, TellRequeued
+from broker.core.errors import BackendFailed, BackendUnreachable, BrokerError, Cancelled, TimedOut
+from broker.core.requests import OnInterruption, Outcome, RequestKind
+from broker.core.stimuli import AttemptEnded
+from broker.core.time_outs import Phase
+from tests.property.entry_books import Live, Where
+from tests.property.operator_books import OperatorBooks
+
+FOR_THE_LEVEL = "as the level is"
+
+
+class AttemptBooks:
+    """`draining`: nothing is tried again any more."""
+
+    def __init__(self, operators: OperatorBooks) -> None:
+        self.draining = False
+        self._operators = operators
+
+    def start(self, effect: StartAttempt, live: Live) -> None:
+        """Attempts are numbered, and go on from what was kept."""
+        live.tries += 1
+        assert effect.number == live.tries
+        assert effect.continues == (live.kept > 0)
+
+    def put_back(
+        self, effect: TellRequeued, live: Live, ended: AttemptEnded, *, is_given_up: bool
+    ) -> None:
+        """Its call came to nothing and another may help; what its client has read is only void, or
+        gone on from, where it asked for that."""
+        error = ended.error
+        assert isinstance(error, BackendFailed) or (is_given_up and isinstance(error, Cancelled))
+        assert not self.draining, "put back while the broker leaves"
+        assert live.tries < self._operators.policy.retry.tries_max, "one attempt too many"
+        live.has_streamed = live.has_streamed or ended.pieces > 0
+        way = live.spec.on_interruption
+        assert not live.has_streamed or way is not OnInterruption.FAIL, "a client read twice"
+        pieces = live.kept + ended.pieces
+        goes_on = way is OnInterruption.CONTINUE and ended.is_continuable
+        assert effect.voids_pieces == (pieces > 0 and not goes_on)
+        live.kept = pieces if goes_on else 0
+
+    def rests(self, ended: AttemptEnded, live: Live) -> None:
+        """Only a backend that was not called may be called again at once, or one that should."""
+        was_called = not isinstance(ended.error, BackendUnreachable) or ended.pieces > 0
+        assert was_called, "a backoff though nothing was called"
+        live.where = Where.BACKOFF
+
+    def answer(self, effect: Answer, live: Live) -> bool:
+        """Is it given for the level's sake? Else something went wrong, and nothing has come."""
+        assert not live.has_streamed
+        [change] = effect.changes
+        if FOR_THE_LEVEL in change:
+            return True
+        assert live.spec.accepts_default
+        assert live.spec.kind is RequestKind.GENERATE
+        assert self._operators.policy.degradation.has_default_answer
+        return False
+
+    def finish(self, effect: Finish, live: Live, now_ns: int) -> None:
+        """A time-out that is told has passed."""
+        error: BrokerError | None = effect.error
+        if not isinstance(error, TimedOut):
+            return
+        own, house = live.spec.time_outs, self._operators.policy.time_outs.of_all
+        match error.phase:
+            case Phase.QUEUE:
+                limits, since_ns = (own.queue_ns, house.queue_ns), live.waits_since_ns
+                assert live.where is not Where.SLOT
+            case Phase.TOTAL:
+                limits, since_ns = (own.total_ns, house.total_ns), live.arrived_ns
+            case Phase.LOAD:
+                limits, since_ns = (own.load_ns, house.load_ns), live.waits_since_ns
+                assert live.where is not Where.SLOT
+            case _:
+                assert effect.outcome is Outcome.FAILED
+                return
+        assert effect.outcome is Outcome.EXPIRED
+        given = [each for each in limits if each is not None]
+        assert given, "nobody gave a time-out"
+        assert now_ns >= since_ns + min(given), "told too early that its time is up"
