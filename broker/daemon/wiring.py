@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from broker.api.grpc.admin import AdminServicer
+from broker.api.grpc.delivery import DeliveryLimits
+from broker.api.grpc.floods import FloodLimits
 from broker.api.grpc.inference import InferenceServicer
 from broker.api.grpc.models import ModelsServicer
 from broker.api.grpc.pubsub import PubSubServicer
@@ -161,6 +163,7 @@ def _limits(config: Config) -> DriverLimits:
         stream_buffer_bytes_max=config.limits.stream_buffer_bytes_max,
         reconnect_grace_ns=config.server.reconnect_grace_ms * _MS,
         default_answer=config.degradation.default_answer,
+        default_answers=config.degradation.default_answers,
         switches=SwitchLimits(
             load_timeout_s=config.placement.load_timeout_s,
             unload_timeout_s=config.placement.unload_timeout_s,
@@ -224,12 +227,24 @@ def _grpc_server(
             message_bytes_max=config.server.message_bytes_max,
             keepalive_time_ms=config.server.keepalive_time_ms,
             keepalive_timeout_ms=config.server.keepalive_timeout_ms,
-            concurrent_streams_max=config.limits.streams_max,
+            ping_interval_ms_min=config.floods.ping_interval_ms_min,
+            concurrent_streams_max=config.floods.calls_per_connection_max,
             # A subscriber is a call that stays.
             calls_max=live_max(config) + config.pubsub.subscribers_max,
+            floods=FloodLimits(
+                calls_per_s=config.floods.calls_per_s,
+                calls_burst=config.floods.calls_burst,
+                request_timeout_s=config.floods.client_stall_timeout_s,
+            ),
         ),
         InferenceServicer(
-            InferenceService(driver, deadlines), limits, config.limits.delivery_timeout_s
+            InferenceService(driver, deadlines),
+            limits,
+            DeliveryLimits(
+                timeout_s=config.limits.delivery_timeout_s,
+                stall_timeout_s=config.floods.client_stall_timeout_s,
+            ),
+            config.floods.calls_per_agent_max,
         ),
         ModelsServicer(models),
         admin,

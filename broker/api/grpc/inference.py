@@ -16,7 +16,8 @@ from broker.api.grpc.codec import (
     fingerprint,
     whole_ms,
 )
-from broker.api.grpc.delivery import Deliveries
+from broker.api.grpc.delivery import Deliveries, DeliveryLimits
+from broker.api.grpc.floods import OpenCalls
 from broker.api.grpc.level_codec import LEVEL
 from broker.api.grpc.reading import open_call
 from broker.api.grpc.status import abort
@@ -44,11 +45,16 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
     """Translates; the service decides."""
 
     def __init__(
-        self, service: InferenceService, limits: RequestLimits, delivery_timeout_s: float
+        self,
+        service: InferenceService,
+        limits: RequestLimits,
+        delivery: DeliveryLimits,
+        calls_per_agent_max: int,
     ) -> None:
         self._service = service
         self._limits = limits
-        self._deliveries = Deliveries(delivery_timeout_s)
+        self._deliveries = Deliveries(delivery, service.end_slow)
+        self._open_calls = OpenCalls(calls_per_agent_max)
 
     async def Generate(
         self,
@@ -58,8 +64,11 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
         """Streams until `done`, or ends in an error status. A client that goes away, at any
         moment, takes its request with it."""
         subscription: Subscription | None = None
+        entered = ""
         try:
             call = self._read_generate(request, context)
+            self._open_calls.enter(call.agent_id)
+            entered = call.agent_id
             subscription = self._service.submit(call, traceparent=traceparent_of(context))
             self._deliveries.watch(context, subscription)
             encode = EventEncoder(subscription.stream.key[1]).encode
@@ -72,19 +81,19 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
         except BrokerError as error:
             await _abort(context, error, subscription)
         finally:
-            if subscription is not None:
-                self._deliveries.leave(subscription)
-                self._service.leave(subscription)
+            self._left(entered, subscription)
 
     async def Embed(
         self, request: pb.EmbedRequest, context: _Context[pb.EmbedRequest, pb.EmbedResponse]
     ) -> pb.EmbedResponse:
         """Waits for its vectors."""
         subscription: Subscription | None = None
+        entered = ""
         try:
             call = self._read_embed(request, context)
+            self._open_calls.enter(call.agent_id)
+            entered = call.agent_id
             subscription = self._service.submit(call, traceparent=traceparent_of(context))
-            self._deliveries.watch(context, subscription)
             encoded = pb.EmbedResponse()
             async for event in subscription:
                 if isinstance(event, Started):
@@ -96,9 +105,15 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
         except BrokerError as error:
             await _abort(context, error, subscription)
         finally:
-            if subscription is not None:
-                self._deliveries.leave(subscription)
-                self._service.leave(subscription)
+            self._left(entered, subscription)
+
+    def _left(self, entered: str, subscription: Subscription | None) -> None:
+        """The handler is over, whatever the reason."""
+        if entered:
+            self._open_calls.leave(entered)
+        if subscription is not None:
+            self._deliveries.leave(subscription)
+            self._service.leave(subscription)
 
     async def Cancel(
         self, request: pb.CancelRequest, context: _Context[pb.CancelRequest, pb.CancelResponse]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from broker.api.grpc.admin import AdminServicer
+from broker.api.grpc.floods import Door, FloodLimits
 from broker.api.grpc.inference import InferenceServicer
 from broker.api.grpc.models import ModelsServicer
 from broker.api.grpc.pubsub import PubSubServicer, add_pubsub_to_server
@@ -28,6 +29,8 @@ from broker_client.pb.broker.v1 import (
 
 # Calls beside those of requests, which the engine's own bound refuses with a reason before.
 CALLS_SPARE = 256
+
+PING_STRIKES_MAX = 2  # gRPC's own
 
 SERVICE_NAMES = tuple(
     module.DESCRIPTOR.services_by_name[name].full_name
@@ -49,8 +52,10 @@ class ServerSettings:
     message_bytes_max: int = 12 * 1024 * 1024
     keepalive_time_ms: int = 30_000
     keepalive_timeout_ms: int = 10_000
-    concurrent_streams_max: int = 10_000
-    calls_max: int = 10_000
+    ping_interval_ms_min: int = 5_000
+    concurrent_streams_max: int = 2_000  # of one connection
+    calls_max: int = 10_000  # of all
+    floods: FloodLimits = field(default_factory=FloodLimits)
 
 
 class GrpcServer:
@@ -71,10 +76,11 @@ class GrpcServer:
             options=_options(settings),
             maximum_concurrent_rpcs=settings.calls_max + CALLS_SPARE,
         )
-        register(inference_pb2_grpc.add_InferenceServicer_to_server, inference, self._server)
-        register(models_pb2_grpc.add_ModelsServicer_to_server, models, self._server)
-        register(admin_pb2_grpc.add_AdminServicer_to_server, admin, self._server)
-        register(add_pubsub_to_server, pubsub, self._server)
+        door = Door(settings.floods)
+        register(inference_pb2_grpc.add_InferenceServicer_to_server, inference, self._server, door)
+        register(models_pb2_grpc.add_ModelsServicer_to_server, models, self._server, door)
+        register(admin_pb2_grpc.add_AdminServicer_to_server, admin, self._server, door)
+        register(add_pubsub_to_server, pubsub, self._server, door)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (*SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
@@ -133,7 +139,9 @@ def _options(settings: ServerSettings) -> list[tuple[str, int]]:
         ("grpc.keepalive_timeout_ms", settings.keepalive_timeout_ms),
         # Agents wait for minutes on an idle stream and ping meanwhile; that is no abuse.
         ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", settings.ping_interval_ms_min),
+        # Whoever pings more often this many times in a row is told so and loses its connection.
+        ("grpc.http2.max_ping_strikes", PING_STRIKES_MAX),
         # Two daemons on one port would each get half of the agents.
         ("grpc.so_reuseport", 0),
     ]
