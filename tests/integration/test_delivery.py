@@ -9,7 +9,8 @@ import grpc
 import pytest
 
 from broker.api.grpc import server
-from broker.config.schema import Config, LimitsConfig
+from broker.config.resilience import FloodsConfig
+from broker.config.schema import BackendConfig, Config, LimitsConfig, PlacementConfig
 from tests.integration.daemon import (
     BACKEND,
     FREE_PORTS,
@@ -58,6 +59,57 @@ async def test_an_answer_that_nobody_reads_is_let_go() -> None:
             grpc.StatusCode.RESOURCE_EXHAUSTED,
             "CLIENT_TOO_SLOW",
         )
+
+
+async def test_a_reader_that_stands_still_loses_its_slot_and_others_lose_nothing() -> None:
+    one_slot = BackendConfig(**{**BACKEND.model_dump(), "slots": 1})
+    config = Config(
+        server=FREE_PORTS,
+        backends=(one_slot,),
+        floods=FloodsConfig(client_stall_timeout_s=1),
+        placement=PlacementConfig(slot_grace_ms=10),
+    )
+    async with running_daemon(config) as daemon, daemon.open_channel(*SMALL_WINDOW) as far:
+        stalled = generate_on(far, generate(request_id="stalled"))
+        await read_until(stalled, "started")
+        work = await daemon.backend.calls.get()
+        for number in range(PIECES):  # more than its window takes; it reads nothing of it
+            work.say(f"{number:{LETTERS}}")
+            await asyncio.sleep(0)
+        waiting = daemon.inference.Generate(generate(agent_id="opus-2"))
+        await read_until(waiting, "started")  # it has the one slot now
+        assert work.aborted
+        others = await daemon.backend.calls.get()
+        others.complete()
+        await read_until(waiting, "done")
+        assert await daemon.outcomes() == {"completed": 1, "failed": 1}
+        refusal = await refused(stalled)
+        assert refusal.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert refusal.reason == "CLIENT_TOO_SLOW"
+        assert "took nothing of its answer for 1 s while more of it waited" in refusal.message
+        assert refusal.about["outcome"] == "failed"
+        assert 0 < int(refusal.about["sent_pieces"]) < PIECES
+
+
+async def test_a_reader_of_a_slow_backend_is_not_a_slow_reader() -> None:
+    config = Config(
+        server=FREE_PORTS, backends=(BACKEND,), floods=FloodsConfig(client_stall_timeout_s=1)
+    )
+    async with running_daemon(config) as daemon, daemon.open_channel(*SMALL_WINDOW) as far:
+        patient = daemon.inference.Generate(generate())
+        await read_until(patient, "started")
+        work = await daemon.backend.calls.get()
+        work.say("a")
+        await read_until(patient, "chunk")
+        stalled = generate_on(far, generate(agent_id="opus-2"))
+        await read_until(stalled, "started")
+        other = await daemon.backend.calls.get()
+        for number in range(PIECES):
+            other.say(f"{number:{LETTERS}}")
+            await asyncio.sleep(0)
+        await other.ended.wait()  # so the time is over for whoever stands still
+        work.complete()
+        await read_until(patient, "done")
 
 
 async def test_an_answer_that_is_read_late_is_whole() -> None:
