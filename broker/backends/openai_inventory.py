@@ -20,6 +20,7 @@ from broker.core.errors import BackendFailed
 from broker.core.ports import ModelFacts, Resident
 
 _BILLION: Final = 1_000_000_000
+_MILLION: Final = 1_000_000
 
 _Answer = TypeVar("_Answer")
 
@@ -76,7 +77,7 @@ def facts(model: ListedModel) -> ModelFacts:
         runner=model.id,
         digest=model.id,
         size_bytes=meta.size or 0,
-        parameter_size=_billions(meta.n_params or 0),
+        parameter_size=_size(meta.n_params or 0),
         context_length_train=num_ctx or meta.n_ctx_train or 0,
         num_ctx_default=num_ctx,
     )
@@ -115,9 +116,11 @@ def embeddings(body: bytes, inputs: int) -> Embeddings:
     )
 
 
-def _billions(parameters: int) -> str:
-    """As Ollama writes it: 7.6B; "" where it is not told."""
-    return f"{parameters / _BILLION:.1f}B" if parameters else ""
+def _size(parameters: int) -> str:
+    """As Ollama writes it: 7.6B, 137M; "" where it is not told."""
+    if parameters >= _BILLION:
+        return f"{parameters / _BILLION:.1f}B"
+    return f"{parameters / _MILLION:.0f}M" if parameters else ""
 
 
 def _decoded(body: bytes, kind: type[_Answer], path: str) -> _Answer:

@@ -188,7 +188,7 @@ class OpenAiAnswerReader:
             return []
         if not self.is_over:
             if self.has_finished:
-                self._complete()
+                self._complete([])  # those of this call were counted with the others
             else:
                 self.failure = BackendFailed("the answer ended without its terminator")
         return pieces
@@ -199,7 +199,7 @@ class OpenAiAnswerReader:
             if event.data == _DONE:
                 self._finish_calls(pieces)
                 if not self.is_over:
-                    self._complete()
+                    self._complete(pieces)
                 break
             try:
                 chunk = _decode(event.data)
@@ -287,7 +287,7 @@ class OpenAiAnswerReader:
         self.failure = BackendFailed(problem)
         self.is_garbled = True
 
-    def _complete(self) -> None:
+    def _complete(self, pieces: list[Piece]) -> None:
         usage, timings = self._usage or _Usage(), self._timings or _Timings()
         prompt_ns, output_ns = _ns(timings.prompt_ms), _ns(timings.predicted_ms)
         finish_reason = self._finish_reason or FinishReason.UNSAID
@@ -295,7 +295,8 @@ class OpenAiAnswerReader:
         if finish_reason is FinishReason.STOP and self._calls:
             finish_reason = FinishReason.TOOL_CALLS
         # A server that does not count is believed to send one token a piece, as nearly all do.
-        counted = min(self._pieces, COUNT_MAX) if self._usage is None else 0
+        said = self._pieces + len(pieces)
+        counted = min(said, COUNT_MAX) if self._usage is None else 0
         self.completion = Completion(
             finish_reason=finish_reason,
             prompt_tokens=usage.prompt_tokens or 0,

@@ -24,8 +24,8 @@ class FaultKind(Enum):
     END_WITHOUT_DONE = "end_without_done"  # the body ends properly once `after` tokens are out
     GARBAGE = "garbage"  # a broken event follows the `after`-th token
     OVERSIZE = "oversize"  # an event without end does
-    TRUNCATED_UTF8 = "truncated_utf8"  # an event with half a character does
-    ERROR_IN_STREAM = "error_in_stream"  # an error object does, then `[DONE]`
+    BAD_UTF8 = "bad_utf8"  # an event with half a character does
+    ERROR_LINE = "error_line"  # an error object does, then `[DONE]`
     REFUSE = "refuse"  # no answer: `status` (with retry_after_s), or the connection is closed
     SLOW = "slow"  # everything takes `factor` times as long
     LOADING = "loading"  # 503 to everything but the list of models, as while a model is loaded

@@ -211,7 +211,7 @@ class SimulatedOpenAi:
             case FaultKind.GARBAGE:
                 await response.write(_GARBAGE)
                 return False
-            case FaultKind.TRUNCATED_UTF8:
+            case FaultKind.BAD_UTF8:
                 await response.write(_HALF_A_CHARACTER)
                 return False
             case FaultKind.OVERSIZE:
@@ -220,7 +220,7 @@ class SimulatedOpenAi:
                     await response.write(_PART)
                 await response.write(b"\n\n")
                 return False
-            case FaultKind.ERROR_IN_STREAM:
+            case FaultKind.ERROR_LINE:
                 refused = Refused(fault.status or 500, fault.text or "the engine has died")
                 error = error_of(self.settings.flavour, refused)
                 await response.write(event({"error": error}) + DONE)
