@@ -80,6 +80,7 @@ from broker.runtime.reports import Reports
 from broker.runtime.streams import ResponseStream, Subscription
 from broker.runtime.supervisor import Supervisor
 from broker.runtime.switches import Switches, SwitchLimits
+from broker.runtime.watch import Watch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +121,7 @@ class _Newcomer:
 
 
 class Driver(Inquiries):
-    """Feeds the engine and does what it says."""
+    """Feeds the engine and does what it says; `performers` do what is not of requests or models."""
 
     def __init__(
         self,
@@ -130,6 +131,7 @@ class Driver(Inquiries):
         supervisor: Supervisor,
         limits: DriverLimits,
         observer: Observer,
+        performers: Mapping[type[Effect], Callable[[Any], None]] | None = None,
     ) -> None:
         super().__init__(engine, clock)
         self._default_answer = limits.default_answer
@@ -141,6 +143,7 @@ class Driver(Inquiries):
         self._limits = limits
         self._errands: dict[RequestKey, Errand] = {}
         self._attempts: dict[AttemptId, tuple[asyncio.Task[None], Call]] = {}
+        self._watch = Watch(lambda: [call for _, call in self._attempts.values()], clock, self.feed)
         self._newcomer: _Newcomer | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._drained = asyncio.Event()
@@ -170,7 +173,9 @@ class Driver(Inquiries):
             TellPriority: observer.priority_changed,
             SetTimer: self._set_timer,
             Drained: self._set_drained,
+            **(performers or {}),
         }
+        self.forget = switches.forget
 
     # For services
 
@@ -345,6 +350,7 @@ class Driver(Inquiries):
         work = call.run(self._backends[effect.backend])
         task = self._supervisor.start(work, f"attempt-{effect.attempt}")
         self._attempts[effect.attempt] = (task, call)
+        self._watch.start()
         self._reports.started(effect)
 
     def _attempt_over(self, ended: AttemptEnded) -> None:
@@ -389,7 +395,8 @@ class Driver(Inquiries):
         self._drained.set()
 
     def close(self) -> None:
-        """Stops the alarm. Tasks end with the supervisor."""
+        """Stops the alarm and the watch. Tasks end with the supervisor."""
+        self._watch.stop()
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None

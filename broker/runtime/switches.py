@@ -11,7 +11,13 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from broker.core.effects import AbortLoad, Load, Renew, Unload
-from broker.core.errors import BackendUnreachable, BrokerError, LoadFailed, ModelUnknown
+from broker.core.errors import (
+    BackendUnreachable,
+    BrokerError,
+    LoadFailed,
+    LoadHung,
+    ModelUnknown,
+)
 from broker.core.model_name import comparison_key
 from broker.core.ports import Backend, Resident
 from broker.core.stimuli import LoadEnded, ResidentsSeen, Stimulus, UnloadEnded
@@ -28,6 +34,7 @@ class SwitchLimits:
 
     load_timeout_s: float = 600.0  # twice Ollama's own stall limit, as a load may follow another
     unload_timeout_s: float = 60.0
+    cure_timeout_s: float = 25.0  # of an unload that cures
     look_timeout_s: float = 25.0  # a frozen runner holds the list of residents up for 20 s
     keep_alive_s: int = 600
 
@@ -63,7 +70,7 @@ async def _load(effect: Load, backend: Backend, limits: SwitchLimits) -> BrokerE
                 effect.model, num_ctx=effect.num_ctx, keep_alive_s=limits.keep_alive_s
             )
     except TimeoutError:
-        return LoadFailed(
+        return LoadHung(
             f"{effect.model} was not loaded on {backend.name} within {limits.load_timeout_s:.0f} s"
         )
     except BackendUnreachable as failure:
@@ -86,9 +93,10 @@ async def run_unload(
     `renewals` of this backend that are under way end first: one that reaches the server behind the
     unload would load the model again.
     """
+    limit_s = limits.cure_timeout_s if effect.is_cure else limits.unload_timeout_s
     error: BrokerError | None = LoadFailed(f"the unload of {effect.model} was interrupted")
     try:
-        async with asyncio.timeout(limits.unload_timeout_s):
+        async with asyncio.timeout(limit_s):
             await _end_all(renewals)
             known_as = _Known(comparison_key(effect.model))
             if known_as.is_among(await _look(backend, clock, feed)):
@@ -97,9 +105,7 @@ async def run_unload(
                     await clock.sleep(GONE_POLL_NS)
         error = None
     except TimeoutError:
-        error = LoadFailed(
-            f"{effect.model} did not leave {backend.name} within {limits.unload_timeout_s:.0f} s"
-        )
+        error = LoadFailed(f"{effect.model} did not leave {backend.name} within {limit_s:g} s")
     except BrokerError as failure:
         error = failure
     finally:
@@ -176,7 +182,7 @@ class Switches:
         self._supervisor = supervisor
         self._feed = feed
         self._loads: dict[str, asyncio.Task[None]] = {}  # by backend
-        self._renewals: dict[str, set[asyncio.Task[None]]] = {name: set() for name in backends}
+        self._renewals: dict[str, set[asyncio.Task[None]]] = {}  # by backend
 
     def load(self, effect: Load) -> None:
         backend = self._backends[effect.backend]
@@ -205,12 +211,18 @@ class Switches:
     def unload(self, effect: Unload) -> None:
         backend = self._backends[effect.backend]
         # All of the backend: the model may have been known by another name when it was renewed.
-        renewals = frozenset(self._renewals[effect.backend])
+        renewals = frozenset(self._renewals.get(effect.backend, ()))
         work = run_unload(effect, backend, self._limits, self._clock, self._feed, renewals)
         self._supervisor.start(work, f"unload-{effect.backend}-{effect.model}")
 
     def renew(self, effect: Renew) -> None:
         work = run_renew(effect, self._backends[effect.backend], self._limits)
         task = self._supervisor.start(work, f"renew-{effect.backend}-{effect.model}")
-        self._renewals[effect.backend].add(task)
-        task.add_done_callback(self._renewals[effect.backend].discard)
+        renewals = self._renewals.setdefault(effect.backend, set())
+        renewals.add(task)
+        task.add_done_callback(renewals.discard)
+
+    def forget(self, backend: str) -> None:
+        """It is gone. Its renewals that are under way end: its adapter is about to be closed."""
+        for each in self._renewals.pop(backend, ()):
+            each.cancel()
