@@ -73,14 +73,7 @@ class Errand:
             return content
         if start.continues:
             content = continued(content, self.stream.so_far())
-        asked_for = content.options.get("num_predict")
-        if isinstance(asked_for, int):
-            tokens_max = asked_for if tokens_max is None else min(asked_for, tokens_max)
         if tokens_max is None:
-            return content
-        if start.continues:  # of the same length, a piece being about a token
-            tokens_max = max(1, tokens_max - self._pieces_kept())
-        if tokens_max == asked_for:
             return content
         return replace(content, options={**content.options, "num_predict": tokens_max})
 
