@@ -33,12 +33,12 @@ from broker.daemon.wiring import (
     Parts,
     broker_version,
     build,
-    close_backends,
     nothing_to_reload,
 )
 from broker.observability.logs import configure_logs
 from broker.runtime.departure import give_back
 from broker.runtime.supervisor import Supervisor
+from broker.runtime.watchdog import Watchdog
 from broker.services.operations import ReloadReport
 
 _log = structlog.get_logger(__name__)
@@ -71,6 +71,7 @@ class Daemon:
         self._stop_asked = asyncio.Event()
         self._drain_timeout_ms = config.server.drain_timeout_s * 1000
         self._drain_ends_ns = 0
+        self._watchdog = Watchdog(config.healing.loop_stall_ms)
 
     def ask_drain(self, timeout_ms: int | None = None) -> int:
         """Begins to leave; the milliseconds that work under way may take. Who asks again and names
@@ -119,6 +120,7 @@ class Daemon:
             return ReloadReport(changed=(), needs_restart=(), problems=problems)
         if self._parts is not None:
             try:
+                self._parts.pooling.check(plan.config)
                 self._parts.driver.reconfigure(
                     engine_policy(plan.config),
                     plan.config.degradation.default_answer,
@@ -126,6 +128,7 @@ class Daemon:
                 )
             except InvalidRequest as wrong:
                 return ReloadReport(changed=(), needs_restart=(), problems=(wrong.message,))
+            self._parts.pooling.apply(plan.config)
             self._parts.alerting.configure(alert_policy(plan.config))
         self._config = plan.config
         if not self._drain_asked.is_set():
@@ -148,16 +151,17 @@ class Daemon:
                     await parts.http.stop()
                     parts.driver.close()
                     parts.topics.close()
-                    await close_backends(parts)
+                    self._watchdog.stop()
+                    await parts.pooling.pool.close()
                     parts.observing.close()
         finally:
             signals.remove(loop)
 
     async def _serve(self, parts: Parts, supervisor: Supervisor) -> int:
+        self._watchdog.start(parts.observer.loop_stalled)
         grpc_port = await parts.grpc.start()
         http_port = await parts.http.start()
-        for discovery in parts.discoveries:
-            supervisor.start(discovery.run(), "discovery")
+        parts.pooling.start()
         supervisor.start(parts.sampler.run(), "sampler")
         await _first_asked(parts)
         self._say_where(grpc_port, http_port)
@@ -196,7 +200,7 @@ class Daemon:
             drained.cancel()
             return
         parts.driver.close()  # no keep_alive is renewed from now on
-        last = asyncio.ensure_future(give_back(parts.driver.snapshot(), parts.backends))
+        last = asyncio.ensure_future(give_back(parts.driver.snapshot(), parts.pooling.pool))
         await asyncio.wait({last, *waits.values()}, return_when=asyncio.FIRST_COMPLETED)
         last.cancel()
 
@@ -236,7 +240,7 @@ async def _first_asked(parts: Parts) -> None:
     """So that who starts at the word "listening" is not refused because nobody has looked yet."""
     with suppress(TimeoutError):
         async with asyncio.timeout(FIRST_ASK_S):
-            await asyncio.gather(*(each.was_asked.wait() for each in parts.discoveries))
+            await parts.pooling.pool.wait_asked()
 
 
 def _is_taken(error: BaseException) -> bool:

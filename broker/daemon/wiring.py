@@ -5,7 +5,6 @@ Imports every concrete class, and is imported by nobody but `main`.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -19,19 +18,18 @@ from broker.api.grpc.pubsub import PubSubServicer
 from broker.api.grpc.server import GrpcServer, ServerSettings
 from broker.api.grpc.validation import RequestLimits
 from broker.api.http.health import HealthServer, HttpSettings
-from broker.config.schema import BackendConfig, Config
+from broker.config.schema import Config
 from broker.core.engine import Engine
 from broker.core.events import Bus
 from broker.core.observer import Observer
 from broker.core.pace import Pace
 from broker.core.ports import Backend
 from broker.core.publish_quota import PublishPolicy
-from broker.daemon.backends import make_backend
 from broker.daemon.engine_policy import engine_policy, live_max
 from broker.daemon.observing import Observing, observing
+from broker.daemon.pooling import Pooling
 from broker.daemon.sensing import sampling
 from broker.models.catalog import Catalog, ModelSettings
-from broker.models.discovery import Discovery, DiscoveryPolicy
 from broker.monitors.sampler import Sampler
 from broker.observability.alerting import Alerting
 from broker.runtime.clock import Clock, LoopClock
@@ -75,9 +73,8 @@ class Parts:
     alerting: Alerting
     grpc: GrpcServer
     http: HealthServer
-    discoveries: tuple[Discovery, ...]
+    pooling: Pooling
     sampler: Sampler
-    backends: Mapping[str, Backend]
 
 
 def nothing_to_reload() -> ReloadReport:
@@ -100,25 +97,23 @@ def build(
     the wire. `backends` stand in for those that the configuration describes, by their names.
     """
     clock = clock or LoopClock()
-    if backends is None:
-        backends = {each.name: make_backend(each) for each in config.backends}
+    catalog = _catalog(config)
+    # It looks at the driver, which is made with it; so do the topics.
+    pooling = Pooling(config, supervisor, clock, catalog, lambda: driver, backends)
+    pool = pooling.pool
     bus = _bus(config, clock)
-    # It looks at the driver, which is made with its observers.
     topics = SystemTopics(bus, lambda: driver)
     seen_by = observing(config, broker_version())
     engine, observers = Engine(engine_policy(config)), Observers((*seen_by.observers, topics))
-    driver = Driver(engine, backends, clock, supervisor, _limits(config), observers)
-    alerting = seen_by.alerting(config, driver, observers)
-    catalog = _catalog(config)
-    discoveries = tuple(
-        _discovery(each, backends[each.name], catalog, driver, clock) for each in config.backends
+    driver = Driver(
+        engine, pool, clock, supervisor, _limits(config), observers, pooling.performers()
     )
-    named = dict(zip(backends, discoveries, strict=True))
+    alerting = seen_by.alerting(config, driver, observers)
     status = StatusService(
         driver,
         clock,
-        backends,
-        lambda: {name: each.version for name, each in named.items()},
+        pool,
+        pool.versions,
         broker_version(),
         Pace(engine),
         alerting.firing,
@@ -141,9 +136,8 @@ def build(
         http=HealthServer(
             _http_settings(config), driver.snapshot, seen_by.exposition(driver, alerting, bus)
         ),
-        discoveries=discoveries,
+        pooling=pooling,
         sampler=sampling(config.monitors, driver.feed, clock, on_tick=(alerting.on_tick,)),
-        backends=backends,
     )
 
 
@@ -151,7 +145,10 @@ def _catalog(config: Config) -> Catalog:
     return Catalog(
         {
             name: ModelSettings(
-                num_ctx=each.num_ctx, num_ctx_max=each.num_ctx_max, slots=each.slots
+                num_ctx=each.num_ctx,
+                num_ctx_max=each.num_ctx_max,
+                slots=each.slots,
+                backend_tags=frozenset(each.backend_tags),
             )
             for name, each in config.models.items()
         }
@@ -167,21 +164,10 @@ def _limits(config: Config) -> DriverLimits:
         switches=SwitchLimits(
             load_timeout_s=config.placement.load_timeout_s,
             unload_timeout_s=config.placement.unload_timeout_s,
+            cure_timeout_s=config.healing.cure_timeout_s,
             keep_alive_s=config.placement.keep_alive_s,
         ),
     )
-
-
-def _discovery(
-    config: BackendConfig, backend: Backend, catalog: Catalog, driver: Driver, clock: Clock
-) -> Discovery:
-    policy = DiscoveryPolicy(
-        slots=config.slots,
-        poll_interval_ns=config.poll_interval_ms * _MS,
-        catalog_interval_ns=config.catalogue_interval_s * _S,
-        retry_interval_ns=config.retry_interval_ms * _MS,
-    )
-    return Discovery(backend, policy, catalog, driver.feed, clock.monotonic_ns, clock.sleep)
 
 
 def _bus(config: Config, clock: Clock) -> Bus:
@@ -255,8 +241,3 @@ def _grpc_server(
 def _http_settings(config: Config) -> HttpSettings:
     host, _, port = config.server.http_address.rpartition(":")
     return HttpSettings(host=host.strip("[]"), port=int(port))
-
-
-async def close_backends(parts: Parts) -> None:
-    """Closes every connection upstream."""
-    await asyncio.gather(*(each.close() for each in parts.backends.values()))

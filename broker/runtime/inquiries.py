@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from broker.core.engine import Engine
+from broker.core.errors import BackendNotFound
+from broker.core.membership import left_on
+from broker.core.model_name import nearest
 from broker.core.requests import RequestKey
 from broker.core.snapshot import Snapshot, take_snapshot
 from broker.core.story import explain, requests_called
@@ -37,6 +40,17 @@ class Inquiries:
     def agents(self) -> list[AgentView]:
         """The agents that are remembered, in the order of their ids."""
         return self._engine.agents.views(self._clock.monotonic_ns())
+
+    def check_backend(self, name: str) -> None:
+        """BackendNotFound, with the nearest names, where there is no such backend."""
+        if name not in self._engine.backends:
+            raise BackendNotFound(name, nearest(name, list(self._engine.backends)))
+
+    def left_on(self, name: str) -> tuple[int, int]:
+        """(requests that wait for what no other backend has, requests that run) on a backend."""
+        engine = self._engine
+        backend = engine.backends[name]
+        return left_on(backend, engine.backends, engine.attempts, engine.backlog)
 
     def agent_types(self) -> tuple[str, ...]:
         """The names of the types that the configuration knows."""

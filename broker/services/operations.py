@@ -10,6 +10,7 @@ from broker.core.errors import FieldProblem, InvalidRequest, RequestUnknown
 from broker.core.model_name import nearest
 from broker.core.requests import RequestKey
 from broker.core.stimuli import (
+    BackendDrainAsked,
     BlockAsked,
     BoostAsked,
     CancelCause,
@@ -113,6 +114,18 @@ class OperationsService:
         """Ends what was asked for with this very scope."""
         self._check(scope)
         return self._driver.adjust(ResumeAsked(scope))
+
+    def drain_backend(self, name: str) -> tuple[int, int]:
+        """Starts nothing more on this backend; (requests that wait for what no other backend has,
+        requests that run there). BackendNotFound."""
+        self._driver.check_backend(name)
+        self._driver.feed(BackendDrainAsked(name, True))
+        return self._driver.left_on(name)
+
+    def resume_backend(self, name: str) -> None:
+        """Gives this backend work again. BackendNotFound."""
+        self._driver.check_backend(name)
+        self._driver.feed(BackendDrainAsked(name, False))
 
     def reload(self) -> ReloadReport:
         """Reads the configuration again; it holds as a whole or not at all."""

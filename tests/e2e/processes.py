@@ -146,7 +146,7 @@ async def brokerd(
     connects: bool = True,
 ) -> AsyncIterator[BrokerProcess]:
     """A `brokerd` with this configuration (None: no file), Ollama's own variables not set. `flags`
-    are for Python, `arguments` for the daemon."""
+    are for Python, `arguments` for the daemon. What it keeps over a restart is in `folder`."""
     if config is not None:
         file = folder / "broker.toml"
         file.write_text(config)
@@ -159,7 +159,7 @@ async def brokerd(
         "broker.daemon.main",
         *arguments,
         cwd=ROOT,
-        env={**kept, **(environment or {})},
+        env={**kept, "XDG_STATE_HOME": str(folder / "state"), **(environment or {})},
         stderr=asyncio.subprocess.PIPE,
         limit=2**20,
     )

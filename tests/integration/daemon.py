@@ -154,9 +154,8 @@ async def running_daemon(
 
     async with asyncio.timeout(PATIENCE_S * 2), Supervisor(1000) as supervisor:
         parts = build(config, supervisor, drain, backends={"b": backend, **(others or {})})
-        for each in parts.discoveries:
-            await each.ask()
-            supervisor.start(each.run(), "discovery")
+        await parts.pooling.pool.ask_all()
+        parts.pooling.pool.start()
         port, http_port = await parts.grpc.start(), await parts.http.start()
         channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
         try:

@@ -56,6 +56,7 @@ async def test_a_hangup_changes_what_can_change(broker: BrokerProcess, tmp_path:
         STARTED_WITH.replace("100", "200")
         + """
         slots = 2
+        connect_timeout_ms = 100
         [agents]
         types = [{name = "system", match = ["system-*"], requests_per_minute = 7}]
         """
@@ -63,7 +64,8 @@ async def test_a_hangup_changes_what_can_change(broker: BrokerProcess, tmp_path:
     broker.tell(signal.SIGHUP)
     said = await broker.said("configuration reloaded")
     assert "limits.queued_max: 100 -> 200" in said["changed"]
-    assert said["needs_restart"] == ["backends[0].slots: 1 -> 2"]
+    assert "backends.ollama.slots: 1 -> 2" in said["changed"]
+    assert said["needs_restart"] == ["backends.ollama.connect_timeout_ms: 5000 -> 100"]
     assert await queued_max(broker) == 200
     assert await requests_per_minute(broker, "opus-1") == 7  # now of the default type
 
@@ -104,10 +106,10 @@ async def test_an_operator_hears_over_the_wire_what_a_reload_came_to(
     assert refused == admin_pb2.ReloadResponse(
         problems=[f"{file}: limits.queued_max: is 0; must be at least 1"]
     )
-    file.write_text(STARTED_WITH.replace("100", "101") + "slots = 2\n")
+    file.write_text(STARTED_WITH.replace("100", "101") + "kind = 'openai'\n")
     taken = await admin.Reload(admin_pb2.ReloadRequest())
     assert taken == admin_pb2.ReloadResponse(
-        changed=["limits.queued_max: 100 -> 101"], needs_restart=["backends[0].slots: 1 -> 2"]
+        changed=["limits.queued_max: 100 -> 101"], needs_restart=['backends.ollama.kind: "ollama" -> "openai"']
     )
     assert await queued_max(broker) == 101
 

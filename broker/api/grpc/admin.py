@@ -16,11 +16,12 @@ from broker.api.grpc.admin_codec import (
 from broker.api.grpc.admin_validation import (
     INTERVAL_MS_DEFAULT,
     check_boost,
+    check_drain,
     check_for_ms,
     check_requests_max,
+    check_resume,
     check_scope,
     check_set_level,
-    check_timeout_ms,
     check_watch,
 )
 from broker.api.grpc.level_codec import LEVEL_OF_NUMBER, encode_level
@@ -104,11 +105,14 @@ class AdminServicer(admin_pb2_grpc.AdminServicer):
     async def Drain(
         self, request: pb.DrainRequest, context: _Context[pb.DrainRequest, pb.DrainResponse]
     ) -> pb.DrainResponse:
-        """Begins to leave and says what is still under way."""
+        """Begins to leave, or to start nothing on one backend, and says what is under way."""
         try:
             problems = open_call(request, context)
-            check_timeout_ms(request.timeout_ms, problems)
+            check_drain(request, problems)
             problems.raise_any()
+            if request.backend:
+                queued, running = self._operations.drain_backend(request.backend)
+                return pb.DrainResponse(queued=queued, running=running)
         except BrokerError as error:
             await abort(context, error)
         asked = request.timeout_ms if request.HasField("timeout_ms") else None
@@ -208,11 +212,14 @@ class AdminServicer(admin_pb2_grpc.AdminServicer):
     async def Resume(
         self, request: pb.ResumeRequest, context: _Context[pb.ResumeRequest, pb.ResumeResponse]
     ) -> pb.ResumeResponse:
-        """Ends what was asked for with the same scope."""
+        """Ends what was asked for with the same scope, or the drain of a backend."""
         try:
             problems = open_call(request, context)
-            check_scope(request.scope, problems, is_needed=False)
+            check_resume(request, problems)
             problems.raise_any()
+            if request.backend:
+                self._operations.resume_backend(request.backend)
+                return pb.ResumeResponse()
             return pb.ResumeResponse(agents=self._operations.resume(decode_scope(request.scope)))
         except BrokerError as error:
             await abort(context, error)

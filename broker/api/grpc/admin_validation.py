@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from broker.api.grpc.level_codec import LEVEL
-from broker.api.grpc.validation import ID, ID_RULE, Problems
+from broker.api.grpc.validation import ID, ID_RULE, Problems, check_length
 from broker.core.requests import PRIORITY_HIGHEST, PRIORITY_LOWEST
 from broker_client.pb.broker.v1 import admin_pb2
 
@@ -14,6 +14,7 @@ INTERVAL_MS_DEFAULT: Final = 1000
 _INTERVAL_MS_MIN: Final = 100
 _INTERVAL_MS_MAX: Final = 3_600_000
 _DRAIN_MS_MAX: Final = 3_600_000
+BACKEND_LENGTH_MAX: Final = 63  # as long as a name may be in the configuration
 _FACTOR_MIN: Final = 0.01
 _FACTOR_MAX: Final = 100
 _FOR_MS_MAX: Final = 30 * 86_400_000
@@ -69,10 +70,23 @@ def check_watch(request: admin_pb2.WatchStatusRequest, problems: Problems) -> No
     problems.require(good, "interval_ms", f"{rule}, or 0 for {INTERVAL_MS_DEFAULT}")
 
 
-def check_timeout_ms(timeout_ms: int, problems: Problems) -> None:
-    """How long a drain may take."""
+def check_drain(request: admin_pb2.DrainRequest, problems: Problems) -> None:
+    """How long a drain may take, or which backend is drained: what runs there takes what it does.
+    Whether there is such a backend is not known here."""
+    timeout_ms = request.timeout_ms
     rule = f"is {timeout_ms}; 0 to {_DRAIN_MS_MAX}"
     problems.require(0 <= timeout_ms <= _DRAIN_MS_MAX, "timeout_ms", rule)
+    check_length(request.backend, BACKEND_LENGTH_MAX, "backend", problems)
+    if request.backend and request.HasField("timeout_ms"):
+        problems.add("timeout_ms", "does not go with backend: what runs there may take its time")
+
+
+def check_resume(request: admin_pb2.ResumeRequest, problems: Problems) -> None:
+    """Agents, or a backend."""
+    check_scope(request.scope, problems, is_needed=False)
+    check_length(request.backend, BACKEND_LENGTH_MAX, "backend", problems)
+    if request.backend and request.HasField("scope"):
+        problems.add("backend", "does not go with scope: resume one after the other")
 
 
 def check_set_level(request: admin_pb2.SetLevelRequest, problems: Problems) -> None:

@@ -239,7 +239,7 @@ def test_a_longer_queue_than_streams_is_still_let_in() -> None:
     assert live_max(Config(limits=LimitsConfig(queued_max=50, streams_max=10))) == 50
 
 
-def test_a_reload_changes_all_of_the_engine_but_its_backends(tmp_path: Path) -> None:
+def test_a_reload_changes_all_of_the_engine_but_what_its_shell_is_built_with(tmp_path: Path) -> None:
     """And but what is built into other parts as well: keep_alive_s and streams_max."""
     file = tmp_path / "broker.toml"
     file.write_text(
@@ -269,7 +269,7 @@ def test_a_reload_changes_all_of_the_engine_but_its_backends(tmp_path: Path) -> 
     wanted = engine_policy(load(file, {}))
     new = engine_policy(plan_reload(Config(), file, {}).config)
     assert new == EnginePolicy(
-        backends=old.backends,
+        backends=wanted.backends,
         agents=wanted.agents,
         queue=replace(wanted.queue, live_max=old.queue.live_max),
         placement=replace(wanted.placement, keep_alive_ns=old.placement.keep_alive_ns),
