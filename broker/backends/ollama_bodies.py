@@ -37,6 +37,8 @@ def generation_body(model: str, content: GenerateContent, num_ctx: int | None) -
         _add_prompt(body, content.input)
     else:
         path = CHAT
+        if content.continues:
+            _check_begun(content.input)
         body["messages"] = [_message(each) for each in content.input]
         if content.tools:
             body["tools"] = [tool_body(each) for each in content.tools]
@@ -50,6 +52,14 @@ def generation_body(model: str, content: GenerateContent, num_ctx: int | None) -
         del options["num_predict"]
     _add_options(body, options, num_ctx)
     return path, _encode(body)
+
+
+def _check_begun(messages: tuple[Message, ...]) -> None:
+    """Ollama has no word for going on: where the last message is the assistant's, it executes the
+    template up to that message's end and lets the model write on (its template/template.go); behind
+    any other, a new answer would begin."""
+    if not messages or messages[-1].role != "assistant":
+        raise BackendRefused("only an assistant's message can be gone on with", status=400)
 
 
 def embed_body(model: str, content: EmbedContent, num_ctx: int | None) -> bytes:

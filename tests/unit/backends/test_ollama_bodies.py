@@ -127,3 +127,22 @@ def test_json_too_deep_for_its_parser_is_refused_and_no_fault_of_ours() -> None:
     content = GenerateContent(input=Prompt(text="x"), format_json=schema)
     with pytest.raises(BackendRefused, match="format is not JSON"):
         generation_body("m", content, None)
+
+
+def test_an_answer_that_goes_on_ends_with_what_the_assistant_said() -> None:
+    user, begun = Message(role="user", content="Count."), Message(role="assistant", content="one, ")
+    body = body_of(GenerateContent(input=(user, begun), continues=True))
+    assert body == {
+        "model": "m",
+        "stream": True,
+        "messages": [
+            {"role": "user", "content": "Count."},
+            {"role": "assistant", "content": "one, "},
+        ],
+    }
+
+
+@pytest.mark.parametrize("messages", [(), (Message(role="user", content="Count."),)])
+def test_nothing_but_the_assistants_own_can_be_gone_on_with(messages: tuple[Message, ...]) -> None:
+    with pytest.raises(BackendRefused, match="assistant's message"):
+        generation_body("m", GenerateContent(input=messages, continues=True), None)
