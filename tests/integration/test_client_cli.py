@@ -79,6 +79,19 @@ async def test_thinking_and_tool_calls_are_shown_apart(broker: ScriptedBroker) -
     assert broker.requests[0].think.enabled
 
 
+async def test_limits_and_what_may_be_done_when_it_is_interrupted(broker: ScriptedBroker) -> None:
+    broker.script.append(answer)
+    result = await brokerctl(
+        *(broker, "generate", "why?", "--model", "m", "--on-interruption", "restart"),
+        *("--timeout", "first-token=5s", "--timeout", "queue=1m", "--prompt-type", "summary"),
+    )
+    assert result.stdout == "".join(WORDS) + "\n"
+    asked = broker.requests[0]
+    assert asked.on_interruption == inference_pb2.ON_INTERRUPTION_RESTART
+    assert asked.timeouts == inference_pb2.Timeouts(first_token_ms=5_000, queue_ms=60_000)
+    assert asked.prompt_type == "summary"
+
+
 async def test_events_as_lines_of_json(broker: ScriptedBroker) -> None:
     async def full(request: Any, context: Context) -> AsyncIterator[Any]:
         await refuse(context, grpc.StatusCode.UNAVAILABLE, "QUEUE_FULL", retry_after_ms=1)
@@ -155,7 +168,7 @@ async def test_without_a_broker_everything_says_how_to_start_one() -> None:
         said = "brokerctl: no broker answers at 127.0.0.1:1; start one with `brokerd`\n"
         assert (result.exit_code, result.stderr) == (3, said)
     result = await asyncio.to_thread(CliRunner().invoke, main, ["doctor", *nobody])
-    assert result.exit_code == 1
+    assert result.exit_code == 3
     assert "start one with `brokerd`" in result.stdout
 
 

@@ -61,6 +61,31 @@ async def test_a_block_leaves_or_cancels_what_waits(broker: ScriptedBroker) -> N
     ]
 
 
+async def test_a_backend_is_drained_and_resumed(broker: ScriptedBroker) -> None:
+    result = await brokerctl(broker, "drain", "--backend", "gpu0")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == (
+        "backend gpu0 gets no new work until `brokerctl resume --backend gpu0`; "
+        "2 requests running on it may end; 1 request waits until then, as no other backend has "
+        "the model\n"
+    )
+    result = await brokerctl(broker, "resume", "--backend", "gpu0")
+    assert result.stdout == "backend gpu0 gets work again\n"
+    assert broker.levers == [
+        admin_pb2.DrainRequest(backend="gpu0"),
+        admin_pb2.ResumeRequest(backend="gpu0"),
+    ]
+    as_json = [
+        json.loads((await brokerctl(broker, name, "--backend", "gpu0", "--json")).stdout)
+        for name in ("drain", "resume")
+    ]
+    assert as_json == [{"queued": 1, "running": 2, "timeout_ms": 0}, {"backend": "gpu0"}]
+    for name in ("drain", "resume"):
+        result = await brokerctl(broker, name, "--backend", "absent")
+        assert result.exit_code == 1
+        assert "`brokerctl status` lists the backends" in result.stderr
+
+
 async def test_everybody_is_paused_and_resumed_only_by_name(broker: ScriptedBroker) -> None:
     result = await brokerctl(broker, "pause", "--all")
     assert result.stdout == (

@@ -84,6 +84,11 @@ async def test_the_level_is_set_for_a_while_and_left_to_the_load(broker: Scripte
         ("doctor", "--model", "m"),
         ("completion", "tcsh"),
         ("top", "--interval", "0"),
+        ("drain", "--backend", "gpu0", "--timeout", "2"),
+        ("resume", "opus-1", "--backend", "gpu0"),
+        ("generate", "x", "--timeout", "tea=5m"),
+        ("generate", "x", "--on-interruption", "pray"),
+        ("status", "--address", "nowhere"),
     ],
     ids=" ".join,
 )

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from broker_client import BrokerError, Client
 from broker_client.channel import broker_address
+from brokerctl.address import checked_address
 from brokerctl.exit_status import EXIT_INTERRUPTED
 from brokerctl.explanation import error_document, exit_status_of, sentence_of
 
@@ -55,7 +56,7 @@ def asking(command: Callable[..., None]) -> Callable[..., None]:
     @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
     @functools.wraps(command)
     def wrapped(*args: Any, address: str | None, as_json: bool, **kwargs: Any) -> None:
-        call = Call(address=broker_address(address), as_json=as_json)
+        call = Call(address=checked_address(broker_address(address)), as_json=as_json)
         try:
             command(call, *args, **kwargs)
         except BrokerError as error:

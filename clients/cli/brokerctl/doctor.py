@@ -12,6 +12,7 @@ from broker_client import BrokerError, Client
 from brokerctl.call import Call, asking, print_json
 from brokerctl.clock_findings import clock_finding
 from brokerctl.exit_status import EXIT_SAID_NO
+from brokerctl.explanation import exit_status_of
 from brokerctl.finding import Finding, Severity
 from brokerctl.findings import examine, unreachable_finding
 from brokerctl.probe import PROBE_DEADLINE_S, probe
@@ -32,11 +33,12 @@ STYLES = {Severity.GOOD: "green", Severity.ODD: "yellow", Severity.BAD: "red"}
 def doctor(call: Call, is_probing: bool, model: str | None) -> None:
     """Say what is wrong between here and a token, and the next step for each finding.
 
-    The exit status is 1 where something keeps work from being done, else 0.
+    The exit status is 1 where something keeps work from being done, 3 where no broker answers,
+    else 0.
     """
     if model is not None and not is_probing:
         raise click.UsageError("--model goes with --probe")
-    findings = look(call, is_probing=is_probing, model=model)
+    findings, status = look(call, is_probing=is_probing, model=model)
     is_bad = any(each.severity is Severity.BAD for each in findings)
     if call.as_json:
         print_json({"healthy": not is_bad, "findings": [document(each) for each in findings]})
@@ -44,7 +46,7 @@ def doctor(call: Call, is_probing: bool, model: str | None) -> None:
         console = call.console()
         for each in findings:
             console.print(finding_view(each))
-    sys.exit(EXIT_SAID_NO if is_bad else 0)
+    sys.exit(status or (EXIT_SAID_NO if is_bad else 0))
 
 
 def finding_view(finding: Finding) -> Table:
@@ -67,8 +69,9 @@ def document(finding: Finding) -> dict[str, str]:
     }
 
 
-def look(call: Call, *, is_probing: bool, model: str | None) -> list[Finding]:
-    """Asks the broker. An error on the way is a finding like others."""
+def look(call: Call, *, is_probing: bool, model: str | None) -> tuple[list[Finding], int]:
+    """Asks the broker. An error on the way is a finding like others, but for the exit status, which
+    is what every command has for it."""
     try:
         with call.client() as client:
             status = client.status(requests_max=REQUESTS_LOOKED_AT)
@@ -77,9 +80,10 @@ def look(call: Call, *, is_probing: bool, model: str | None) -> list[Finding]:
             findings.append(clock_finding(client))
             if is_probing:
                 findings += probed(client, call, model)
-            return findings
+            return findings, 0
     except BrokerError as error:
-        return [unreachable_finding(call.address, error.reason or error.code.name)]
+        finding = unreachable_finding(call.address, error.reason or error.code.name)
+        return [finding], exit_status_of(error)
 
 
 def probed(client: Client, call: Call, model: str | None) -> list[Finding]:

@@ -1,4 +1,7 @@
-"""How brokerctl ends; also in `brokerctl --help`. 2 is click's, for wrong use."""
+"""How brokerctl ends; also in `brokerctl --help`. 2 is click's, for wrong use.
+
+Where no broker answers every command ends with 3, the doctor too, though that is what it found.
+"""
 
 from __future__ import annotations
 

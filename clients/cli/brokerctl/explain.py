@@ -6,7 +6,7 @@ from typing import Final
 
 import click
 
-from broker_client import Explanation, Overtaking
+from broker_client import Attempt, Explanation, Overtaking
 from brokerctl.call import Call, asking, print_json
 from brokerctl.figures import counted, duration_text
 
@@ -50,6 +50,7 @@ def page(story: Explanation) -> list[str]:
         f"  {times_text(story)}",
         *(f"  changed: {each}" for each in story.changes),
         *gate_lines(story),
+        *attempt_lines(story),
         *overtaking_lines(story),
     ]
 
@@ -95,6 +96,49 @@ def gate_lines(story: Explanation) -> list[str]:
         verdict = "passed" if each.passed else "said no"
         lines.append(f"  {verdict:7}  {each.name:{width}}  {each.detail}".rstrip())
     return lines
+
+
+def attempt_lines(story: Explanation) -> list[str]:
+    """Its calls to backends, in columns; none where the only one goes well, for that is said."""
+    attempts = story.attempts
+    if not attempts or (len(attempts) == 1 and not attempts[0].reason):
+        return []
+    rows = [
+        (
+            str(each.number),
+            each.backend,
+            each.model,
+            duration_text(each.run_ms),
+            "" if each.first_token_ms is None else duration_text(each.first_token_ms),
+            str(each.pieces),
+        )
+        for each in attempts
+    ]
+    titles = ("no", "backend", "model", "ran", "first piece", "pieces")
+    widths = [max(len(row[i]) for row in (titles, *rows)) for i in range(len(titles))]
+    left = (1, 2)  # names; all else is figures
+    lines = ["attempts, the last ones:" if attempts[0].number > 1 else "attempts:"]
+    for cells, came_to in zip(
+        (titles, *rows), ("came to", *map(attempt_text, attempts)), strict=True
+    ):
+        padded = [
+            cell.ljust(width) if i in left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ]
+        lines.append(f"  {'  '.join(padded)}  {came_to}")
+    return lines
+
+
+def attempt_text(attempt: Attempt) -> str:
+    """What it came to, and what was waited before the next."""
+    parts = ["from the text so far"] if attempt.continued else []
+    if not attempt.reason:
+        parts.append("no failure")
+    else:
+        parts.append(f"{attempt.reason}: {attempt.problem}" if attempt.problem else attempt.reason)
+    if attempt.backoff_ms:
+        parts.append(f"then {duration_text(attempt.backoff_ms)} of waiting")
+    return "; ".join(parts)
 
 
 def overtaking_lines(story: Explanation) -> list[str]:

@@ -16,8 +16,12 @@ from broker_client.errors import (
     AgentQueueFull,
     AgentUnknown,
     BackendFailed,
+    BackendNotFound,
     BrokerRateLimited,
+    CallRateLimited,
+    CallsFull,
     CapabilityMissing,
+    CircuitOpen,
     ConnectionLost,
     DeadlineExpired,
     DeadlineInfeasible,
@@ -32,6 +36,7 @@ from broker_client.errors import (
     QuotaExceeded,
     RequestUnknown,
     SmallModelsOnly,
+    TimedOut,
 )
 from brokerctl.exit_status import EXIT_NO_BROKER, EXIT_SAID_NO
 from brokerctl.figures import duration_text
@@ -50,6 +55,8 @@ NEXT_STEPS: Final[tuple[tuple[type[BrokerError], str], ...]] = (
     (AgentNotFound, "`brokerctl agents` lists those that are known"),
     (AgentBlocked, "`brokerctl resume` with the same AGENT or --type ends that"),
     (AgentQueueFull, "let some of its requests end first"),
+    (CallsFull, "let some calls of this agent, or of this connection, end first"),
+    (CallRateLimited, "use one client for many requests, and send fewer at once"),
     (QuotaExceeded, "`brokerctl quota AGENT` shows what is left and when more comes"),
     (QueueFull, "a better --priority may get in"),
     (Displaced, "a better --priority may get in"),
@@ -57,10 +64,13 @@ NEXT_STEPS: Final[tuple[tuple[type[BrokerError], str], ...]] = (
     (Degraded, "`brokerctl level` says what is short"),
     (SmallModelsOnly, "`brokerctl level` says what is short"),
     (BrokerRateLimited, "all agents share this limit"),
+    (BackendNotFound, "`brokerctl status` lists the backends"),
+    (CircuitOpen, "`brokerctl status` says which calls failed, and when the next may pass"),
     (NoBackend, "`brokerctl doctor` says which backend does not answer, and why"),
     (LoadFailed, "`brokerctl doctor` shows the state of the backends"),
     (BackendFailed, "`brokerctl doctor` shows the state of the backends"),
     (Draining, "start the broker again once it has stopped"),
+    (TimedOut, "give that phase more with --timeout, or see `brokerctl doctor`"),
     (DeadlineExpired, "give it more time, or a better --priority"),
     (ConnectionLost, "`brokerctl doctor` says whether the broker still answers"),
 )
@@ -73,12 +83,15 @@ COMES_AGAIN: Final = (
     Displaced,
     Degraded,
     SmallModelsOnly,
+    CircuitOpen,
 )
 
 
 def sentence_of(error: BrokerError, address: str) -> str:
     """What happened and what to do, in one line."""
     if isinstance(error, Unreachable):
+        if "resolv" in error.message.lower():
+            return f"no host can be found for {address}; correct --address or BROKER_ADDRESS"
         return f"no broker answers at {address}; start one with `brokerd`"
     words = error.message or f"the broker answered {error.code.name}"
     if isinstance(error, COMES_AGAIN) and error.retry_after_s:

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Final
 
 from broker_client import BackendStatus, Model, Status, __version__
 from brokerctl.figures import counted
 from brokerctl.finding import Finding, bad, good, odd
+from brokerctl.health_findings import health_findings
 from brokerctl.machine_findings import machine_findings
 from brokerctl.model_choice import completion_models
+
+# Waits that end when something above is mended.
+WAITS_FOR_BACKENDS: Final = {
+    "backend_down": "for a backend that is down",
+    "breaker": "for a circuit breaker to close",
+    "sick": "for a model that could not be loaded",
+    "healing": "for a model or a server to be cured",
+    "backend_drains": "for a backend that is being drained",
+}
 
 
 def unreachable_finding(address: str, why: str) -> Finding:
@@ -64,7 +75,7 @@ def backend_findings(backend: BackendStatus) -> list[Finding]:
                 "broker takes it up by itself as soon as it answers",
             )
         ]
-    findings = [good(f"backend {backend.name} at {backend.url} is up, version {backend.version}")]
+    findings = health_findings(backend)
     if backend.loads_failed:
         findings.append(
             odd(
@@ -154,11 +165,7 @@ def queue_findings(status: Status) -> list[Finding]:
                 "see those models above; or set memory_gb under [[backends]]",
             )
         )
-    if waits["backend_down"]:
-        findings.append(
-            odd(
-                f"{waiting_text(waits['backend_down'])} for a backend that is down",
-                "see the backends above",
-            )
-        )
+    for reason, words in WAITS_FOR_BACKENDS.items():
+        if waits[reason]:
+            findings.append(odd(f"{waiting_text(waits[reason])} {words}", "see the backends above"))
     return findings

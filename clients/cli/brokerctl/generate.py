@@ -16,10 +16,13 @@ from brokerctl.exit_status import EXIT_SAID_NO
 from brokerctl.explanation import error_document
 from brokerctl.figures import counted, duration_text
 from brokerctl.model_choice import choose_model
+from brokerctl.phase_limits import PhaseLimit, timeouts_of
 from brokerctl.waiting_line import WaitingLine
 
 # How events of two words are called on the wire.
 WIRE_NAMES: Final = {"SlowDown": "slow_down"}
+# Between text that became void on a terminal and what takes its place.
+BEGINS_ANEW: Final = "--- begins anew ---"
 
 
 @click.command()
@@ -33,6 +36,23 @@ WIRE_NAMES: Final = {"SlowDown": "slow_down"}
 @click.option("--seed", type=int, help="Makes sampling repeatable.")
 @click.option("--think/--no-think", default=None, help="Thinking, for models that can.")
 @click.option("--deadline", "deadline_s", type=float, help="Give up after so many seconds.")
+@click.option(
+    "--timeout",
+    "limits",
+    type=PhaseLimit(),
+    multiple=True,
+    metavar="PHASE=DURATION",
+    help="Give up where a phase takes longer: queue, load, first-token, token-gap or total, as "
+    "first-token=5s. May be given for several.",
+)
+@click.option(
+    "--on-interruption",
+    type=click.Choice(["fail", "restart", "continue"]),
+    help="When an attempt is lost after text has come: fail, begin anew, or go on from the text so "
+    "far. Where text may become void it goes into a pipe or file only when it is whole.  "
+    "[default: fail]",
+)
+@click.option("--prompt-type", help="Kind of prompt, which chooses the operator's default answer.")
 @asking
 def generate(call: Call, prompt: str | None, **given: Any) -> None:
     """Ask for an answer to PROMPT; without PROMPT, or with -, it is read from standard input."""
@@ -42,8 +62,12 @@ def generate(call: Call, prompt: str | None, **given: Any) -> None:
         prompt = read_prompt()
     with call.client(given.pop("agent")) as client:
         model = given.pop("model") or default_model(client)
+        timeouts = timeouts_of(given.pop("limits"))
         ask: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-        show: Callable[[Event], None] = Answer().show
+        if timeouts is not None:
+            ask["timeouts"] = timeouts
+        may_turn_void = ask.get("on_interruption", "fail") != "fail"
+        show: Callable[[Event], None] = Answer(may_turn_void=may_turn_void).show
         if call.as_json:
             show = show_json
         # The options above are a part of the keys that a call may have.
@@ -75,26 +99,52 @@ def default_model(client: Client) -> str:
 
 
 class Answer:
-    """Prints an answer: text to standard output, everything about it to standard error."""
+    """Prints an answer: text to standard output, everything about it to standard error.
 
-    def __init__(self) -> None:
+    Text that may become void cannot be taken back from whoever reads a pipe, and is held back until
+    it is whole; on a terminal a line says where the answer begins anew.
+    """
+
+    def __init__(self, *, may_turn_void: bool = False, is_terminal: bool | None = None) -> None:
+        is_terminal = sys.stdout.isatty() if is_terminal is None else is_terminal
+        self._held: list[Chunk] | None = [] if may_turn_void and not is_terminal else None
         self._waiting = WaitingLine()
         self._is_line_open = False
         self._is_thinking = False
+        self._has_shown = False
 
     def show(self, event: Event) -> None:
         """Prints one event."""
         if isinstance(event, Chunk):
             self._waiting.clear()
-            self._show_chunk(event)
+            if self._held is not None:
+                self._held.append(event)
+            else:
+                self._show_chunk(event)
             return
+        if isinstance(event, Done):
+            self._show_held()
         if isinstance(event, Done | Requeued):
             self._end_line()
         self._waiting.show(event)
+        if isinstance(event, Requeued) and event.discard_before_seq:
+            self._begin_anew()
         if isinstance(event, Done):
             click.secho(done_text(event), err=True, dim=True)
 
+    def _begin_anew(self) -> None:
+        if self._held is not None:
+            self._held.clear()
+        if self._has_shown:
+            click.secho(BEGINS_ANEW, bold=True)
+        self._has_shown = self._is_thinking = False
+
+    def _show_held(self) -> None:
+        for chunk in self._held or ():
+            self._show_chunk(chunk)
+
     def _show_chunk(self, chunk: Chunk) -> None:
+        self._has_shown = True
         if chunk.thinking:
             click.secho(chunk.thinking, err=True, dim=True, nl=False)
             self._is_thinking = True

@@ -31,7 +31,7 @@ COMMANDS: Final[Mapping[str, Entry]] = {
     "config": Entry("brokerctl.config", "config", "Check the broker's configuration."),
     "demo": Entry("brokerctl.demo.command", "demo", "Watch twelve agents share a broker."),
     "doctor": Entry("brokerctl.doctor", "doctor", "Find what is wrong, and say what to do."),
-    "drain": Entry("brokerctl.drain", "drain", "Let the broker finish its work and stop."),
+    "drain": Entry("brokerctl.drain", "drain", "Have the broker, or one backend, end its work."),
     "events": Entry("brokerctl.events", "events", "Print what happens, as it happens."),
     "explain": Entry("brokerctl.explain", "explain", "Why a request waits, or how it ended."),
     "generate": Entry("brokerctl.generate", "generate", "Ask a model and read the answer."),
@@ -41,7 +41,7 @@ COMMANDS: Final[Mapping[str, Entry]] = {
     "queue": Entry("brokerctl.queue", "queue", "What waits, and what for."),
     "quota": Entry("brokerctl.quota", "quota", "What an agent may use, and what is left."),
     "reload": Entry("brokerctl.reload", "reload", "Have the broker read its configuration again."),
-    "resume": Entry("brokerctl.resume", "resume", "End what boost, block and pause said."),
+    "resume": Entry("brokerctl.resume", "resume", "End what boost, block, pause and drain said."),
     "status": Entry("brokerctl.status", "status", "What runs, what waits, and on what."),
     "top": Entry("brokerctl.top", "top", "The same, live, with keys to act."),
 }

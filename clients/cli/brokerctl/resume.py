@@ -1,4 +1,4 @@
-"""`brokerctl resume`: takes back what boost, block and pause said."""
+"""`brokerctl resume`: takes back what boost, block and pause said, or the drain of a backend."""
 
 from __future__ import annotations
 
@@ -11,12 +11,19 @@ from brokerctl.whom import Whom, chosen, concerned_text, document, everybody, sc
 @click.command()
 @scoped
 @everybody
+@click.option("--backend", default="", metavar="NAME", help="A backend that was drained.")
 @asking
-def resume(call: Call, agent: str | None, agent_type: str | None, all_agents: bool) -> None:
+def resume(
+    call: Call, agent: str | None, agent_type: str | None, all_agents: bool, backend: str
+) -> None:
     """End what was said of AGENT with boost, block and pause.
 
-    What was said of its type, or of everybody, is ended with --type and --all.
+    What was said of its type, or of everybody, is ended with --type and --all, the drain of a
+    backend with --backend.
     """
+    if backend:
+        resume_backend(call, backend, is_alone=not (agent or agent_type or all_agents))
+        return
     whom = chosen(agent, agent_type, all_agents=all_agents)
     with call.client() as client:
         count = client.resume(**whom.keywords())
@@ -24,6 +31,18 @@ def resume(call: Call, agent: str | None, agent_type: str | None, all_agents: bo
         print_json(document(whom, count))
         return
     click.echo(ended_text(whom, concerned_text(whom, count)))
+
+
+def resume_backend(call: Call, name: str, *, is_alone: bool) -> None:
+    """Has a backend get work again."""
+    if not is_alone:
+        raise click.UsageError("--backend goes with no AGENT, --type or --all")
+    with call.client() as client:
+        client.resume(backend=name)
+    if call.as_json:
+        print_json({"backend": name})
+    else:
+        click.echo(f"backend {name} gets work again")
 
 
 def ended_text(whom: Whom, known: str) -> str:

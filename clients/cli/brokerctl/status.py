@@ -6,6 +6,7 @@ import click
 from rich.live import Live
 
 from brokerctl.call import Call, asking, print_json
+from brokerctl.fitting_screen import FittingScreen
 from brokerctl.status_tables import status_view
 
 
@@ -50,4 +51,4 @@ def status(call: Call, requests_max: int, watch: bool, interval_s: float) -> Non
             return
         with Live(console=console, screen=True) as live:
             for now in states:
-                live.update(status_view(now, call.address))
+                live.update(FittingScreen(status_view(now, call.address)))

@@ -7,6 +7,7 @@ from rich.text import Text
 
 from broker_client import Status
 from brokerctl.figures import counted, duration_text
+from brokerctl.health_lines import ailment_lines
 from brokerctl.level_tables import (
     alert_lines,
     gpus_table,
@@ -59,6 +60,7 @@ def machine_parts(status: Status) -> list[RenderableType]:
 def work_parts(status: Status) -> list[RenderableType]:
     """Backends, models, and what waits and runs on them."""
     parts: list[RenderableType] = ["", backends_table(status.backends)]
+    parts += ailment_lines(status.backends)
     if any(each.models for each in status.backends):
         parts += ["", residents_table(status.backends)]
     if status.priorities:

@@ -10,10 +10,13 @@ from typing import Final
 from broker_client import Status
 from brokerctl.figures import counted, duration_text, rate_text
 from brokerctl.fitting_table import Column
+from brokerctl.health_lines import ailment_texts
 from brokerctl.level_tables import held_text, is_held
 from brokerctl.work_tables import answering_text, expiry_text, memory_text, standing_text, wait_text
 
 REQUESTS_MAX: Final = 500
+# The tables need the rest of the screen.
+AILMENTS_SHOWN: Final = 4
 
 REQUEST_COLUMNS: Final = (
     Column(name="request"),
@@ -174,9 +177,11 @@ def summary_lines(status: Status) -> list[str]:
         f" at {status.tokens_per_s:.0f} tokens/s; {counted(status.agents, 'agent')}"
         + (f"; wait {wait_text(status.queue_wait)}" if status.queue_wait.count else ""),
     ]
-    down = [each.name for each in status.backends if not each.up]
-    if down:
-        lines.append(f"down: {', '.join(down)}")
+    ailments = ailment_texts(status.backends)
+    lines += ailments[:AILMENTS_SHOWN]
+    if len(ailments) > AILMENTS_SHOWN:
+        more = len(ailments) - AILMENTS_SHOWN
+        lines.append(f"and {more} more such; `brokerctl status` names all")
     if status.paused:
         lines.append(f"paused: {', '.join(status.paused)}")
     if status.draining:

@@ -60,9 +60,11 @@ def waiting_text(event: Event) -> str:
             if event.substituted_for:
                 model = f"{model} instead of {event.substituted_for}"
             notes = "".join(f"; {each}" for each in event.changes)
-            return f"{model} on {event.backend}{notes}"
+            attempt = f", attempt {event.attempt}" if event.attempt > 1 else ""
+            return f"{model} on {event.backend}{attempt}{notes}"
         case Requeued():
-            return f"back in the queue: {event.reason}"
+            void = "; what came so far is void" if event.discard_before_seq else ""
+            return f"back in the queue: {event.reason}{void}"
         case Retrying():
             return f"{event.error}; trying again in {duration_text(event.delay_s * 1000)}"
         case SlowDown():

@@ -16,8 +16,9 @@ from broker_client import (
     Status,
     WaitStatus,
 )
-from brokerctl.figures import bytes_text, counted, duration_text, rate_text, share_text
+from brokerctl.figures import amount_text, bytes_text, counted, duration_text, rate_text, share_text
 from brokerctl.fitting_table import Column, FittingTable
+from brokerctl.health_lines import backend_state
 from brokerctl.queue_groups import is_waiting
 from brokerctl.wait_reasons import TOLD_AS_SENTENCE, wait_of
 
@@ -31,10 +32,16 @@ def backends_table(backends: Sequence[BackendStatus]) -> FittingTable:
         Column(name="state", is_prose=True),
         Column(name="loads", is_number=True),
         Column(name="failed", is_number=True),
+        Column(name="retries", is_number=True, rank=2),
+        Column(name="restarts", is_number=True, rank=2),
+        Column(name="weight", is_number=True, rank=3),
         Column(name="version", rank=1),
         Column(name="url", rank=2),
         Column(name="kind", rank=3),
+        Column(name="tags", rank=4),
     )
+    # Of equal weights nothing needs to be said.
+    has_weights = len({each.weight for each in backends}) > 1
     for each in backends:
         failed = Text(str(each.loads_failed), style="yellow" if each.loads_failed else "")
         table.add(
@@ -42,18 +49,15 @@ def backends_table(backends: Sequence[BackendStatus]) -> FittingTable:
             backend_state(each),
             str(each.loads),
             failed,
+            str(each.retries or ""),
+            str(each.restarts or ""),
+            amount_text(each.weight) if has_weights else "",
             each.version,
             each.url,
             each.kind,
+            ", ".join(each.tags),
         )
     return table
-
-
-def backend_state(backend: BackendStatus) -> Text:
-    """Up, or why not."""
-    if backend.up:
-        return Text("up", style="green")
-    return Text(f"down: {backend.problem}" if backend.problem else "down", style="red")
 
 
 def residents_table(backends: Sequence[BackendStatus]) -> FittingTable:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from broker_client import Explanation, Gate, Overtaking, RequestName
+from broker_client import Attempt, Explanation, Gate, Overtaking, RequestName
 from brokerctl.explain import STATES, page
 
 WAITS = Explanation(
@@ -127,3 +127,49 @@ def test_who_overtook_it_by_rule_and_what_is_forgotten() -> None:
 @pytest.mark.parametrize("state", [*STATES, "a state of a newer broker"])
 def test_every_state_makes_a_sentence(state: str) -> None:
     assert page(replace(WAITS, state=state))[0].startswith("request r-1 of agent opus-1 ")
+
+
+FIRST = Attempt(
+    number=1,
+    backend="gpu0",
+    model="qwen3:8b",
+    run_ms=1200.0,
+    first_token_ms=300.0,
+    pieces=12,
+    reason="BACKEND_FAILED",
+    problem="connection reset",
+    backoff_ms=250.0,
+    continued=False,
+)
+SECOND = replace(
+    FIRST,
+    number=2,
+    backend="spare",
+    pieces=0,
+    first_token_ms=None,
+    reason="",
+    problem="",
+    backoff_ms=0.0,
+    continued=True,
+)
+
+
+def test_the_attempts_are_a_table() -> None:
+    lines = page(replace(WAITS, attempts=(FIRST, SECOND)))
+    start = lines.index("attempts:")
+    assert lines[start : start + 4] == [
+        "attempts:",
+        "  no  backend  model       ran  first piece  pieces  came to",
+        "   1  gpu0     qwen3:8b  1.2 s       300 ms      12  BACKEND_FAILED: connection reset; "
+        "then 250 ms of waiting",
+        "   2  spare    qwen3:8b  1.2 s                    0  from the text so far; no failure",
+    ]
+
+
+def test_attempts_that_are_forgotten_are_not_denied() -> None:
+    assert "attempts, the last ones:" in page(replace(WAITS, attempts=(SECOND,) * 2))
+
+
+def test_a_single_attempt_that_goes_well_needs_no_table() -> None:
+    only = replace(SECOND, number=1)
+    assert page(replace(WAITS, attempts=(only,))) == page(WAITS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import grpc
 import pytest
 
@@ -50,6 +52,11 @@ FULL = QueueFull(ErrorDetails(code=grpc.StatusCode.UNAVAILABLE, message="full"))
             Requeued(reason="a better one came", discard_before_seq=0),
             "back in the queue: a better one came",
         ),
+        (
+            Requeued(reason="gpu0 died", discard_before_seq=7),
+            "back in the queue: gpu0 died; what came so far is void",
+        ),
+        (replace(STARTED, attempt=2), "b on gpu0, attempt 2"),
         (Retrying(error=FULL, delay_s=2.5), "full; trying again in 2.5 s"),
         (SlowDown(retry_after_ms=500), "the broker asks for less for 500 ms"),
         (CHUNK, ""),

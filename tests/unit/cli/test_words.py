@@ -79,6 +79,15 @@ def test_no_broker_says_how_to_start_one() -> None:
     assert (document["code"], document["message"]) == ("UNAVAILABLE", said)
 
 
+def test_a_host_that_is_not_found_is_no_broker_that_could_be_started() -> None:
+    lost = Unreachable(
+        ErrorDetails(code=grpc.StatusCode.UNAVAILABLE, message="errors resolving box:1: [...]")
+    )
+    said = "no host can be found for box:1; correct --address or BROKER_ADDRESS"
+    assert sentence_of(lost, "box:1") == said
+    assert exit_status_of(lost) == 3
+
+
 def model(name: str, size: int, *, resident: bool = False, able: bool = True) -> Model:
     place = ModelPlace(
         backend="gpu0",

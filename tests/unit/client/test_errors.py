@@ -70,6 +70,18 @@ def test_bad_fields_are_all_named() -> None:
     )
 
 
+def test_a_time_out_names_its_phase() -> None:
+    told = trailers(info("TIMED_OUT", phase="first_token"))
+    error = error_of_status(Code.DEADLINE_EXCEEDED, "late", told, address=ADDRESS)
+    assert isinstance(error, errors.TimedOut)
+    assert error.phase == "first_token"
+    silent = error_of_status(
+        Code.DEADLINE_EXCEEDED, "late", trailers(info("TIMED_OUT")), address=ADDRESS
+    )
+    assert isinstance(silent, errors.TimedOut)
+    assert silent.phase == ""
+
+
 def test_a_reason_of_a_newer_broker_stays_a_plain_error_that_names_it() -> None:
     error = error_of_status(
         Code.RESOURCE_EXHAUSTED, "too many", trailers(info("NEVER_HEARD_OF")), address=ADDRESS
@@ -108,6 +120,11 @@ def test_another_domain_is_not_the_broker_speaking() -> None:
         (
             Code.UNAVAILABLE,
             "DNS resolution failed for nowhere.invalid:1: C-ares status is not ARES_SUCCESS",
+            errors.Unreachable,
+        ),
+        (
+            Code.UNAVAILABLE,
+            "errors resolving nowhere:1: [field:hostname lookup error:Domain name not found]",
             errors.Unreachable,
         ),
         (Code.UNAVAILABLE, "Socket closed", errors.ConnectionLost),

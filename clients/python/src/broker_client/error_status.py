@@ -34,6 +34,7 @@ UNREACHABLE_WORDS: Final = (
     "failed to connect",
     "dns resolution failed",
     "name resolution",
+    "errors resolving",
     "no such file or directory",
 )
 # What gRPC says when the peer or a proxy between drops a stream without a status of its own.

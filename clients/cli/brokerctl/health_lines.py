@@ -1,0 +1,85 @@
+"""What ails the backends, for people: health, drains, breakers, models that cannot be loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from rich.text import Text
+
+from broker_client import BackendStatus, BreakerStatus
+from brokerctl.figures import duration_text
+
+# A broker that is older than these words says none.
+WELL: Final = ("", "well")
+HEALTH_STYLES: Final = {"suspect": "yellow", "wedged": "bold red", "restarting": "bold yellow"}
+
+
+def is_well(backend: BackendStatus) -> bool:
+    """Has nothing been found against it?"""
+    return backend.health in WELL
+
+
+def backend_state(backend: BackendStatus) -> Text:
+    """Up, or why not; what keeps work from it."""
+    if not backend.up:
+        return Text(f"down: {backend.problem}" if backend.problem else "down", style="red")
+    state = Text("up", style="green")
+    if not is_well(backend):
+        why = f": {backend.evidence}" if backend.evidence else ""
+        state = Text(f"{backend.health}{why}", style=HEALTH_STYLES.get(backend.health, "yellow"))
+    if backend.draining:
+        state.append(", draining: no new work", style="bold yellow")
+    return state
+
+
+def breaker_text(backend: BackendStatus, breaker: BreakerStatus) -> str:
+    """One that is not closed, and what comes next."""
+    name = f"breaker of {breaker.model} on {backend.name}"
+    why = f": {breaker.why}" if breaker.why else ""
+    if breaker.state == "half_open":
+        return f"{name} lets one probe pass{why}"
+    if breaker.until_ms is None:
+        return f"{name} is {breaker.state}{why}"
+    return f"{name} is {breaker.state}, a probe in {duration_text(breaker.until_ms)}{why}"
+
+
+def breaker_texts(backends: Sequence[BackendStatus]) -> list[str]:
+    """All that are not closed."""
+    return [
+        breaker_text(backend, each)
+        for backend in backends
+        for each in backend.breakers
+        if each.state != "closed"
+    ]
+
+
+def sick_texts(backends: Sequence[BackendStatus]) -> list[str]:
+    """Models that could not be loaded, and when they are tried again."""
+    return [
+        f"{each.model} cannot be loaded on {backend.name}, tried again in "
+        f"{duration_text(each.retry_ms)}" + (f": {each.why}" if each.why else "")
+        for backend in backends
+        for each in backend.sick_models
+    ]
+
+
+def ailment_lines(backends: Sequence[BackendStatus]) -> list[Text]:
+    """Below the table of the backends."""
+    texts = breaker_texts(backends) + sick_texts(backends)
+    return [Text(each, style="bold yellow") for each in texts]
+
+
+def ailment_texts(backends: Sequence[BackendStatus]) -> list[str]:
+    """The same for a summary without such a table, with the health of each."""
+    texts = []
+    down = [each.name for each in backends if not each.up]
+    if down:
+        texts.append(f"down: {', '.join(down)}")
+    for each in backends:
+        if each.up and not is_well(each):
+            texts.append(f"{each.name} is {each.health}: {each.evidence}".rstrip(": "))
+    draining = [each.name for each in backends if each.draining]
+    if draining:
+        texts.append(f"draining: {', '.join(draining)}")
+    return texts + breaker_texts(backends) + sick_texts(backends)
