@@ -18,7 +18,7 @@ import msgspec
 
 from broker.backends.ollama_wire import COUNT_MAX, LINE_BYTES_MAX, Count
 from broker.backends.openai_errors import error_of_event
-from broker.backends.server_sent_events import ERROR, Event, EventSplitter, NoEvents
+from broker.backends.server_sent_events import ERROR, Event, EventSplitter
 from broker.core.content import Completion, FinishReason, Piece, ToolCall
 from broker.core.errors import BackendFailed, BrokerError
 
@@ -169,23 +169,14 @@ class OpenAiAnswerReader:
         """The pieces that these bytes complete; may be none."""
         if self.is_over:
             return []
-        try:
-            events = self._events.feed(data)
-        except NoEvents as error:
-            self._garble(str(error))
-            return []
-        return self._read(events)
+        return self._read(self._events.feed(data))
 
     def end(self) -> list[Piece]:
         """The body is over: an event without its end counts, an answer that neither finished nor
         said `[DONE]` is a failure."""
         if self.is_over:
             return []
-        try:
-            pieces = self._read(self._events.end())
-        except NoEvents as error:
-            self._garble(str(error))
-            return []
+        pieces = self._read(self._events.end())
         if not self.is_over:
             if self.has_finished:
                 self._complete([])  # those of this call were counted with the others
@@ -212,6 +203,8 @@ class OpenAiAnswerReader:
             self._take(event.kind, chunk, pieces)
             if self.is_over:
                 break
+        if self._events.problem and not self.is_over:
+            self._garble(self._events.problem)
         self._pieces += len(pieces)
         self._has_spoken = self._has_spoken or bool(pieces)
         return pieces

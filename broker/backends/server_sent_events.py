@@ -22,14 +22,11 @@ class Event(NamedTuple):
     data: bytes
 
 
-class NoEvents(ValueError):
-    """The bytes are no events, or one of them is over the limit."""
-
-
 class EventSplitter:
-    """Cuts a stream of bytes into events."""
+    """Cuts a stream of bytes into events. Once `problem` is set the bytes are no events, or one of
+    them is over the limit: nothing more can be read."""
 
-    __slots__ = ("_bytes_max", "_data", "_held", "_kind", "_size")
+    __slots__ = ("_bytes_max", "_data", "_held", "_kind", "_size", "problem")
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
@@ -37,9 +34,10 @@ class EventSplitter:
         self._data: list[bytes] = []  # of the event that has begun
         self._size = 0
         self._kind = ""
+        self.problem = ""
 
     def feed(self, data: bytes) -> list[Event]:
-        """The events that `data` completes; raises NoEvents."""
+        """The events that `data` completes, as far as it can be read."""
         lines = data.split(b"\n")
         rest = lines.pop()
         held = self._held
@@ -49,11 +47,13 @@ class EventSplitter:
             held.clear()
         # The buffer grows in place, so that a long line in short parts is not copied each time.
         held += rest
-        if len(held) + self._size > self._bytes_max:
-            raise NoEvents(f"an event of the answer is over {self._bytes_max} bytes")
         events: list[Event] = []
         for line in lines:
             self._take(line.removesuffix(b"\r"), events)
+            if self.problem:
+                return events
+        if len(held) + self._size > self._bytes_max:
+            self._overflow()
         return events
 
     def end(self) -> list[Event]:
@@ -75,7 +75,8 @@ class EventSplitter:
             return
         self._size += len(line)
         if self._size > self._bytes_max:
-            raise NoEvents(f"an event of the answer is over {self._bytes_max} bytes")
+            self._overflow()
+            return
         if line.startswith(b"{"):
             self._data.append(line)
             return
@@ -90,4 +91,8 @@ class EventSplitter:
             self._kind = value.decode("utf-8", "replace")
         elif name and name not in _PASSED_OVER:
             shown = line[:40].decode("utf-8", "replace")
-            raise NoEvents(f"a line of the answer cannot be read: {shown!r}")
+            self.problem = f"a line of the answer cannot be read: {shown!r}"
+
+    def _overflow(self) -> None:
+        self._held.clear()
+        self.problem = f"an event of the answer is over {self._bytes_max} bytes"
