@@ -190,6 +190,10 @@ class GateWatch:
         if effect.reason is WaitReason.QUEUE_FULL:
             if live.where is Where.NOWHERE:
                 self.entry.stand(live)
+        elif effect.reason is WaitReason.BACKOFF:
+            live.where = Where.BACKOFF
+        elif live.where is Where.BACKOFF:
+            live.where = Where.QUEUE
         elif live.where in (Where.NOWHERE, Where.ROOM):
             self.entry.enter(live)
 
