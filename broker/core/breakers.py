@@ -265,10 +265,10 @@ class Breakers:
         self._on_change(now_ns)
 
     def reset(self, backend: BackendState, runner: str, why: str, now_ns: int) -> None:
-        """A cure, a new process, an operator: what was counted says nothing now."""
-        breaker = self._find(backend.name, runner)
-        if breaker is not None:
-            self._close(breaker, _Trigger.RESET, why, now_ns)
+        """A cure, a new process, an operator: what was counted says nothing now, nor does what is
+        under way."""
+        breaker = self._find(backend.name, runner) or self._make(backend, runner)
+        self._close(breaker, _Trigger.RESET, why, now_ns)
 
     def reset_all(self, backend: BackendState, why: str, now_ns: int) -> None:
         """The same of all models on a backend."""

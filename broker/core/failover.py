@@ -30,7 +30,6 @@ class Found(NamedTuple):
     """The model that is to answer. `instead`: why it is another than was asked for, in words."""
 
     key: str  # comparison key
-    model: ModelSpec
     line: LineKey
     instead: str
 
@@ -38,7 +37,7 @@ class Found(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Ways:
     """What there is now. `lines` are those of which something could run; `suits` says which models
-    may stand in for others."""
+    the level lets answer."""
 
     backends: Mapping[str, BackendState]
     lines: Mapping[LineKey, Line]
@@ -51,8 +50,8 @@ class Ways:
         key = comparison_key(spec.model)
         model = self.ready(key, waits_for)
         line = None if model is None else line_if_able(spec, model)
-        if model is not None and line is not None:
-            return Found(key, model, line, "")
+        if model is not None and line is not None and self.suits(model):
+            return Found(key, line, "")
         return next(self.fallbacks(spec, waits_for), None)
 
     def fallbacks(self, spec: RequestSpec, waits_for: str = "") -> Iterator[Found]:
@@ -63,7 +62,7 @@ class Ways:
                 continue
             line = line_if_able(spec, model)
             if line is not None:
-                yield Found(key, model, line, self.why_not(spec))
+                yield Found(key, line, self.why_not(spec))
 
     def ready(self, key: str, waits_for: str) -> ModelSpec | None:
         """The model of this name on a backend that takes it."""
@@ -129,7 +128,7 @@ def find_target(spec: RequestSpec, ways: Ways) -> Found:
             continue
         check_startable(model, ways.backends, ways.now_ns)
         instead = "" if key == comparison_key(spec.model) else ways.why_not(spec)
-        return Found(key, model, line, instead)
+        return Found(key, line, instead)
     raise no_model(spec, ways.backends)
 
 

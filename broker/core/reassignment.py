@@ -139,19 +139,19 @@ class Reassignment:
     ) -> Choice:
         """What was asked for where some backend takes it, else a fallback that one takes; where
         there is none it waits for what it has, or for what was asked for to come back."""
-        spec, runner = record.spec, "" if kept is None else kept.line[0]
-        is_own = kept is not None and (kept.is_in_haste or kept.model == comparison_key(spec.model))
+        asked = comparison_key(record.spec.model)
+        runner = "" if kept is None else kept.line[0]
+        is_own = kept is not None and (kept.is_in_haste or kept.model == asked)
         if kept is not None and is_own and may_run(runner, self._backends, now_ns):
             return kept
         if kept is None or not record.pieces_kept:  # what one model began no other goes on with
-            found = self._ways(now_ns).find(spec, runner)
-            if found is not None:
+            found = self._ways(now_ns).find(record.spec, runner)
+            if found is not None and (kept is None or found[:2] != (kept.model, kept.line)):
                 return Choice(found.key, found.line, False, found.instead)
         if kept is not None:
             return kept
-        asked = comparison_key(spec.model)
         try:
-            return Choice(asked, find_line(spec, asked, self._backends), False)
+            return Choice(asked, find_line(record.spec, asked, self._backends), False)
         except BrokerError as error:
             raise problem or error from None
 
