@@ -65,6 +65,7 @@ class OwnedModels:
         self._held: set[str] = set()  # servers that this broker speaks for
         self._changed = asyncio.Event()
         self._has_failed = False
+        self.beats = 0  # how often it was written, or tried
 
     def read(self) -> None:
         """What the broker before this one has left. A file that makes no sense is set aside."""
@@ -116,6 +117,7 @@ class OwnedModels:
                     await asyncio.sleep(GATHER_S)
             self._changed.clear()
             await asyncio.to_thread(self._write, self._encoded())
+            self.beats += 1
 
     def _encoded(self) -> bytes:
         """What is to be written; what nobody speaks for any more is left out in time."""
