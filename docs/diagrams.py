@@ -10,6 +10,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Final, TypeVar
 
+from broker.core.breaker import BREAKER, BreakerState, BreakerTrigger
+from broker.core.healing import HEALTH, Health, HealthTrigger
 from broker.core.level import Level
 from broker.core.level_steps import LEVELS, MODES, LevelTrigger, Mode, ModeTrigger
 from broker.core.lifecycle import LIFECYCLE, State, Trigger
@@ -68,6 +70,12 @@ def page() -> str:
             "## The life of a model on a backend (`broker/core/residency.py`)\n",
             diagram(RESIDENCY, ResidencyState.ABSENT) + "\n",
             table(RESIDENCY, ResidencyState, ResidencyTrigger) + "\n",
+            "## The breaker of a model on a backend (`broker/core/breaker.py`)\n",
+            diagram(BREAKER, BreakerState.CLOSED) + "\n",
+            table(BREAKER, BreakerState, BreakerTrigger) + "\n",
+            "## The health of a backend (`broker/core/healing.py`)\n",
+            diagram(HEALTH, Health.WELL) + "\n",
+            table(HEALTH, Health, HealthTrigger) + "\n",
             "## The level while the load decides (`broker/core/level_steps.py`)\n",
             diagram(LEVELS, Level.NORMAL) + "\n",
             table(LEVELS, Level, LevelTrigger) + "\n",
