@@ -66,8 +66,8 @@ async def _found(name: str, rate: float) -> float:
     with tempfile.TemporaryDirectory() as folder:
         models = Path(folder) / "models.toml"
         models.write_text(
-            f'[[model]]\\nname = "{name}"\\nsize_bytes = 100_000_000\\n'
-            f"[model.speed]\\nprefill_tokens_per_s = 2000.0\\ndecode_tokens_per_s = {rate}\\n"
+            f'[[model]]\nname = "{name}"\nsize_bytes = 100_000_000\n'
+            f"[model.speed]\nprefill_tokens_per_s = 2000.0\ndecode_tokens_per_s = {rate}\n"
         )
         simulator = ["-m", "broker.sim.ollama_sim", "--port", "0", "--models", str(models)]
         async with running(simulator, ready="ollama-sim listening") as upstream:
