@@ -76,11 +76,14 @@ async def refuse(
     *,
     retry_after_ms: int | None = None,
     outcome: str = "refused",
+    **metadata: str,
 ) -> NoReturn:
     """Ends the call as the broker does."""
     details: list[Message] = [
         error_details_pb2.ErrorInfo(
-            reason=reason, domain="broker.v1", metadata={"outcome": outcome, "sent_pieces": "0"}
+            reason=reason,
+            domain="broker.v1",
+            metadata={"outcome": outcome, "sent_pieces": "0", **metadata},
         )
     ]
     if retry_after_ms is not None:

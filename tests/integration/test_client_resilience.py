@@ -53,6 +53,9 @@ from tests.integration.test_client_fake_server import (
 )
 
 PATIENCE_S = 30
+TIMED_OUT = refusing(
+    grpc.StatusCode.DEADLINE_EXCEEDED, "TIMED_OUT", outcome="expired", phase="first_token"
+)
 GONE = refusing(grpc.StatusCode.NOT_FOUND, "REQUEST_UNKNOWN", outcome="")
 
 
@@ -181,11 +184,10 @@ async def test_else_it_says_how_much_had_come(broker: ScriptedBroker, caller: Ca
 
 
 async def test_a_time_out_names_its_phase(broker: ScriptedBroker, caller: Caller) -> None:
-    too_slow = refusing(grpc.StatusCode.DEADLINE_EXCEEDED, "TIMED_OUT", outcome="expired")
-    broker.script.append(too_slow)
+    broker.script.append(TIMED_OUT)
     with pytest.raises(TimedOut) as raised:
         await caller.events(**ASK, timeouts=Timeouts(first_token_s=1.5), prompt_type="summary")
-    assert raised.value.phase == ""  # this broker did not say
+    assert raised.value.phase == "first_token"
     asked = broker.requests[0]
     assert asked.timeouts == inference_pb2.Timeouts(first_token_ms=1_500)
     assert asked.prompt_type == "summary"

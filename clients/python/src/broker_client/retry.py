@@ -32,8 +32,8 @@ class RetryPolicy:
     """
 
     refusals_max: int = 4
-    # Ten reconnects at these delays span 13 s on average, and 5 s in 99 of 100 cases: a broker's
-    # restart. With six it was 3 s on average, and one in seven gave up within 2 s.
+    # Ten reconnects at these delays span 13 s on average, and 6 s in 99 of 100 cases: a broker's
+    # restart. Six would span 3 s on average, and one call in six would give up within 2 s.
     reconnects_max: int = 10
     backoff_ms: int = 100
     backoff_ms_max: int = 5_000
