@@ -152,7 +152,7 @@ class Gates:
             if self._offers.level:
                 target = self._offer(spec, priority, compartment, target, now_ns)
                 spec = self._as_cut(spec)
-            elif fallback_keys(spec):
+            if not self._offers.has_small_only:  # then the level has chosen
                 target = self._in_time(spec, agent, priority, compartment, target, now_ns)
             if not self._passage.is_answered:
                 self._reserve_tokens(spec, agent, target.line, now_ns)
@@ -263,8 +263,8 @@ class Gates:
         now_ns: int,
     ) -> Target:
         """The first of the caller's fallbacks by which there is an answer in time, where by the
-        model's own line there surely is none."""
-        if target.instead:
+        line that it would wait in there surely is none."""
+        if not fallback_keys(spec):
             return target
         feasibility, asker = self._feasibility, Asker(agent, priority, compartment)
         late = feasibility.why_late(spec, asker, target.model, target.line, now_ns)
@@ -272,5 +272,6 @@ class Gates:
             return target
         for found in self._ways(now_ns).fallbacks(spec):
             if not feasibility.why_late(spec, asker, found.key, found.line, now_ns):
-                return Target(found.key, spec.model, False, found.line, late, True)
+                instead = target.instead or late
+                return Target(found.key, spec.model, False, found.line, instead, True)
         return target

@@ -83,6 +83,12 @@ class EntryBooks:
             return False
         return queued == 0 or self._bytes(besides) + size_bytes <= self._policy.queued_bytes_max
 
+    def _has_too_many_bytes(self, agent: str, size_bytes: int) -> bool:
+        """Would this agent's waiting requests be too large with it? One alone may be."""
+        waiting = [*self.those(Where.QUEUE), *self.those(Where.ROOM)]
+        own = [each.spec.size_bytes for each in waiting if each.key[0] == agent]
+        return bool(own) and sum(own) + size_bytes > self._policy.queued_bytes_per_agent_max
+
     def _fits(self, live: Live) -> bool:
         return self.has_place(live.spec.size_bytes)
 
@@ -99,6 +105,7 @@ class EntryBooks:
         assert not operators.is_blocked(agent), "a blocked agent was let in"
         own = self.backlog(agent) + self._standing(agent)
         assert is_answered or own < self._policy.queued_per_agent_max
+        assert is_answered or not self._has_too_many_bytes(agent, spec.size_bytes)
         expected = operators.compartment(agent, spec.criticality)
         is_limited = operators.limit(expected) is not None
         assert compartment == expected or (compartment == NOT_LIMITED and not is_limited)
@@ -147,7 +154,9 @@ class EntryBooks:
         """Nobody is refused for want of a place while there is one."""
         agent, policy = spec.key[0], self._policy
         if isinstance(error, AgentQueueFull):
-            assert self.backlog(agent) + self._standing(agent) >= policy.queued_per_agent_max
+            own = self.backlog(agent) + self._standing(agent)
+            is_many = own >= policy.queued_per_agent_max
+            assert is_many or self._has_too_many_bytes(agent, spec.size_bytes)
         if not isinstance(error, QueueFull):
             return
         priority = self._operators.priority(agent, spec.priority)

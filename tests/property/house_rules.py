@@ -29,6 +29,7 @@ _QUEUE: Final = QueuePolicy(
     queued_max=6,
     queued_per_agent_max=4,
     queued_bytes_max=10_000,
+    queued_bytes_per_agent_max=6_000,
     live_max=40,
     room_max=2,
     room_wait_ns=5 * SECOND_NS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from broker.core.announcements import is_material
+from broker.core.announcements import is_material, wait_reason
 from broker.core.effects import TellQueued
 from broker.core.errors import BackendUnreachable, LoadFailed
 from broker.core.estimates import SAMPLES_MIN
@@ -190,6 +190,60 @@ def test_a_backend_that_is_down_is_named() -> None:
     [word] = of(scene.wait(SECOND_NS), TellQueued)
     assert word.detail == "the backend of m:latest does not answer (b1)"
     assert word.eta_ns is None
+
+
+def test_a_model_that_could_not_be_loaded_is_sick_for_a_while_and_why() -> None:
+    scene = serving(model("m"), model("n"))
+    scene.turn(arrived("waits", model="n"))
+    backend = scene.engine.backends["b1"]
+    backend.held_until_ns["blob-n"] = scene.now_ns + 7 * SECOND_NS
+    backend.held_because["blob-n"] = "out of memory"
+    record = scene.engine.records["a", "waits"]
+    reason, detail = wait_reason(
+        record, scene.engine.backends, scene.engine.backlog, scene.now_ns + 2 * SECOND_NS
+    )
+    assert (reason.value, detail) == (
+        "SICK",
+        "n:latest to be loaded on b1 again in 5 s, where that failed (out of memory)",
+    )
+
+
+def test_a_backend_that_drains_is_named() -> None:
+    scene = serving(model("m"))
+    scene.turn(arrived("running"))
+    scene.turn(arrived("waits"))
+    scene.engine.backends["b1"].is_draining = True
+    record = scene.engine.records["a", "waits"]
+    reason, detail = wait_reason(record, scene.engine.backends, scene.engine.backlog, scene.now_ns)
+    assert (reason.value, detail) == (
+        "BACKEND_DRAINS",
+        "b1, which has m:latest, to be opened again: nothing is started there",
+    )
+
+
+def test_of_several_backends_the_one_that_is_there_again_first_is_told() -> None:
+    scene = Scene(BackendPolicy(name="b1"), BackendPolicy(name="b2"), BackendPolicy(name="b3"))
+    for name in ("b1", "b2", "b3"):
+        scene.open(name, model("m"))
+    scene.turn(arrived("waits"))
+    backends, record = scene.engine.backends, scene.engine.records["a", "waits"]
+    backends["b1"].is_draining = True
+    backends["b2"].broken.add("blob-m")
+    backends["b2"].broken_until_ns["blob-m"] = scene.now_ns + 60 * SECOND_NS
+    backends["b3"].held_until_ns["blob-m"] = scene.now_ns + 30 * SECOND_NS
+
+    def reason() -> str:
+        found, _ = wait_reason(record, backends, scene.engine.backlog, scene.now_ns)
+        return found.value
+
+    backends["b1"].residents.clear()
+    assert reason() == "SICK"
+    backends["b2"].broken_until_ns["blob-m"] = scene.now_ns + 9 * SECOND_NS
+    assert reason() == "BREAKER"
+    backends["b3"].healing.add("blob-m")
+    assert reason() == "HEALING"
+    backends["b2"].broken.clear()
+    assert reason() == "LOADING"
 
 
 # Estimates

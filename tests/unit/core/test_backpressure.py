@@ -8,7 +8,7 @@ from broker.core.backpressure import RETRY_AFTER_NS_MAX, RETRY_AFTER_NS_MIN
 from broker.core.effects import Admit, Finish, TellQueued
 from broker.core.errors import AgentQueueFull, Displaced, QueueFull
 from broker.core.queueing import AgentOrder, QueuePolicy
-from broker.core.requests import Outcome
+from broker.core.requests import Criticality, Outcome
 from broker.core.stimuli import CancelAsked, CancelCause
 from tests.unit.core.gate_words import ended_with, is_let_in, refused, slowed
 from tests.unit.core.scene import (
@@ -134,6 +134,39 @@ def test_what_stands_in_the_waiting_room_counts_for_its_agents_limit() -> None:
     error = refused(scene.turn(arrived("a3", priority=1)))
     assert isinstance(error, AgentQueueFull)
     assert error.message == "2 requests of this agent wait, of at most 2"
+
+
+def test_the_bytes_that_one_agent_has_waiting_are_bounded_wherever_they_wait() -> None:
+    queue = QueuePolicy(queued_max=2, queued_bytes_per_agent_max=1000, queued_per_agent_max=9)
+    scene = serving(model("m"), queue=queue, first_agent="holder")
+    scene.turn(arrived("running", agent="holder"))
+    scene.turn(arrived("b1", agent="b", priority=1))
+    scene.turn(arrived("a1", size_bytes=600, priority=1))
+    [word] = of(scene.turn(arrived("a2", size_bytes=400, priority=1)), TellQueued)
+    assert word.reason.value == "QUEUE_FULL"  # it stands, and counts
+    error = refused(scene.turn(arrived("a3", size_bytes=1)))
+    assert isinstance(error, AgentQueueFull)
+    assert error.message == (
+        "waiting requests of this agent would hold 1001 bytes, of at most 1000"
+    )
+    assert error.retry_after_ns == SECOND_NS
+    agent = scene.engine.agents.find("a")
+    assert agent is not None
+    scene.turn(CancelAsked(("a", "a1"), CancelCause.BY_AGENT))
+    assert agent.waiting_bytes == 400  # the other has its place now
+    assert is_let_in(scene.turn(arrived("a3", size_bytes=600, priority=1)))
+    scene.turn(CancelAsked(("a", "a2"), CancelCause.BY_AGENT))
+    scene.turn(CancelAsked(("a", "a3"), CancelCause.BY_AGENT))
+    assert agent.waiting_bytes == 0
+
+
+def test_one_request_alone_may_be_larger_than_all_that_its_agent_may_have_waiting() -> None:
+    queue = QueuePolicy(queued_bytes_per_agent_max=1000)
+    scene = serving(model("m"), queue=queue, first_agent="holder")
+    scene.turn(arrived("running", agent="holder"))
+    assert is_let_in(scene.turn(arrived("a1", size_bytes=5000)))
+    assert isinstance(refused(scene.turn(arrived("a2", size_bytes=1))), AgentQueueFull)
+    assert is_let_in(scene.turn(arrived("b1", agent="b", size_bytes=900)))
 
 
 # Displacement
@@ -285,3 +318,54 @@ def test_the_larger_an_agents_backlog_the_longer_it_is_told_to_pause() -> None:
         scene.ends(f"r{number}", agent="holder")
     words = [slowed(scene.turn(arrived(f"a{number}"))) for number in range(1, 4)]
     assert words[1:] == [[("a2", 4 * SECOND_NS)], [("a3", 6 * SECOND_NS)]]
+
+
+@pytest.mark.parametrize(
+    ("priority", "criticality", "told_from"),
+    [
+        (5, Criticality.NORMAL, 8),
+        (7, Criticality.NORMAL, 8),
+        (8, Criticality.NORMAL, 5),
+        (10, Criticality.CRITICAL, 5),
+        (1, Criticality.BATCH, 5),
+    ],
+)
+def test_who_sends_what_is_not_critical_is_told_earlier(
+    priority: int, criticality: Criticality, told_from: int
+) -> None:
+    queue = QueuePolicy(queued_max=10, slow_down_early_share=0.5)
+    scene = serving(model("m"), queue=queue)
+    scene.turn(arrived("running"))
+    told = [
+        bool(slowed(scene.turn(arrived(f"r{n}", priority=priority, criticality=criticality))))
+        for n in range(1, 11)
+    ]
+    assert told == [n >= told_from for n in range(1, 11)]
+
+
+def test_the_worst_priorities_are_told_first_while_others_are_not_told_yet() -> None:
+    scene = serving(model("m"), queue=QueuePolicy(queued_max=10))
+    scene.turn(arrived("running"))
+    for number in range(6):
+        assert slowed(scene.turn(arrived(f"r{number}"))) == []
+    assert slowed(scene.turn(arrived("low", agent="b", priority=8))) == [("low", SECOND_NS)]
+    scene.ends("running")
+    assert slowed(scene.turn(arrived("high", agent="c", priority=7))) == []
+
+
+def test_an_early_share_above_the_other_tells_nobody_later() -> None:
+    queue = QueuePolicy(queued_max=10, slow_down_share=0.5, slow_down_early_share=0.9)
+    scene = serving(model("m"), queue=queue)
+    scene.turn(arrived("running"))
+    for number in range(4):
+        scene.turn(arrived(f"r{number}"))
+    assert slowed(scene.turn(arrived("low", priority=9))) == [("low", SECOND_NS)]
+
+
+def test_an_agent_near_its_own_limit_of_bytes_is_told() -> None:
+    queue = QueuePolicy(queued_bytes_per_agent_max=1000)
+    scene = serving(model("m"), queue=queue, first_agent="holder")
+    scene.turn(arrived("running", agent="holder"))
+    assert slowed(scene.turn(arrived("a1", size_bytes=799))) == []
+    assert slowed(scene.turn(arrived("a2", size_bytes=1))) == [("a2", SECOND_NS)]
+    assert slowed(scene.turn(arrived("b1", agent="b", size_bytes=700))) == []
