@@ -71,7 +71,6 @@ from broker.core.stimuli import (
 )
 from broker.core.switching import Switching
 from broker.core.tally import Tally
-from broker.core.targets import may_run
 from broker.core.timers import Timers
 from broker.core.waiting_room import WaitingRoom
 
@@ -380,10 +379,10 @@ class Engine:
         was to be answered by this model for the level's sake has another, or its own."""
         runner, error = ended.runner, ended.error
         self._healer.load_failed(backend, model, ended, until_ns, now_ns)
-        if error is None or may_run(runner, self.backends, now_ns):
+        next_ns = self.residencies.next_try_ns(runner, now_ns)
+        if error is None or next_ns == now_ns:
             return
         self._reassignment.look_at_all(now_ns)
-        next_ns = self.residencies.next_try_ns(runner, now_ns)
         for record in self.backlog.waiting(lambda line: line[0] == runner):
             if next_ns is None or self._phases.waits_until_ns(record) <= next_ns:
                 self.ledger.conclude(record, Trigger.FAIL, error, now_ns)

@@ -36,4 +36,4 @@ def has_lost_slot(attempt: Attempt, slot_wait_ns: int, now_ns: int, *, is_whole:
     if residency.cut_off_ns >= 0 and attempt.started_ns < residency.cut_off_ns + CUT_OFF_NS:
         return False
     residency.slot_waits += 1
-    return residency.slot_waits == WAITS_MIN
+    return residency.slot_waits >= WAITS_MIN

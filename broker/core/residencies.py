@@ -200,17 +200,17 @@ class Residencies:
         self._on_load_failed(backend, residency.model, ended, until_ns, now_ns)
 
     def next_try_ns(self, runner: str, now_ns: int) -> int | None:
-        """When the load of a runner that failed is tried again; None where it has failed so often
-        in a row, wherever it could be loaded, that nobody should wait for that."""
-        untils = [
-            backend.held_until_ns.get(runner, now_ns)
-            for backend in self.backends.values()
-            if backend.takes(runner)
-            and backend.may_load
-            and runner in backend.by_runner
-            and backend.failed_in_row.get(runner, 0) < LOADS_FAILED_MAX
-        ]
-        return min(untils, default=None)
+        """When the load of a runner is tried next, or now where some backend has it; None where it
+        has failed so often in a row, wherever it could be loaded, that nobody should wait."""
+        tries = list[int]()
+        for backend in self.backends.values():
+            if not backend.takes(runner) or runner not in backend.by_runner:
+                continue
+            if runner in backend.residents:
+                return now_ns
+            if backend.may_load and backend.failed_in_row.get(runner, 0) < LOADS_FAILED_MAX:
+                tries.append(max(now_ns, backend.held_until_ns.get(runner, now_ns)))
+        return min(tries, default=None)
 
     def _hold_over(self, backend: BackendState, runner: str, now_ns: int) -> None:
         if not backend.holds_off(runner, now_ns):

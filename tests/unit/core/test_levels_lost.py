@@ -8,6 +8,7 @@ from broker.core.errors import BackendUnreachable, LoadFailed
 from broker.core.level import Level
 from broker.core.placement import BackendPolicy, PlacementPolicy
 from broker.core.requests import Outcome
+from broker.core.residencies import LOADS_FAILED_MAX
 from broker.core.stimuli import ModelsListed, PolicyChanged
 from tests.unit.core.level_scene import LevelScene
 from tests.unit.core.scene import (
@@ -57,6 +58,9 @@ def test_who_asked_for_the_small_model_itself_hears_that_it_cannot_be_loaded() -
     scene = busy_with("big", backend=TWO)
     scene.ask(Level.LEVEL_2)
     come(scene, "s")
+    for _ in range(LOADS_FAILED_MAX - 1):
+        assert finished(scene.loaded("small", error=NO_MEMORY)) == []
+        scene.wait(MINUTE_NS)
     assert finished(scene.loaded("small", error=NO_MEMORY)) == [("s", Outcome.FAILED)]
 
 

@@ -1,0 +1,213 @@
+"""Servers that answer and do not serve: when they count as wedged, and their restarts."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from broker.core.effects import Effect, RestartBackend
+from broker.core.errors import BackendFailed, LoadFailed, LoadHung
+from broker.core.healing import HealingPolicy, Health
+from broker.core.placement import BackendPolicy, PlacementPolicy
+from broker.core.stimuli import BackendSeen, RestartEnded
+from tests.unit.core.healing_scene import evidence, steps
+from tests.unit.core.scene import (
+    MINUTE_NS,
+    SECOND_NS,
+    Scene,
+    arrived,
+    model,
+    of,
+    resident,
+    started,
+    switches,
+)
+
+POLICY = HealingPolicy()
+LONG_NS = 600 * MINUTE_NS
+MAY_RESTART = BackendPolicy(name="b1", resident_max=2, may_restart=True)
+HUNG = LoadHung("m was not loaded within 600 s")
+
+
+def health(scene: Scene) -> Health:
+    return scene.engine.backends["b1"].health
+
+
+def asked_for(scene: Scene, name: str) -> None:
+    scene.turn(arrived(f"{name}{scene.now_ns}", model=name, deadline_ns=scene.now_ns + LONG_NS))
+
+
+def open_scene(policy: BackendPolicy = MAY_RESTART) -> Scene:
+    """m is resident and serves; n and o are on disk. A failed load is tried again after 1 s."""
+    scene = Scene(policy, placement=PlacementPolicy(failed_load_hold_ns=SECOND_NS))
+    scene.open("b1", model("m"), model("n"), model("o"))
+    scene.wait(SECOND_NS)
+    asked_for(scene, "m")
+    scene.loaded("m")
+    scene.end_one()
+    return scene
+
+
+def hang(scene: Scene, name: str) -> list[Effect]:
+    """A load that is asked for hangs."""
+    asked_for(scene, name)
+    return scene.loaded(name, error=HUNG)
+
+
+def wedge(scene: Scene) -> list[Effect]:
+    return hang(scene, "n") + hang(scene, "o")
+
+
+def test_one_hung_load_makes_it_suspect_and_anything_served_well_again() -> None:
+    scene = open_scene()
+    assert "cure_failed n on b1" in steps(hang(scene, "n"))
+    assert health(scene) is Health.SUSPECT
+    asked_for(scene, "m")
+    scene.end_one()
+    assert (health(scene), scene.engine.backends["b1"].evidence) == (Health.WELL, "")
+    hang(scene, "o")
+    assert health(scene) is Health.SUSPECT
+
+
+def test_a_load_that_failed_in_words_is_no_sign() -> None:
+    scene = open_scene()
+    for name in ("n", "o"):
+        asked_for(scene, name)
+        scene.loaded(name, error=LoadFailed("out of memory"))
+    assert health(scene) is Health.WELL
+
+
+def test_the_second_hung_load_says_that_it_is_wedged_and_the_command_is_run() -> None:
+    scene = open_scene()
+    effects = wedge(scene)
+    assert steps(effects)[-2:] == ["wedged  on b1", "restarting  on b1"]
+    assert of(effects, RestartBackend) == [RestartBackend("b1")]
+    assert evidence(effects) == f"restart 1 of at most 5: {HUNG.message}"
+    assert (health(scene), scene.engine.backends["b1"].restarts) == (Health.RESTARTING, 1)
+
+
+def test_without_a_command_it_is_told_and_no_more() -> None:
+    scene = open_scene(BackendPolicy(name="b1", resident_max=2))
+    effects = wedge(scene)
+    assert (steps(effects)[-1], of(effects, RestartBackend)) == ("wedged  on b1", [])
+    assert evidence(effects) == HUNG.message
+
+
+def test_nothing_is_loaded_on_a_wedged_server_but_what_is_resident_serves() -> None:
+    scene = open_scene(BackendPolicy(name="b1", resident_max=2))
+    wedge(scene)
+    assert switches(scene.wait(10 * MINUTE_NS)) == []
+    effects = scene.turn(arrived("r", deadline_ns=LONG_NS))
+    assert started(effects) == ["r"]
+    effects = scene.ends("r")
+    assert health(scene) is Health.WELL  # it serves: it is not wedged
+    assert switches(effects) in (["load n on b1"], ["load o on b1"])
+
+
+def test_a_list_of_residents_that_never_comes_twice_is_a_wedged_server() -> None:
+    scene = open_scene()
+    mute = BackendSeen("b1", False, "no list of residents within 25 s", True)
+    scene.turn(mute)
+    assert health(scene) is Health.SUSPECT
+    assert steps(scene.turn(mute)) == ["wedged  on b1", "restarting  on b1"]
+
+
+def test_a_list_that_does_not_come_while_a_model_is_loaded_is_no_sign() -> None:
+    scene = open_scene()
+    asked_for(scene, "n")
+    for _ in range(3):
+        scene.turn(BackendSeen("b1", False, "no list of residents within 25 s", True))
+    assert health(scene) is Health.WELL
+
+
+def test_a_server_that_is_only_away_is_not_wedged() -> None:
+    scene = open_scene()
+    for _ in range(9):
+        scene.down("b1")
+    assert health(scene) is Health.WELL
+
+
+def test_a_server_that_came_back_while_the_command_ran_is_well_after_it() -> None:
+    scene = open_scene()
+    wedge(scene)
+    scene.down("b1")
+    scene.up("b1")
+    assert health(scene) is Health.RESTARTING
+    effects = scene.turn(RestartEnded("b1"))
+    assert steps(effects)[0] == "restarted  on b1"
+    assert (health(scene), evidence(effects)) == (Health.WELL, "the command ended well")
+
+
+def test_a_server_that_comes_back_after_the_command_is_well() -> None:
+    scene = open_scene()
+    wedge(scene)
+    scene.turn(RestartEnded("b1"))
+    assert health(scene) is Health.SUSPECT
+    scene.down("b1")
+    scene.up("b1")
+    assert health(scene) is Health.WELL
+
+
+def test_what_had_no_token_yet_survives_a_restart() -> None:
+    scene = open_scene()
+    wedge(scene)
+    scene.down("b1")
+    scene.turn(RestartEnded("b1"))
+    scene.up("b1")
+    scene.seen("b1")
+    scene.wait(10 * SECOND_NS)
+    loading = next(iter(scene.engine.backends["b1"].residents))
+    name = loading.removeprefix("blob-")
+    assert [key for key in scene.loaded(name) if started([key])]
+
+
+def restart_again(scene: Scene, count: int) -> list[int]:
+    """The command fails so often: the moments at which it is run again."""
+    moments = list[int]()
+    for _ in range(count):
+        scene.turn(RestartEnded("b1", BackendFailed("status 1")))
+        while health(scene) is not Health.RESTARTING:
+            scene.wait(SECOND_NS)
+        moments.append(scene.now_ns)
+    return moments
+
+
+def test_restarts_are_apart_ever_longer_and_there_is_a_ceiling() -> None:
+    scene = open_scene()
+    wedge(scene)
+    first_ns = scene.now_ns
+    moments = [first_ns, *restart_again(scene, POLICY.restarts_max - 1)]
+    pauses = [
+        round((after - before) / MINUTE_NS)
+        for before, after in pairwise(moments)
+    ]
+    assert pauses == [1, 2, 4, 8]
+    effects = scene.turn(RestartEnded("b1", BackendFailed("status 1")))
+    assert steps(effects) == ["restarted  on b1", "wedged  on b1", "given_up  on b1"]
+    assert "restarted 5 times, as often as may be" in evidence(effects)
+    assert of(scene.wait(60 * MINUTE_NS), RestartBackend) == []
+
+
+def test_restarts_are_forgotten_once_it_has_served_for_long() -> None:
+    scene = open_scene()
+    wedge(scene)
+    scene.down("b1")
+    scene.turn(RestartEnded("b1"))
+    scene.up("b1")
+    scene.seen("b1", resident("m"))
+    state = scene.engine.backends["b1"]
+    scene.turn(arrived("soon", deadline_ns=LONG_NS))
+    scene.ends("soon")
+    assert state.restarts == 1
+    scene.wait(POLICY.restarts_forgotten_ns)
+    scene.turn(arrived("late", deadline_ns=LONG_NS))
+    scene.ends("late")
+    assert state.restarts == 0
+
+
+def test_a_restart_that_is_due_is_not_run_where_it_serves_again() -> None:
+    scene = open_scene()
+    wedge(scene)
+    scene.turn(RestartEnded("b1", BackendFailed("status 1")))
+    scene.turn(arrived("r", deadline_ns=LONG_NS))
+    scene.ends("r")
+    assert of(scene.wait(60 * MINUTE_NS), RestartBackend) == []
