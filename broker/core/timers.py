@@ -11,7 +11,7 @@ from broker.core.errors import InvariantBroken
 # Who is told of an alarm: what it is about, and the moment.
 Action = Callable[[Any, int], None]
 
-# Each live request has at most two alarms, each attempt one; a bound against a leak of ours.
+# Each live request has at most three alarms, each attempt one; a bound against a leak of ours.
 TIMERS_MAX: Final = 1 << 24
 
 
