@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from broker.core.effects import AbortLoad, Load, Renew, Unload
-from broker.core.errors import BackendUnreachable, BrokerError, LoadFailed
+from broker.core.errors import BackendUnreachable, BrokerError, LoadFailed, LoadHung
 from broker.core.ports import Resident
 from broker.core.stimuli import LoadEnded, ResidentsSeen, Stimulus, UnloadEnded
 from broker.sim.ollama_work import CutOff, Failed, Finished, RunnerOptions, Signal, Work, WorkKind
@@ -21,6 +21,7 @@ from broker.sim.world_server import Server
 GONE_POLL_NS = 50_000_000
 LOAD_TIMEOUT_NS = 600_000_000_000
 UNLOAD_TIMEOUT_NS = 60_000_000_000
+CURE_TIMEOUT_NS = 25_000_000_000
 
 Feed = Callable[[Stimulus], None]
 
@@ -109,7 +110,7 @@ class _Loading:
     def _give_up(self) -> None:
         if not self._is_called:
             self._close()
-            self._look(LoadFailed(f"{self._effect.model} was not loaded in time"))
+            self._look(LoadHung(f"{self._effect.model} was not loaded in time"))
 
     def _look(self, error: LoadFailed | None) -> None:
         self._is_called = True
@@ -144,7 +145,8 @@ class _Unloading:
         self._is_told = False
         self._is_over = False
         self._close: Callable[[], None] | None = None
-        timeline.after(UNLOAD_TIMEOUT_NS, self._give_up)
+        limit_ns = CURE_TIMEOUT_NS if effect.is_cure else UNLOAD_TIMEOUT_NS
+        timeline.after(limit_ns, self._give_up)
 
     def look(self) -> None:
         if not self._is_over:
