@@ -128,6 +128,7 @@ class RunningDaemon:
                 status = await self.admin.GetStatus(admin_pb2.GetStatusRequest())
                 if holds(status):
                     return status
+                await asyncio.sleep(0.01)  # a connection may open only so many calls a second
 
     async def outcomes(self) -> dict[str, int]:
         """How requests ended so far, once none is under way."""
