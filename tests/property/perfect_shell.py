@@ -7,8 +7,7 @@ of the engine as seen from outside, told without looking into it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from broker.core import invariants
 from broker.core.effects import (
@@ -48,9 +47,7 @@ from broker.core.stimuli import (
     DrainAsked,
     LoadEnded,
     ModelsListed,
-    ModelSpec,
     PolicyChanged,
-    ResidentsSeen,
     Stimulus,
     TimerFired,
 )
@@ -61,45 +58,10 @@ from tests.property.house_rules import GRACE_NS, House
 from tests.property.level_books import LevelBooks
 from tests.property.operator_books import OperatorBooks
 from tests.property.order_books import OrderBooks
+from tests.property.server_books import MODELS, SIZES, Call, Server
 from tests.unit.core.scene import SECOND_NS
 
-
-def spec(name: str, slots: int, size_bytes: int, *, runner: str = "") -> ModelSpec:
-    return ModelSpec(
-        name=f"{name}:latest",
-        runner=runner or f"blob-{name}",
-        size_bytes=size_bytes,
-        slots=slots,
-        num_ctx_max=8192,
-    )
-
-
 Heard = TellAttemptFailed | TellBreaker | TellHealing | TellLevel | TellPriority
-
-# Of every runner that a list of the unruly world may have.
-SIZES: Final = {"blob-m": 1000, "blob-n": 1500, "blob-o": 4000, "blob-o2": 3000}
-MODELS: Final = (spec("m", 1, 1000), spec("n", 2, 1500), spec("o", 1, 4000))
-
-
-@dataclass(slots=True, kw_only=True)
-class Call:
-    """A backend call that the shell makes for an attempt."""
-
-    live: Live
-    backend: str
-    runner: str
-    has_token: bool = False
-    is_aborted: bool = False
-
-
-@dataclass(slots=True)
-class Server:
-    """A backend as it really is."""
-
-    listed: tuple[ModelSpec, ...] = MODELS
-    loaded: dict[str, str] = field(default_factory=dict)  # runner -> "us" or "others"
-    switching: Load | Unload | None = None
-    old_list: ResidentsSeen | None = None  # an answer that is on its way for long
 
 
 class PerfectShell:

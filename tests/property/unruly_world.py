@@ -39,7 +39,7 @@ from broker.core.stimuli import (
     UnloadEnded,
 )
 from tests.property.house_rules import FAILED_LOAD_HOLD_NS, GRACE_NS, HOUSES
-from tests.property.perfect_shell import MODELS, spec
+from tests.property.server_books import MODELS, spec
 from tests.property.unruly_people import T, UnrulyPeople
 from tests.unit.core.scene import MINUTE_NS, SECOND_NS
 

@@ -1,0 +1,46 @@
+"""The servers of the unruly world as they really are, and the calls that are made of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from broker.core.effects import Load, Unload
+from broker.core.stimuli import ModelSpec, ResidentsSeen
+from tests.property.entry_books import Live
+
+
+def spec(name: str, slots: int, size_bytes: int, *, runner: str = "") -> ModelSpec:
+    return ModelSpec(
+        name=f"{name}:latest",
+        runner=runner or f"blob-{name}",
+        size_bytes=size_bytes,
+        slots=slots,
+        num_ctx_max=8192,
+    )
+
+
+# Of every runner that a list of the unruly world may have.
+SIZES: Final = {"blob-m": 1000, "blob-n": 1500, "blob-o": 4000, "blob-o2": 3000}
+MODELS: Final = (spec("m", 1, 1000), spec("n", 2, 1500), spec("o", 1, 4000))
+
+
+@dataclass(slots=True, kw_only=True)
+class Call:
+    """A backend call that the shell makes for an attempt."""
+
+    live: Live
+    backend: str
+    runner: str
+    has_token: bool = False
+    is_aborted: bool = False
+
+
+@dataclass(slots=True)
+class Server:
+    """A backend as it really is."""
+
+    listed: tuple[ModelSpec, ...] = MODELS
+    loaded: dict[str, str] = field(default_factory=dict)  # runner -> "us" or "others"
+    switching: Load | Unload | None = None
+    old_list: ResidentsSeen | None = None  # an answer that is on its way for long
