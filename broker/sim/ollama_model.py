@@ -61,6 +61,11 @@ class OllamaModel:
         return self._scheduler.ledger
 
     @property
+    def now_ns(self) -> int:
+        """How far it has come: nothing may be asked of it for a moment before."""
+        return self._now_ns
+
+    @property
     def runner_starts(self) -> int:
         return self.ledger.runner_starts
 
@@ -171,6 +176,12 @@ class OllamaModel:
         if until_ns is not None and self.settings.quirks.ps_hangs_on_frozen_runner:
             return until_ns
         return self._scheduler.residents.rows(now_ns)
+
+    def is_frozen(self, exchange: ExchangeId) -> bool:
+        """Does this exchange compute on a runner that is frozen?"""
+        request = self._scheduler.open.get(exchange)
+        resident = None if request is None else request.resident
+        return resident is not None and resident.runner.frozen_at_ns is not None
 
     # -- faults --------------------------------------------------------------------------------
 

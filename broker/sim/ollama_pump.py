@@ -249,7 +249,10 @@ class Pump:
         """How far to go in one step: to now, but event by event while a fault waits for one."""
         now_ns = self.clock.now_ns()
         due_ns = self._model.next_event_ns() if self._armed else None
-        return now_ns if due_ns is None else min(now_ns, due_ns)
+        if due_ns is None:
+            return now_ns
+        # What a call that came meanwhile has brought about already is of the past.
+        return min(now_ns, max(due_ns, self._model.now_ns))
 
     def _is_due(self) -> bool:
         due_ns = self._model.next_event_ns()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from broker.core.errors import BrokerError
-from broker.core.requests import Criticality, Outcome, RequestKey
+from broker.core.requests import Criticality, OnInterruption, Outcome, RequestKey
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +30,7 @@ class Task:
     leaves_after_ns: int = 0
     again_after_ns: int = 0
     again_differs: bool = False
+    on_interruption: OnInterruption = OnInterruption.FAIL
 
     @property
     def key(self) -> RequestKey:
@@ -50,6 +51,8 @@ class Story:
     started_ns: int = 0
     first_token_ns: int = 0
     tokens_heard: int = 0  # of its last attempt; a server may be told to send the first and last
+    heard_ns: int = 0  # when the last of them came
+    attempts: int = 0
     ended_ns: int = 0
     outcome: Outcome | None = None
     error: BrokerError | None = None

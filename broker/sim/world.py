@@ -10,22 +10,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from broker.core.effects import (
     AbortAttempt,
     AbortLoad,
     Admit,
     Answer,
+    BackendGone,
     Drained,
     Effect,
     Finish,
     Load,
+    Own,
     Refuse,
     Renew,
+    RestartBackend,
     SetTimer,
     StartAttempt,
     TakeOver,
+    TellAttemptFailed,
     TellBreaker,
     TellHealing,
     TellLevel,
@@ -52,6 +56,8 @@ from broker.core.stimuli import (
     DrainAsked,
     FirstToken,
     ModelSpec,
+    Quiet,
+    RestartEnded,
     Stimulus,
     TimerFired,
 )
@@ -69,9 +75,19 @@ from broker.sim.ollama_work import (
 from broker.sim.timeline import Timeline
 from broker.sim.workload import Story, Task
 from broker.sim.world_discovery import Discovery
-from broker.sim.world_faults import Fault, plan_fault
-from broker.sim.world_server import Server, Witness
+from broker.sim.world_faults import (
+    OF_THE_BROKER,
+    SILENCING,
+    Fault,
+    plan_broker_fault,
+    plan_fault,
+)
+from broker.sim.world_server import Call, Server, Witness
 from broker.sim.world_switches import Switches
+from broker.sim.world_wire import error_of
+
+QUIET_EVERY_NS: Final = 500_000_000
+RESTART_NS: Final = 5_000_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +119,7 @@ class World:
         }
         self.stories: dict[RequestKey, Story] = {}
         self.drained = 0
+        self.wall_offset_ns = 0  # of the clock on the wall, by which nothing is decided
         self._judge = judge
         self._switches = Switches(
             self.servers, self.timeline, self.feed, engine.policy.placement.keep_alive_ns
@@ -112,7 +129,8 @@ class World:
         self._alarm_ns: int | None = None
         self._arriving: Story | None = None
         self._turning = False
-        self._waiting: list[Stimulus] = []
+        self._stops = 0  # how often the broker is stopped at once
+        self._waiting: list[tuple[Stimulus, Story | None]] = []  # and whose arrival it is
         self._performers: dict[type[Effect], Callable[[Any], None]] = {
             Admit: _nothing,
             Refuse: self._refuse,
@@ -128,6 +146,10 @@ class World:
             AbortLoad: self._switches.abort_load,
             Unload: self._switches.unload,
             Renew: self._switches.renew,
+            TellAttemptFailed: _nothing,
+            Own: _nothing,
+            BackendGone: _nothing,
+            RestartBackend: self._restart,
             TellBreaker: _nothing,
             TellHealing: _nothing,
             TellLevel: _nothing,
@@ -149,7 +171,12 @@ class World:
     def afflict(self, faults: Iterable[Fault]) -> None:
         """Plans what goes wrong."""
         for fault in faults:
+            if fault.kind in OF_THE_BROKER:
+                plan_broker_fault(fault, self, self.servers.values(), self.timeline)
+                continue
             plan_fault(fault, self.servers[fault.server], self.timeline)
+            if fault.kind in SILENCING:
+                self.timeline.at(fault.at_ns, partial(self._watch, fault.end_ns))
 
     def command(self, at_ns: int, asked: Stimulus) -> None:
         """Plans what an operator will ask for."""
@@ -159,14 +186,31 @@ class World:
         self.feed(DrainAsked(until_ns))
 
     def feed(self, stimulus: Stimulus) -> None:
-        """One turn, then its effects, as the driver does it."""
-        self._waiting.append(stimulus)
-        if self._turning:
+        """One turn, then its effects, as the driver does it; later, while the broker is stopped."""
+        self._feed(stimulus, None)
+
+    def stop(self) -> None:
+        """SIGSTOP of the broker: the world goes on without it."""
+        self._stops += 1
+
+    def go_on(self) -> None:
+        """SIGCONT: everything that came meanwhile is heard at once."""
+        self._stops -= 1
+        self._turn()
+
+    def _feed(self, stimulus: Stimulus, arriving: Story | None) -> None:
+        self._waiting.append((stimulus, arriving))
+        self._turn()
+
+    def _turn(self) -> None:
+        if self._turning or self._stops:
             return
         self._turning = True
         try:
             while self._waiting:
-                due = self._waiting.pop(0)
+                due, self._arriving = self._waiting.pop(0)
+                if isinstance(due, Arrived) and self._is_too_late(due):
+                    continue
                 effects = self.engine.handle(due, self.timeline.now_ns)
                 if self._judge is not None:
                     self._judge.turned(due, effects, self.timeline.now_ns)
@@ -175,11 +219,31 @@ class World:
         finally:
             self._turning = False
 
+    def _is_too_late(self, arrived: Arrived) -> bool:
+        """Is it the second call of a request that has ended? It would be another request."""
+        return self._arriving is None and self.stories[arrived.spec.key].endings > 0
+
+    def _watch(self, until_ns: int) -> None:
+        """Tells of streams that gave their first token and give nothing more, as runtime/watch.py
+        does, while there may be any."""
+        silent = [
+            (attempt, story)
+            for attempt, story in self._hearing.items()
+            if story.first_token_ns and self._is_silent(attempt)
+        ]
+        for attempt, story in silent if not self._stops else ():
+            self.feed(Quiet(attempt, story.heard_ns, story.tokens_heard, 0))
+        if silent or self.timeline.now_ns < until_ns:
+            self.timeline.after(QUIET_EVERY_NS, partial(self._watch, until_ns))
+
+    def _is_silent(self, attempt: AttemptId) -> bool:
+        call = self._closers.get(attempt)
+        return isinstance(call, Call) and call.is_silent
+
     def _arrive(self, task: Task) -> None:
-        story = self._arriving = Story(task=task)
+        story = Story(task=task)
         self.stories[task.key] = story
-        self.feed(Arrived(self._spec(task, task.request_id)))
-        self._arriving = None
+        self._feed(Arrived(self._spec(task, task.request_id)), story)
         if task.leaves_after_ns:
             gone = CancelAsked(task.key, CancelCause.CLIENT_GONE)
             self.timeline.after(task.leaves_after_ns, partial(self.feed, gone))
@@ -187,10 +251,8 @@ class World:
             self.timeline.after(task.again_after_ns, partial(self._arrive_again, story))
 
     def _arrive_again(self, story: Story) -> None:
-        """The same key once more. Where the first call is over that would be another request."""
+        """The same key once more."""
         task = story.task
-        if story.endings:
-            return
         words = f"other than {task.request_id}" if task.again_differs else task.request_id
         self.feed(Arrived(self._spec(task, words)))
 
@@ -205,6 +267,7 @@ class World:
             deadline_ns=self.timeline.now_ns + task.patience_ns,
             size_bytes=task.prompt_tokens * 4,
             num_ctx_needed=task.num_ctx_needed,
+            on_interruption=task.on_interruption,
         )
 
     # What the engine says
@@ -225,6 +288,7 @@ class World:
         story = self.stories[effect.key]
         story.started_ns = self.timeline.now_ns
         story.first_token_ns = story.tokens_heard = 0
+        story.attempts += 1
         cut_to = effect.output_tokens_max
         work = Work(
             kind=WorkKind.GENERATE,
@@ -241,20 +305,29 @@ class World:
         match signal:
             case Token(index=index):
                 story.tokens_heard += 1
+                story.heard_ns = self.timeline.now_ns
                 if index:
                     return
                 story.first_token_ns = self.timeline.now_ns
                 self.feed(FirstToken(attempt))
             case Finished():
-                self._attempt_over(attempt, None, signal.prompt_eval_count, signal.eval_count)
+                self._finished(attempt, story, signal)
             case Failed():
-                error = BackendFailed(signal.text, status=signal.status)
+                error = error_of(signal, story.task.model)
                 self._attempt_over(attempt, error, 0, story.tokens_heard)
             case CutOff() if story.first_token_ns:
                 error = BackendFailed("the answer ended without an end")
                 self._attempt_over(attempt, error, 0, story.tokens_heard)
             case CutOff():
                 self._attempt_over(attempt, BackendUnreachable("the server was terminated"))
+
+    def _finished(self, attempt: AttemptId, story: Story, signal: Finished) -> None:
+        """It is complete; its tokens came at even times."""
+        del self._closers[attempt], self._hearing[attempt]
+        tokens, prompt = signal.eval_count, signal.prompt_eval_count
+        streamed_ns = self.timeline.now_ns - story.first_token_ns
+        gap_ns = streamed_ns // (tokens - 1) if story.first_token_ns and tokens > 1 else 0
+        self.feed(AttemptEnded(attempt, None, prompt, tokens, pieces=tokens, gap_ns=gap_ns))
 
     def _attempt_over(
         self, attempt: AttemptId, error: BrokerError | None, prompt: int = 0, output: int = 0
@@ -274,6 +347,16 @@ class World:
         """What had come of it was used all the same."""
         heard = self._hearing[attempt].tokens_heard
         self._attempt_over(attempt, Cancelled("aborted"), 0, heard)
+
+    def _restart(self, effect: RestartBackend) -> None:
+        """The operator's command: another process after a while."""
+        server = self.servers[effect.backend]
+        server.stop()
+        self.timeline.after(RESTART_NS, partial(self._restarted, server))
+
+    def _restarted(self, server: Server) -> None:
+        server.come_back()
+        self.feed(RestartEnded(server.name))
 
     def _set_timer(self, effect: SetTimer) -> None:
         self._alarm_ns = effect.at_ns

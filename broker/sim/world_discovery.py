@@ -39,7 +39,8 @@ class Discovery:
         stale = self._listed_ns is None or now_ns - self._listed_ns >= CATALOG_INTERVAL_NS
         if self._server.is_up and stale:
             self._listed_ns = now_ns
-            self._feed(ModelsListed(self._server.name, self._specs))
+            there = tuple(each for each in self._specs if each.name not in self._server.deleted)
+            self._feed(ModelsListed(self._server.name, there))
         self._server.ask_residents(partial(self._hear, now_ns))
 
     def _hear(self, asked_ns: int, answer: tuple[Resident, ...] | BrokerError) -> None:

@@ -6,11 +6,11 @@ Sources: reference/OLLAMA.md §2, §3.6, §3.7.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
 from broker.sim.ollama_model import OllamaModel
 from broker.sim.ollama_work import WorkKind
@@ -20,7 +20,7 @@ from broker.sim.world_switches import work_of
 
 
 class FaultKind(Enum):
-    """The first three leave what the server holds alone; the others may not."""
+    """Those in GENTLE leave what the server holds alone; the others may not."""
 
     LISTS_LATE = "lists_late"  # the list of residents arrives `delay_ns` after it was true
     LOADS_FAIL = "loads_fail"  # each load ends in an error
@@ -31,9 +31,43 @@ class FaultKind(Enum):
     RUNNER_OOM = "runner_oom"  # dies at work, and what is idle is unloaded
     RUNNER_FREEZES = "runner_freezes"  # SIGSTOP; at the end it goes on, or is killed, see below
     STRANGER_LOADS = "stranger_loads"  # somebody else loads a model, and keeps it until the end
+    DIE_MID_LOAD = "die_mid_load"  # the process of each load is killed half way
+    CUT = "cut"  # every call breaks, once
+    RESET = "reset"  # every call breaks as soon as it is made
+    REFUSED = "refused"  # no connection is taken; calls under way go on
+    HALF_OPEN = "half_open"  # nothing arrives and nothing ends; calls under way never will
+    GARBAGE = "garbage"  # what follows the first token of an answer is no JSON
+    OVERSIZE = "oversize"  # it is a line without end
+    BAD_UTF8 = "bad_utf8"  # it is cut within a character
+    ERROR_LINE = "error_line"  # the first line of an answer is an error, its status 200
+    NO_TERMINATOR = "no_terminator"  # answers end without their last object
+    WRONG_DIGEST = "wrong_digest"  # residents are listed with a digest that nothing on disk has
+    BUSY_STORM = "busy_storm"  # every call but an unload is answered 503
+    EVICTED = "evicted"  # somebody else unloads what is there
+    DELETED = "deleted"  # a model is not on disk until the end
+    CLOCK_JUMP = "clock_jump"  # the clock on the wall goes back or forth
+    NO_NAMES = "no_names"  # the broker's host resolves no name: no connection to any server
+    NO_DESCRIPTORS = "no_descriptors"  # the broker has no descriptor left: the same
+    BROKER_STOPPED = "broker_stopped"  # SIGSTOP: all that happens meanwhile is heard at the end
 
 
-GENTLE: Final = (FaultKind.LISTS_LATE, FaultKind.LOADS_FAIL, FaultKind.LOADS_HANG)
+GENTLE: Final = (
+    FaultKind.LISTS_LATE,
+    FaultKind.LOADS_FAIL,
+    FaultKind.LOADS_HANG,
+    FaultKind.CLOCK_JUMP,
+)
+# What befalls the broker and no server; `server` of such a fault says nothing.
+OF_THE_BROKER: Final = frozenset(
+    {
+        FaultKind.CLOCK_JUMP,
+        FaultKind.NO_NAMES,
+        FaultKind.NO_DESCRIPTORS,
+        FaultKind.BROKER_STOPPED,
+    }
+)
+# What keeps answers from coming although nothing ends: somebody must notice.
+SILENCING: Final = frozenset({FaultKind.HALF_OPEN, FaultKind.RUNNER_FREEZES})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +84,48 @@ class Fault:
     @property
     def end_ns(self) -> int:
         return self.at_ns + self.for_ns
+
+
+class Broker(Protocol):
+    """What can befall the broker itself."""
+
+    wall_offset_ns: int
+
+    def stop(self) -> None: ...
+
+    def go_on(self) -> None: ...
+
+
+def plan_broker_fault(
+    fault: Fault, broker: Broker, servers: Iterable[Server], timeline: Timeline
+) -> None:
+    """As `plan_fault`, for what befalls the broker."""
+    begin: Callable[[], None]
+    end: Callable[[], None]
+    match fault.kind:
+        case FaultKind.BROKER_STOPPED:
+            begin, end = broker.stop, broker.go_on
+        case FaultKind.CLOCK_JUMP:
+            back_ns = fault.delay_ns if fault.delay_ns % 2 else -fault.delay_ns
+            begin = partial(_jump, broker, 1000 * back_ns)
+            end = partial(_jump, broker, -1000 * back_ns)
+        case FaultKind.NO_NAMES:
+            begin = partial(_refuse_all, tuple(servers), "its name does not resolve")
+            end = partial(_refuse_all, tuple(servers), "")
+        case _:
+            begin = partial(_refuse_all, tuple(servers), "too many open files")
+            end = partial(_refuse_all, tuple(servers), "")
+    timeline.at(fault.at_ns, begin)
+    timeline.at(fault.end_ns, end)
+
+
+def _jump(broker: Broker, by_ns: int) -> None:
+    broker.wall_offset_ns += by_ns
+
+
+def _refuse_all(servers: tuple[Server, ...], why: str) -> None:
+    for server in servers:
+        server.wire.refusal = why
 
 
 def plan_fault(fault: Fault, server: Server, timeline: Timeline) -> None:
@@ -128,8 +204,81 @@ def _stranger_unloads(fault: Fault, server: Server, timeline: Timeline) -> None:
         server.open(work_of(WorkKind.UNLOAD, fault.model, None, 0), lambda signal: None)
 
 
+def _cut(fault: Fault, server: Server, timeline: Timeline) -> None:
+    server.cut()
+
+
+def _set_resets(*, resets: bool) -> _Act:
+    def act(fault: Fault, server: Server, timeline: Timeline) -> None:
+        server.wire.resets = resets
+        server.cut()
+
+    return act
+
+
+def _set_refusal(why: str) -> _Act:
+    def act(fault: Fault, server: Server, timeline: Timeline) -> None:
+        server.wire.refusal = why
+
+    return act
+
+
+def _set_busy(*, is_busy: bool) -> _Act:
+    def act(fault: Fault, server: Server, timeline: Timeline) -> None:
+        server.wire.is_busy = is_busy
+
+    return act
+
+
+def _lose_wire(fault: Fault, server: Server, timeline: Timeline) -> None:
+    server.lose_wire()
+
+
+def _mend_wire(fault: Fault, server: Server, timeline: Timeline) -> None:
+    server.wire.is_half_open = False
+
+
+def _set_spoils(text: str, *, first: bool = False) -> _Act:
+    def act(fault: Fault, server: Server, timeline: Timeline) -> None:
+        server.wire.spoils, server.wire.spoils_first = text, first
+
+    return act
+
+
+def _set_digest(digest: str) -> _Act:
+    def act(fault: Fault, server: Server, timeline: Timeline) -> None:
+        server.wire.digest = digest
+
+    return act
+
+
+def _evict(fault: Fault, server: Server, timeline: Timeline) -> None:
+    for row in server.rows():
+        if fault.model in ("", row.name):
+            server.open(work_of(WorkKind.UNLOAD, row.name, None, 0), lambda signal: None)
+
+
+def _delete(fault: Fault, server: Server, timeline: Timeline) -> None:
+    for card in list(server.model.catalogue):
+        if fault.model in ("", card.name):
+            server.delete(card.name)
+
+
+def _undelete(fault: Fault, server: Server, timeline: Timeline) -> None:
+    server.undelete()
+
+
 def _nothing(fault: Fault, server: Server, timeline: Timeline) -> None:
     """What died stays dead until somebody asks for it."""
+
+
+_SPOILED: Final = {
+    FaultKind.GARBAGE: "a line of the answer cannot be read: JSON is malformed",
+    FaultKind.OVERSIZE: "a line of the answer is over 8000000 bytes",
+    FaultKind.BAD_UTF8: "a line of the answer cannot be read: invalid utf-8",
+    FaultKind.ERROR_LINE: "an error in the stream",
+    FaultKind.NO_TERMINATOR: "the answer ended without its terminator",
+}
 
 
 _BEGIN: Final[dict[FaultKind, _Act]] = {
@@ -142,6 +291,19 @@ _BEGIN: Final[dict[FaultKind, _Act]] = {
     FaultKind.RUNNER_OOM: _harm(OllamaModel.oom_runner),
     FaultKind.RUNNER_FREEZES: _harm(OllamaModel.freeze_runner),
     FaultKind.STRANGER_LOADS: _stranger_loads,
+    FaultKind.DIE_MID_LOAD: _spoil(lambda process, model: process.kill_next_load(model)),
+    FaultKind.CUT: _cut,
+    FaultKind.RESET: _set_resets(resets=True),
+    FaultKind.REFUSED: _set_refusal("connection refused"),
+    FaultKind.HALF_OPEN: _lose_wire,
+    FaultKind.WRONG_DIGEST: _set_digest("0" * 64),
+    FaultKind.BUSY_STORM: _set_busy(is_busy=True),
+    FaultKind.EVICTED: _evict,
+    FaultKind.DELETED: _delete,
+    **{
+        kind: _set_spoils(text, first=kind is FaultKind.ERROR_LINE)
+        for kind, text in _SPOILED.items()
+    },
 }
 _END: Final[dict[FaultKind, _Act]] = {
     FaultKind.LISTS_LATE: _lists_in_time,
@@ -153,4 +315,14 @@ _END: Final[dict[FaultKind, _Act]] = {
     FaultKind.RUNNER_OOM: _nothing,
     FaultKind.RUNNER_FREEZES: _thaw_or_kill,
     FaultKind.STRANGER_LOADS: _stranger_unloads,
+    FaultKind.DIE_MID_LOAD: _loads_work,
+    FaultKind.CUT: _nothing,
+    FaultKind.RESET: _set_resets(resets=False),
+    FaultKind.REFUSED: _set_refusal(""),
+    FaultKind.HALF_OPEN: _mend_wire,
+    FaultKind.WRONG_DIGEST: _set_digest(""),
+    FaultKind.BUSY_STORM: _set_busy(is_busy=False),
+    FaultKind.EVICTED: _nothing,
+    FaultKind.DELETED: _undelete,
+    **dict.fromkeys(_SPOILED, _set_spoils("")),
 }

@@ -25,6 +25,7 @@ class Live:
     spec: RequestSpec
     line: tuple[str, int]
     attempt: AttemptId | None = None
+    is_apart: bool = False  # it waits for its next attempt, in no line
 
 
 @dataclass(slots=True)

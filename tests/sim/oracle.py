@@ -23,8 +23,10 @@ from broker.core.effects import (
     Renew,
     StartAttempt,
     TakeOver,
+    TellQueued,
     TellRequeued,
     Unload,
+    WaitReason,
 )
 from broker.core.placement import HOLD_DOUBLED_MAX
 from broker.core.requests import AttemptId, Outcome, RequestKey
@@ -36,21 +38,25 @@ from broker.core.stimuli import (
     CancelAsked,
     DrainAsked,
     LoadEnded,
+    ModelsListed,
     ResidentsSeen,
     Stimulus,
+    TimerFired,
     UnloadEnded,
 )
 from broker.sim.workload import Task
 from tests.sim.books import Books, Held, Live, must
 from tests.sim.gate_watch import BY_THE_GATES, GateWatch
+from tests.sim.retry_watch import RetryWatch
 from tests.sim.scenario import Scenario
 
 
 class Oracle:
     """`digest` sums up everything that the engine said, and when."""
 
-    def __init__(self, scenario: Scenario, gates: GateWatch) -> None:
+    def __init__(self, scenario: Scenario, gates: GateWatch, retries: RetryWatch) -> None:
         self.gates = gates
+        self.retries = retries
         self.books = {site.name: Books() for site in scenario.sites}
         self.live: dict[RequestKey, Live] = {}
         self.endings: Counter[RequestKey] = Counter()
@@ -66,6 +72,7 @@ class Oracle:
             Refuse: self._refuse,
             TakeOver: self._take_over,
             TellRequeued: self._requeued,
+            TellQueued: self._queued,
             StartAttempt: self._start,
             AbortAttempt: self._abort,
             Finish: self._finish,
@@ -83,6 +90,7 @@ class Oracle:
         self._digest.update(f"{now_ns} {stimulus!r} {effects!r}\n".encode())
         self._note(stimulus, now_ns)
         self.gates.hear(stimulus, effects, now_ns)
+        self.retries.turned(stimulus, effects)
         for effect in effects:
             rule = self._rules.get(type(effect))
             if rule is not None:
@@ -93,8 +101,11 @@ class Oracle:
             said = [each for each in effects if isinstance(each, Admit | Refuse | TakeOver)]
             must(len(said) == 1, f"an arrival was answered by {said}")
         wanted = self._wanted()
-        for books in self.books.values():
-            books.pressed &= wanted
+        for name, books in self.books.items():
+            # Whoever waits behind an open breaker could not run, and keeps nothing there.
+            books.pressed = {
+                each for each in books.pressed & wanted if not self.retries.is_open(name, each)
+            }
 
     def expect(self, tasks: Iterable[Task]) -> None:
         """These will arrive."""
@@ -178,7 +189,10 @@ class Oracle:
         task = self._tasks[effect.key]
         must(effect.key not in self.live, f"{effect.key} was admitted twice")
         found = self._refusals(task, now_ns)
-        must(found in ((), (errors.LoadFailed,)), f"{effect.key} was admitted in spite of {found}")
+        against = set(found) - {errors.LoadFailed, errors.CircuitOpen}
+        if self._scenario.loses_models:
+            against -= {errors.ModelUnknown}
+        must(not against, f"{effect.key} was admitted in spite of {found}")
         spec = stimulus.spec if isinstance(stimulus, Arrived) else None
         must(spec is not None and spec.key == effect.key, f"{effect.key} did not arrive")
         if spec is not None:
@@ -211,13 +225,15 @@ class Oracle:
             found.append(errors.Draining)
         having = [name for name in self.books if scenario.spec(name, task.model)]
         up = [name for name in having if self.books[name].up]
-        if not having:
+        if not having or self._scenario.loses_models:
             found.append(errors.ModelUnknown)
         if not up:
             found.append(errors.NoBackend)
         elif task.num_ctx_needed > scenario.num_ctx_max(task.model):
             found.append(errors.InvalidRequest)
         runner = scenario.line(task)[0]
+        if any(self.retries.is_open(name, runner) for name in up):
+            found.append(errors.CircuitOpen)
         # The longest; how often it has failed in a row is for the engine to know.
         hold_ns = scenario.policy.placement.failed_load_hold_ns << HOLD_DOUBLED_MAX
         failed = [self.books[name].load_failed_ns.get(runner, -hold_ns) for name in up]
@@ -245,7 +261,9 @@ class Oracle:
         spec = self._scenario.spec(effect.backend, live.task.model)
         must(spec is not None, f"{effect.key} was sent where its model is not")
         if spec is not None:
-            must(effect.model == spec.name, f"{effect.key} was sent under the name {effect.model}")
+            # Where its own name is gone, the same file may have another.
+            is_named = effect.model == spec.name or self._scenario.loses_models
+            must(is_named, f"{effect.key} was sent under the name {effect.model}")
             running = sum(
                 (each.backend, each.runner) == (effect.backend, runner)
                 for each in self._held.values()
@@ -279,25 +297,28 @@ class Oracle:
         must(effect.attempt in self._held, f"attempt {effect.attempt} was aborted in vain")
 
     def _requeued(self, effect: TellRequeued, stimulus: Stimulus, now_ns: int) -> None:
-        lost = isinstance(stimulus, AttemptEnded) and isinstance(
-            stimulus.error, errors.BackendUnreachable
-        )
-        must(lost, f"{effect.key} was put back though its server was there")
-        self.live[effect.key].attempt = None
+        """Whether it may be is for the watch over retries to say."""
+        live = self.live[effect.key]
+        live.attempt, live.is_apart = None, True
+
+    def _queued(self, effect: TellQueued, stimulus: Stimulus, now_ns: int) -> None:
+        if effect.key in self.live:
+            self.live[effect.key].is_apart = effect.reason is WaitReason.BACKOFF
 
     # The end
 
     def _finish(self, effect: Finish, stimulus: Stimulus, now_ns: int) -> None:
         live = self.live.pop(effect.key, None)
         must(live is not None, f"{effect.key} ended twice, or never began")
-        in_time = live is not None and now_ns <= live.spec.deadline_ns
+        due_ns = self._scenario.first_turn_ns(live.spec.deadline_ns) if live is not None else 0
+        in_time = live is not None and now_ns <= due_ns
         must(in_time, f"{effect.key} outlived its deadline")
         self._count_ending(effect.key, effect.outcome)
         match effect.outcome:
             case Outcome.COMPLETED:
                 fits = isinstance(stimulus, AttemptEnded) and stimulus.error is None
             case Outcome.EXPIRED:
-                fits = live is not None and now_ns == live.spec.deadline_ns
+                fits = now_ns == due_ns
             case Outcome.CANCELLED:
                 fits = isinstance(stimulus, CancelAsked) and stimulus.key == effect.key
                 fits |= isinstance(stimulus, BlockAsked) and stimulus.cancels_waiting
@@ -305,6 +326,9 @@ class Oracle:
                 fits = True  # which the watch at the gates judges
             case Outcome.FAILED:
                 fits = isinstance(stimulus, AttemptEnded | LoadEnded) and bool(stimulus.error)
+                is_unknown = isinstance(effect.error, errors.ModelUnknown)
+                may_be_gone = isinstance(stimulus, ModelsListed | TimerFired)
+                fits |= may_be_gone and is_unknown and self._scenario.loses_models
             case _:
                 fits = False
         must(fits, f"{effect.key} ended as {effect.outcome} upon {stimulus!r}")
@@ -322,7 +346,7 @@ class Oracle:
         return {
             each.line[0]
             for key, each in self.live.items()
-            if not each.line[1] and self.gates.may_run(key)
+            if not (each.line[1] or each.is_apart) and self.gates.may_run(key)
         }
 
     def _is_wanted(self, runner: str) -> bool:
@@ -357,7 +381,8 @@ class Oracle:
         must(not books.unloading, f"{effect.runner} is to leave beside {books.unloading}")
         if not self._scenario.is_exclusive(effect.backend):
             must(effect.runner in books.ours, f"{effect.runner} is not ours to unload")
-        left_early = effect.runner in self._wanted() & books.pressed
+        is_cured = (effect.backend, effect.runner) in self.retries.cures
+        left_early = not is_cured and effect.runner in self._wanted() & books.pressed
         must(not left_early, f"{effect.runner} is to leave, and its queue was not exhausted")
         running = [each for each in self._held.values() if each.backend == effect.backend]
         for each in running:

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Final
 
+from broker.core.breaker import BreakerPolicy
 from broker.core.model_name import comparison_key
 from broker.core.placement import BackendPolicy, PlacementPolicy
 from broker.core.policy import EnginePolicy
-from broker.core.requests import Criticality
+from broker.core.requests import Criticality, OnInterruption
 from broker.core.stimuli import ModelSpec
+from broker.core.time_outs import TimeOutPolicy, TimeOuts
 from broker.sim.ollama_catalogue import Catalogue
 from broker.sim.ollama_machine import GIB, Quirks, ServerSettings
 from broker.sim.ollama_model import OllamaModel
@@ -30,6 +32,11 @@ USUAL_CTX: Final = 4096
 CTX_MAX: Final = 16_384
 PATIENT_NS: Final = 24 * 3600 * SECOND_NS  # longer than any world lasts
 GHOST: Final = "ghost:latest"  # a model that nobody has
+KINDS_MAX: Final = 5  # of faults in one world
+# As the daemon has them: without, what is half open would be waited for as long as its caller does.
+TIME_OUTS: Final = TimeOutPolicy(
+    of_all=TimeOuts(first_token_ns=300 * SECOND_NS, token_gap_ns=300 * SECOND_NS)
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +72,23 @@ class Scenario:
     def is_gentle(self) -> bool:
         """Does nothing but the broker decide what the servers hold?"""
         return all(each.kind in GENTLE for each in self.faults)
+
+    @property
+    def kinds(self) -> frozenset[FaultKind]:
+        return frozenset(each.kind for each in self.faults)
+
+    @property
+    def loses_models(self) -> bool:
+        """May a model not be on disk for a while?"""
+        return FaultKind.DELETED in self.kinds
+
+    def first_turn_ns(self, at_ns: int) -> int:
+        """The first moment from then on at which the broker is not stopped."""
+        stops = [each for each in self.faults if each.kind is FaultKind.BROKER_STOPPED]
+        for each in sorted(stops, key=lambda stop: stop.at_ns):
+            if each.at_ns <= at_ns < each.end_ns:
+                at_ns = each.end_ns
+        return at_ns
 
     def site(self, name: str) -> SiteDraft:
         return next(each for each in self.sites if each.name == name)
@@ -148,6 +172,7 @@ def draw(seed: int) -> Scenario:
             num_ctx_hold_ns=chance.choice((15, 600)) * SECOND_NS,
         ),
     )
+    policy = replace(policy, time_outs=TIME_OUTS, breaker=_draw_breaker(chance))
     agents = sorted({task.agent_id for task in tasks})
     orders = draw_orders(chance, policy, agents, horizon_ns)
     calm_ns = max([horizon_ns, *(each.end_ns for each in faults)]) + SECOND_NS
@@ -159,6 +184,15 @@ def draw(seed: int) -> Scenario:
         faults=faults,
         orders=orders,
         calm_ns=calm_ns,
+    )
+
+
+def _draw_breaker(chance: Random) -> BreakerPolicy:
+    return BreakerPolicy(
+        failures=chance.choice((2, 5)),
+        slow_ns=300 * SECOND_NS,
+        open_ns=chance.choice((5, 60)) * SECOND_NS,
+        open_ns_max=120 * SECOND_NS,
     )
 
 
@@ -270,7 +304,10 @@ def _draw_tasks(
     kinds = [each for each in _AGENTS if chance.random() < 0.6] or ["idler"]
     traits = frozenset(
         each
-        for each in ("tiny", "huge", "leaves", "again", "ghost", "impatient", "critical", "batch")
+        for each in (
+            *("tiny", "huge", "leaves", "again", "ghost", "impatient", "critical", "batch"),
+            "interruptible",
+        )
         if chance.random() < 0.4
     ) | (frozenset({"large"}) if has_large else frozenset())
     tasks = []
@@ -310,6 +347,9 @@ def _draw_task(
         task = replace(task, criticality=Criticality.CRITICAL)
     elif has("batch", 0.2):
         task = replace(task, criticality=Criticality.BATCH)
+    if has("interruptible", 0.5):
+        on = chance.choice((OnInterruption.RESTART, OnInterruption.CONTINUE))
+        task = replace(task, on_interruption=on)
     if has("large", 0.1):
         task = replace(task, num_ctx_needed=chance.choice((5000, 8192, 16_000, 40_000)))
     if has("impatient", 0.5):
@@ -328,10 +368,14 @@ def _draw_task(
 def _draw_faults(
     chance: Random, sites: tuple[SiteDraft, ...], horizon_ns: int
 ) -> tuple[Fault, ...]:
-    among = chance.choice(
-        ((), tuple(sorted(GENTLE, key=lambda each: each.value)), tuple(FaultKind))
+    gentle = sorted(GENTLE, key=lambda each: each.value)
+    kinds = chance.choice(
+        (
+            [],
+            [each for each in gentle if chance.random() < 0.5],
+            chance.sample(list(FaultKind), chance.randint(1, KINDS_MAX)),
+        )
     )
-    kinds = [each for each in among if chance.random() < 0.4]
     return tuple(
         _draw_fault(chance, kind, chance.choice(sites), horizon_ns)
         for kind in kinds

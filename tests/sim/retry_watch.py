@@ -1,0 +1,129 @@
+"""Watches what is tried again, and where: how often, by whose leave, and past which breakers.
+
+Its books are its own, kept by what the engine says and hears.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from broker.core.breaker import BreakerState
+from broker.core.effects import (
+    AbortAttempt,
+    Effect,
+    Finish,
+    StartAttempt,
+    TellBreaker,
+    TellHealing,
+    TellRequeued,
+)
+from broker.core.failures import failure_of
+from broker.core.healing import HealingStep
+from broker.core.requests import AttemptId, OnInterruption, RequestKey
+from broker.core.stimuli import Arrived, AttemptEnded, FirstToken, Stimulus
+from tests.sim.books import must
+from tests.sim.scenario import Scenario
+
+_Place = tuple[str, str]  # backend, runner
+
+
+@dataclass(slots=True)
+class _Call:
+    key: RequestKey
+    place: _Place
+    is_probe: bool
+    is_aborted: bool = False
+    has_streamed: bool = False
+
+
+class RetryWatch:
+    """`breakers` and `cures` are what was told of each model on each backend."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.breakers: dict[_Place, BreakerState] = {}
+        self.cures: set[_Place] = set()
+        self.retries: Counter[str] = Counter()  # by backend, of calls it may have worked for
+        self._scenario = scenario
+        self._calls: dict[AttemptId, _Call] = {}
+        self._tries: Counter[RequestKey] = Counter()
+        self._streamed: set[RequestKey] = set()
+        self._on_interruption: dict[RequestKey, OnInterruption] = {}
+        self._firsts: Counter[str] = Counter()  # first attempts, by backend
+
+    def turned(self, stimulus: Stimulus, effects: Sequence[Effect]) -> None:
+        ended: _Call | None = None
+        match stimulus:
+            case Arrived():
+                # Of a request under way it is the same: other words would be refused.
+                spec = stimulus.spec
+                self._on_interruption.setdefault(spec.key, spec.on_interruption)
+            case FirstToken():
+                call = self._calls[stimulus.attempt]
+                call.has_streamed = True
+                self._streamed.add(call.key)
+            case AttemptEnded():
+                ended = self._calls.pop(stimulus.attempt)
+        for effect in effects:
+            self._tell(effect, stimulus, ended)
+
+    def is_open(self, backend: str, runner: str) -> bool:
+        """Is a breaker open or half open there?"""
+        return self.breakers.get((backend, runner), BreakerState.CLOSED) is not BreakerState.CLOSED
+
+    def _tell(self, effect: Effect, stimulus: Stimulus, ended: _Call | None) -> None:
+        match effect:
+            case StartAttempt():
+                self._start(effect)
+            case AbortAttempt():
+                self._calls[effect.attempt].is_aborted = True
+            case TellRequeued():
+                self._requeued(effect, stimulus, ended)
+            case Finish():
+                self._tries.pop(effect.key, None)
+                self._streamed.discard(effect.key)
+            case TellBreaker():
+                self.breakers[self._place(effect.backend, effect.model)] = effect.after
+            case TellHealing() if effect.model:
+                place = self._place(effect.backend, effect.model)
+                (self.cures.discard if effect.step is HealingStep.CURED else self.cures.add)(place)
+
+    def _place(self, backend: str, model: str) -> _Place:
+        spec = self._scenario.spec(backend, model)
+        return backend, spec.runner if spec else model
+
+    def _start(self, effect: StartAttempt) -> None:
+        """Nothing where a breaker is open, one call where it is half open; no request is tried more
+        often than it may be."""
+        place = self._place(effect.backend, effect.model)
+        state = self.breakers.get(place, BreakerState.CLOSED)
+        must(state is not BreakerState.OPEN, f"{effect.key} was sent where the breaker is open")
+        is_probe = state is BreakerState.HALF_OPEN
+        beside = [each for each in self._calls.values() if each.place == place and each.is_probe]
+        must(not (is_probe and beside), f"{effect.key} is a second probe of {place}")
+        self._calls[effect.attempt] = _Call(effect.key, place, is_probe)
+        self._tries[effect.key] += 1
+        tries_max = self._scenario.policy.retry.tries_max
+        must(self._tries[effect.key] <= tries_max, f"{effect.key}: more than {tries_max} tries")
+        self._firsts[effect.backend] += self._tries[effect.key] == 1
+
+    def _requeued(self, effect: TellRequeued, stimulus: Stimulus, ended: _Call | None) -> None:
+        """Only what a failure took the slot from, after a token only by its caller's leave; and a
+        backend that fails much is not called much more."""
+        error = stimulus.error if isinstance(stimulus, AttemptEnded) else None
+        must(error is not None and ended is not None, f"{effect.key} was put back for nothing")
+        if error is None or ended is None:
+            return
+        failure = failure_of(error)
+        may_help = failure.retries or ended.is_aborted
+        must(may_help, f"{effect.key} was put back though nothing can help: {error!r}")
+        leave = self._on_interruption[effect.key]
+        is_void = effect.key in self._streamed and leave is OnInterruption.FAIL
+        must(not is_void, f"{effect.key} was put back after a token, without leave")
+        if ended.has_streamed or not (failure.was_called or ended.is_aborted):
+            return  # another backend may have taken it up; or nothing was called
+        backend, policy = ended.place[0], self._scenario.policy.retry
+        self.retries[backend] += 1
+        most = policy.budget_max + policy.budget_share * self._firsts[backend]
+        must(self.retries[backend] <= most, f"{backend} was called again too often")
