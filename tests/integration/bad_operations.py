@@ -51,6 +51,17 @@ def _scopes() -> Iterator[Case]:
         yield "Scope.agent_id", request, "scope", "agent_id or an agent_type"
 
 
+def _backends() -> Iterator[Case]:
+    long, rule = "b" * 64, "has 64 characters; at most 63"
+    yield "DrainRequest.backend", pb.DrainRequest(backend=long), "backend", rule
+    both = pb.DrainRequest(backend="b", timeout_ms=0)
+    yield "DrainRequest.timeout_ms", both, "timeout_ms", "does not go with backend"
+    yield "ResumeRequest.backend", pb.ResumeRequest(backend=long), "backend", rule
+    for scope in (OPUS, pb.Scope()):
+        mixed = pb.ResumeRequest(backend="b", scope=scope)
+        yield "ResumeRequest.backend", mixed, "backend", "does not go with scope"
+
+
 def _numbers() -> Iterator[Case]:
     for name in ("weight_factor", "rate_factor"):
         for value in (0, -1, 0.009, 100.1, math.nan, math.inf, -math.inf):
@@ -92,4 +103,10 @@ def _levels_and_watches() -> Iterator[Case]:
         yield "WatchStatusRequest.requests_max", watch, "requests_max", "0 to 1000"
 
 
-OPERATIONS: tuple[Case, ...] = (*_ids(), *_scopes(), *_numbers(), *_levels_and_watches())
+OPERATIONS: tuple[Case, ...] = (
+    *_ids(),
+    *_scopes(),
+    *_backends(),
+    *_numbers(),
+    *_levels_and_watches(),
+)

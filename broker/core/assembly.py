@@ -1,0 +1,285 @@
+"""The parts of the engine, made and joined once, at construction.
+
+What a part tells the others of goes through the engine, which decides what is to be looked at then:
+those are the abstract methods.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from random import Random
+
+from _sched.queue import FairQueue
+from broker.core.agents import Agents
+from broker.core.announcements import Announcer
+from broker.core.arrivals import Arrivals
+from broker.core.attempts import Attempts
+from broker.core.backlog import Backlog
+from broker.core.breakers import Breakers
+from broker.core.bulkheads import Bulkheads
+from broker.core.degradation import Degradation
+from broker.core.effects import Effect
+from broker.core.errors import BrokerError
+from broker.core.estimates import Estimates
+from broker.core.healer import Healer, new_healer
+from broker.core.ledger import Ledger
+from broker.core.level import Level
+from broker.core.membership import Membership
+from broker.core.offers import Offers
+from broker.core.operations import Operations
+from broker.core.ownership import Ownership
+from broker.core.phases import Phases
+from broker.core.placement import BackendState
+from broker.core.policy import EnginePolicy
+from broker.core.queueing import Line, LineKey
+from broker.core.quota import Quotas
+from broker.core.reassignment import Reassignment
+from broker.core.record import Attempt, Record
+from broker.core.requests import AttemptId, RequestKey
+from broker.core.residencies import Residencies
+from broker.core.retries import Retries
+from broker.core.routing import Routing
+from broker.core.stimuli import (
+    AttemptEnded,
+    LoadEnded,
+    ModelsListed,
+)
+from broker.core.switching import Switching
+from broker.core.tally import Tally
+from broker.core.timers import Timers
+from broker.core.waiting_room import WaitingRoom
+
+
+class Assembly(ABC):
+    """All parts by their names. They are read through `snapshot.py`, never written from outside."""
+
+    def __init__(self, policy: EnginePolicy) -> None:
+        self.policy = policy
+        self.estimates = Estimates()
+        self.tally = Tally()
+        self.timers = Timers()
+        self.bulkheads = Bulkheads(policy.agents.bulkheads)
+        self.room = WaitingRoom(policy.queue.room_max)
+        self._queue = FairQueue(policy.queue.handicap_ns_per_priority)
+        self._quotas = quotas = Quotas(policy.agents)
+        self.agents = Agents(policy.agents, self._queue, quotas, self.bulkheads)
+        self._changed: dict[str, None] = {}  # runners for which what waits may stand elsewhere
+        self.backends = {each.name: BackendState(each) for each in policy.backends}
+        self._offers = Offers(policy.degradation, self.backends, self.bulkheads)
+        self.backlog = Backlog(
+            self._queue, self.bulkheads, self._offers, self.tally, self.estimates, self._note
+        )
+        self._effects: list[Effect] = []
+        self.residencies = Residencies(
+            self.backends,
+            policy.placement,
+            self.backlog,
+            self.timers,
+            self.estimates,
+            self._emit,
+            self._note,
+            self._load_failed,
+            self._choices_changed,
+        )
+        self.breakers = self._new_breakers()
+        self._switching = self._new_switching()
+        self.degradation = Degradation(
+            policy.degradation,
+            self.backends,
+            self.backlog,
+            self.estimates,
+            self.timers,
+            self._emit,
+            self._level_changed,
+            queued_max=lambda: self.policy.queue.queued_max,
+        )
+        self._phases = self._new_phases()
+        self.ledger = self._new_ledger()
+        self._reassignment = Reassignment(self.ledger, self.backlog, self.backends)
+        self._announcer = self._new_announcer()
+        self._retries = self._new_retries()
+        self._attempts = self._new_attempts()
+        self._healer = self._new_healer()
+        self._arrivals = self._new_arrivals()
+        self._membership = self._new_membership()
+        self._ownership = Ownership(self.backends, self.residencies, self._emit)
+        self._routing = Routing(self.backends, self.backlog.record_of)
+        self._operations = Operations(
+            self.agents, self.backlog, self.ledger, self._announcer, self.timers, self._emit
+        )
+
+    def _new_breakers(self) -> Breakers:
+        return Breakers(
+            self.policy.breaker,
+            self.backends,
+            self.timers,
+            self._emit,
+            self._note,
+            self._choices_changed,
+        )
+
+    def _new_phases(self) -> Phases:
+        return Phases(
+            self.policy.time_outs,
+            self.backends,
+            self.timers,
+            lambda *late: self.ledger.waited_long(*late),
+            lambda *late: self._attempts.give_up(*late),
+        )
+
+    def _new_ledger(self) -> Ledger:
+        return Ledger(
+            self.backlog,
+            self.room,
+            self._quotas,
+            self.tally,
+            self.timers,
+            self.backends,
+            self._phases,
+            self._emit,
+        )
+
+    def _new_retries(self) -> Retries:
+        return Retries(
+            self.policy.retry,
+            Random(self.policy.seed),
+            self.ledger,
+            self.backlog,
+            self._reassignment,
+            self._announcer,
+            self._phases,
+            self.backends,
+            self.timers,
+            self._emit,
+        )
+
+    def _new_attempts(self) -> Attempts:
+        return Attempts(
+            self.policy.queue,
+            self.ledger,
+            self.backlog,
+            self.residencies,
+            self._retries,
+            self._phases,
+            self.estimates,
+            self.tally,
+            self.timers,
+            self._emit,
+            self.breakers.started,
+            self._attempt_ended,
+        )
+
+    def _new_healer(self) -> Healer:
+        return new_healer(
+            self.policy,
+            self.backends,
+            self.ledger.attempts,
+            self.backlog.ready,
+            self.estimates,
+            self.timers,
+            self._attempts.give_up,
+            self.breakers.reset,
+            self._note,
+            self._choices_changed,
+            self._emit,
+        )
+
+    def _new_switching(self) -> Switching:
+        return Switching(
+            self.backends,
+            self.policy.placement,
+            self.backlog,
+            self.estimates,
+            self._emit,
+            self._note,
+        )
+
+    def _new_announcer(self) -> Announcer:
+        return Announcer(
+            self.policy.queue.announce_interval_ns,
+            self.backlog,
+            self.backends,
+            self.estimates,
+            self.timers,
+            self._emit,
+            self._changed,
+        )
+
+    def _new_arrivals(self) -> Arrivals:
+        return Arrivals(
+            self.policy.queue,
+            self.agents,
+            self._quotas,
+            self.ledger,
+            self.backlog,
+            self.room,
+            self._announcer,
+            self.degradation,
+            self._reassignment,
+            self.estimates,
+            self.tally,
+            self.timers,
+            self._phases,
+            self.backends,
+            self._emit,
+        )
+
+    def _new_membership(self) -> Membership:
+        return Membership(
+            self.backends,
+            self.ledger.attempts,
+            self.backlog,
+            self._emit,
+            lambda name, now_ns: self._models_listed(ModelsListed(name, ()), now_ns),
+            self._members_changed,
+        )
+
+    @property
+    def records(self) -> dict[RequestKey, Record]:
+        return self.ledger.records
+
+    @property
+    def attempts(self) -> dict[AttemptId, Attempt]:
+        return self.ledger.attempts
+
+    @property
+    def lines(self) -> dict[LineKey, Line]:
+        return self.backlog.lines
+
+    @property
+    def level(self) -> Level:
+        return self.degradation.level
+
+    @property
+    def draining(self) -> bool:
+        return self._arrivals.draining
+
+    def _emit(self, effect: Effect) -> None:
+        self._effects.append(effect)
+
+    def _note(self, runner: str) -> None:
+        self._changed[runner] = None
+
+    # What parts tell of
+
+    @abstractmethod
+    def _level_changed(self, now_ns: int) -> None: ...
+
+    @abstractmethod
+    def _choices_changed(self, now_ns: int) -> None: ...
+
+    @abstractmethod
+    def _members_changed(self, now_ns: int) -> None: ...
+
+    @abstractmethod
+    def _models_listed(self, listed: ModelsListed, now_ns: int) -> None: ...
+
+    @abstractmethod
+    def _load_failed(
+        self, backend: BackendState, model: str, ended: LoadEnded, until_ns: int, now_ns: int
+    ) -> None: ...
+
+    @abstractmethod
+    def _attempt_ended(
+        self, attempt: Attempt, ended: AttemptEnded, error: BrokerError | None, now_ns: int
+    ) -> None: ...
