@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from broker.core.breaker import BREAKER, BreakerPolicy, BreakerState, BreakerTrigger
-from broker.core.breakers import CALLS_MIN, NO_ATTEMPT
+from broker.core.breakers import CALLS_MIN
 from broker.core.errors import (
     BackendBusy,
     BackendFrozen,
@@ -397,8 +397,3 @@ def test_until_when_a_runner_is_open_is_known_only_where_no_backend_takes_it() -
     stage.starts()
     assert stage.breakers.open_until_ns(RUNNER, stage.now_ns) is None  # it may, in a moment
     assert stage.breakers.open_until_ns("blob-unknown", stage.now_ns) is None
-
-
-def test_an_attempt_is_never_numbered_as_none_is() -> None:
-    stage = Stage(POLICY)
-    assert stage.starts().id != NO_ATTEMPT
