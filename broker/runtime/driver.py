@@ -51,7 +51,7 @@ from broker.core.level import Level
 from broker.core.observer import Observer
 from broker.core.policy import EnginePolicy
 from broker.core.ports import Backend
-from broker.core.requests import AttemptId, Outcome, RequestKey, RequestSpec
+from broker.core.requests import Outcome, RequestKey, RequestSpec
 from broker.core.stimuli import (
     Arrived,
     AttemptEnded,
@@ -73,14 +73,14 @@ from broker.core.stimuli import (
     UnloadEnded,
 )
 from broker.core.views import LevelView
-from broker.runtime.attempts import Call, Errand
+from broker.runtime.attempts import Errand
+from broker.runtime.calls import Calls
 from broker.runtime.clock import Clock
 from broker.runtime.inquiries import Inquiries
 from broker.runtime.reports import Reports
 from broker.runtime.streams import ResponseStream, Subscription
 from broker.runtime.supervisor import Supervisor
 from broker.runtime.switches import Switches, SwitchLimits
-from broker.runtime.watch import Watch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,12 +138,9 @@ class Driver(Inquiries):
         self._default_answers = limits.default_answers
         self._observer = observer
         self._reports = Reports(engine, clock, observer)
-        self._backends = backends
-        self._supervisor = supervisor
         self._limits = limits
         self._errands: dict[RequestKey, Errand] = {}
-        self._attempts: dict[AttemptId, tuple[asyncio.Task[None], Call]] = {}
-        self._watch = Watch(lambda: [call for _, call in self._attempts.values()], clock, self.feed)
+        self._calls = Calls(backends, clock, supervisor, self.feed)
         self._newcomer: _Newcomer | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._drained = asyncio.Event()
@@ -241,9 +238,8 @@ class Driver(Inquiries):
         if errand is None or errand.stream is not stream or not stream.is_read_by(subscription):
             return
         stream.detach(subscription)  # this reader hears of it from its call
-        if errand.attempt in self._attempts:
-            self._close_call(errand.attempt, error)
-        else:  # between two attempts
+        if errand.attempt is None or not self._calls.close(errand.attempt, error):
+            # Between two attempts.
             self.feed(CancelAsked(stream.key, CancelCause.CLIENT_GONE))
 
     def cancel(self, key: RequestKey, cause: CancelCause = CancelCause.BY_AGENT) -> str | None:
@@ -345,29 +341,11 @@ class Driver(Inquiries):
         self._errands[effect.key].stream.tell(effect)
 
     def _start_attempt(self, effect: StartAttempt) -> None:
-        errand = self._errands[effect.key]
-        call = Call(effect, errand, self._clock, self.feed, self._attempt_over)
-        work = call.run(self._backends[effect.backend])
-        task = self._supervisor.start(work, f"attempt-{effect.attempt}")
-        self._attempts[effect.attempt] = (task, call)
-        self._watch.start()
+        self._calls.start(effect, self._errands[effect.key])
         self._reports.started(effect)
 
-    def _attempt_over(self, ended: AttemptEnded) -> None:
-        del self._attempts[ended.attempt]
-        self.feed(ended)
-
     def _abort_attempt(self, effect: AbortAttempt) -> None:
-        if effect.attempt in self._attempts:
-            self._close_call(effect.attempt)
-
-    def _close_call(self, attempt: AttemptId, verdict: BrokerError | None = None) -> None:
-        task, call = self._attempts[attempt]
-        if verdict is not None:
-            call.condemn(verdict)
-        task.cancel()
-        # A task that never took its first step never will: its callback is the only end.
-        task.add_done_callback(lambda _: call.abandon())
+        self._calls.close(effect.attempt)
 
     def _answer(self, effect: Answer) -> None:
         text = self._default_answers.get(effect.prompt_type, self._default_answer)
@@ -396,7 +374,7 @@ class Driver(Inquiries):
 
     def close(self) -> None:
         """Stops the alarm and the watch. Tasks end with the supervisor."""
-        self._watch.stop()
+        self._calls.stop()
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
