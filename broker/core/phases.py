@@ -44,6 +44,12 @@ class Phases:
         self._by_model = {
             model: tightest(those, policy.of_all) for model, those in policy.by_model.items()
         }
+        # What the configuration leaves alone is not looked at with each request.
+        house = (policy.of_all, *policy.by_model.values())
+        self._bounds_waits = any(
+            each.queue_ns is not None or each.load_ns is not None for each in house
+        )
+        self._bounds_all = any(each.total_ns is not None for each in house)
 
     def configure(
         self, policy: TimeOutPolicy, records: Mapping[RequestKey, Record], now_ns: int
@@ -68,6 +74,8 @@ class Phases:
 
     def deadline_ns(self, record: Record, asked_ns: int) -> int:
         """When its time is over, whose caller gives it until `asked_ns`."""
+        if not self._bounds_all and record.spec.time_outs is NO_TIME_OUTS:
+            return asked_ns
         total_ns = self.limits(record).total_ns
         return asked_ns if total_ns is None else min(asked_ns, record.arrived_ns + total_ns)
 
@@ -83,7 +91,8 @@ class Phases:
     def waits(self, record: Record, now_ns: int) -> None:
         """It has come, or has lost its slot."""
         record.waiting_since_ns = now_ns
-        self._arm(record, now_ns)
+        if self._bounds_waits or record.spec.time_outs is not NO_TIME_OUTS:
+            self._arm(record, now_ns)
 
     def left(self, record: Record) -> None:
         """It waits no longer, for whatever reason."""

@@ -68,7 +68,9 @@ class Retries:
 
     def earn(self, backend: str) -> None:
         """A request was attempted for the first time, here."""
-        self.budget(backend).earn(self.policy)
+        budget = self._budgets.get(backend)
+        if budget is not None:  # else it is whole
+            budget.earn(self.policy)
 
     def wait_ns(self, attempt: Attempt, error: BrokerError, now_ns: int) -> int | None:
         """After which time its request is tried again; None: it is not."""
