@@ -162,13 +162,13 @@ def _conversation(
         images += seen
         said.append(f"{message['role']}: {text}")
     begun = _begun(given, messages[-1], model, flavour)
-    if begun:
+    if begun is not None:
         said.pop()
-    prompt = "\n".join(said)
+    prompt, begun = "\n".join(said), begun or ""
     return prompt, _tokens(prompt) + _tokens(begun) + images * TOKENS_PER_IMAGE, begun
 
 
-def _begun(given: Mapping[str, Json], last: Json, model: SimModel, flavour: Flavour) -> str:
+def _begun(given: Mapping[str, Json], last: Json, model: SimModel, flavour: Flavour) -> str | None:
     """The answer so far, where the last message is one that is to go on."""
     is_answer = isinstance(last, dict) and last.get("role") == "assistant"
     if flavour is Flavour.VLLM:
@@ -188,7 +188,7 @@ def _begun(given: Mapping[str, Json], last: Json, model: SimModel, flavour: Flav
                 _bad(flavour),
             )
     content = last.get("content") if is_answer and isinstance(last, dict) else None
-    return content if goes_on and isinstance(content, str) else ""
+    return content if goes_on and isinstance(content, str) else None
 
 
 def _content(message: Mapping[str, Json], flavour: Flavour) -> tuple[str, int]:

@@ -168,3 +168,12 @@ async def test_it_asks_again_sooner_while_there_is_no_answer() -> None:
 def test_an_interval_of_nothing_would_ask_without_end(field: str) -> None:
     with pytest.raises(ValueError, match="positive"):
         DiscoveryPolicy(**{field: 0})
+
+
+async def test_what_keeps_its_models_lists_them_at_each_look() -> None:
+    """It costs one cheap call there, and a model that is gone is unknown at once."""
+    stage = Stage()
+    stage.backend.keeps_models = True
+    for _ in range(3):
+        await stage.discovery.ask()
+    assert stage.kinds().count(ModelsListed) == 3
