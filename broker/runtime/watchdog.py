@@ -83,7 +83,7 @@ class Watchdog:
         self._arm()
         if stalled_ns < self._stall_ns:
             return
-        where = where or (COMPUTED if computed_ns > stalled_ns // 2 else STOPPED)
+        where = where or (COMPUTED if computed_ns > stalled_ns // 10 else STOPPED)
         _log.warning("the loop stood still", for_ms=stalled_ns // 1_000_000, where=where)
         self._on_stall(stalled_ns, where)
 
