@@ -49,6 +49,7 @@ class Estimates:
         "_gap_ns",
         "_last_departure_ns",
         "_load_ns",
+        "_loads_on",
         "_prefill_ns",
         "_rates",
         "_service",
@@ -62,6 +63,7 @@ class Estimates:
         self._service_ns: dict[str, float] = {}
         self._costs: dict[str, MovingAverage] = {}
         self._load_ns: dict[str, MovingAverage] = {}
+        self._loads_on: dict[str, dict[str, MovingAverage]] = {}  # by backend
         self._gap_ns: dict[str, dict[str, MovingAverage]] = {}  # by runner, then by backend
         self._prefill_ns: dict[str, dict[str, float]] = {}  # per byte, of the slowest; the same
         self._departure_gap_ns = _average()
@@ -97,8 +99,9 @@ class Estimates:
         if best_ns is not None:
             self._service_ns[runner] = best_ns
 
-    def loaded(self, runner: str, load_ns: int) -> None:
+    def loaded(self, runner: str, load_ns: int, backend: str = "") -> None:
         self._load_ns.setdefault(runner, _average()).add(load_ns)
+        self._loads_on.setdefault(runner, {}).setdefault(backend, _average()).add(load_ns)
 
     def streamed(self, runner: str, backend: str, gap_ns: int) -> None:
         """A whole answer came with this mean time between its pieces."""
@@ -120,6 +123,7 @@ class Estimates:
             self._service,
             self._costs,
             self._load_ns,
+            self._loads_on,
             self._service_ns,
             self._gap_ns,
             self._prefill_ns,
@@ -168,6 +172,12 @@ class Estimates:
         be a guess: 0 before the first."""
         average = self._costs.get(runner)
         return int(average.mean() or 0) if average else 0
+
+    def load_ns_on(self, backend: str, runner: str) -> float:
+        """How long this backend loads it; where that is not known, how long others do; else 0."""
+        average = self._loads_on.get(runner, {}).get(backend)
+        known_ns = average.mean() if average else self.load_ns(runner)
+        return known_ns or 0.0
 
     def load_ns(self, runner: str) -> float | None:
         average = self._load_ns.get(runner)

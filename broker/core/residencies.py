@@ -183,7 +183,8 @@ class Residencies:
             residency.move(_Trigger.LOADED, now_ns)
             residency.loaded_ns = residency.used_ns = now_ns
             backend.has_loaded(ended.runner)
-            self._estimates.loaded(residency.runner, now_ns - residency.load_started_ns)
+            load_ns = now_ns - residency.load_started_ns
+            self._estimates.loaded(residency.runner, load_ns, backend.name)
             self._keep(backend, residency, now_ns)
             self._on_change(now_ns)
             return

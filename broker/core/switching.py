@@ -54,7 +54,9 @@ class Switching:
         """Takes each backend one step towards what its queue wants. True where a gate was opened:
         what waits for it may start now.
 
-        Room that is there is used first, on any backend, before anything is told to leave.
+        Room that is there is used first, on any backend, before anything is told to leave. What
+        several could load is loaded where that takes least time, then where less runs for its
+        weight, then where the weight is larger, then by the first configured.
         """
         if self._is_settled():
             return False  # the usual turn
@@ -64,6 +66,8 @@ class Switching:
                 self._abort_unwanted(backend, now_ns)
             elif backend.is_open and not backend.is_curing:
                 ready.append(backend)
+        if len(ready) > 1:
+            ready.sort(key=lambda each: self._cost_of_next(each, now_ns))
         wanting: set[str] = set()
         for backend in ready:
             targets = self._targets(backend, now_ns, with_promises=False)
@@ -77,6 +81,14 @@ class Switching:
                 targets = self._targets(backend, now_ns, with_promises=True)
             has_opened |= self._gate_or_open(backend, targets, now_ns)
         return has_opened
+
+    def _cost_of_next(self, backend: BackendState, now_ns: int) -> tuple[float, float, float]:
+        """By which backends come in their order: of what each would load next."""
+        targets = self._targets(backend, now_ns, with_promises=False)
+        load_ns = self._estimates.load_ns_on(backend.name, targets[0].runner) if targets else 0.0
+        running = sum(each.running for each in backend.residents.values())
+        weight = backend.policy.weight
+        return load_ns, running / weight, -weight
 
     def _is_settled(self) -> bool:
         """Does nothing wait for a next step, and is all that waits for a slot served already?"""

@@ -10,7 +10,16 @@ from broker.core import routing
 from broker.core.effects import StartAttempt
 from broker.core.placement import BackendPolicy
 from broker.core.stimuli import Arrived
-from tests.unit.core.scene import Scene, model, of, request, resident
+from tests.unit.core.scene import (
+    SECOND_NS,
+    Scene,
+    arrived,
+    model,
+    of,
+    request,
+    resident,
+    switches,
+)
 
 
 def pool(*slots: int, weights: tuple[float, ...] = ()) -> Scene:
@@ -100,3 +109,50 @@ def test_one_backend_remembers_nothing() -> None:
     scene = pool(2)
     assert sends(scene, "r1", session="s") == "b0"
     assert len(scene.engine._routing) == 0
+
+
+# Which of them loads
+
+
+def idle(*weights: float) -> Scene:
+    """Backends b0, b1 and so on that could load m and n, and hold nothing."""
+    scene = Scene(*(BackendPolicy(name=f"b{n}", weight=each) for n, each in enumerate(weights)))
+    for number, _ in enumerate(weights):
+        scene.open(f"b{number}", model("m"), model("n"))
+        scene.seen(f"b{number}")
+    return scene
+
+
+def loads_it(scene: Scene, load_ns: int, name: str, backend: str) -> None:
+    """The load of a model that is under way takes so long, and its request ends."""
+    scene.wait(load_ns)
+    scene.loaded(name, backend)
+    scene.end_one()
+    scene.wait(SECOND_NS)
+    scene.seen(backend)  # it has left again
+
+
+def test_what_two_could_load_is_loaded_by_the_first_and_then_by_the_faster() -> None:
+    scene = idle(1.0, 1.0)
+    assert switches(scene.turn(arrived("r1"))) == ["load m on b0"]
+    loads_it(scene, 9 * SECOND_NS, "m", "b0")
+    scene.down("b0")
+    assert switches(scene.turn(arrived("r2"))) == ["load m on b1"]
+    loads_it(scene, 2 * SECOND_NS, "m", "b1")
+    scene.up("b0")
+    assert switches(scene.turn(arrived("r3"))) == ["load m on b1"]
+
+
+def test_the_larger_weight_loads_where_nothing_was_measured() -> None:
+    assert switches(idle(1.0, 2.0).turn(arrived("r1"))) == ["load m on b1"]
+
+
+def test_the_busier_loads_last() -> None:
+    policies = (BackendPolicy(name="b0", resident_max=2), BackendPolicy(name="b1", resident_max=2))
+    scene = Scene(*policies)
+    for name in ("b0", "b1"):
+        scene.open(name, model("m"), model("n"))
+        scene.seen(name)
+    scene.turn(arrived("r1"))
+    scene.loaded("m", "b0")
+    assert switches(scene.turn(arrived("r2", model="n"))) == ["load n on b1"]

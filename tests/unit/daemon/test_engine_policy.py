@@ -239,7 +239,7 @@ def test_a_longer_queue_than_streams_is_still_let_in() -> None:
     assert live_max(Config(limits=LimitsConfig(queued_max=50, streams_max=10))) == 50
 
 
-def test_a_reload_changes_all_of_the_engine_but_what_its_shell_is_built_with(tmp_path: Path) -> None:
+def test_a_reload_changes_all_of_the_engine_but_what_its_shell_needs(tmp_path: Path) -> None:
     """And but what is built into other parts as well: keep_alive_s and streams_max."""
     file = tmp_path / "broker.toml"
     file.write_text(
