@@ -61,8 +61,9 @@ class _SubstitutionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Substitu
     SUBSTITUTION_UNSPECIFIED: _Substitution.ValueType  # 0
     """Not said: treated as SUBSTITUTION_ANY."""
     SUBSTITUTION_ANY: _Substitution.ValueType  # 1
-    """fallback_models where the model is missing; at level 2 and above those of them that are small, and
-    failing these any small model that can do what the request needs.
+    """fallback_models where no backend takes the model (it is missing, its calls have failed too often, it
+    could not be loaded, its backend is away) or where it would surely be late; at level 2 and above those
+    of them that are small, and failing these any small model that can do what the request needs.
     """
     SUBSTITUTION_FALLBACKS: _Substitution.ValueType  # 2
     """None but fallback_models."""
@@ -75,8 +76,9 @@ class Substitution(_Substitution, metaclass=_SubstitutionEnumTypeWrapper):
 SUBSTITUTION_UNSPECIFIED: Substitution.ValueType  # 0
 """Not said: treated as SUBSTITUTION_ANY."""
 SUBSTITUTION_ANY: Substitution.ValueType  # 1
-"""fallback_models where the model is missing; at level 2 and above those of them that are small, and
-failing these any small model that can do what the request needs.
+"""fallback_models where no backend takes the model (it is missing, its calls have failed too often, it
+could not be loaded, its backend is away) or where it would surely be late; at level 2 and above those
+of them that are small, and failing these any small model that can do what the request needs.
 """
 SUBSTITUTION_FALLBACKS: Substitution.ValueType  # 2
 """None but fallback_models."""
