@@ -8,13 +8,24 @@ from dataclasses import dataclass
 
 from broker.backends.ollama import OllamaBackend
 from broker.backends.openai_compatible import OpenAiBackend
-from broker.core.content import Completion, GenerateContent
+from broker.core.content import Completion, GenerateContent, Message, Prompt, Tool
 from broker.core.ports import Backend
 from tests.integration.ollama_sim_process import Simulator, start_simulator
 from tests.integration.openai_sim_process import start_openai_simulator
 from tests.integration.served_backend import Heard
 
 SLOTS = 2  # of each simulated server
+TOOL = Tool(
+    name="get_weather",
+    description="Weather now",
+    parameters_json='{"type":"object","properties":{"city":{"type":"string"}},"required":["city"]}',
+)
+QUESTION = (Message(role="user", content="weather?"),)
+
+
+def short(tokens: int = 6, text: str = "go") -> GenerateContent:
+    options = {"num_predict": tokens, "seed": 1, "temperature": 0.0}
+    return GenerateContent(input=Prompt(text=text), options=options)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ import click
 from bench.__main__ import BENCHMARKS
 from broker.daemon.main import main as brokerd
 from broker.sim.ollama_sim import main as ollama_sim
+from broker.sim.openai_sim import main as openai_sim
 from brokerctl.main import main as brokerctl
 from tests.tidy.sources import ROOT
 
@@ -25,6 +26,7 @@ CLICK: Mapping[str, click.Command] = {
     "brokerd": brokerd,
     "brokerctl": brokerctl,
     "ollama-sim": ollama_sim,
+    "openai-sim": openai_sim,
 }
 BENCH_OPTIONS: Mapping[str, int] = {"--quick": 0, "--json": 1, "-h": 0, "--help": 0}
 MAKE_OPTION = re.compile(r"-(?:j\d*|s|n|k|B)|--[a-z-]+")
