@@ -19,7 +19,7 @@ from broker_client.errors import (
     RequestUnknown,
 )
 from broker_client.pacers import AsyncPacer, SyncPacer, policy_of
-from broker_client.pacing import LEFT_MAX, PacePolicy, Turn, Window
+from broker_client.pacing import LEFT_MAX, STALL_NS, PacePolicy, Turn, Window
 from broker_client.retry import NS_PER_S
 
 PATIENCE_S = 30
@@ -33,7 +33,7 @@ def full(kind: type[BrokerError] = QueueFull, retry_after_s: float | None = 2.0)
 
 def filled(window: Window, count: int) -> list[Turn]:
     """So many under way."""
-    turns = [window.enter(0) for _ in range(count)]
+    turns = [window.enter(0, 0) for _ in range(count)]
     assert window.admit(0) == turns
     return turns
 
@@ -44,7 +44,7 @@ def size(window: Window) -> int:
 
 def test_no_more_are_under_way_than_the_window_holds() -> None:
     window = Window(PacePolicy(window=2))
-    first, second, third = (window.enter(0) for _ in range(3))
+    first, second, third = (window.enter(0, 0) for _ in range(3))
     assert window.admit(0) == [first, second]
     told = window.pacing(0)
     assert (told.under_way, told.waiting) == (2, 1)
@@ -55,7 +55,7 @@ def test_no_more_are_under_way_than_the_window_holds() -> None:
 def test_who_waits_goes_by_priority_and_then_by_arrival() -> None:
     window = Window(PacePolicy(window=1))
     (busy,) = filled(window, 1)
-    late, usual, urgent, later = (window.enter(each) for each in (9, 0, 1, 9))
+    late, usual, urgent, later = (window.enter(each, 0) for each in (9, 0, 1, 9))
     order = []
     turn = busy
     for _ in range(4):
@@ -99,7 +99,7 @@ def test_slow_down_halves_what_is_under_way_and_holds_the_rest() -> None:
     assert size(window) == 5
     for turn in turns[:6]:
         window.leave(turn)
-    waits = window.enter(1)
+    waits = window.enter(1, 0)
     assert window.admit(0) == []
     assert window.held_ns(0) == NS_PER_S
     assert window.pacing(NS_PER_S // 2).held_s == 0.5
@@ -123,7 +123,7 @@ def test_it_never_falls_below_one() -> None:
     for second in range(9):
         window.slow_down(1_000, second * NS_PER_S)
     assert size(window) == 1
-    assert window.enter(0) in window.admit(9 * NS_PER_S)
+    assert window.enter(0, 9 * NS_PER_S) in window.admit(9 * NS_PER_S)
 
 
 @pytest.mark.parametrize("error", [full(), full(CallsFull)], ids=["queue", "calls"])
@@ -148,14 +148,36 @@ def test_other_refusals_are_no_matter_of_pace(error: BrokerError) -> None:
 def test_what_is_given_up_does_not_pile_up() -> None:
     window = Window(PacePolicy(window=1))
     filled(window, 1)
-    first = window.enter(1)
+    first = window.enter(1, 0)
     for _ in range(10 * LEFT_MAX):
-        window.leave(window.enter(5))
+        window.leave(window.enter(5, 0))
     assert window.pacing(0).waiting == 1
     assert len(window._line) <= 2 + LEFT_MAX + 1
     window.leave(first)
     window.leave(first)  # once more does no harm
     assert window.pacing(0).waiting == 0
+
+
+def test_one_goes_where_the_line_stands_still_for_it_may_wait_for_itself() -> None:
+    window = Window(PacePolicy(window=1))
+    filled(window, 1)
+    first, second = window.enter(0, NS_PER_S), window.enter(0, 2 * NS_PER_S)
+    assert window.changes_in_ns(3 * NS_PER_S) == STALL_NS - 2 * NS_PER_S
+    assert window.admit(NS_PER_S + STALL_NS - 1) == []
+    assert window.admit(NS_PER_S + STALL_NS) == [first]
+    assert window.admit(2 * STALL_NS) == []
+    assert window.admit(NS_PER_S + 2 * STALL_NS) == [second]
+
+
+def test_what_is_held_stays_so_however_long_the_line_stands() -> None:
+    window = Window(PacePolicy(window=1))
+    filled(window, 1)
+    window.slow_down(2 * STALL_NS // 1_000_000, 0)
+    waits = window.enter(0, 0)
+    assert window.admit(2 * STALL_NS - 1) == []
+    assert window.changes_in_ns(0) == 2 * STALL_NS
+    assert window.admit(0) == []
+    assert window.admit(2 * STALL_NS) == [waits]
 
 
 def test_a_window_of_none_is_refused() -> None:
@@ -253,6 +275,20 @@ async def test_what_is_held_goes_when_the_hold_ends() -> None:
     async with asyncio.timeout(PATIENCE_S):
         await pacer.place(5).take(None)
     assert pacer.pacing.held_s == 0
+
+
+async def test_who_asks_from_within_an_answer_does_not_wait_for_itself() -> None:
+    now_ns = 0
+    pacer = AsyncPacer(PacePolicy(window=1), clock=lambda: now_ns)
+    outer, inner = pacer.place(5), pacer.place(5)
+    await outer.take(None)
+    waits = asyncio.create_task(inner.take(None))
+    await until_waiting(pacer, 1)
+    now_ns = STALL_NS
+    pacer.wake()
+    await waits
+    assert pacer.pacing is not None
+    assert pacer.pacing.under_way == 2
 
 
 async def test_switched_off_there_is_always_room() -> None:

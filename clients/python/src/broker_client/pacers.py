@@ -42,12 +42,13 @@ def too_late() -> DeadlineExpired:
     return DeadlineExpired(local_details(grpc.StatusCode.DEADLINE_EXCEEDED, words))
 
 
-def patience_s(deadline_ns: int | None, held_ns: int, now_ns: int) -> float | None:
-    """How long to wait before looking again: until what holds everything ends, or the deadline."""
-    ends_ns = [] if deadline_ns is None else [max(0, deadline_ns - now_ns)]
-    if held_ns:
-        ends_ns.append(held_ns)
-    return min(ends_ns) / NS_PER_S if ends_ns else None
+def patience_s(deadline_ns: int | None, window: Window, now_ns: int) -> float:
+    """How long to wait before looking again, where nobody wakes it: until the first may go though
+    nobody ended, or the deadline."""
+    wait_ns = window.changes_in_ns(now_ns)
+    if deadline_ns is not None:
+        wait_ns = min(wait_ns, max(0, deadline_ns - now_ns))
+    return wait_ns / NS_PER_S
 
 
 def keeps_its_place(error: BrokerError) -> bool:
@@ -84,9 +85,7 @@ class AsyncPacer:
                 if deadline_ns is not None and now_ns >= deadline_ns:
                     raise too_late()
                 try:
-                    async with asyncio.timeout(
-                        patience_s(deadline_ns, window.held_ns(now_ns), now_ns)
-                    ):
+                    async with asyncio.timeout(patience_s(deadline_ns, window, now_ns)):
                         await waker.wait()
                 except TimeoutError:
                     continue
@@ -132,7 +131,7 @@ class AsyncPlace:
         """Waits for it, where it is not held already; DeadlineExpired, and then nothing is held."""
         if self._window is None or self._turn is not None:
             return
-        turn = self._window.enter(self._priority)
+        turn = self._window.enter(self._priority, self._pacer.now_ns())
         await self._pacer.wait(turn, self._window, deadline_ns)
         self._turn = turn
 
@@ -192,7 +191,7 @@ class SyncPacer:
                 now_ns = self._clock()
                 if deadline_ns is not None and now_ns >= deadline_ns:
                     raise too_late()
-                self.changed.wait(patience_s(deadline_ns, window.held_ns(now_ns), now_ns))
+                self.changed.wait(patience_s(deadline_ns, window, now_ns))
         except BaseException:
             window.leave(turn)
             self.changed.notify_all()
@@ -228,7 +227,7 @@ class SyncPlace:
         if self._window is None or self._turn is not None:
             return
         with self._pacer.changed:
-            turn = self._window.enter(self._priority)
+            turn = self._window.enter(self._priority, self._pacer.now_ns())
             self._pacer.wait(turn, self._window, deadline_ns)
         self._turn = turn
 

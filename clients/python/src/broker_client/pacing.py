@@ -11,7 +11,9 @@ halved is what was really under way (FlightSize), for the room that nobody used 
 the broker; and a window is widened only by those who make use of it.
 
 While the time of a `slow_down` runs nothing new is sent. Who waits is let go in the order of
-priority, then of arrival. The waiting itself is in `pacers`.
+priority, then of arrival; and one that has waited a while in which nobody was let go goes though
+there is no room, for it may be asked from within the answer that it waits for. The waiting itself
+is in `pacers`.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ from broker_client.retry import NS_PER_MS, NS_PER_S
 PRIORITY_DEFAULT: Final = 5
 # Turns that were given up may stay in the line beside as many again as wait.
 LEFT_MAX: Final = 16
+# Longer than most answers take; who asks from within an answer waits no longer for itself.
+STALL_NS: Final = 20 * NS_PER_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,13 +82,17 @@ class Window:
         self._line: list[Turn] = []  # a heap; holds turns that are over until they come to the top
         self._waiting = 0
         self._arrivals = 0
+        self._waited_for_since_ns = 0  # since then there was always somebody in the line
+        self._admitted_ns = 0  # the last time that one was let go
         self._held_until_ns: int | None = None
         self._halved_until_ns: int | None = None
 
-    def enter(self, priority: int) -> Turn:
+    def enter(self, priority: int, now_ns: int) -> Turn:
         """A new turn, at the end of its priority's line; `admit` lets it go."""
         self._arrivals += 1
         turn = Turn((priority or PRIORITY_DEFAULT, self._arrivals))
+        if not self._waiting:
+            self._waited_for_since_ns = now_ns
         heapq.heappush(self._line, turn)
         self._waiting += 1
         return turn
@@ -98,12 +106,19 @@ class Window:
                 turn.has_place = True
                 self._waiting -= 1
                 self._under_way += 1
+                self._admitted_ns = now_ns
                 admitted.append(turn)
         return admitted
 
     def held_ns(self, now_ns: int) -> int:
         """For how long nothing new is sent."""
         return 0 if self._held_until_ns is None else max(0, self._held_until_ns - now_ns)
+
+    def changes_in_ns(self, now_ns: int) -> int:
+        """When the first in line may go though nobody ends, for one who waits."""
+        if self._under_way < int(self._size):
+            return self.held_ns(now_ns)
+        return max(self.held_ns(now_ns), self._stalls_in_ns(now_ns))
 
     def leave(self, turn: Turn) -> None:
         """Ends a turn, whether it waits or is under way; once is enough, more does no harm."""
@@ -151,7 +166,13 @@ class Window:
         self._size = max(1.0, min(self._size, float(self._under_way)) / 2)
 
     def _has_room(self, now_ns: int) -> bool:
-        return self._under_way < int(self._size) and not self.held_ns(now_ns)
+        if self.held_ns(now_ns):
+            return False
+        return self._under_way < int(self._size) or not self._stalls_in_ns(now_ns)
+
+    def _stalls_in_ns(self, now_ns: int) -> int:
+        """When the line will have stood still for too long."""
+        return max(0, max(self._waited_for_since_ns, self._admitted_ns) + STALL_NS - now_ns)
 
 
 def is_too_much(error: BrokerError) -> bool:
