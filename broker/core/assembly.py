@@ -97,7 +97,7 @@ class Assembly(ABC):
         self.ledger = self._new_ledger()
         self._reassignment = Reassignment(self.ledger, self.backlog, self.backends)
         self._announcer = self._new_announcer()
-        self._retries = self._new_retries()
+        self.retries = self._new_retries()
         self._attempts = self._new_attempts()
         self._healer = self._new_healer()
         self._arrivals = self._new_arrivals()
@@ -159,7 +159,7 @@ class Assembly(ABC):
             self.ledger,
             self.backlog,
             self.residencies,
-            self._retries,
+            self.retries,
             self._phases,
             self.estimates,
             self.tally,

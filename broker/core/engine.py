@@ -237,7 +237,7 @@ class Engine(Assembly):
         self._queue.handicap_ns_per_priority = policy.queue.handicap_ns_per_priority
         self._arrivals.configure(policy.queue)
         self._attempts.policy = policy.queue
-        self._retries.configure(policy.retry)
+        self.retries.configure(policy.retry)
         self._phases.configure(policy.time_outs, self.records, now_ns)
         self._announcer.interval_ns = policy.queue.announce_interval_ns
         self.residencies.policy = self._switching.policy = policy.placement

@@ -58,8 +58,9 @@ class DegradationPolicy:
     `settle_ns` without a break (0: at once). `wait_target_ns`: a predicted wait of this length is a
     load of 1. `output_tokens_max` is what level 1 cuts answers to. A model is small if its file has
     at most `small_model_bytes_max`, or if it is one of `small_models` (names), of which the first
-    that exists is the last resort of level 2. `has_default_answer`: there is a text to give at
-    CRITICAL.
+    that exists is the last resort of level 2. `has_default_answer`: there is a text to give
+    where a request may be answered so, at CRITICAL or where it would fail; `default_kinds`: there
+    is one of their own for these types of prompts.
     """
 
     is_automatic: bool = True

@@ -177,8 +177,8 @@ class Offers:
         return (
             self.level is Level.CRITICAL
             and spec.accepts_default
-            and self.policy.has_default_answer
             and spec.kind is RequestKind.GENERATE
+            and self.policy.has_answer_for(spec.prompt_type)
         )
 
     def answer_changes(self) -> tuple[str, ...]:

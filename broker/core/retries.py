@@ -20,6 +20,7 @@ from broker.core.record import PAST_MAX, STARTS_ALL, Attempt, Record
 from broker.core.requests import OnInterruption
 from broker.core.retry import RetryBudget, RetryPolicy, backoff_ns
 from broker.core.stimuli import AttemptEnded
+from broker.core.targets import may_start
 from broker.core.timers import Timers
 from broker.core.views import AttemptReport, AttemptView
 
@@ -60,11 +61,16 @@ class Retries:
             del self._budgets[name]
 
     def budget(self, backend: str) -> RetryBudget:
-        """How many retries this backend may cause now."""
+        """That of this backend."""
         found = self._budgets.get(backend)
         if found is None:
             found = self._budgets[backend] = RetryBudget(self.policy)
         return found
+
+    def left(self, backend: str) -> float:
+        """How many retries this backend may cause now; told to who asks."""
+        found = self._budgets.get(backend)
+        return self.policy.budget_max if found is None else found.left
 
     def earn(self, backend: str) -> None:
         """A request was attempted for the first time, here."""
@@ -86,17 +92,17 @@ class Retries:
         wait_ns = max(drawn_ns, error.retry_after_ns or 0)
         if now_ns + wait_ns >= record.deadline_ns:
             return None
-        may_go = self._goes_elsewhere(attempt) or self.budget(attempt.backend).spend()
+        may_go = self._goes_elsewhere(attempt, now_ns) or self.budget(attempt.backend).spend()
         return wait_ns if may_go else None
 
-    def _goes_elsewhere(self, attempt: Attempt) -> bool:
+    def _goes_elsewhere(self, attempt: Attempt, now_ns: int) -> bool:
         """Was a stream lost that another backend may take up? What had begun to answer is no call
         that was in vain from the start: a server that dies under load takes many of them along."""
         if attempt.record.state is not State.STREAMING:
             return False
         runner = attempt.residency.runner
         return any(
-            each.takes(runner) and runner in each.by_runner
+            runner in each.by_runner and may_start(each, runner, now_ns)
             for name, each in self._backends.items()
             if name != attempt.backend
         )

@@ -178,6 +178,9 @@ def _backend_views(engine: Engine) -> list[BackendView]:
             evidence=backend.evidence,
             running=sum(each.running for each in backend.residents.values()),
             sick=tuple(_sick_views(backend)),
+            breakers=engine.breakers.views(backend),
+            retries=backend.retries,
+            retries_left=engine.retries.left(backend.name),
         )
         for backend in engine.backends.values()
     ]

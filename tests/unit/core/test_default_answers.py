@@ -9,10 +9,10 @@ import pytest
 
 from broker.core.effects import AbortAttempt, Answer, Effect, Finish, StartAttempt
 from broker.core.errors import BackendFailed, BackendRefused, Cancelled, LoadFailed
-from broker.core.level import DegradationPolicy
+from broker.core.level import DegradationPolicy, Level
 from broker.core.placement import BackendPolicy
 from broker.core.requests import OnInterruption, Outcome, RequestKind
-from broker.core.stimuli import Arrived, AttemptEnded, FirstToken, PolicyChanged
+from broker.core.stimuli import Arrived, AttemptEnded, FirstToken, LevelAsked, PolicyChanged
 from broker.core.story import explain
 from broker.core.time_outs import TimeOutPolicy, TimeOuts
 from tests.unit.core.scene import (
@@ -181,6 +181,16 @@ def test_an_answer_of_its_kind_is_enough(prompt_type: str, is_answered: bool) ->
     scene = house(has_general=False, kinds=frozenset({"summary"}))
     come(scene, prompt_type=prompt_type)
     answers = of(scene.ends("r1", BROKEN), Answer)
+    assert [each.prompt_type for each in answers] == [prompt_type] * is_answered
+
+
+@pytest.mark.parametrize(("prompt_type", "is_answered"), [("summary", True), ("code", False)])
+def test_an_answer_of_its_kind_is_enough_at_the_critical_level(
+    prompt_type: str, is_answered: bool
+) -> None:
+    scene = house(has_general=False, kinds=frozenset({"summary"}))
+    scene.turn(LevelAsked(level=Level.CRITICAL))
+    answers = of(come(scene, prompt_type=prompt_type), Answer)
     assert [each.prompt_type for each in answers] == [prompt_type] * is_answered
 
 

@@ -28,8 +28,10 @@ from broker.core.errors import (
     ClientTooSlow,
     Internal,
 )
+from broker.core.lifecycle import State
 from broker.core.requests import Outcome
 from broker.core.retry import RetryBudget, RetryPolicy, backoff_ns
+from broker.core.snapshot import take_snapshot
 from broker.core.stimuli import (
     AttemptEnded,
     BlockAsked,
@@ -283,6 +285,17 @@ def test_explain_says_what_it_waits_for_and_what_was_tried() -> None:
     assert first == failed
     assert (second.number, second.problem, second.pieces) == (2, "", 3)
     assert second.ended_ns - second.started_ns == SECOND_NS
+
+
+def test_a_picture_shows_what_backs_off_and_what_its_backend_may_still_cause() -> None:
+    scene = backing_off()
+    view = take_snapshot(scene.engine, scene.now_ns, requests_max=9)
+    [waiting], [backend] = view.requests, view.backends
+    assert (waiting.state, waiting.wait_reason) == (State.REQUEUED, WaitReason.BACKOFF)
+    assert (view.queued, view.running) == (0, 0)
+    assert (backend.retries, backend.retries_left) == (1, POLICY.budget_max - 1)
+    [breaker] = backend.breakers
+    assert (breaker.failures, breaker.model) == (1, "m:latest")
 
 
 def test_nobody_overtakes_what_is_in_no_line() -> None:
