@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 ERROR: Final = "error"
+_DATA: Final = b"data: "
 _PASSED_OVER: Final = frozenset({b"id", b"retry"})
 
 
@@ -38,6 +39,8 @@ class EventSplitter:
 
     def feed(self, data: bytes) -> list[Event]:
         """The events that `data` completes, as far as it can be read."""
+        if self._is_one_event(data):
+            return [Event("", data[len(_DATA) : -2])]
         lines = data.split(b"\n")
         rest = lines.pop()
         held = self._held
@@ -55,6 +58,16 @@ class EventSplitter:
         if len(held) + self._size > self._bytes_max:
             self._overflow()
         return events
+
+    def _is_one_event(self, data: bytes) -> bool:
+        """Is this exactly one plain event, as nearly every read is?"""
+        return (
+            data.startswith(_DATA)
+            and data.endswith(b"\n\n")
+            and data.find(b"\n") == len(data) - 2
+            and len(data) <= self._bytes_max
+            and not (self._held or self._data or self._kind)
+        )
 
     def end(self) -> list[Event]:
         """What stands after the last empty line: an event too, when the stream is over."""

@@ -60,7 +60,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_product_installs_and_its_commands_answer(checkout: Path, tmp_path: Path) -> None:
     commands = empty_environment(tmp_path / "venv", checkout)
-    for name in ("brokerd", "brokerctl", "ollama-sim"):
+    for name in ("brokerd", "brokerctl", "ollama-sim", "openai-sim"):
         assert f"Usage: {name}" in run(commands / name, "--help", cwd=tmp_path)
     assert "digest" in run(commands / "brokerctl", "config", "check", cwd=tmp_path)
     code = "import broker_client, _sched.heap as heap; print(heap.__file__)"

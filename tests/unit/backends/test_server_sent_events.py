@@ -66,3 +66,13 @@ def test_an_event_has_a_greatest_size(parts: tuple[bytes, ...]) -> None:
 def test_nothing_is_nothing() -> None:
     splitter = EventSplitter(100)
     assert splitter.feed(b"") == splitter.feed(b"\n\n\r\n") == splitter.end() == []
+
+
+def test_a_read_that_is_one_event_is_read_as_any_other() -> None:
+    splitter = EventSplitter(1_000)
+    reads = (b"data: a\n\n", b"data: b\n\n", b"event: error\n", b"data: c\n\n", b"data: d\n\n")
+    events = [event for read in reads for event in splitter.feed(read)]
+    assert events == [Event("", b"a"), Event("", b"b"), Event(ERROR, b"c"), Event("", b"d")]
+    splitter.feed(b"data: x")
+    assert splitter.feed(b"data: y\n\n") == [Event("", b"xdata: y")]
+    assert EventSplitter(10).feed(b"data: 0123456789\n\n") == []
