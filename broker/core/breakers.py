@@ -157,9 +157,10 @@ class Breakers:
         breaker = self._find(attempt.backend, runner)
         has_failed = self._has_failed(attempt, error, now_ns)
         if breaker is None:
-            if has_failed is None or attempt.backend not in self._backends:
-                return
-            breaker = self._make(self._backends[attempt.backend], runner)
+            backend = self._backends.get(attempt.backend)
+            if has_failed is None or backend is None or runner not in backend.by_runner:
+                return  # nothing is kept of what is gone
+            breaker = self._make(backend, runner)
         if breaker.probe == attempt.id:
             self._probe_ended(breaker, has_failed, error, now_ns)
             return
@@ -267,8 +268,11 @@ class Breakers:
     def reset(self, backend: BackendState, runner: str, why: str, now_ns: int) -> None:
         """A cure, a new process, an operator: what was counted says nothing now, nor does what is
         under way."""
-        breaker = self._find(backend.name, runner) or self._make(backend, runner)
-        self._close(breaker, _Trigger.RESET, why, now_ns)
+        breaker = self._find(backend.name, runner)
+        if breaker is None and runner in backend.by_runner:
+            breaker = self._make(backend, runner)
+        if breaker is not None:
+            self._close(breaker, _Trigger.RESET, why, now_ns)
 
     def reset_all(self, backend: BackendState, why: str, now_ns: int) -> None:
         """The same of all models on a backend."""
@@ -292,26 +296,10 @@ class Breakers:
             is_idle = breaker.state is _State.CLOSED and not breaker.calls
             if is_idle and breaker.since_ns <= now_ns - policy.window_ns:
                 del kept[runner]
-
-    def forget(self, backend: BackendState, now_ns: int) -> None:
-        """The backend goes for good."""
-        self.reset_all(backend, "the backend is gone", now_ns)
-        self._of.pop(backend.name, None)
+        if not kept:
+            del self._of[backend.name]
 
     # What is told
-
-    def open_until_ns(self, runner: str, now_ns: int) -> int | None:
-        """When the first open breaker of this runner lets a call through; None where some backend
-        takes it already, or where that hangs on something else than a breaker."""
-        untils = []
-        for backend in self._backends.values():
-            if not backend.is_open or runner not in backend.by_runner:
-                continue
-            until_ns = backend.broken_until_ns.get(runner)
-            if runner not in backend.broken or until_ns is None or until_ns <= now_ns:
-                return None
-            untils.append(until_ns)
-        return min(untils, default=None)
 
     def views(self, backend: BackendState) -> tuple[BreakerView, ...]:
         """Those of a backend that are not closed, or have counted failures."""

@@ -326,17 +326,23 @@ def test_one_that_is_open_is_kept_however_long() -> None:
     assert stage.is_open
 
 
-@pytest.mark.parametrize("gone", ["model", "backend"])
-def test_of_what_is_gone_nothing_remains(gone: str) -> None:
+def test_of_a_model_that_is_gone_nothing_remains() -> None:
+    """A backend that goes has no models first."""
     stage = tripped()
-    if gone == "model":
-        stage.backend.list_models([model("n")])
-        stage.breakers.tidy(stage.backend, stage.now_ns)
-    else:
-        stage.breakers.forget(stage.backend, stage.now_ns)
+    stage.backend.list_models([])
+    stage.breakers.tidy(stage.backend, stage.now_ns)
     stage.breakers.check()
     assert stage.states() == ["open -> closed"]
     assert (len(stage.breakers), stage.timers.next_ns()) == (0, None)
+
+
+def test_neither_a_late_call_nor_a_reset_brings_back_what_is_gone() -> None:
+    stage = Stage(POLICY)
+    late = stage.starts()
+    stage.backend.list_models([])
+    stage.ends(late, BROKE)
+    stage.breakers.reset(stage.backend, RUNNER, "it was cured", stage.now_ns)
+    assert len(stage.breakers) == 0
 
 
 def test_the_end_of_a_call_of_a_backend_that_is_gone_makes_no_breaker() -> None:
@@ -386,14 +392,3 @@ def test_the_view_says_what_was_counted_until_when_and_why() -> None:
     [view] = stage.breakers.views(stage.backend)
     assert (view.state, view.until_ns) == (BreakerState.OPEN, stage.now_ns + 10 * SECOND_NS)
     assert view.why == "3 of 4 calls failed or were slow within 60 s, the last: it broke"
-
-
-def test_until_when_a_runner_is_open_is_known_only_where_no_backend_takes_it() -> None:
-    stage = tripped()
-    opened_ns = stage.now_ns
-    assert stage.breakers.open_until_ns(RUNNER, stage.now_ns) == opened_ns + 10 * SECOND_NS
-    stage.wait(10 * SECOND_NS)
-    assert stage.breakers.open_until_ns(RUNNER, stage.now_ns) is None
-    stage.starts()
-    assert stage.breakers.open_until_ns(RUNNER, stage.now_ns) is None  # it may, in a moment
-    assert stage.breakers.open_until_ns("blob-unknown", stage.now_ns) is None

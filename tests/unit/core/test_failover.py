@@ -9,12 +9,10 @@ import pytest
 from broker.core.breaker import BreakerState
 from broker.core.effects import StartAttempt, TellBreaker
 from broker.core.errors import CircuitOpen, LoadFailed, ModelUnknown, NoBackend
+from broker.core.level import Level
 from broker.core.placement import BackendPolicy
 from broker.core.requests import RequestKind, Substitution
-from broker.core.stimuli import (
-    Arrived,
-    ModelsListed,
-)
+from broker.core.stimuli import Arrived, LevelAsked, ModelsListed, PolicyChanged
 from tests.unit.core.failover_scene import (
     BROKE,
     OPEN_NS,
@@ -34,6 +32,7 @@ from tests.unit.core.scene import (
     arrived,
     model,
     of,
+    resident,
     started,
     switches,
 )
@@ -242,3 +241,55 @@ def test_a_model_unknown_everywhere_is_unknown_whatever_is_broken() -> None:
     scene = serving_m()
     fails(scene, "x1", "x2")
     assert isinstance(refused(scene.turn(arrived("r", model="nope"))), ModelUnknown)
+
+
+def test_of_a_backend_that_is_taken_out_no_breaker_remains() -> None:
+    scene = two_backends()
+    fails(scene, "x1", "x2")
+    scene.seen("b1", resident("m"))
+    scene.seen("b2")
+    policy = scene.engine.policy
+    [kept] = [each for each in policy.backends if each.name == "b2"]
+    effects = scene.turn(PolicyChanged(replace(policy, backends=(kept,))))
+    assert [each.after for each in of(effects, TellBreaker)] == [BreakerState.CLOSED]
+    assert (list(scene.engine.backends), len(scene.engine.breakers)) == (["b2"], 0)
+    assert of(scene.wait(4 * OPEN_NS), TellBreaker) == []
+
+
+# While only small models run
+
+BIG = 4_000_000_000_000
+
+
+def test_at_a_level_for_small_models_only_a_small_fallback_stands_in_for_a_small_one() -> None:
+    scene = serving_m(model("big", size_bytes=BIG), model("n"))
+    fails(scene, "x1", "x2")
+    scene.turn(LevelAsked(level=Level.LEVEL_2))
+    scene.turn(with_fallbacks("r", "big", "n"))
+    assert scene.engine.records["a", "r"].model == "n:latest"
+    assert isinstance(refused(scene.turn(with_fallbacks("r2", "big"))), CircuitOpen)
+
+
+def test_a_broken_small_model_is_not_what_the_level_offers_for_a_large_one() -> None:
+    scene = serving_m(model("big", size_bytes=BIG), model("n"))
+    fails(scene, "x1", "x2")
+    scene.turn(LevelAsked(level=Level.LEVEL_2))
+    scene.turn(with_fallbacks("r", "m", "n", model="big"))
+    record = scene.engine.records["a", "r"]
+    assert (record.model, record.is_for_level) == ("n:latest", True)
+
+
+def test_who_went_to_a_small_fallback_stays_there_while_the_level_bars_its_own_large_one() -> None:
+    scene = ready(Scene(BackendPolicy(name="b1"), BackendPolicy(name="b2")))
+    scene.open("b1", model("big", size_bytes=BIG))
+    scene.open("b2", model("n"))
+    scene.down("b1")
+    scene.turn(arrived("on n", model="n"))
+    scene.loaded("n", "b2")
+    scene.turn(with_fallbacks("r", "n", model="big"))
+    scene.turn(LevelAsked(level=Level.LEVEL_2))
+    scene.up("b1")
+    record = scene.engine.records["a", "r"]
+    assert record.model == "n:latest"
+    scene.turn(LevelAsked(level=Level.NORMAL))
+    assert (record.model, record.substituted_for) == ("big:latest", "")
