@@ -62,9 +62,11 @@ def speech_of(asked: Asked, server_seed: int) -> Speech:
         words = [text[i : i + _PART_CHARACTERS] for i in range(0, len(text), _PART_CHARACTERS)]
     else:
         # One that may be long is: a test that needs time asks for it.
-        wanted = asked.max_tokens if (asked.max_tokens or 0) > TOKENS_MAX else None
-        words = [_word(seed, i) for i in range(wanted or draw(seed, 0, TOKENS_MIN, TOKENS_MAX))]
-    words = _stopped(_going_on(words, asked.begun), asked.stop)
+        begun = _words_begun(seed, asked.begun)
+        may_be = begun + asked.max_tokens if asked.max_tokens is not None else 0
+        count = may_be if may_be > TOKENS_MAX else draw(seed, 0, TOKENS_MIN, TOKENS_MAX)
+        words = [_word(seed, index) for index in range(begun, count)]
+    words = _stopped(words, asked.stop)
     tokens = (*thinking, *(Token(text=word) for word in words))
     return _bounded(tokens, Finish.STOP, asked.max_tokens)
 
@@ -85,16 +87,15 @@ def _word(seed: int, index: int) -> str:
     return piece(seed, index)
 
 
-def _going_on(words: list[str], begun: str) -> list[str]:
-    """What is left of the answer after its beginning; all of it where it did not begin so."""
-    rest = begun
-    for index, word in enumerate(words):
-        if not rest:
-            return words[index:]
+def _words_begun(seed: int, begun: str) -> int:
+    """How many words of the answer stand there already; 0 where it did not begin so."""
+    rest, count = begun, 0
+    while rest:
+        word = _word(seed, count)
         if not rest.startswith(word):
-            return words
-        rest = rest[len(word) :]
-    return words if rest else []
+            return 0
+        rest, count = rest[len(word) :], count + 1
+    return count
 
 
 def _stopped(words: list[str], stop: tuple[str, ...]) -> list[str]:

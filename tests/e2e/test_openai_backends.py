@@ -174,3 +174,28 @@ async def test_a_key_that_is_not_there_is_warned_of(tmp_path: Path) -> None:
             assert "SWIFT_KEY" in refusal.message
     finally:
         server.stop()
+
+
+async def test_an_answer_goes_on_at_another_server_when_its_own_dies(tmp_path: Path) -> None:
+    """Both say the same to the same prompt, so that what is put together is known."""
+    servers = [start_swift("--slots", "2") for _ in range(2)]
+    more = 'slots = 2\napi_key_env = "SWIFT_KEY"'
+    tables = [openai_table(f"v{i}", each.port, more) for i, each in enumerate(servers)]
+    quick = "[retries]\nbackoff_s = 0\nbudget_percent = 100\n"
+    asked = request(SWIFT, tokens=400)
+    asked.on_interruption = pb.ON_INTERRUPTION_CONTINUE
+    try:
+        config = SERVER + QUICK + quick + "".join(tables)
+        async with brokerd(config, tmp_path, environment=KEY) as broker:
+            await broker.until_status(lambda status: all(each.up for each in status.backends))
+            whole = text_of(await read_until(broker.inference.Generate(asked), "done"))
+            for server in servers:
+                await server.set_fault(kind="cut", after=30)
+            calls = [broker.inference.Generate(asked) for _ in range(2)]
+            answers = await asyncio.gather(*(read_until(call, "done") for call in calls))
+            assert [text_of(events) for events in answers] == [whole, whole]
+            left = [(await server.state())["faults"] for server in servers]
+            assert [] in left, "an answer was cut"
+    finally:
+        for server in servers:
+            server.stop()
