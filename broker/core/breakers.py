@@ -149,7 +149,6 @@ class Breakers:
             return
         breaker.probe = attempt_id
         backend.broken.add(runner)
-        self._note(runner)
 
     def ended(self, attempt: Attempt, error: BrokerError | None, now_ns: int) -> None:
         """An attempt is over, with this error."""

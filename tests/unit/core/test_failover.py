@@ -237,6 +237,15 @@ def test_a_backend_that_was_away_and_is_back_has_no_open_breakers() -> None:
     assert started(scene.turn(arrived("r"))) == ["r"]
 
 
+def test_what_was_counted_before_a_backend_was_away_does_not_count_after_it() -> None:
+    scene = serving_m()
+    fails(scene, "x1")
+    scene.down("b1")
+    scene.up("b1")
+    assert of(fails(scene, "x2"), TellBreaker) == []
+    assert len(of(fails(scene, "x3"), TellBreaker)) == 1
+
+
 def test_a_model_unknown_everywhere_is_unknown_whatever_is_broken() -> None:
     scene = serving_m()
     fails(scene, "x1", "x2")

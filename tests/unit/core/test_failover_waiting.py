@@ -63,6 +63,18 @@ def test_what_waits_goes_to_its_fallback_and_what_has_none_stays() -> None:
     assert on_what(scene.loaded("n")) == [("goes", "n:latest", "b1")]
 
 
+def test_who_is_moved_is_told_so_though_place_and_reason_are_the_same() -> None:
+    scene = serving_m(model("n"))
+    served(scene, "n", "b1")
+    fails(scene, "x1")
+    scene.turn(arrived("on n", model="n"))
+    scene.turn(arrived("x2"))
+    scene.turn(with_fallbacks("r", "n"))
+    scene.wait(2 * SECOND_NS)
+    scene.ends("x2", BROKE)
+    assert words_to(scene.wait(SECOND_NS), "r") == ("SLOT", "a free slot of n:latest on b1")
+
+
 def test_one_goes_back_as_the_probe_and_all_others_once_it_came_back_well() -> None:
     scene = serving_m(model("n", slots=1))
     served(scene, "n", "b1")
