@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY = 0, 1, 3, 4, 6, 7
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 _ACK, _END_STREAM, _END_HEADERS = 0x1, 0x1, 0x4
-_MAX_CONCURRENT_STREAMS = 3  # a setting's number
+_MAX_CONCURRENT_STREAMS, _INITIAL_WINDOW_SIZE = 3, 4  # numbers of settings
+_WINDOW_BYTES, _WINDOW_BYTES_MAX = 65_535, 2**31 - 1
 
 REFUSED_STREAM: Final = 7
 ENHANCE_YOUR_CALM: Final = 11
@@ -63,6 +64,12 @@ class Http2Client:
     def send(self, stream: int, data: bytes, *, is_ended: bool = False) -> None:
         """Some of the bytes of a request."""
         self._write(DATA, _END_STREAM if is_ended else 0, stream, data)
+
+    def open_window(self) -> None:
+        """Takes as much as the protocol can say, of each stream and of all together."""
+        self._write(SETTINGS, 0, 0, struct.pack(">HI", _INITIAL_WINDOW_SIZE, _WINDOW_BYTES_MAX))
+        more = _WINDOW_BYTES_MAX - _WINDOW_BYTES
+        self._write(WINDOW_UPDATE, 0, 0, more.to_bytes(4))
 
     def ping(self) -> None:
         self._write(PING, 0, 0, b"8 bytes!")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import grpc
 import pytest
 
+from broker.config.machine import DegradationConfig
 from broker.config.resilience import RetriesConfig, TimeoutsConfig
-from broker.config.schema import Config, DegradationConfig
+from broker.config.schema import Config
 from broker_client.pb.broker.v1 import inference_pb2 as pb
 from tests.integration.daemon import (
     BACKEND,
