@@ -1,7 +1,7 @@
 """The last thing a broker does: it takes along what it loaded.
 
-Its successor cannot know which residents were its own, and leaves those of others alone: a model
-left behind would keep every other one waiting until its keep_alive ends.
+Who is stopped may never be started again: a model left behind would hold memory until its
+keep_alive ends. A broker that is killed leaves them behind, and its successor takes them over.
 """
 
 from __future__ import annotations
