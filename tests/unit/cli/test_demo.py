@@ -145,6 +145,9 @@ def test_an_agent_is_followed_through_its_request() -> None:
     assert str(activity(agent, width=60)) == "streams  so it is"
     follow(agent, Requeued(reason="p1", discard_before_seq=0))
     assert str(activity(agent, width=60)).startswith("waits")
+    assert agent.tail
+    follow(agent, Requeued(reason="gpu0 died", discard_before_seq=2))
+    assert (agent.tail, agent.pieces) == ("", 0)
     follow(agent, RETRYING)
     assert str(activity(agent, width=60)) == "tries again in 5.4 s: too much"
     follow(agent, QUEUED)

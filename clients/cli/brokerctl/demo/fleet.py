@@ -164,6 +164,8 @@ def follow(agent: Agent, event: Event) -> None:
             agent.pieces += event.tokens
         case Requeued():
             agent.started = None
+            if event.discard_before_seq:
+                agent.tail, agent.pieces = "", 0
         case Retrying():
             agent.started, agent.retrying = None, event
         case _:
