@@ -103,6 +103,7 @@ class BackendState:
     evidence: str = ""  # why it is not well, in words
     retries: int = 0  # attempts made again because this backend failed one
     restarts: int = 0  # by the operator's command, since it last served for long
+    restarts_made: int = 0  # the same since start
     loads: int = 0
     loads_failed: int = 0
     load_ns_sum: int = 0  # of loads that have ended, however they did

@@ -142,6 +142,7 @@ class Servers:
         restarts = self._restarts_of(backend)
         restarts.last_ns, restarts.has_come_back = now_ns, False
         backend.restarts += 1
+        backend.restarts_made += 1
         self._move(backend, _Trigger.RESTART)
         words = f"restart {backend.restarts} of at most {self.policy.restarts_max}"
         self.tell(backend, "", _Step.RESTARTING, f"{words}: {backend.evidence}")

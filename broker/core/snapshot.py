@@ -181,6 +181,7 @@ def _backend_views(engine: Engine) -> list[BackendView]:
             breakers=engine.breakers.views(backend),
             retries=backend.retries,
             retries_left=engine.retries.left(backend.name),
+            restarts=backend.restarts_made,
         )
         for backend in engine.backends.values()
     ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Final
 
 import structlog
 
@@ -19,6 +20,10 @@ from broker.core.stimuli import BackendSeen, ModelsListed, ResidentsSeen, Stimul
 from broker.models.catalog import Catalog
 
 _log = structlog.get_logger(__name__)
+
+# A server that says its version at once and has not said for so long what it holds does not serve:
+# one with a frozen runner, the slowest known to work, needs 20 s at most (OLLAMA.md §3.7).
+MUTE_NS: Final = 22_000_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +63,7 @@ class Discovery:
         self._listed_ns: int | None = None
         self._is_up: bool | None = None
         self._is_wanted = asyncio.Event()  # a look before its time
+        self._is_mute = False  # it said its version, and then for long not what it holds
         self._crash = ""  # the last one that was logged, while it lasts
         self.version = ""
         self.was_asked = asyncio.Event()  # once, whatever came of it
@@ -96,6 +102,7 @@ class Discovery:
     async def ask(self) -> bool:
         """One round. Tells the engine what was heard; says whether the backend answered."""
         name = self._backend.name
+        self._is_mute = False
         try:
             await self._ask_all()
         except BrokerError as error:
@@ -120,7 +127,7 @@ class Discovery:
             _log.warning("backend does not answer", backend=name, problem=problem)
         self._is_up = False
         self._listed_ns = None  # it may come back with other models
-        self._feed(BackendSeen(name, up=False, problem=problem))
+        self._feed(BackendSeen(name, False, problem, self._is_mute))
 
     async def _ask_all(self) -> None:
         name = self._backend.name
@@ -134,7 +141,11 @@ class Discovery:
             specs = self._catalog.learn(name, models, policy.slots, policy.tags)
             self._feed(ModelsListed(name, specs))
         asked_ns = self._now_ns()
-        residents = await self._backend.residents()
+        try:
+            residents = await self._backend.residents()
+        except BrokerError:
+            self._is_mute = self._now_ns() - asked_ns >= MUTE_NS
+            raise
         self._feed(ResidentsSeen(name, residents, asked_ns))
 
     def _is_stale(self, listed_ns: int) -> bool:

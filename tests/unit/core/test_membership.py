@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from broker.core.effects import BackendGone, Effect, Own, Renew, WaitReason
-from broker.core.errors import ModelUnknown, NoBackend
+from broker.core.errors import LoadFailed, ModelUnknown, NoBackend
+from broker.core.healing import Health
 from broker.core.membership import left_on
 from broker.core.placement import BackendPolicy
 from broker.core.requests import Outcome
@@ -281,3 +282,27 @@ def test_only_the_first_look_counts_and_only_for_a_keep_alive() -> None:
     scene.seen("b2", resident("m"))
     assert not scene.residency("m", "b1").managed
     assert not scene.residency("m", "b2").managed
+
+
+# What is shown of it
+
+
+def test_a_view_tells_what_the_operator_said_and_what_runs() -> None:
+    policy = BackendPolicy(name="b1", weight=2.5, tags=frozenset({"z", "a"}))
+    scene = Scene(policy)
+    scene.open("b1", model("m", slots=2))
+    scene.seen("b1", resident("m"))
+    scene.turn(arrived("r1"))
+    scene.engine.backends["b1"].restarts_made = 3
+    seen = view(scene, "b1")
+    assert (seen.weight, seen.tags, seen.running, seen.restarts) == (2.5, ("a", "z"), 1, 3)
+    assert (seen.is_draining, seen.health, seen.breakers, seen.sick) == (False, Health.WELL, (), ())
+
+
+def test_a_view_tells_what_could_not_be_loaded_and_when_it_is_tried_again() -> None:
+    scene = two()
+    scene.turn(arrived("r1"))
+    scene.loaded("m", error=LoadFailed("no file"))
+    (sick,) = view(scene, "b1").sick
+    assert (sick.model, sick.why) == ("m:latest", "no file")
+    assert sick.retry_ns > scene.now_ns
