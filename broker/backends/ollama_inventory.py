@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from broker.backends.ollama_wire import COUNT_MAX, Bytes, Count, Nanoseconds
+from broker.backends.figures import COUNT_MAX, Bytes, Count, Nanoseconds
 from broker.core.content import Embeddings
 from broker.core.errors import BackendFailed
 from broker.core.ports import ModelFacts, Resident

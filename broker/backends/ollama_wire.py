@@ -8,26 +8,17 @@ stands before a failure is handed out first. Sources: reference/OLLAMA.md §1.1,
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Final
+from typing import Final
 
 import msgspec
 
+from broker.backends.figures import Count, Nanoseconds
 from broker.backends.ollama_errors import error_of_line
 from broker.core.content import Completion, FinishReason, Piece, ToolCall
 from broker.core.errors import BackendFailed
 
 # Ollama's own client takes no longer line (api/client.go: maxBufferSize).
 LINE_BYTES_MAX: Final = 8_000_000
-
-# Far more tokens than any model has in its context; nobody is made to pay for a greater count, nor
-# for one below 0.
-COUNT_MAX: Final = 100_000_000
-Count = Annotated[int, msgspec.Meta(ge=0, le=COUNT_MAX)]
-# Ollama's durations and sizes are of 64 bits, and ours on the wire. A duration may be below 0: it
-# is between two of Ollama's marks of time, and one that was never set is the year 1.
-_INT64_MAX: Final = 2**63 - 1
-Nanoseconds = Annotated[int, msgspec.Meta(ge=-_INT64_MAX - 1, le=_INT64_MAX)]
-Bytes = Annotated[int, msgspec.Meta(ge=0, le=_INT64_MAX)]
 
 _FINISH: Final = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
 

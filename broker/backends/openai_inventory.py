@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from broker.backends.ollama_wire import Bytes, Count
+from broker.backends.figures import Bytes, Count
 from broker.backends.openai_errors import EMBEDDINGS, MODELS
 from broker.core.content import Embeddings
 from broker.core.errors import BackendFailed

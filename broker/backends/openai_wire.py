@@ -16,11 +16,14 @@ from typing import Final
 
 import msgspec
 
-from broker.backends.ollama_wire import COUNT_MAX, LINE_BYTES_MAX, Count
+from broker.backends.figures import COUNT_MAX, Count
 from broker.backends.openai_errors import error_of_event
 from broker.backends.server_sent_events import ERROR, Event, EventSplitter
 from broker.core.content import Completion, FinishReason, Piece, ToolCall
 from broker.core.errors import BackendFailed, BrokerError
+
+# As much as an Ollama's line may have: a tool call that a server hands out whole can be long.
+EVENT_BYTES_MAX: Final = 8_000_000
 
 _DONE: Final = b"[DONE]"
 # More calls than that in one answer are no answer; indices may be given in any order.
@@ -144,7 +147,7 @@ class OpenAiAnswerReader:
     )
 
     def __init__(self) -> None:
-        self._events = EventSplitter(LINE_BYTES_MAX)
+        self._events = EventSplitter(EVENT_BYTES_MAX)
         self._calls: dict[int, _Call] = {}
         self._finish_reason: FinishReason | None = None
         self._has_spoken = False

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from broker.backends.figures import COUNT_MAX
 from broker.backends.ollama_wire import (
-    COUNT_MAX,
     LINE_BYTES_MAX,
     AnswerReader,
     LineSplitter,

@@ -1,0 +1,17 @@
+"""Figures that servers tell, and how far they are believed: what is beyond is no answer."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+import msgspec
+
+# Far more tokens than any model has in its context; nobody is made to pay for a greater count, nor
+# for one below 0.
+COUNT_MAX: Final = 100_000_000
+Count = Annotated[int, msgspec.Meta(ge=0, le=COUNT_MAX)]
+# Durations and sizes are of 64 bits, Ollama's and ours on the wire. A duration may be below 0: it
+# is between two of Ollama's marks of time, and one that was never set is the year 1.
+_INT64_MAX: Final = 2**63 - 1
+Nanoseconds = Annotated[int, msgspec.Meta(ge=-_INT64_MAX - 1, le=_INT64_MAX)]
+Bytes = Annotated[int, msgspec.Meta(ge=0, le=_INT64_MAX)]
