@@ -104,3 +104,25 @@ def test_all_names_of_one_runner_carry_one_context_or_each_would_restart_it() ->
     assert _contexts(replace(small, num_ctx_default=9000)) == {"small": 8192}
     operator = ModelSettings(num_ctx=1024)
     assert _contexts(plain, small, small=operator) == {"plain": 1024, "small": 1024}
+
+
+def test_a_model_that_is_confined_to_other_tags_is_none_of_a_backends_models() -> None:
+    catalog = Catalog({"A": ModelSettings(backend_tags=frozenset({"large", "fast"}))})
+    both = (facts("a:latest"), facts("b:latest"))
+    assert [each.name for each in catalog.learn("one", both, 1)] == ["b:latest"]
+    assert [each.name for each in catalog.learn("two", both, 1, frozenset({"fast", "x"}))] == [
+        "a:latest",
+        "b:latest",
+    ]
+    entry = catalog.get("a")
+    assert entry is not None
+    assert list(entry.runners) == ["two"]
+
+
+def test_a_backend_that_was_taken_out_has_no_models() -> None:
+    catalog = Catalog({})
+    catalog.learn("one", (facts("a:latest"), facts("b:latest")), 1)
+    catalog.learn("two", (facts("a:latest"),), 1)
+    catalog.forget("one")
+    catalog.forget("never there")
+    assert [each.facts.name for each in catalog.entries()] == ["a:latest"]

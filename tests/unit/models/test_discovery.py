@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 import structlog.testing
@@ -26,7 +27,8 @@ class Stage:
         self.slept: list[int] = []
         self.slept_often = asyncio.Event()
         self.now_ns = 1000
-        policy = DiscoveryPolicy(
+        self.waits_for_ever = False
+        policy = self.policy = DiscoveryPolicy(
             slots=3,
             poll_interval_ns=POLL_NS,
             catalog_interval_ns=CATALOG_NS,
@@ -37,6 +39,8 @@ class Stage:
         )
 
     async def sleep(self, duration_ns: int) -> None:
+        if self.waits_for_ever:
+            await asyncio.Event().wait()
         self.slept.append(duration_ns)
         if len(self.slept) == 4:
             self.slept_often.set()
@@ -167,7 +171,7 @@ async def test_it_asks_again_sooner_while_there_is_no_answer() -> None:
 @pytest.mark.parametrize("field", ["poll_interval_ns", "catalog_interval_ns", "retry_interval_ns"])
 def test_an_interval_of_nothing_would_ask_without_end(field: str) -> None:
     with pytest.raises(ValueError, match="positive"):
-        DiscoveryPolicy(**{field: 0})
+        replace(DiscoveryPolicy(), **{field: 0})
 
 
 async def test_what_keeps_its_models_lists_them_at_each_look() -> None:
@@ -177,3 +181,31 @@ async def test_what_keeps_its_models_lists_them_at_each_look() -> None:
     for _ in range(3):
         await stage.discovery.ask()
     assert stage.kinds().count(ModelsListed) == 3
+
+
+async def test_other_slots_and_tags_are_heard_of_at_once() -> None:
+    """Not when the next look is due, which is far away here."""
+    stage = Stage()
+    stage.waits_for_ever = True
+    task = asyncio.ensure_future(stage.discovery.run())
+    await stage.discovery.was_asked.wait()
+    stage.discovery.configure(stage.policy)
+    stage.heard.clear()
+    stage.discovery.configure(replace(stage.policy, slots=7))
+    async with asyncio.timeout(30):
+        while stage.kinds() != [ModelsListed, ResidentsSeen, BackendSeen]:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait({task})
+    listed = stage.heard[0]
+    assert isinstance(listed, ModelsListed)
+    assert [each.slots for each in listed.models] == [7]
+
+
+async def test_the_same_policy_again_asks_for_nothing() -> None:
+    stage = Stage()
+    await stage.discovery.ask()
+    stage.discovery.configure(stage.policy)
+    stage.heard.clear()
+    await stage.discovery.ask()
+    assert stage.kinds() == [ResidentsSeen, BackendSeen]
