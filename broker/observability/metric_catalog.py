@@ -74,11 +74,6 @@ class MetricCatalog:
             "Requests refused, shed, displaced or expired, by the reason told",
             ["outcome", "reason"],
         )
-        self.failed = counter(
-            "broker_requests_failed",
-            "Requests that a backend, or the broker, failed",
-            ["backend", "reason"],
-        )
         self.substituted = counter(
             "broker_requests_substituted",
             "Requests that another model answered than the one asked for",
@@ -89,6 +84,16 @@ class MetricCatalog:
         )
         self.agent_tokens = counter(
             "broker_agent_tokens", "Prompt and output tokens by agent", ["agent"]
+        )
+        self.level_changes = counter("broker_level_changes", "Changes to this level", ["level"])
+        self._add_failures(counter)
+
+    def _add_failures(self, counter: partial[Counter]) -> None:
+        """What fails, and what is done about it."""
+        self.failed = counter(
+            "broker_requests_failed",
+            "Requests that a backend, or the broker, failed",
+            ["backend", "reason"],
         )
         self.attempts_failed = counter(
             "broker_attempts_failed",
@@ -109,4 +114,3 @@ class MetricCatalog:
         self.loop_stalled = counter(
             "broker_loop_stalled_seconds", "How long these standstills were together"
         )
-        self.level_changes = counter("broker_level_changes", "Changes to this level", ["level"])
