@@ -368,7 +368,8 @@ def choose_victim(
         return own if may_leave(own, lines) else None
     leaving, staying = list[Residency](), list[Residency]()
     for each in backend.residents.values():
-        (leaving if may_leave(each, lines) else staying).append(each)
+        is_free = may_leave(each, lines) and each.runner not in backend.healing
+        (leaving if is_free else staying).append(each)
     if not _fits_beside(backend, target.runner, staying):
         return None
     return min(leaving, key=lambda each: (each.running, each.used_ns, each.runner), default=None)

@@ -225,6 +225,8 @@ class Switching:
         """Unloads an idle model whose context was raised and is no longer needed: the next load
         is of the usual size."""
         for residency in backend.residents.values():
+            if residency.runner in backend.healing:
+                continue  # it leaves by itself
             if is_needlessly_large(residency, self._lines, now_ns, self.policy.num_ctx_hold_ns):
                 residency.move(_Trigger.GATE, now_ns)
                 self._unload_drained(backend, [residency], now_ns)

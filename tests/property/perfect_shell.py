@@ -366,7 +366,8 @@ class PerfectShell:
         assert self._held(effect.backend, effect.runner) == 0, "an unload under running work"
         is_whole = self.engine.backends[effect.backend].policy.exclusive
         owner = server.loaded.get(effect.runner, "us")  # it may have left by itself
-        assert owner == "us" or is_whole, "an unload of what others loaded"
+        may = owner == "us" or is_whole or effect.is_cure  # what hangs serves nobody
+        assert may, "an unload of what others loaded"
         server.switching = effect
 
     def _renew(self, effect: Renew) -> None:

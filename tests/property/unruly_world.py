@@ -93,7 +93,8 @@ class UnrulyWorld(UnrulyPeople):
         if streaming:
             for_ns = self.choose([SECOND_NS // 2, 2 * SECOND_NS, 2 * MINUTE_NS])
             attempt = self.choose(streaming)
-            self.feed(Quiet(attempt, max(0, self.now_ns - for_ns), 1, 0))
+            pieces, gap_ns = self.choose([(1, 0), (20, SECOND_NS // 20)])
+            self.feed(Quiet(attempt, max(0, self.now_ns - for_ns), pieces, gap_ns))
 
     def end_abort(self) -> None:
         """What was told to end does so, as it mostly will."""
