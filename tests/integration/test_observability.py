@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 
 from broker.api.grpc import traceparent
 from broker.config.machine import AlertsConfig, ObservabilityConfig
+from broker.config.resilience import RetriesConfig
 from broker.config.schema import Config
 from broker.core.alert_rules import RULES, AlertPolicy
 from broker.core.errors import BackendFailed
@@ -130,10 +131,17 @@ async def test_a_request_is_counted_and_has_its_line() -> None:
 
 
 async def test_a_failure_and_a_refusal_are_counted_with_their_reasons() -> None:
+    config = Config(
+        server=FREE_PORTS,
+        backends=(BACKEND,),
+        retries=RetriesConfig(tries_max=2, backoff_s=0.0),
+        **QUICK,
+    )
     with capture_logs() as logged:
-        async with running_daemon() as daemon:
+        async with running_daemon(config) as daemon:
             stream = daemon.inference.Generate(generate())
-            (await daemon.backend.calls.get()).fail(BackendFailed("it broke"))
+            for _ in range(2):
+                (await daemon.backend.calls.get()).fail(BackendFailed("it broke"))
             assert (await refused(stream)).reason == "BACKEND_FAILED"
             await refused(daemon.inference.Generate(generate(model="absent")))
             found = await families(daemon)
@@ -143,6 +151,13 @@ async def test_a_failure_and_a_refusal_are_counted_with_their_reasons() -> None:
         "warning",
     )
     assert lines["refused"]["reason"] == "MODEL_UNKNOWN"
+    assert [each["attempt"] for each in logged if each["event"] == "attempt failed"] == [1]
+    (failed,) = [
+        sample
+        for sample in found["broker_attempts_failed"].samples
+        if sample.labels["backend"] == "b"
+    ]
+    assert (failed.labels["reason"], failed.value) == ("BACKEND_FAILED", 2)
     counted = {
         tuple(sample.labels.values())
         for name in ("broker_requests_failed", "broker_requests_dropped")
