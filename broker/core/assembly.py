@@ -228,7 +228,7 @@ class Assembly(ABC):
         return Membership(
             self.backends,
             self.ledger.attempts,
-            self.backlog,
+            self.ledger.records,
             self._emit,
             lambda name, now_ns: self._models_listed(ModelsListed(name, ()), now_ns),
             self._members_changed,

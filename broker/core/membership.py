@@ -16,8 +16,8 @@ from broker.core.backlog import Backlog
 from broker.core.effects import BackendGone, Effect
 from broker.core.healing import Health
 from broker.core.placement import BackendPolicy, BackendState
-from broker.core.record import Attempt
-from broker.core.requests import AttemptId
+from broker.core.record import Attempt, Record
+from broker.core.requests import AttemptId, RequestKey
 from broker.core.stimuli import BackendDrainAsked
 
 
@@ -30,14 +30,14 @@ class Membership:
         self,
         backends: dict[str, BackendState],
         attempts: Mapping[AttemptId, Attempt],
-        backlog: Backlog,
+        records: Mapping[RequestKey, Record],
         emit: Callable[[Effect], None],
         forget: Callable[[str, int], None],
         on_change: Callable[[int], None],
     ) -> None:
         self._backends = backends
         self._attempts = attempts
-        self._backlog = backlog
+        self._records = records
         self._emit = emit
         self._forget = forget
         self._on_change = on_change
@@ -88,7 +88,9 @@ class Membership:
             return False
         if any(each.backend == backend.name for each in self._attempts.values()):
             return False
-        return not any(runner in backend.by_runner for runner, _ in self._backlog.lines)
+        if not backend.by_runner:
+            return True  # its models are forgotten, and what waited for them has heard so
+        return not any(each.line[0] in backend.by_runner for each in self._records.values())
 
 
 def left_on(

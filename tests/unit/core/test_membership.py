@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from broker.core.effects import BackendGone, Effect, Own, Renew, WaitReason
-from broker.core.errors import LoadFailed, ModelUnknown, NoBackend
+from broker.core.errors import BackendFailed, LoadFailed, ModelUnknown, NoBackend
 from broker.core.healing import Health
 from broker.core.membership import left_on
 from broker.core.placement import BackendPolicy
@@ -191,6 +191,20 @@ def test_what_waits_is_kept_for_a_backend_that_takes_the_place_and_has_told_noth
     effects += scene.up("b3")
     assert of(effects, BackendGone) == [BackendGone("b1")]
     assert started(effects) == ["r1"]
+
+
+def test_what_waits_to_be_tried_again_is_kept_for_it_as_well() -> None:
+    scene = Scene(B1)
+    scene.open("b1", model("m"))
+    scene.seen("b1", resident("m"))
+    scene.turn(arrived("r1"))
+    scene.ends("r1", BackendFailed("garbage"))
+    assert of(configured(scene, B3), BackendGone) == []
+    assert finished(scene.wait(MINUTE_NS)) == []
+    scene.turn(ModelsListed("b3", (model("m"),)))
+    scene.seen("b3", resident("m"))
+    assert started(scene.up("b3")) == ["r1"]
+    assert list(scene.engine.backends) == ["b3"]
 
 
 def test_one_that_is_taken_back_before_it_is_gone_is_asked_anew() -> None:

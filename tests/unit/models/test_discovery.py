@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import structlog.testing
@@ -170,8 +171,9 @@ async def test_it_asks_again_sooner_while_there_is_no_answer() -> None:
 
 @pytest.mark.parametrize("field", ["poll_interval_ns", "catalog_interval_ns", "retry_interval_ns"])
 def test_an_interval_of_nothing_would_ask_without_end(field: str) -> None:
+    nothing: dict[str, Any] = {field: 0}
     with pytest.raises(ValueError, match="positive"):
-        replace(DiscoveryPolicy(), **{field: 0})
+        DiscoveryPolicy(**nothing)
 
 
 async def test_what_keeps_its_models_lists_them_at_each_look() -> None:
