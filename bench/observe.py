@@ -128,8 +128,7 @@ async def _measure(requests: int) -> float:
         listener.close()
         parts.bus.close()
         parts.topics.close()
-        for backend in parts.backends.values():
-            await backend.close()
+        await parts.pooling.pool.close()
     return spent_s
 
 
