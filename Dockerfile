@@ -18,10 +18,12 @@ COPY . .
 RUN pip install --no-deps .
 
 FROM python:3.11-slim-bookworm
-RUN useradd --system --no-create-home --uid 10434 broker
+# What it must know after a restart lies in /var/lib/ollama-broker.
+RUN useradd --system --no-create-home --uid 10434 broker \
+    && install -d -m 700 -o broker /var/lib/ollama-broker
 COPY --from=build /opt/ollama-broker /opt/ollama-broker
 COPY packaging/container.toml /etc/ollama-broker/broker.toml
-ENV PATH=/opt/ollama-broker/bin:$PATH PYTHONDONTWRITEBYTECODE=1
+ENV PATH=/opt/ollama-broker/bin:$PATH PYTHONDONTWRITEBYTECODE=1 XDG_STATE_HOME=/var/lib
 USER broker
 EXPOSE 50434 9434
 # A broker without a backend is well: it says so in its status and recovers by itself.

@@ -109,7 +109,8 @@ async def test_an_operator_hears_over_the_wire_what_a_reload_came_to(
     file.write_text(STARTED_WITH.replace("100", "101") + "kind = 'openai'\n")
     taken = await admin.Reload(admin_pb2.ReloadRequest())
     assert taken == admin_pb2.ReloadResponse(
-        changed=["limits.queued_max: 100 -> 101"], needs_restart=['backends.ollama.kind: "ollama" -> "openai"']
+        changed=["limits.queued_max: 100 -> 101"],
+        needs_restart=['backends.ollama.kind: "ollama" -> "openai"'],
     )
     assert await queued_max(broker) == 101
 
