@@ -51,6 +51,7 @@ class OllamaModel:
         self.settings = settings
         self.terminated = False
         coarse = tokens == "first_and_last"
+        self.tells_each_token = not coarse
         self._scheduler = Scheduler(settings, seed=seed, coarse=coarse)
         self._opened = 0
         self._now_ns = 0

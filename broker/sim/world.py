@@ -84,6 +84,7 @@ from broker.sim.world_faults import (
 )
 from broker.sim.world_server import Call, Server, Witness
 from broker.sim.world_switches import Switches
+from broker.sim.world_watch import Watch
 from broker.sim.world_wire import error_of
 
 QUIET_EVERY_NS: Final = 500_000_000
@@ -126,6 +127,7 @@ class World:
         )
         self._closers: dict[AttemptId, Callable[[], None]] = {}
         self._hearing: dict[AttemptId, Story] = {}
+        self._silences = Watch(self.timeline, self.feed, lambda: self._stops > 0)
         self._alarm_ns: int | None = None
         self._arriving: Story | None = None
         self._turning = False
@@ -224,12 +226,12 @@ class World:
         return self._arriving is None and self.stories[arrived.spec.key].endings > 0
 
     def _watch(self, until_ns: int) -> None:
-        """Tells of streams that gave their first token and give nothing more, as runtime/watch.py
-        does, while there may be any."""
+        """Tells of streams that gave their first token and give nothing more, while there may be
+        any: of those whose tokens are not told one by one."""
         silent = [
             (attempt, story)
             for attempt, story in self._hearing.items()
-            if story.first_token_ns and self._is_silent(attempt)
+            if story.first_token_ns and attempt not in self._silences and self._is_silent(attempt)
         ]
         for attempt, story in silent if not self._stops else ():
             self.feed(Quiet(attempt, story.heard_ns, story.tokens_heard, 0))
@@ -298,6 +300,8 @@ class World:
             options=RunnerOptions(num_ctx=effect.num_ctx),
         )
         self._hearing[effect.attempt] = story
+        if self.servers[effect.backend].model.tells_each_token:
+            self._silences.start(effect.attempt, story)
         hear = partial(self._hear_attempt, effect.attempt, story)
         self._closers[effect.attempt] = self.servers[effect.backend].open(work, hear)
 
@@ -324,6 +328,7 @@ class World:
     def _finished(self, attempt: AttemptId, story: Story, signal: Finished) -> None:
         """It is complete; its tokens came at even times."""
         del self._closers[attempt], self._hearing[attempt]
+        self._silences.end(attempt)
         tokens, prompt = signal.eval_count, signal.prompt_eval_count
         streamed_ns = self.timeline.now_ns - story.first_token_ns
         gap_ns = streamed_ns // (tokens - 1) if story.first_token_ns and tokens > 1 else 0
@@ -333,6 +338,7 @@ class World:
         self, attempt: AttemptId, error: BrokerError | None, prompt: int = 0, output: int = 0
     ) -> None:
         del self._closers[attempt], self._hearing[attempt]
+        self._silences.end(attempt)
         self.feed(AttemptEnded(attempt, error, prompt, output))
 
     def _abort_attempt(self, effect: AbortAttempt) -> None:

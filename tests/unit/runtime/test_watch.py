@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+from broker.core.looks import LOOK_NS, QUIET_NS
 from broker.core.requests import AttemptId
 from broker.core.stimuli import Quiet, Stimulus
-from broker.runtime.watch import LOOK_NS, QUIET_NS, Watch
+from broker.runtime.watch import Watch
 
 LOOKS_UNTIL_QUIET = QUIET_NS // LOOK_NS
 GAP_NS = LOOK_NS // 10
@@ -110,6 +111,17 @@ def test_what_is_over_is_forgotten_though_its_number_is_silent_again() -> None:
     assert stage.look() == []
     stage.calls = [call]
     assert stage.look(LOOKS_UNTIL_QUIET) == []
+
+
+def test_after_a_time_in_which_nobody_looked_every_silence_begins_anew() -> None:
+    """A broker that was stopped has not read yet what came meanwhile."""
+    stage = _Stage()
+    call = stage.calls[0]
+    call.say(stage.clock.now_ns)
+    stage.look(LOOKS_UNTIL_QUIET)
+    stage.clock.now_ns += 60 * QUIET_NS
+    assert stage.look(LOOKS_UNTIL_QUIET) == []
+    assert len(stage.look()) == 1
 
 
 async def test_its_timer_runs_only_while_a_call_is_under_way() -> None:
