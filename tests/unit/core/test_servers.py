@@ -176,10 +176,7 @@ def test_restarts_are_apart_ever_longer_and_there_is_a_ceiling() -> None:
     wedge(scene)
     first_ns = scene.now_ns
     moments = [first_ns, *restart_again(scene, POLICY.restarts_max - 1)]
-    pauses = [
-        round((after - before) / MINUTE_NS)
-        for before, after in pairwise(moments)
-    ]
+    pauses = [round((after - before) / MINUTE_NS) for before, after in pairwise(moments)]
     assert pauses == [1, 2, 4, 8]
     effects = scene.turn(RestartEnded("b1", BackendFailed("status 1")))
     assert steps(effects) == ["restarted  on b1", "wedged  on b1", "given_up  on b1"]
