@@ -163,6 +163,11 @@ class World:
             discovery = Discovery(self.servers[name], site.specs, self.timeline, self.feed)
             self.timeline.at(0, discovery.ask)
 
+    @property
+    def calls_open(self) -> int:
+        """How many calls of attempts have not ended."""
+        return len(self._closers)
+
     # What happens
 
     def add(self, tasks: Iterable[Task]) -> None:

@@ -15,6 +15,7 @@ from typing import Final
 from broker.core import invariants
 from broker.core.effects import Effect
 from broker.core.engine import Engine
+from broker.core.healing import Health
 from broker.core.placement import HOLD_DOUBLED_MAX
 from broker.core.requests import Outcome
 from broker.core.stimuli import BlockAsked, Stimulus
@@ -35,6 +36,7 @@ SLOWEST_LOAD_NS: Final = 25 * SECOND_NS  # with the unload before it
 # A load that hangs is given up after 300 s, and a model whose load failed is left for a minute.
 STRAGGLERS_NS: Final = 600 * SECOND_NS
 STEPS_MAX: Final = 2_000_000
+TIMERS_OWN_MAX: Final = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +135,8 @@ class Play:
         lines = {scenario.line(task) for task in tasks}
         loads_ns = 6 * len(lines) * SLOWEST_LOAD_NS
         limit_ns = self.world.timeline.now_ns + work_ns + loads_ns + slack_ns
-        self._run_until(lambda: not oracle.live, limit_ns, "not everything came to an end")
+        words = "not everything came to an end in the time of its work and STRAGGLERS_NS beside it,"
+        self._run_until(lambda: not oracle.live, limit_ns, words)
 
     def _check_stories(self, tasks: Sequence[Task]) -> None:
         kinds = self.scenario.kinds
@@ -178,6 +181,12 @@ class Play:
             completed = story.outcome is Outcome.COMPLETED
             must(completed, f"{task.key}, when all was well: {story.outcome} {story.error!r}")
 
+        for backend in self.engine.backends.values():
+            must(backend.up, f"{backend.name} is well, and the broker does not know")
+            must(not backend.healing, f"{backend.name} is well, and {backend.healing} is cured")
+            may_restart = backend.health in (Health.WELL, Health.SUSPECT)
+            must(may_restart, f"{backend.name} is well, and counts as {backend.health}")
+
     def _nothing_switches(self) -> bool:
         books = self.judges.oracle.books.values()
         return not any(each.loading or each.unloading for each in books)
@@ -191,6 +200,10 @@ class Play:
         timeline.run(timeline.now_ns)
         self._run_until(lambda: world.drained == 1, timeline.now_ns + 5 * SECOND_NS, "not drained")
         must(not (engine.records or engine.lines or engine.attempts), "something remains")
+        must(not world.calls_open, f"{world.calls_open} calls of attempts are open")
+        # Of requests none: renewals of what is loaded, and a few of the engine's own remain.
+        timers_max = TIMERS_OWN_MAX + sum(each.policy.resident_max for each in self.scenario.sites)
+        must(len(engine.timers) <= timers_max, f"{len(engine.timers)} timers remain")
         must(world.stories[late.key].outcome is Outcome.REFUSED, "it took work while it left")
 
     def _told(self) -> Counter[Outcome]:

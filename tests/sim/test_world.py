@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -18,9 +19,9 @@ from broker.core.stimuli import (
     PolicyChanged,
     ResumeAsked,
 )
-from broker.sim.world_faults import FaultKind
-from tests.sim.play import play
-from tests.sim.scenario import draw
+from broker.sim.world_faults import Fault, FaultKind
+from tests.sim.play import Play, play
+from tests.sim.scenario import SECOND_NS, draw
 from tests.tidy.sources import ROOT
 
 # Others, or many more: WORLD_SEEDS=1000:2000 python -m pytest tests/sim
@@ -51,6 +52,24 @@ def test_the_same_seed_is_the_same_history_in_every_process(seed: int) -> None:
             check=True,
         )
         assert there.stdout.strip() == here
+
+
+@pytest.mark.parametrize("seed", [1, 7])
+def test_a_jump_of_the_clock_on_the_wall_is_no_part_of_a_history(seed: int) -> None:
+    scenario = draw(seed)
+    calm = replace(
+        scenario,
+        faults=tuple(each for each in scenario.faults if each.kind is not FaultKind.CLOCK_JUMP),
+    )
+    jump = Fault(
+        kind=FaultKind.CLOCK_JUMP,
+        server=scenario.sites[0].name,
+        at_ns=30 * SECOND_NS,
+        for_ns=20 * SECOND_NS,
+        delay_ns=3_600 * SECOND_NS,
+    )
+    jumpy = replace(calm, faults=(*calm.faults, jump))
+    assert Play(jumpy).run().digest == Play(calm).run().digest
 
 
 def test_other_seeds_are_other_histories() -> None:
