@@ -8,7 +8,7 @@ import grpc
 import pytest
 import pytest_asyncio
 
-from broker.config.schema import Config, LimitsConfig, QueueConfig
+from broker.config.schema import Config, LimitsConfig, PlacementConfig, QueueConfig
 from broker.core.errors import BackendFailed, BackendUnreachable
 from broker.daemon.wiring import broker_version
 from broker_client.pb.broker.v1 import admin_pb2 as pb
@@ -133,7 +133,8 @@ async def test_a_backend_that_is_away_says_why(daemon: RunningDaemon) -> None:
 
 async def test_a_load_that_failed_is_counted(daemon: RunningDaemon) -> None:
     daemon.backend.load_problem = BackendFailed("broken file")
-    await refused(daemon.inference.Generate(generate()))
+    too_soon_s = PlacementConfig().failed_load_hold_s / 2
+    await refused(daemon.inference.Generate(generate(), timeout=too_soon_s))
     status = await daemon.admin.GetStatus(pb.GetStatusRequest())
     assert (status.backends[0].loads, status.backends[0].loads_failed) == (1, 1)
 

@@ -10,7 +10,7 @@ import grpc
 import pytest
 import pytest_asyncio
 
-from broker.config.schema import Config, LimitsConfig, ServerConfig
+from broker.config.schema import Config, LimitsConfig, PlacementConfig, ServerConfig
 from broker.core.errors import (
     BackendBusy,
     BackendFailed,
@@ -349,8 +349,10 @@ async def test_a_model_that_cannot_be_loaded_is_told_to_who_waits_and_who_comes(
     daemon: RunningDaemon,
 ) -> None:
     daemon.backend.load_problem = BackendFailed("invalid file magic")
+    # Before the load is tried again: who has more time than that waits for it.
+    too_soon_s = PlacementConfig().failed_load_hold_s / 2
     for outcome in ("failed", "refused"):
-        refusal = await refused(daemon.inference.Generate(generate()))
+        refusal = await refused(daemon.inference.Generate(generate(), timeout=too_soon_s))
         assert (refusal.code, refusal.reason) == (_Code.UNAVAILABLE, "LOAD_FAILED")
         assert refusal.about["outcome"] == outcome
         assert refusal.retry_after_s is not None
