@@ -23,7 +23,7 @@ import aiohttp
 import grpc
 
 from bench.processes import running
-from broker.core.effects import Effect, TellHealing
+from broker.core.effects import AbortAttempt, Effect, TellHealing
 from broker.core.engine import Engine
 from broker.core.healing import HealingStep
 from broker.core.placement import BackendPolicy
@@ -147,14 +147,16 @@ class Healthy:
 
 
 class _Alarms:
-    """A judge that counts alarms, and sees nothing else."""
+    """A judge that counts alarms, and calls that were given up; it sees nothing else."""
 
     def __init__(self) -> None:
         self.count = 0
 
     def turned(self, stimulus: Stimulus, effects: Sequence[Effect], now_ns: int) -> None:
         self.count += sum(
-            isinstance(each, TellHealing) and each.step is HealingStep.FROZEN for each in effects
+            isinstance(each, AbortAttempt)
+            or (isinstance(each, TellHealing) and each.step is HealingStep.FROZEN)
+            for each in effects
         )
 
     def opened(self, server: str, exchange: ExchangeId, work: Work) -> None:
