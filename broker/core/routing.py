@@ -4,7 +4,8 @@ Of those that hold its model and have a free slot: the one with the least load, 
 its slots that is taken, over its weight; but rather the one that has served the same session last,
 and so may still have its prompt in its cache, as long as that is not busier by more than one
 request. A request that names no session prefers what served its agent's last one of that model, but
-only among equals: two requests of one agent are better off on two servers.
+only among equals: two requests of one agent are better off on two servers. A request that a backend
+has just failed goes to another first, however busy.
 """
 
 from __future__ import annotations
@@ -61,8 +62,12 @@ class Routing:
         if len(self._backends) == 1:
             return found[0]  # no other ever gets anything: there is nothing to remember
         least = min(found, key=_load)  # the first configured among equals
-        session = _session_of(self._record_of(least.entry))
-        chosen = self._again(least, found, session)
+        record = self._record_of(least.entry)
+        session = _session_of(record)
+        if record.past:
+            chosen = _elsewhere(least, found, record.past[-1].backend)
+        else:
+            chosen = self._again(least, found, session)
         self._last[session] = chosen.backend.name
         self._last.move_to_end(session)
         if len(self._last) > AFFINITIES_MAX:
@@ -81,6 +86,14 @@ class Routing:
 
     def __len__(self) -> int:
         return len(self._last)
+
+
+def _elsewhere(least: Dispatch, found: Sequence[Dispatch], failed_on: str) -> Dispatch:
+    """The same request where it has not just failed, if it may start there."""
+    others = (
+        each for each in found if each.entry == least.entry and each.backend.name != failed_on
+    )
+    return min(others, key=_load, default=least)
 
 
 def _load(dispatch: Dispatch) -> float:

@@ -8,9 +8,11 @@ import pytest
 
 from broker.core import routing
 from broker.core.effects import StartAttempt
+from broker.core.errors import BackendFailed
 from broker.core.placement import BackendPolicy
 from broker.core.stimuli import Arrived
 from tests.unit.core.scene import (
+    MINUTE_NS,
     SECOND_NS,
     Scene,
     arrived,
@@ -78,6 +80,25 @@ def test_without_a_session_an_agent_goes_where_it_was_among_equals_only() -> Non
     scene.ends("r2", agent="b")
     scene.ends("r1", agent="a")
     assert sends(scene, "r3", agent="b") == "b0"
+
+
+def test_what_a_backend_failed_goes_elsewhere_though_its_session_was_there() -> None:
+    scene = pool(8, 8)
+    others = [sends(scene, f"x{n}", agent=f"x{n}") for n in range(5)]
+    assert others.count("b0") == 3
+    assert sends(scene, "r1", session="s") == "b1"
+    failed = scene.ends("r1", BackendFailed("broken"))
+    started = of([*failed, *scene.wait(MINUTE_NS)], StartAttempt)
+    assert [each.backend for each in started] == ["b0"]
+
+
+def test_what_a_backend_failed_goes_there_again_where_no_other_has_a_slot() -> None:
+    scene = pool(1, 1)
+    assert sends(scene, "r1") == "b0"
+    assert sends(scene, "r2", agent="b") == "b1"
+    failed = scene.ends("r1", BackendFailed("broken"))
+    started = of([*failed, *scene.wait(MINUTE_NS)], StartAttempt)
+    assert [each.backend for each in started] == ["b0"]
 
 
 def test_a_session_whose_backend_has_no_slot_waits_for_none() -> None:
