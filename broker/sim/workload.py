@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from broker.core.errors import BrokerError
-from broker.core.requests import Criticality, OnInterruption, Outcome, RequestKey
+from broker.core.requests import (
+    Criticality,
+    OnInterruption,
+    Outcome,
+    RequestKey,
+    RequestKind,
+    RequestSpec,
+)
+
+# Of the prompts of a trace that tells of them: how many tokens share one hash (Mooncake's traces).
+BLOCK_TOKENS: Final = 512
+_BYTES_PER_TOKEN: Final = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,8 +25,11 @@ class Task:
     """One request that an agent will make. Its deadline is `patience_ns` after its arrival.
 
     `leaves_after_ns`: its client goes away then. `again_after_ns`: the same call comes once more
-    then, if it is still under way; `again_differs`, with other words in it. 0 means never.
-    `num_ctx_needed` is 0 where any context will do.
+    then, if it is still under way; `again_differs`, with other words in it. `gives_up_after_ns`:
+    its client goes away then if nothing has been started for it. 0 means never.
+    `num_ctx_needed` is 0 where any context will do. `output_tokens_max` is what it asks for at
+    most, 0 where it does not say. Calls of one session begin with the same tokens. `blocks` names
+    the prompt's tokens, BLOCK_TOKENS each, where a trace tells which prompts share them.
     """
 
     at_ns: int
@@ -27,6 +42,12 @@ class Task:
     patience_ns: int
     criticality: Criticality = Criticality.NORMAL
     num_ctx_needed: int = 0
+    output_tokens_max: int = 0
+    fallback_models: tuple[str, ...] = ()
+    preemptible: bool = False
+    session_id: str = ""
+    blocks: tuple[int, ...] = ()
+    gives_up_after_ns: int = 0
     leaves_after_ns: int = 0
     again_after_ns: int = 0
     again_differs: bool = False
@@ -38,9 +59,41 @@ class Task:
 
     @property
     def prompt(self) -> tuple[int, ...]:
-        """Token ids that no two tasks share, so that no prefix is found in a cache."""
-        seed = hash_of(self.agent_id, self.request_id)
+        """Token ids. Two tasks share none, so that no prefix is found in a cache, but where they
+        are of one session, or name the same blocks."""
+        if self.blocks:
+            return self._prompt_of_blocks()
+        own = ("session", self.session_id) if self.session_id else (self.request_id,)
+        seed = hash_of(self.agent_id, *own)
         return tuple((seed + index) & 0x7FFFFFFF for index in range(self.prompt_tokens))
+
+    def _prompt_of_blocks(self) -> tuple[int, ...]:
+        ids: list[int] = []
+        for place in range(-(-self.prompt_tokens // BLOCK_TOKENS)):
+            named = place < len(self.blocks)
+            words = (str(self.blocks[place]),) if named else (*self.key, str(place))
+            seed = hash_of("block", *words)
+            ids.extend((seed + index) & 0x7FFFFFFF for index in range(BLOCK_TOKENS))
+        return tuple(ids[: self.prompt_tokens])
+
+    def spec(self, words: str, now_ns: int) -> RequestSpec:
+        """What the engine is told of it when it comes now; `words` stand for its content."""
+        return RequestSpec(
+            key=self.key,
+            fingerprint=words.encode(),
+            kind=RequestKind.GENERATE,
+            model=self.model,
+            priority=self.priority,
+            criticality=self.criticality,
+            deadline_ns=now_ns + self.patience_ns,
+            size_bytes=self.prompt_tokens * _BYTES_PER_TOKEN,
+            num_ctx_needed=self.num_ctx_needed,
+            output_tokens_max=self.output_tokens_max,
+            fallback_models=self.fallback_models,
+            preemptible=self.preemptible,
+            session_id=self.session_id,
+            on_interruption=self.on_interruption,
+        )
 
 
 @dataclass(slots=True, kw_only=True)

@@ -45,8 +45,6 @@ from broker.core.requests import (
     AttemptId,
     Outcome,
     RequestKey,
-    RequestKind,
-    RequestSpec,
 )
 from broker.core.stimuli import (
     Arrived,
@@ -111,8 +109,15 @@ class World:
     """The engine with hands: performs its effects on simulated servers, as the driver does."""
 
     def __init__(
-        self, engine: Engine, sites: Mapping[str, Site], *, judge: Judge | None = None
+        self,
+        engine: Engine,
+        sites: Mapping[str, Site],
+        *,
+        judge: Judge | None = None,
+        on_end: Callable[[Story], None] | None = None,
     ) -> None:
+        """`on_end` hears of each story once it has ended, and may add tasks: those of an agent
+        that sends its next request after the answer."""
         self.engine = engine
         self.timeline = Timeline()
         self.servers = {
@@ -122,6 +127,7 @@ class World:
         self.drained = 0
         self.wall_offset_ns = 0  # of the clock on the wall, by which nothing is decided
         self._judge = judge
+        self._on_end = on_end
         self._switches = Switches(
             self.servers, self.timeline, self.feed, engine.policy.placement.keep_alive_ns
         )
@@ -250,32 +256,24 @@ class World:
     def _arrive(self, task: Task) -> None:
         story = Story(task=task)
         self.stories[task.key] = story
-        self._feed(Arrived(self._spec(task, task.request_id)), story)
+        self._feed(Arrived(task.spec(task.request_id, self.timeline.now_ns)), story)
         if task.leaves_after_ns:
             gone = CancelAsked(task.key, CancelCause.CLIENT_GONE)
             self.timeline.after(task.leaves_after_ns, partial(self.feed, gone))
+        if task.gives_up_after_ns:
+            self.timeline.after(task.gives_up_after_ns, partial(self._give_up, story))
         if task.again_after_ns:
             self.timeline.after(task.again_after_ns, partial(self._arrive_again, story))
+
+    def _give_up(self, story: Story) -> None:
+        if not story.started_ns and not story.endings:
+            self.feed(CancelAsked(story.task.key, CancelCause.CLIENT_GONE))
 
     def _arrive_again(self, story: Story) -> None:
         """The same key once more."""
         task = story.task
         words = f"other than {task.request_id}" if task.again_differs else task.request_id
-        self.feed(Arrived(self._spec(task, words)))
-
-    def _spec(self, task: Task, words: str) -> RequestSpec:
-        return RequestSpec(
-            key=task.key,
-            fingerprint=words.encode(),
-            kind=RequestKind.GENERATE,
-            model=task.model,
-            priority=task.priority,
-            criticality=task.criticality,
-            deadline_ns=self.timeline.now_ns + task.patience_ns,
-            size_bytes=task.prompt_tokens * 4,
-            num_ctx_needed=task.num_ctx_needed,
-            on_interruption=task.on_interruption,
-        )
+        self.feed(Arrived(task.spec(words, self.timeline.now_ns)))
 
     # What the engine says
 
@@ -290,6 +288,8 @@ class World:
         story.outcome, story.error = outcome, error
         story.ended_ns = self.timeline.now_ns
         story.endings += 1
+        if self._on_end is not None:
+            self._on_end(story)
 
     def _start_attempt(self, effect: StartAttempt) -> None:
         story = self.stories[effect.key]
