@@ -30,6 +30,7 @@ from broker.core.operations import Operations
 from broker.core.ownership import Ownership
 from broker.core.phases import Phases
 from broker.core.placement import BackendState
+from broker.core.placement_rule import Exhaustive, PlacementRule
 from broker.core.policy import EnginePolicy
 from broker.core.queueing import Line, LineKey
 from broker.core.quota import Quotas
@@ -53,8 +54,9 @@ from broker.core.waiting_room import WaitingRoom
 class Assembly(ABC):
     """All parts by their names. They are read through `snapshot.py`, never written from outside."""
 
-    def __init__(self, policy: EnginePolicy) -> None:
+    def __init__(self, policy: EnginePolicy, rule: PlacementRule | None = None) -> None:
         self.policy = policy
+        self.rule: PlacementRule = Exhaustive() if rule is None else rule
         self.estimates = Estimates()
         self.tally = Tally()
         self.timers = Timers()
@@ -188,6 +190,7 @@ class Assembly(ABC):
         return Switching(
             self.backends,
             self.policy.placement,
+            self.rule,
             self.backlog,
             self.estimates,
             self._emit,

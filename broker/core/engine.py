@@ -19,6 +19,7 @@ from broker.core.errors import BrokerError
 from broker.core.lifecycle import Trigger
 from broker.core.ownership import OWNS_OTHERS
 from broker.core.placement import BackendState
+from broker.core.placement_rule import PlacementRule
 from broker.core.policy import EnginePolicy
 from broker.core.record import Attempt
 from broker.core.stimuli import (
@@ -48,10 +49,11 @@ from broker.core.stimuli import (
 
 
 class Engine(Assembly):
-    """See the module. `Assembly` makes its parts; here is what moves them."""
+    """See the module. `Assembly` makes its parts; here is what moves them. `rule` says when to
+    change models and to what; None: the product's own."""
 
-    def __init__(self, policy: EnginePolicy) -> None:
-        super().__init__(policy)
+    def __init__(self, policy: EnginePolicy, rule: PlacementRule | None = None) -> None:
+        super().__init__(policy, rule)
         self._timer_set_ns: int | None = None
         self.reloads = 0
         self._told_drained, self._drain_timer = False, 0

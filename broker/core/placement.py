@@ -1,11 +1,7 @@
-"""Which models a backend holds: when to change, and what has to leave.
+"""What a backend holds and has room for: its state as the engine knows it, and facts about it.
 
-The rule: exhaust the resident model's queue before leaving it; then load the model whose requests
-have waited longest, all together; one load at a time; the victim is gated and drained first, and
-another model has its turn even if the victim's own requests gather meanwhile; never touch what the
-broker does not manage. Measured on a real Ollama, every rule that leaves a backlog
-because somebody has waited a fixed time was slower than no broker at all (reference/SWAPS.md).
-A bound on waiting that breathes with the load, urgent work and sizes come with a later rule.
+Which model comes next and what leaves for it is a rule's to say (`placement_rule.py`); how it is
+done is the protocol's (`switching.py`). Here is what is so, whatever the rule.
 """
 
 from __future__ import annotations
@@ -203,17 +199,6 @@ class BackendState:
         self.ever_loaded &= self.by_runner.keys()
 
 
-@dataclass(slots=True)
-class Demand:
-    """The requests for one runner that this backend cannot serve as it is."""
-
-    runner: str
-    num_ctx: int = 0
-    size: int = 0
-    waited_ns: int = 0
-    is_placed_elsewhere: bool = False
-
-
 def serves(backend: BackendState, key: LineKey) -> bool:
     """Does this backend take work from this line now?"""
     residency = backend.resident(key[0])
@@ -240,69 +225,6 @@ def slots_promised(backend: BackendState, key: LineKey) -> int:
     if not backend.takes(key[0]):
         return 0
     return backend.by_runner[key[0]].slots
-
-
-def rank_targets(
-    backend: BackendState,
-    others: Sequence[BackendState],
-    lines: Mapping[LineKey, Line],
-    now_ns: int,
-    *,
-    with_promises: bool,
-    of_first: bool = False,
-) -> list[Demand]:
-    """The runners to load here, the one to load next first: those that nobody serves, by the
-    longest total wait. What was gated for others is last, whatever has gathered since: else it
-    would be loaded again at once, and they would wait for ever.
-
-    A runner that another backend serves is wanted here too only while its backlog exceeds the slots
-    it has there: one model on two servers costs two loads. `with_promises`: so is one that another
-    backend makes room for; where there is room already, waiting for that would be a waste. What can
-    never have room beside strangers is no target: others could use what it would wait for. What
-    keeps its models loads none.
-    `of_first`: what the level lets go after the others is not counted.
-    """
-    if backend.policy.keeps_models:
-        return []  # what it lists is there, and no more can be
-    demands: dict[str, Demand] = {}
-    for key, line in lines.items():
-        runner, num_ctx = key
-        if runner not in backend.by_runner or backend.holds_off(runner, now_ns):
-            continue
-        if not backend.takes(runner):
-            continue
-        if slots_for(backend, key) or not may_get_room(backend, runner):
-            continue
-        elsewhere = sum(slots_for(each, key) for each in others)
-        if with_promises:
-            elsewhere += sum(slots_promised(each, key) for each in others)
-        size, waited_ns = line.demand_first(now_ns) if of_first else line.demand(now_ns)
-        if elsewhere and size <= elsewhere:
-            continue
-        demand = demands.setdefault(runner, Demand(runner))
-        demand.num_ctx = max(demand.num_ctx, num_ctx)
-        demand.size += size
-        demand.waited_ns += waited_ns
-        demand.is_placed_elsewhere = demand.is_placed_elsewhere or elsewhere > 0
-    return sorted(
-        demands.values(),
-        key=lambda each: (
-            each.runner == backend.gated,
-            each.is_placed_elsewhere,
-            -each.waited_ns,
-            each.runner,
-        ),
-    )
-
-
-def is_wanted_first(
-    backend: BackendState,
-    others: Sequence[BackendState],
-    first: Mapping[LineKey, Line],
-    now_ns: int,
-) -> bool:
-    """Does anything that goes before what the level holds back want a model loaded here?"""
-    return bool(rank_targets(backend, others, first, now_ns, with_promises=False, of_first=True))
 
 
 def memory_needed(backend: BackendState, runner: str) -> int | None:
@@ -353,26 +275,24 @@ def _fits_beside(backend: BackendState, runner: str, others: Collection[Residenc
     return taken <= backend.policy.memory_bytes
 
 
-def choose_victim(
-    backend: BackendState, target: Demand, lines: Mapping[LineKey, Line]
-) -> Residency | None:
-    """What leaves for `target`: a managed model whose queue is exhausted, idle longest. None where
-    the target would not fit even if all of those left.
+def movable(backend: BackendState, runner: str) -> list[Residency]:
+    """What could be told to leave for this runner, as far as the protocol goes: it is ours and
+    open. The runner itself leaves first where it is there with too small a context."""
+    own = backend.residents.get(runner)
+    candidates = backend.residents.values() if own is None else (own,)
+    return [
+        each for each in candidates if _may_be_told(each) and each.runner not in backend.healing
+    ]
 
-    The target's own runner leaves first where it is there with too small a context.
-    """
-    if backend.broken or backend.healing:  # what nothing may be started of keeps no model
-        lines = {key: line for key, line in lines.items() if backend.takes(key[0])}
-    own = backend.residents.get(target.runner)
-    if own is not None:
-        return own if may_leave(own, lines) else None
-    leaving, staying = list[Residency](), list[Residency]()
-    for each in backend.residents.values():
-        is_free = may_leave(each, lines) and each.runner not in backend.healing
-        (leaving if is_free else staying).append(each)
-    if not _fits_beside(backend, target.runner, staying):
-        return None
-    return min(leaving, key=lambda each: (each.running, each.used_ns, each.runner), default=None)
+
+def fits_without(backend: BackendState, runner: str, leaving: Collection[Residency]) -> bool:
+    """Would this runner have room if these left?"""
+    staying = [
+        each
+        for each in backend.residents.values()
+        if each.runner != runner and not any(each is other for other in leaving)
+    ]
+    return _fits_beside(backend, runner, staying)
 
 
 def is_needlessly_large(
@@ -389,8 +309,10 @@ def is_needlessly_large(
 
 def may_leave(residency: Residency, lines: Mapping[LineKey, Line]) -> bool:
     """Is it ours, open, and its queue exhausted?"""
-    if not residency.managed or residency.state is not ResidencyState.RESIDENT:
-        return False
-    return not any(
+    return _may_be_told(residency) and not any(
         runner == residency.runner and residency.fits(num_ctx) for runner, num_ctx in lines
     )
+
+
+def _may_be_told(residency: Residency) -> bool:
+    return residency.managed and residency.state is ResidencyState.RESIDENT

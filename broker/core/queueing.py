@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from _sched.queue import FairQueue
 from broker.core.bulkheads import Bulkheads
@@ -72,6 +73,15 @@ class QueuePolicy:
             raise ValueError("costs of tokens must not be negative")
 
 
+class Head(NamedTuple):
+    """What would start first. `key_ns` orders heads: since when it, or the claim with which it has
+    its turn, waits, and the handicap of its priority added."""
+
+    key_ns: int
+    priority: int
+    since_ns: int
+
+
 class Line:
     """The requests that wait for one runner at one context size: a window on the queue.
 
@@ -122,3 +132,14 @@ class Line:
     def best_of_all(self) -> tuple[int, int, int] | None:
         """The same with what may go after the others, where there is none of those."""
         return self._queue.best(self.group, self._bulkheads.closed | self._barred)
+
+    def head(self, *, is_for_all: bool) -> Head | None:
+        """What is next and may run, as placement sees it; `is_for_all`: also what the level holds
+        back."""
+        found = self.best_of_all() if is_for_all else self.best()
+        if found is None:
+            return None
+        key_ns, priority, _ = found
+        return Head(
+            key_ns, priority, key_ns - self._queue.handicap_ns_per_priority * (priority - 1)
+        )

@@ -1,7 +1,8 @@
 """The switch protocol: from the model that a backend holds to the one that is wanted.
 
 How to switch: gate the victim, let it drain, unload it explicitly, hear it proven gone, one load
-owned by the broker, open. `placement.py` says when and what; this file does it, one step a turn.
+owned by the broker, open. A rule behind `placement_rule.py` says when and what; this file does it,
+one step a turn. One load at a time; the victim is gated and drained first.
 """
 
 from __future__ import annotations
@@ -9,20 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from broker.core.backlog import Backlog
+from broker.core.demands import Demand, View, find_demands
 from broker.core.effects import AbortLoad, Effect, Load, Unload
 from broker.core.estimates import Estimates
 from broker.core.placement import (
     BackendState,
-    Demand,
     PlacementPolicy,
-    choose_victim,
     has_room,
     is_needlessly_large,
-    is_wanted_first,
-    rank_targets,
     serves,
     slots_for,
 )
+from broker.core.placement_rule import PlacementRule, choose_victim
 from broker.core.queueing import Line, LineKey
 from broker.core.residency import Residency, ResidencyState, ResidencyTrigger
 
@@ -37,6 +36,7 @@ class Switching:
         self,
         backends: Mapping[str, BackendState],
         policy: PlacementPolicy,
+        rule: PlacementRule,
         backlog: Backlog,
         estimates: Estimates,
         emit: Callable[[Effect], None],
@@ -44,6 +44,7 @@ class Switching:
     ) -> None:
         self.backends = backends
         self.policy = policy
+        self.rule = rule
         self._backlog = backlog
         self._lines = backlog.ready
         self._estimates = estimates
@@ -104,19 +105,33 @@ class Switching:
     def _targets(self, backend: BackendState, now_ns: int, *, with_promises: bool) -> list[Demand]:
         targets = list[Demand]()
         if self._lines and backend.may_load:
-            lines, others = self._lines_for(backend, now_ns), self._others(backend)
-            is_first = lines is not self._lines
-            targets = rank_targets(
-                backend, others, lines, now_ns, with_promises=with_promises, of_first=is_first
-            )
+            view = self._view(backend, now_ns)
+            targets = self._ranked(view, with_promises=with_promises)
         if all(each.runner != backend.promised for each in targets):
             backend.promised = ""  # nobody waits for it any more, or another backend took it on
         if not targets:
             backend.gated = ""
         return targets
 
-    def _others(self, backend: BackendState) -> list[BackendState]:
-        return [each for each in self.backends.values() if each is not backend]
+    def _ranked(self, view: View, *, with_promises: bool) -> list[Demand]:
+        demands = find_demands(view, with_promises=with_promises)
+        return self.rule.rank(view, demands) if demands else demands
+
+    def _view(self, backend: BackendState, now_ns: int) -> View:
+        lines = self._lines_for(backend, now_ns)
+        return self._view_of(backend, lines, now_ns, is_first=lines is not self._lines)
+
+    def _view_of(
+        self,
+        backend: BackendState,
+        lines: Mapping[LineKey, Line],
+        now_ns: int,
+        *,
+        is_first: bool,
+    ) -> View:
+        others = [each for each in self.backends.values() if each is not backend]
+        backlog = self._backlog
+        return View(backend, others, lines, is_first, self._estimates, now_ns, backlog.waiting)
 
     def _lines_for(self, backend: BackendState, now_ns: int) -> Mapping[LineKey, Line]:
         """Whose wants count here: what the level lets go after the others wants no model loaded,
@@ -128,8 +143,9 @@ class Switching:
         return first if is_for_first else self._lines
 
     def is_wanted_first(self, backend: BackendState, now_ns: int) -> bool:
-        """Does anything that goes first want a model loaded here?"""
-        return is_wanted_first(backend, self._others(backend), self._backlog.first, now_ns)
+        """Does anything that goes before what the level holds back want a model loaded here?"""
+        view = self._view_of(backend, self._backlog.first, now_ns, is_first=True)
+        return bool(self._ranked(view, with_promises=False))
 
     def _use_room(self, backend: BackendState, targets: list[Demand], now_ns: int) -> None:
         """Loads the first that there is room for. While something is to leave, only what it leaves
@@ -163,9 +179,9 @@ class Switching:
 
     def _gate_for_first(self, backend: BackendState, targets: list[Demand], now_ns: int) -> None:
         """Gates what has to leave for the first target that room can be made for now."""
-        lines = self._lines_for(backend, now_ns)
+        view = self._view(backend, now_ns)
         for target in targets:
-            victim = choose_victim(backend, target, lines)
+            victim = choose_victim(self.rule, view, target)
             if victim is not None:
                 victim.move(_Trigger.GATE, now_ns)
                 backend.gated = victim.runner if victim.runner != target.runner else ""

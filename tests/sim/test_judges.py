@@ -62,8 +62,8 @@ MUTANTS: dict[str, Patch] = {
     "leaves a queue that is not exhausted": _replace(
         switching,
         "choose_victim",
-        lambda backend, target, lines: next(
-            (each for each in backend.residents.values() if _may_be_told(each)), None
+        lambda rule, view, target: next(
+            (each for each in view.backend.residents.values() if _may_be_told(each)), None
         ),
     ),
     "tells strangers to leave": _replace(
@@ -73,9 +73,7 @@ MUTANTS: dict[str, Patch] = {
         placement.BackendState, "holds_off", lambda backend, runner, now_ns: False
     ),
     "deadlines are forgotten": _replace(Ledger, "set_deadline", _do_nothing),
-    "models are never left": _replace(
-        switching, "choose_victim", lambda backend, target, lines: None
-    ),
+    "models are never left": _replace(switching, "choose_victim", lambda rule, view, target: None),
     "bulkheads let one more run": _replace(Bulkheads, "_close_or_open", _close_late),
     "a pause is forgotten": _replace(Operations, "pause", _do_nothing),
     "a block is forgotten": _replace(Operations, "block", _do_nothing),

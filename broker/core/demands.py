@@ -1,0 +1,117 @@
+"""What waits that a backend cannot serve as it is: the wants that a placement rule chooses among.
+
+`View` is all that a rule may look at: one backend at one moment. It is made anew in each turn and
+changes nothing; what costs more than a look (a head, the requests themselves) is asked for when a
+rule wants it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from broker.core.estimates import Estimates
+from broker.core.placement import BackendState, may_get_room, may_leave, slots_for, slots_promised
+from broker.core.queueing import Head, Line, LineKey
+from broker.core.record import Record
+from broker.core.residency import Residency
+
+
+@dataclass(slots=True)
+class Demand:
+    """The requests for one runner that this backend cannot serve as it is.
+
+    `size` counts what could run, `waited_ns` adds up its waits. `is_placed_elsewhere`: another
+    backend serves it too, with fewer slots than wait. `was_gated`: it was told to leave since the
+    last load, for others that still wait.
+    """
+
+    runner: str
+    num_ctx: int = 0
+    size: int = 0
+    waited_ns: int = 0
+    is_placed_elsewhere: bool = False
+    was_gated: bool = False
+    lines: list[Line] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One backend at one moment, with what waits. `lines`: whose wants count here; `is_first`: of
+    these only what goes before what the level holds back. `waiting` gives the requests of the lines
+    that are meant, in no order; it looks through all that waits."""
+
+    backend: BackendState
+    others: Sequence[BackendState]
+    lines: Mapping[LineKey, Line]
+    is_first: bool
+    estimates: Estimates
+    now_ns: int
+    waiting: Callable[[Callable[[LineKey], bool]], list[Record]]
+
+    def is_exhausted(self, residency: Residency) -> bool:
+        """Is it ours and open, and does nothing wait that it could serve? What nothing may be
+        started of keeps no model."""
+        lines, backend = self.lines, self.backend
+        if backend.broken or backend.healing:
+            lines = {key: line for key, line in lines.items() if backend.takes(key[0])}
+        return may_leave(residency, lines)
+
+    def head(self, demand: Demand) -> Head | None:
+        """What of this demand would start first; None where nothing may. O(classes)."""
+        heads = [line.head(is_for_all=not self.is_first) for line in demand.lines]
+        return min((each for each in heads if each is not None), default=None)
+
+    def backlog_of(self, runner: str) -> tuple[int, int]:
+        """(how many could run, their waits in ns added up) of a runner, be it resident or not."""
+        size = waited_ns = 0
+        for key, line in self.lines.items():
+            if key[0] == runner:
+                count, waits_ns = self.demand_of(line)
+                size, waited_ns = size + count, waited_ns + waits_ns
+        return size, waited_ns
+
+    def demand_of(self, line: Line) -> tuple[int, int]:
+        """The same of one line."""
+        return line.demand_first(self.now_ns) if self.is_first else line.demand(self.now_ns)
+
+    def requests(self, runner: str) -> list[Record]:
+        """What waits for a runner, each by itself, in no order. O(all that waits)."""
+        return self.waiting(lambda key: key[0] == runner)
+
+
+def find_demands(view: View, *, with_promises: bool) -> list[Demand]:
+    """The runners that could be loaded here and that nobody serves, in no order that means
+    anything.
+
+    A runner that another backend serves is wanted here too only while its backlog exceeds the slots
+    it has there: one model on two servers costs two loads. `with_promises`: so is one that another
+    backend makes room for; where there is room already, waiting for that would be a waste. What can
+    never have room beside strangers is no target: others could use what it would wait for. What
+    keeps its models loads none.
+    """
+    backend, others = view.backend, view.others
+    if backend.policy.keeps_models:
+        return []  # what it lists is there, and no more can be
+    demands: dict[str, Demand] = {}
+    for key, line in view.lines.items():
+        runner, num_ctx = key
+        if runner not in backend.by_runner or backend.holds_off(runner, view.now_ns):
+            continue
+        if not backend.takes(runner):
+            continue
+        if slots_for(backend, key) or not may_get_room(backend, runner):
+            continue
+        elsewhere = sum(slots_for(each, key) for each in others)
+        if with_promises:
+            elsewhere += sum(slots_promised(each, key) for each in others)
+        size, waited_ns = view.demand_of(line)
+        if elsewhere and size <= elsewhere:
+            continue
+        demand = demands.setdefault(runner, Demand(runner, was_gated=runner == backend.gated))
+        demand.num_ctx = max(demand.num_ctx, num_ctx)
+        demand.size += size
+        demand.waited_ns += waited_ns
+        demand.is_placed_elsewhere = demand.is_placed_elsewhere or elsewhere > 0
+        demand.lines.append(line)
+    return list(demands.values())
