@@ -306,6 +306,11 @@ class BackendFrozen(BackendFailed):
     """A stream gave nothing for so long that its model must be frozen: it is being cured."""
 
 
+class ClosedForCure(BackendFailed):
+    """The broker closed this call itself, as another one on the same runner is frozen and that is
+    to be cured. Nothing is known against this one."""
+
+
 class BackendUnreachable(BackendFailed):
     """The backend took no connection, or closed it before a byte of an answer came."""
 

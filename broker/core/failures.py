@@ -17,6 +17,7 @@ from broker.core.errors import (
     BackendRefused,
     BackendUnreachable,
     BrokerError,
+    ClosedForCure,
     DeadlineExpired,
     LoadFailed,
     TimedOut,
@@ -27,23 +28,26 @@ from broker.core.time_outs import Phase
 class Failure(NamedTuple):
     """`counts`: for the circuit breaker of the model on that backend. `retries`: another attempt
     may help. `was_called`: the backend may have worked for it, so that a retry costs budget.
-    `answer_why`: why the default answer is given in its place, where its caller allows that; "":
-    it is not."""
+    `costs_try`: it is one of the tries that a request may have. `answer_why`: why the default
+    answer is given in its place, where its caller allows that; "": it is not."""
 
     counts: bool
     retries: bool
     was_called: bool = True
+    costs_try: bool = True
     answer_why: str = ""
 
 
 NOT_THE_BACKENDS: Final = Failure(counts=False, retries=False)
 BROKE: Final = Failure(counts=True, retries=True, answer_why="every attempt failed")
 AWAY: Final = BROKE._replace(counts=False, was_called=False)
+OUR_DOING: Final = AWAY._replace(costs_try=False)
 
 FAILURES: Final[Mapping[type[BrokerError], Failure]] = {
     BrokerError: NOT_THE_BACKENDS,  # ours, the caller's, or an end that somebody asked for
     BackendFailed: BROKE,
     BackendFrozen: BROKE,
+    ClosedForCure: OUR_DOING,  # a call beside the frozen one: that alone speaks against the model
     BackendBusy: BROKE,  # its own queue is full: others would be turned away as well
     BackendUnreachable: AWAY,  # that a server is away is known without a breaker
     BackendRefused: NOT_THE_BACKENDS,  # the request is wrong, and would be again

@@ -79,6 +79,7 @@ class Record:
     owed: tuple[int, int] | None = None  # flow and charge of an attempt, until it is in line again
     attempt: Attempt | None = None
     tries: int = 0
+    tries_free: int = 0  # of these, what came to nothing by the broker's own doing
     entry: int = 0  # its handle in the queue, or in the waiting room
     starts_in_room: int = 0  # attempts that had been made when it left the waiting room
     head_since_ns: int = -1  # its place in its line when it was last taken

@@ -82,13 +82,17 @@ class Retries:
         """After which time its request is tried again; None: it is not."""
         record, failure = attempt.record, failure_of(error)
         has_streamed = record.has_streamed or record.state is State.STREAMING
-        if not failure.retries or record.tries >= self.policy.tries_max:
-            return None
         if has_streamed and record.spec.on_interruption is OnInterruption.FAIL:
+            return None
+        if not failure.costs_try:
+            record.tries_free += 1
+            return 0
+        tries = record.tries - record.tries_free
+        if not failure.retries or tries >= self.policy.tries_max:
             return None
         if not failure.was_called and record.state is State.DISPATCHED:
             return 0  # it is for another backend, or for this one to come back
-        drawn_ns = backoff_ns(self.policy, record.tries, self._chance.random())
+        drawn_ns = backoff_ns(self.policy, tries, self._chance.random())
         wait_ns = max(drawn_ns, error.retry_after_ns or 0)
         if now_ns + wait_ns >= record.deadline_ns:
             return None

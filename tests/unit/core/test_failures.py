@@ -16,13 +16,22 @@ from broker.core.errors import (
     BrokerError,
     Cancelled,
     ClientTooSlow,
+    ClosedForCure,
     DeadlineExpired,
     Internal,
     LoadFailed,
     ModelUnknown,
     TimedOut,
 )
-from broker.core.failures import AWAY, BROKE, NOT_THE_BACKENDS, TIMED_OUT, Failure, failure_of
+from broker.core.failures import (
+    AWAY,
+    BROKE,
+    NOT_THE_BACKENDS,
+    OUR_DOING,
+    TIMED_OUT,
+    Failure,
+    failure_of,
+)
 from broker.core.time_outs import Phase
 
 
@@ -36,6 +45,7 @@ class HalfBroken(BackendFailed):
         (BackendFailed("it broke"), BROKE),
         (BackendFailed("500", status=500), BROKE),
         (BackendFrozen("no piece for 9 s"), BROKE),
+        (ClosedForCure("the one beside it is frozen"), OUR_DOING),
         (BackendBusy("503", status=503), BROKE),
         (HalfBroken("as its base class"), BROKE),
         (BackendUnreachable("refused"), AWAY),
@@ -53,13 +63,14 @@ class HalfBroken(BackendFailed):
     ids=lambda value: type(value).__name__ if isinstance(value, BrokerError) else None,
 )
 def test_an_error_means(error: BrokerError, failure: Failure) -> None:
-    assert failure_of(error)[:3] == failure[:3]
+    assert failure_of(error)[:4] == failure[:4]
 
 
 def test_the_answers_of_the_table() -> None:
-    assert BROKE[:3] == (True, True, True)
-    assert AWAY[:3] == (False, True, False)
-    assert NOT_THE_BACKENDS[:3] == (False, False, True)
+    assert BROKE[:4] == (True, True, True, True)
+    assert AWAY[:4] == (False, True, False, True)
+    assert OUR_DOING[:4] == (False, True, False, False)
+    assert NOT_THE_BACKENDS[:4] == (False, False, True, True)
 
 
 @pytest.mark.parametrize(

@@ -26,10 +26,11 @@ from broker.core.errors import (
     BackendRefused,
     BrokerError,
     ClientTooSlow,
+    ClosedForCure,
     Internal,
 )
 from broker.core.lifecycle import State
-from broker.core.requests import Outcome
+from broker.core.requests import OnInterruption, Outcome
 from broker.core.retry import RetryBudget, RetryPolicy, backoff_ns
 from broker.core.snapshot import take_snapshot
 from broker.core.stimuli import (
@@ -202,6 +203,29 @@ def test_a_backend_that_always_fails_is_called_little_more_often_than_it_was_ask
             scene.turn(AttemptEnded(attempt, BROKEN))
             calls += len(of(scene.wait(MINUTE_NS), StartAttempt))
     assert 200 < calls <= 200 * (1 + POLICY.budget_share) + POLICY.budget_max
+
+
+def test_what_the_broker_closed_itself_costs_neither_budget_nor_a_try_nor_a_backoff() -> None:
+    scene = scene_of(RetryPolicy(tries_max=1, budget_share=0.0, budget_max=0.0))
+    come(scene)
+    closed = ClosedForCure("another call there is frozen")
+    for number in (2, 3):
+        [again] = of(lost(scene, error=closed), StartAttempt)
+        assert again.number == number
+    assert finished(lost(scene)) == [("r1", Outcome.FAILED)]  # its one try
+    assert nothing_remains(scene)
+
+
+def test_a_stream_that_the_broker_closed_itself_goes_on_only_by_leave() -> None:
+    scene = scene_of(RetryPolicy(budget_share=0.0, budget_max=0.0), slots=2)
+    closed = ClosedForCure("another call there is frozen")
+    come(scene)
+    stream(scene)
+    assert finished(lost(scene, pieces=2, error=closed)) == [("r1", Outcome.FAILED)]
+    come(scene, "r2", OnInterruption.CONTINUE)
+    stream(scene, "r2")
+    [again] = of(lost(scene, "r2", pieces=2, error=closed), StartAttempt)
+    assert again.continues
 
 
 # While it waits for its backoff
