@@ -144,14 +144,16 @@ class GpuMemory:
             self._others.add(use, reading.at_ns, settle_ns)
 
     def remember(self, backends: Mapping[str, BackendState]) -> None:
-        """Keeps the best share in VRAM that each model has had; forgets models that are gone."""
+        """Keeps the best share in VRAM that each model has had; forgets what is gone, be it the
+        model or the whole backend."""
         for backend in backends.values():
             for each in backend.residents.values():
                 if each.state in _THERE and each.memory_bytes > 0:
                     loaded = (backend.name, each.runner, each.num_ctx)
                     self._best[loaded] = max(self._best.get(loaded, 0.0), _share(each))
         for name, runner, num_ctx in list(self._best):
-            if runner not in backends[name].by_runner and runner not in backends[name].residents:
+            there = backends.get(name)
+            if there is None or not (runner in there.by_runner or runner in there.residents):
                 del self._best[name, runner, num_ctx]
 
     def part(self, backends: Mapping[str, BackendState], stale_ns: int, now_ns: int) -> LoadPart:

@@ -250,6 +250,15 @@ def test_what_a_model_had_is_forgotten_with_the_model() -> None:
     assert share(judged(backends=back, memory=memory)) == 0.0
 
 
+def test_what_its_models_had_is_forgotten_with_a_backend() -> None:
+    memory = GpuMemory()
+    here, there = backend(resident("m", 10)), backend(resident("m", 10), name="b2")
+    judged(backends=named(here, there), memory=memory)
+    judged(backends=named(here), memory=memory)
+    again = backend(resident("m", 10, gpu_gb=4), name="b2")
+    assert share(judged(backends=named(again), memory=memory)) == 0.0
+
+
 # A refused load
 
 

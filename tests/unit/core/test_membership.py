@@ -14,6 +14,7 @@ from broker.core.snapshot import BackendView, take_snapshot
 from broker.core.stimuli import (
     BackendDrainAsked,
     BackendSeen,
+    LoadDue,
     LoadEnded,
     ModelsListed,
     OwnedBefore,
@@ -55,6 +56,15 @@ def view(scene: Scene, name: str) -> BackendView:
 
 def drained(scene: Scene, name: str, *, ends: bool = False) -> list[Effect]:
     return scene.turn(BackendDrainAsked(name, not ends))
+
+
+def test_the_load_is_judged_on_after_a_backend_has_gone() -> None:
+    scene = two()
+    for name in ("b1", "b2"):
+        scene.seen(name, resident("m"))
+    assert not scene.turn(LoadDue())
+    assert of(configured(scene, B2), BackendGone) == [BackendGone("b1")]
+    assert not scene.turn(LoadDue())
 
 
 # Drained by an operator
