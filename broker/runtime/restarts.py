@@ -9,22 +9,18 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import IO, Final
 
 import structlog
 
 from broker.core.effects import RestartBackend
 from broker.core.errors import BackendFailed, BrokerError
 from broker.core.stimuli import RestartEnded, Stimulus
+from broker.runtime.command_output import CommandOutput
 from broker.runtime.supervisor import Supervisor
 
 _log = structlog.get_logger(__name__)
-
-# Of what a command says the last bytes are kept: an error comes last.
-OUTPUT_BYTES_MAX: Final = 4096
 
 Commands = Callable[[], Mapping[str, Sequence[str]]]
 
@@ -43,6 +39,8 @@ class Restarts:
         self._timeout_s = timeout_s
         self._supervisor = supervisor
         self._feed = feed
+        # By backend: the last command's, for what it left running may go on saying things.
+        self._listening: dict[str, asyncio.Task[None]] = {}
 
     def restart(self, effect: RestartBackend) -> None:
         self._supervisor.start(self._run(effect.backend), f"restart-{effect.backend}")
@@ -59,49 +57,47 @@ class Restarts:
         if not command:
             return BackendFailed(f"no command to restart {backend} is configured any more")
         _log.warning("restarting a backend", backend=backend, command=list(command))
-        error = await run_command(command, self._timeout_s(), backend)
+        output = CommandOutput()
+        if backend in self._listening:
+            self._listening[backend].cancel()
+        task = self._supervisor.start(output.keep_small(), f"restart-output-{backend}")
+        task.add_done_callback(lambda _: output.close())
+        self._listening[backend] = task
+        error = await run_command(command, self._timeout_s(), output, backend)
         if error is not None:
             _log.error("a backend was not restarted", backend=backend, problem=error.message)
         return error
 
 
 async def run_command(
-    command: Sequence[str], timeout_s: float, backend: str = ""
+    command: Sequence[str], timeout_s: float, output: CommandOutput, backend: str = ""
 ) -> BrokerError | None:
     """Runs it to its end; why it failed, or None. What it says is logged."""
-    with tempfile.TemporaryFile() as output:
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=output,
-                stderr=asyncio.subprocess.STDOUT,
-                start_new_session=True,
-            )
-        except OSError as problem:
-            return BackendFailed(f"the restart command could not be run: {problem}")
-        try:
-            async with asyncio.timeout(timeout_s):
-                status = await process.wait()
-        except TimeoutError:
-            return BackendFailed(f"the restart command took longer than {timeout_s:g} s")
-        finally:
-            if process.returncode is None:
-                _kill_group(process.pid)
-                await process.wait()
-            said = _last_words(output)
-            _log.info("the restart command said", backend=backend, output=said)
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output.descriptor,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+        )
+    except OSError as problem:
+        return BackendFailed(f"the restart command could not be run: {problem}")
+    try:
+        async with asyncio.timeout(timeout_s):
+            status = await process.wait()
+    except TimeoutError:
+        return BackendFailed(f"the restart command took longer than {timeout_s:g} s")
+    finally:
+        if process.returncode is None:
+            _kill_group(process.pid)
+            await process.wait()
+        said = output.last_words()
+        _log.info("the restart command said", backend=backend, output=said)
     if status:
         last = said.rpartition("\n")[2] or "nothing"
         return BackendFailed(f"the restart command ended with status {status}; it said: {last}")
     return None
-
-
-def _last_words(output: IO[bytes]) -> str:
-    """A file and no pipe: a server that the command leaves running may go on writing to it."""
-    size = output.seek(0, os.SEEK_END)
-    output.seek(max(0, size - OUTPUT_BYTES_MAX))
-    return output.read(OUTPUT_BYTES_MAX).decode(errors="replace").strip()
 
 
 def _kill_group(pid: int) -> None:

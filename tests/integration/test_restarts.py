@@ -6,13 +6,16 @@ import asyncio
 import os
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from broker.core.effects import RestartBackend
 from broker.core.stimuli import RestartEnded, Stimulus
-from broker.runtime.restarts import OUTPUT_BYTES_MAX, Restarts, run_command
+from broker.runtime import command_output
+from broker.runtime.command_output import KEPT_BYTES_MAX, CommandOutput
+from broker.runtime.restarts import Restarts, run_command
 from broker.runtime.supervisor import Supervisor
 
 LONG_S = 60.0
@@ -23,7 +26,8 @@ def python(code: str) -> tuple[str, ...]:
 
 
 async def problem_of(*command: str, timeout_s: float = LONG_S) -> str:
-    error = await run_command(command, timeout_s)
+    with CommandOutput() as output:
+        error = await run_command(command, timeout_s, output)
     return "" if error is None else error.message
 
 
@@ -45,7 +49,7 @@ async def test_no_shell_reads_it() -> None:
 
 
 async def test_of_what_it_says_the_end_is_kept() -> None:
-    code = f"import sys; print('x' * {10 * OUTPUT_BYTES_MAX}); print('end'); sys.exit(1)"
+    code = f"import sys; print('x' * {10 * KEPT_BYTES_MAX}); print('end'); sys.exit(1)"
     assert (await problem_of(*python(code))).endswith("it said: end")
 
 
@@ -80,7 +84,8 @@ async def test_one_that_hangs_is_killed_with_what_it_has_started(tmp_path: Path)
     )
     said = asyncio.Event()
     asyncio.get_running_loop().add_reader(reader, said.set)
-    running = asyncio.create_task(run_command(python(code), LONG_S))
+    output = CommandOutput()
+    running = asyncio.create_task(run_command(python(code), LONG_S, output))
     try:
         await said.wait()
         asyncio.get_running_loop().remove_reader(reader)
@@ -88,7 +93,7 @@ async def test_one_that_hangs_is_killed_with_what_it_has_started(tmp_path: Path)
     finally:
         os.close(reader)
     running.cancel()
-    with pytest.raises(asyncio.CancelledError):
+    with output, pytest.raises(asyncio.CancelledError):
         await running
     await _gone(child)
 
@@ -110,6 +115,25 @@ async def test_what_it_leaves_running_is_not_waited_for_nor_killed(tmp_path: Pat
     pid = int(noted.read_text())
     os.kill(pid, 0)  # ProcessLookupError where it is gone
     os.kill(pid, 9)
+
+
+async def test_what_is_said_without_end_fills_no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command_output, "FILE_BYTES_MAX", 10 * KEPT_BYTES_MAX)
+    monkeypatch.setattr(command_output, "LOOK_S", 0.01)
+    async with Supervisor(1) as supervisor:
+        output = CommandOutput()
+        task = supervisor.start(output.keep_small(), "output")
+        task.add_done_callback(lambda _: output.close())
+        process = await asyncio.create_subprocess_exec("yes", stdout=output.descriptor)
+        sizes = [output.size_bytes]
+        while not any(after < before for before, after in pairwise(sizes)):
+            await asyncio.sleep(0)
+            sizes.append(output.size_bytes)
+        process.kill()
+        await process.wait()
+        assert set(output.last_words().split()) == {"y"}
+        assert len(output.last_words()) >= KEPT_BYTES_MAX - 2
+    assert set(output.last_words().split()) == {"y"}  # the file is closed by now
 
 
 async def _restarted(commands: dict[str, Sequence[str]]) -> RestartEnded:
