@@ -185,3 +185,13 @@ async def test_idle_connections_stop_nobody() -> None:
         await complete_one(daemon)
         for _, writer in idle:
             writer.transport.abort()
+
+
+async def test_a_burst_of_calls_is_answered_whole() -> None:
+    """More than the 1,000 that gRPC itself keeps for who has not looked at them yet."""
+    burst = 1_900
+    open_floods = config(calls_per_s=100_000, calls_burst=100_000)
+    async with running_daemon(open_floods) as daemon:
+        asked = [daemon.inference.GetQuota(pb.GetQuotaRequest(agent_id="a")) for _ in range(burst)]
+        ends = await asyncio.gather(*(each.code() for each in asked))
+        assert set(ends) == {grpc.StatusCode.OK}

@@ -142,6 +142,10 @@ def _options(settings: ServerSettings) -> list[tuple[str, int]]:
         ("grpc.http2.min_recv_ping_interval_without_data_ms", settings.ping_interval_ms_min),
         # Whoever pings more often this many times in a row is told so and loses its connection.
         ("grpc.http2.max_ping_strikes", PING_STRIKES_MAX),
+        # Those that have come and not been looked at yet, 1,000 unless said: more are cut off
+        # without a word, and it is the broker's to say no, with a reason and a retry-after.
+        ("grpc.server.max_pending_requests", settings.calls_max + CALLS_SPARE),
+        ("grpc.server.max_pending_requests_hard_limit", settings.calls_max + CALLS_SPARE),
         # Two daemons on one port would each get half of the agents.
         ("grpc.so_reuseport", 0),
     ]
