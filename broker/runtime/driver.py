@@ -217,7 +217,8 @@ class Driver(Inquiries):
     def leave(self, subscription: Subscription) -> None:
         """The reader is done, or its client went away. A request that only it was waiting for is
         cancelled; one that has ended, or that a newer call reads, is not touched."""
-        if self._limits.reconnect_grace_ns and not self._engine.draining:
+        may_come_back = self._limits.reconnect_grace_ns and not self._engine.draining
+        if may_come_back and not subscription.is_over:
             delay_s = self._limits.reconnect_grace_ns / 1e9
             asyncio.get_running_loop().call_later(delay_s, self._give_up, subscription)
         else:
