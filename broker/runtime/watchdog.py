@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Final
 
@@ -21,8 +22,8 @@ _log = structlog.get_logger(__name__)
 
 BEATS_PER_STALL: Final = 4
 
-# Files of ours have this in their path; the innermost of them is where to look.
-OURS: Final = "/broker/"
+# Where files of ours are; the innermost of them is where to look.
+OURS: Final = f"{Path(__file__).resolve().parents[1]}/"
 
 # (how long it stood still, where, in words)
 OnStall = Callable[[int, str], None]
@@ -110,7 +111,7 @@ def _where(frame: FrameType | None) -> str:
     """The innermost frame of ours, and the innermost of all where that is another one."""
     innermost = _words(frame) if frame is not None else "somewhere"
     while frame is not None:
-        if OURS in frame.f_code.co_filename:
+        if frame.f_code.co_filename.startswith(OURS):
             ours = _words(frame)
             return ours if ours == innermost else f"{ours}, in {innermost}"
         frame = frame.f_back
@@ -120,6 +121,6 @@ def _where(frame: FrameType | None) -> str:
 def _words(frame: FrameType) -> str:
     code = frame.f_code
     file = code.co_filename
-    if OURS in file:
-        file = f"broker/{file.rpartition(OURS)[2]}"
+    if file.startswith(OURS):
+        file = f"broker/{file.removeprefix(OURS)}"
     return f"{file}:{frame.f_lineno} {code.co_qualname}"
