@@ -23,6 +23,10 @@ WAITS_FOR_BACKENDS: Final = {
 }
 
 
+# The kind of backend that has its models for good: nobody else "loaded" them.
+KEEPS_MODELS: Final = "openai"
+
+
 def unreachable_finding(address: str, why: str) -> Finding:
     """No broker."""
     return bad(
@@ -86,6 +90,8 @@ def backend_findings(backend: BackendStatus) -> list[Finding]:
             )
         )
     for each in backend.models:
+        if backend.kind == KEEPS_MODELS:
+            continue  # nobody loads or unloads any
         if each.place.state == "resident" and not each.place.managed:
             findings.append(
                 odd(

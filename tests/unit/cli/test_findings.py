@@ -131,6 +131,13 @@ def test_no_backend_at_all() -> None:
     assert only(replace(HEALTHY, backends=())).severity is Severity.BAD
 
 
+def test_a_server_that_keeps_its_models_is_well() -> None:
+    place = replace(PLACE, managed=False)
+    held = BackendModel(name="big:70b", place=place, queued=0)
+    keeper = replace(BACKEND, kind="openai", models=(held,))
+    assert found(replace(HEALTHY, backends=(keeper,))) == []
+
+
 def test_a_resident_that_others_loaded() -> None:
     place = replace(PLACE, managed=False)
     held = replace(BACKEND, models=(BackendModel(name="big:70b", place=place, queued=0),))

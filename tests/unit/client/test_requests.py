@@ -149,7 +149,7 @@ def test_what_the_wire_cannot_carry_is_an_error_here() -> None:
         build({"model": "m", "temprature": 1})  # type: ignore[typeddict-unknown-key]
     with pytest.raises(TypeError, match="stop is a sequence"):
         build({"model": "m", "prompt": "p", "stop": "\n"})
-    with pytest.raises(ValueError, match="CRITICALITY_URGENT"):
+    with pytest.raises(ValueError, match="criticality is one of batch, critical, normal, not"):
         build({"model": "m", "criticality": "urgent"})  # type: ignore[typeddict-item]
 
 

@@ -11,7 +11,7 @@ import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Required, TypedDict
+from typing import Any, Final, Literal, Protocol, Required, TypedDict, TypeVar
 
 from broker_client.awareness import ResourceAwareness
 from broker_client.events import ToolCall
@@ -21,6 +21,16 @@ Criticality = Literal["critical", "normal", "batch"]
 CachePolicy = Literal["allow", "bypass"]
 Substitution = Literal["any", "fallbacks", "never"]
 OnInterruption = Literal["fail", "restart", "continue"]
+
+_N = TypeVar("_N", covariant=True)
+
+
+class _Kinds(Protocol[_N]):
+    """An enumeration of the wire."""
+
+    def keys(self) -> Sequence[str]: ...
+
+    def Value(self, name: str, /) -> _N: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,30 +241,32 @@ def options_message(ask: Ask) -> inference_pb2.Options:
 
 def criticality_number(word: str | None) -> common_pb2.Criticality.ValueType:
     """The wire's number for a word; unspecified for None."""
-    if word is None:
-        return common_pb2.CRITICALITY_UNSPECIFIED
-    return common_pb2.Criticality.Value(f"CRITICALITY_{word.upper()}")
+    return _number(common_pb2.Criticality, "CRITICALITY", word)
 
 
 def cache_policy_number(word: str | None) -> inference_pb2.CachePolicy.ValueType:
     """The wire's number for a word; unspecified for None."""
-    if word is None:
-        return inference_pb2.CACHE_POLICY_UNSPECIFIED
-    return inference_pb2.CachePolicy.Value(f"CACHE_POLICY_{word.upper()}")
+    return _number(inference_pb2.CachePolicy, "CACHE_POLICY", word)
 
 
 def substitution_number(word: str | None) -> inference_pb2.Substitution.ValueType:
     """The wire's number for a word; unspecified for None."""
-    if word is None:
-        return inference_pb2.SUBSTITUTION_UNSPECIFIED
-    return inference_pb2.Substitution.Value(f"SUBSTITUTION_{word.upper()}")
+    return _number(inference_pb2.Substitution, "SUBSTITUTION", word)
 
 
 def on_interruption_number(word: str | None) -> inference_pb2.OnInterruption.ValueType:
     """The wire's number for a word; unspecified for None."""
-    if word is None:
-        return inference_pb2.ON_INTERRUPTION_UNSPECIFIED
-    return inference_pb2.OnInterruption.Value(f"ON_INTERRUPTION_{word.upper()}")
+    return _number(inference_pb2.OnInterruption, "ON_INTERRUPTION", word)
+
+
+def _number(kinds: _Kinds[_N], name: str, word: str | None) -> _N:
+    """ValueError names the words that there are."""
+    known = {each.removeprefix(f"{name}_").lower(): each for each in kinds.keys()}  # noqa: SIM118
+    wanted = "unspecified" if word is None else word.lower()
+    if wanted not in known:
+        words = ", ".join(sorted(known.keys() - {"unspecified"}))
+        raise ValueError(f"{name.lower()} is one of {words}, not {word!r}")
+    return kinds.Value(known[wanted])
 
 
 def timeouts_message(timeouts: Timeouts | None) -> inference_pb2.Timeouts | None:
