@@ -4,7 +4,8 @@ that tell of the end of a request.
 Rules: a request is {"timestamp", "input_length", "output_length", "hash_ids"} as Mooncake's traces
 have it (milliseconds; each hash names 512 tokens of the prompt), or the same under the names of our
 CSV; agent, model, priority and session may stand beside. Null is not said. A log's line counts from
-its arrival: when it was written less how long the request took. What never ran has no tokens there.
+its arrival: when it was written less how long the request took. What did not complete has no
+tokens: nobody knows how many it would have had.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any, Final
 
+from broker.core.requests import Outcome
 from broker.sim.trace_row import (
     TOKENS_MAX,
     Misplaced,
@@ -28,6 +30,7 @@ from broker.sim.workload import BLOCK_TOKENS
 from broker.sim.workload_problem import shown
 
 ENDED: Final = "request ended"  # the event of a log's line that counts
+COMPLETED: Final = Outcome.COMPLETED.value
 _BLOCKS_MAX: Final = TOKENS_MAX // BLOCK_TOKENS
 
 
@@ -61,7 +64,8 @@ _NEEDED: Final = {
     "output_tokens": "output_length",
 }
 # Of a log's line; what else it says is not of a trace.
-_OF_LOG: Final = ("agent", "model", "priority", "session", "prompt_tokens", "output_tokens")
+_OF_LOG: Final = ("agent", "model", "priority", "session")
+_TOKENS: Final = ("prompt_tokens", "output_tokens")
 
 
 def is_log_line(line: str) -> bool:
@@ -113,7 +117,8 @@ def _row_of_log(told: dict[str, object], line: str, number: int) -> TraceRow:
         except ValueError as error:
             raise Misplaced(_column(line, "total_ms"), f"total_ms {error}") from None
     values: dict[str, Any] = {"prompt_tokens": None, "output_tokens": None}
-    for name in _OF_LOG:
+    is_whole = told.get("outcome") == COMPLETED
+    for name in (*_OF_LOG, *_TOKENS) if is_whole else _OF_LOG:
         if told.get(name) not in (None, ""):  # the model is "" where none of them answered
             values[_FIELDS[name][0]] = _value(name, told[name], line)
     ended_ns = _value("timestamp", told["timestamp"], line)

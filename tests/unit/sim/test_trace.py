@@ -86,13 +86,16 @@ def test_a_log_counts_from_arrivals_and_skips_what_is_no_request() -> None:
             "prompt_tokens": 40,
             "output_tokens": 90,
             "backend": "gpu-0",
+            "outcome": "completed",
         },
+        {**ended, "timestamp": "2026-01-01T00:00:10Z", "outcome": "failed", "output_tokens": 7},
         {**ended, "timestamp": "2026-01-01T00:00:01Z", "outcome": "refused", "model": ""},
     ]
     trace = parse_trace("\n".join(map(json.dumps, lines)).encode(), "t")
     assert trace.kind is TraceKind.REQUEST_LOG
     assert trace.skipped == 1
-    refused, answered = trace.rows
+    refused, answered, failed = trace.rows
+    assert failed.output_tokens is None  # it broke off: how many it wanted is not known
     assert (refused.prompt_tokens, refused.output_tokens, refused.model) == (None, None, "")
     assert answered.arrival_ns - refused.arrival_ns == 1_000_000_000
     assert (answered.agent, answered.prompt_tokens, answered.output_tokens) == ("opus-1", 40, 90)

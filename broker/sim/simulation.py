@@ -1,0 +1,129 @@
+"""Plays a workload through the real engine and simulated servers, and says what came of it.
+
+Rules: everything follows from the workload, the servers, the policy and the seed; no clock is read.
+The world ends when every request has ended: each has a deadline. The engine looks at its load every
+second, as the daemon's sampler has it; sensors of host and GPU are none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final
+
+from broker.core.engine import Engine
+from broker.core.policy import EnginePolicy
+from broker.core.stimuli import LoadDue
+from broker.sim.fleet import Fleet, Job
+from broker.sim.ollama_model_card import SimModel
+from broker.sim.recording import Recording, Stretch
+from broker.sim.sessions import SECOND_NS, Session, Sessions
+from broker.sim.workload_file import Workload
+from broker.sim.workload_sites import Backend, models_of, site_of
+from broker.sim.world import World
+
+LOOK_EVERY_NS: Final = SECOND_NS
+STEPS_PER_WORD: Final = 2_000  # between two words on how far it has come
+
+# Hears how many requests have ended, and about how many there will be.
+Hear = Callable[[int, int], None]
+
+
+class NeverEnds(Exception):
+    """The world did not come to rest: a bug of the simulator or of the engine."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Played:
+    """A world at its end. `factor`: by how much time was stretched."""
+
+    jobs: tuple[Job, ...]
+    stretches: tuple[Stretch, ...]
+    models: tuple[SimModel, ...]
+    backends: tuple[Backend, ...]
+    loads_failed: int
+    runner_starts: int
+    factor: float
+    capacity: int
+    seed: int
+    ended_ns: int
+    assumed: tuple[str, ...]
+
+
+class Simulation:
+    """One workload before some servers. `policy` without backends of its own gets those given."""
+
+    def __init__(
+        self,
+        workload: Workload,
+        backends: Sequence[Backend],
+        *,
+        policy: EnginePolicy | None = None,
+        seed: int | None = None,
+        rho: float | None = None,
+    ) -> None:
+        self._workload = workload
+        self._backends = tuple(backends)
+        self._models = models_of(workload.spec.models)
+        self._seed = workload.spec.seed if seed is None else seed
+        self._rho = workload.spec.rho if rho is None else rho
+        policies = tuple(each.policy() for each in self._backends)
+        base = policy or EnginePolicy(backends=policies)
+        self._policy = replace(base, backends=policies, seed=self._seed)
+
+    def play(self, hear: Hear | None = None) -> Played:
+        """To its end. WorkloadProblems where the workload cannot be played."""
+        sessions = Sessions(self._workload, self._models, self._seed)
+        capacity = sum(each.slots * each.residents_of(self._models) for each in self._backends)
+        planned, factor = sessions.planned(capacity, self._rho)
+        until_ns = int(self._workload.spec.duration_s * SECOND_NS)
+        fleet = Fleet(sessions, planned, seed=self._seed, until_ns=until_ns)
+        recording = Recording({each.blob: each.name for each in self._models})
+        world = World(
+            Engine(self._policy),
+            {each.name: site_of(each, self._models) for each in self._backends},
+            judge=recording,
+            on_end=fleet.ended,
+        )
+        fleet.begin(world)
+        world.timeline.at(0, partial(_look, world))
+        self._run(world, fleet, planned, hear)
+        now_ns = world.timeline.now_ns
+        recording.close(now_ns)
+        assumed = list(self._workload.assumed)
+        if sessions.unsized:
+            assumed.append(
+                f"{sessions.unsized} requests of the trace never ran: their sizes are those of "
+                "others of the same model, drawn by the seed"
+            )
+        return Played(
+            jobs=tuple(fleet.jobs),
+            stretches=tuple(recording.stretches),
+            models=self._models,
+            backends=self._backends,
+            loads_failed=recording.loads_failed,
+            runner_starts=sum(each.model.runner_starts for each in world.servers.values()),
+            factor=factor,
+            capacity=capacity,
+            seed=self._seed,
+            ended_ns=now_ns,
+            assumed=tuple(assumed),
+        )
+
+    def _run(
+        self, world: World, fleet: Fleet, planned: Sequence[Session], hear: Hear | None
+    ) -> None:
+        expected = sum(len(each.calls) for each in planned)
+        steps = 0
+        while not fleet.is_done:
+            if not world.timeline.step(fleet.over_ns):
+                raise NeverEnds(f"requests outlive their deadlines; seed {self._seed}")
+            steps += 1
+            if hear is not None and steps % STEPS_PER_WORD == 0:
+                hear(fleet.jobs_ended, max(expected, len(fleet.jobs)))
+
+
+def _look(world: World) -> None:
+    world.feed(LoadDue())
+    world.timeline.after(LOOK_EVERY_NS, partial(_look, world))

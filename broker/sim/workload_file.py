@@ -1,0 +1,287 @@
+"""Reads a workload: a spec in TOML, or a trace alone, which then runs on what is assumed.
+
+Rules: every problem of a file is told together, each with the line and column of its setting. A
+trace alone names neither backends nor, mostly, models: one backend that holds two of the bundled
+models is assumed, and the report says so.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Final
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from broker.sim.ollama_catalogue import default_catalogue, parse_name
+from broker.sim.ollama_model_card import SimModel
+from broker.sim.toml_places import Path as KeyPath
+from broker.sim.toml_places import TomlPlaces
+from broker.sim.trace import Trace, read_trace
+from broker.sim.workload_problem import Problem, WorkloadProblems, shown
+from broker.sim.workload_spec import (
+    AgentsDraft,
+    BackendDraft,
+    ModelDraft,
+    TraceDraft,
+    WorkloadSpec,
+)
+
+FILE_BYTES_MAX: Final = 4 * 1024 * 1024
+# What a model that the simulator does not know by name must say.
+_NEEDED: Final = ("size_gb", "load_s", "prefill_tokens_per_s", "decode_tokens_per_s")
+_AGENTS_ASSUMED: Final = 20
+_RESIDENTS_ASSUMED: Final = 2
+_SLOTS_ASSUMED: Final = 4
+_WORDS: Final = {
+    "greater_than_equal": "must be at least {ge}",
+    "greater_than": "must be more than {gt}",
+    "less_than_equal": "must be at most {le}",
+    "less_than": "must be less than {lt}",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_type": "must be true or false",
+    "string_type": "must be text in quotes",
+    "string_pattern_mismatch": "must match {pattern}",
+    "string_too_short": "must not be empty",
+    "string_too_long": "must have at most {max_length} characters",
+    "literal_error": "must be one of {expected}",
+    "tuple_type": "must be an array",
+    "too_short": "must have at least {min_length} entries",
+    "too_long": "must have at most {max_length} entries",
+    "model_type": "must be a table",
+    "missing": "is missing",
+    "value_error": "{error}",
+}
+_WITHOUT_VALUE: Final = frozenset({"missing", "too_short", "too_long", "model_type", "value_error"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """What a file asks for. `assumed` says in sentences what it left open."""
+
+    source: str
+    spec: WorkloadSpec
+    trace: Trace | None
+    assumed: tuple[str, ...]
+
+
+def read_workload(path: Path, *, requests_max: int | None = None) -> Workload:
+    """A spec where the name ends in .toml, else a trace. WorkloadProblems with all that is wrong.
+    `requests_max` has the last word on how much of a trace is read."""
+    if path.suffix.lower() == ".toml":
+        return _read_spec(path, requests_max)
+    draft = TraceDraft(file=str(path))
+    trace = read_trace(path, rows_max=requests_max or draft.requests_max)
+    return _of_trace_alone(path, draft, trace)
+
+
+def _read_spec(path: Path, requests_max: int | None) -> Workload:
+    text = _text_of(path)
+    try:
+        document = tomllib.loads(text)
+    except RecursionError:
+        problem = "is not TOML that can be used: nested too deeply"
+        raise WorkloadProblems([Problem(source=str(path), text=problem)]) from None
+    except ValueError as error:  # TOMLDecodeError, or a number of thousands of digits
+        raise WorkloadProblems([_not_toml(path, str(error))]) from None
+    places = TomlPlaces(text)
+
+    def placed(keys: KeyPath, words: str) -> Problem:
+        line, column = places.place(keys)
+        return Problem(
+            source=str(path), line=line, column=column, path=_shown_path(keys), text=words
+        )
+
+    try:
+        spec = WorkloadSpec.model_validate(document)
+    except ValidationError as error:
+        raise WorkloadProblems(placed(*each) for each in _wrong(error)) from None
+    found = [placed(*each) for each in _contradictions(spec)]
+    trace = None
+    if spec.trace is not None:
+        most = min(requests_max or spec.trace.requests_max, spec.trace.requests_max)
+        try:
+            trace = read_trace(path.parent / spec.trace.file, rows_max=most)
+        except WorkloadProblems as of_trace:
+            found += of_trace.problems
+    if trace is not None:
+        found += _unknown_models(spec, trace)
+    if found:
+        raise WorkloadProblems(found)
+    return Workload(source=str(path), spec=spec, trace=trace, assumed=())
+
+
+def _text_of(path: Path) -> str:
+    def problem(text: str, line: int = 0) -> WorkloadProblems:
+        return WorkloadProblems([Problem(source=str(path), line=line, text=text)])
+
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(FILE_BYTES_MAX + 1)
+    except OSError as error:
+        raise problem(f"cannot be read: {error.strerror or error}") from None
+    if len(data) > FILE_BYTES_MAX:
+        raise problem(f"is larger than {FILE_BYTES_MAX} bytes")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise problem("is not UTF-8", data.count(b"\n", 0, error.start) + 1) from None
+
+
+def _not_toml(path: Path, words: str) -> Problem:
+    """tomllib tells the place in its sentence."""
+    at = re.search(r" \(at line (\d+), column (\d+)\)$", words)
+    line, column = (int(at[1]), int(at[2])) if at else (0, 0)
+    text = f"is not TOML: {words[: at.start()] if at else words}"
+    return Problem(source=str(path), line=line, column=column, text=text)
+
+
+def _wrong(error: ValidationError) -> Iterator[tuple[KeyPath, str]]:
+    """What is wrong, and where. An array whose entries are wrong counts as empty to the library."""
+    faults = error.errors()
+    paths = [each["loc"] for each in faults]
+    for fault in faults:
+        keys = fault["loc"]
+        is_echo = fault["type"] == "too_short" and any(
+            len(path) > len(keys) and path[: len(keys)] == keys for path in paths
+        )
+        if not is_echo:
+            yield keys, _explained(fault)
+
+
+def _explained(fault: ErrorDetails) -> str:
+    kind = fault["type"]
+    if kind == "extra_forbidden":
+        return _unknown(fault)
+    words = _WORDS.get(kind)
+    text = fault["msg"] if words is None else words.format_map(fault.get("ctx", {}))
+    return text if kind in _WITHOUT_VALUE else f"is {shown(fault['input'])}; {text}"
+
+
+def _unknown(fault: ErrorDetails) -> str:
+    sections: dict[str | int, type[BaseModel]] = {
+        "models": ModelDraft,
+        "backends": BackendDraft,
+        "agents": AgentsDraft,
+        "trace": TraceDraft,
+    }
+    *above, name = fault["loc"]
+    known = list((sections[above[0]] if above else WorkloadSpec).model_fields)
+    near = get_close_matches(str(name), known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+    return f"is no setting; {hint}"
+
+
+def _shown_path(keys: KeyPath) -> str:
+    text = ""
+    for each in keys:
+        text += f"[{each}]" if isinstance(each, int) else f".{each}" if text else each
+    return text
+
+
+def _contradictions(spec: WorkloadSpec) -> Iterator[tuple[KeyPath, str]]:
+    """What no field alone can say."""
+    bundled = default_catalogue()
+    keys: set[str] = set()
+    for i, model in enumerate(spec.models):
+        parsed = parse_name(model.name)
+        if parsed is None:
+            yield ("models", i, "name"), f"is {shown(model.name)}; must be a model name"
+            continue
+        if parsed.key in keys:
+            yield ("models", i, "name"), f"{model.name} is there twice"
+        keys.add(parsed.key)
+        absent = [name for name in _NEEDED if getattr(model, name) is None]
+        if absent and bundled.find(model.name) is None:
+            known = ", ".join(each.name for each in talking_models())
+            yield (
+                ("models", i),
+                f"{', '.join(absent)} missing; only these may leave them out: {known}",
+            )
+    if not any(each.popularity for each in spec.models):
+        yield ("models",), "none has any popularity"
+    names = [each.name for each in spec.backends]
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            yield ("backends", i, "name"), f"{name} is there twice"
+    yield from _contradictions_of_agents(spec, keys)
+
+
+def _contradictions_of_agents(spec: WorkloadSpec, known: set[str]) -> Iterator[tuple[KeyPath, str]]:
+    if not spec.agents and spec.trace is None:
+        yield (), "nobody asks for anything: there must be [[agents]] or a [trace]"
+    names = [each.name for each in spec.agents]
+    for i, agents in enumerate(spec.agents):
+        if agents.name in names[:i]:
+            yield ("agents", i, "name"), f"{agents.name} is there twice"
+        for field in ("models", "fallback_models"):
+            for model in getattr(agents, field):
+                parsed = parse_name(model)
+                if parsed is None or parsed.key not in known:
+                    yield ("agents", i, field), f"{shown(model)} is not among [[models]]"
+        if spec.trace is not None:
+            continue
+        if agents.loop == "trace":
+            yield ("agents", i, "loop"), "needs a [trace]"
+        for field in ("prompt_tokens", "output_tokens"):
+            if getattr(agents, field) is None:
+                yield ("agents", i), f"{field} is missing, and there is no [trace] to draw it from"
+
+
+def _unknown_models(spec: WorkloadSpec, trace: Trace) -> Iterator[Problem]:
+    """Models that the trace names and the spec does not describe, each at its first line."""
+    known = {parsed.key for each in spec.models if (parsed := parse_name(each.name))}
+    seen: set[str] = set()
+    for row in trace.rows:
+        if not row.model or row.model in seen:
+            continue
+        seen.add(row.model)
+        parsed = parse_name(row.model)
+        if parsed is None or parsed.key not in known:
+            text = f"model {shown(row.model)} is not described: add it to [[models]] of a workload"
+            yield Problem(source=trace.source, line=row.line, text=text)
+
+
+def talking_models() -> list[SimModel]:
+    """The bundled models that answer, one for each file."""
+    by_blob = {
+        each.blob: each for each in reversed(list(default_catalogue())) if not each.is_embedding
+    }
+    return list(reversed(by_blob.values()))
+
+
+def _of_trace_alone(path: Path, draft: TraceDraft, trace: Trace) -> Workload:
+    models = talking_models()
+    bundled = default_catalogue()
+    named = {row.model for row in trace.rows if row.model}
+    asked = {found.name for name in named if (found := bundled.find(name))}
+    spec = WorkloadSpec(
+        models=tuple(
+            ModelDraft(name=each.name)
+            for each in (bundled if asked else models)
+            if not asked or each.name in asked
+        ),
+        backends=(BackendDraft(name="gpu", resident_max=_RESIDENTS_ASSUMED, slots=_SLOTS_ASSUMED),),
+        agents=(AgentsDraft(name="agent", loop="trace", count=_AGENTS_ASSUMED),),
+        trace=draft,
+    )
+    problems = list(_unknown_models(spec, trace))
+    if problems:
+        raise WorkloadProblems(problems)
+    assumed = [
+        f"the trace names no backend: one is assumed that holds {_RESIDENTS_ASSUMED} models, "
+        f"{_SLOTS_ASSUMED} slots each"
+    ]
+    if len(named) == 0 or any(not row.model for row in trace.rows):
+        names = ", ".join(each.name for each in models)
+        assumed.append(f"requests that name no model are spread evenly over {names}")
+    if any(not row.agent for row in trace.rows):
+        assumed.append(f"requests that name no agent are spread over {_AGENTS_ASSUMED}")
+    return Workload(source=str(path), spec=spec, trace=trace, assumed=tuple(assumed))
