@@ -98,8 +98,7 @@ class Attempts:
         is_small_first = offers.has_small_only and offers.is_small_runner(residency.runner)
         ledger.journal.start(attempt, closed, offers.held, is_small_first=is_small_first)
         self._run(record, 1, now_ns)
-        if record.tries == 1:
-            self._retries.earn(backend.name)
+        self._retries.started(attempt)
         self._phases.starts(attempt, now_ns)
         self._on_started(backend, residency.runner, attempt.id, now_ns)
         self._emit(order_of(attempt, backend, queue_wait_ns))

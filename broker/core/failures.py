@@ -28,13 +28,15 @@ from broker.core.time_outs import Phase
 class Failure(NamedTuple):
     """`counts`: for the circuit breaker of the model on that backend. `retries`: another attempt
     may help. `was_called`: the backend may have worked for it, so that a retry costs budget.
-    `costs_try`: it is one of the tries that a request may have. `answer_why`: why the default
-    answer is given in its place, where its caller allows that; "": it is not."""
+    `costs_try`: it is one of the tries that a request may have. `elsewhere_only`: no other attempt
+    on the same backend would come to more. `answer_why`: why the default answer is given in its
+    place, where its caller allows that; "": it is not."""
 
     counts: bool
     retries: bool
     was_called: bool = True
     costs_try: bool = True
+    elsewhere_only: bool = False
     answer_why: str = ""
 
 

@@ -73,6 +73,8 @@ class Record:
     deadline_ns: int = 0
     deadline_timer: int = 0
     room_timer: int = 0
+    spared_by: str = ""  # the backend that failed it and was not charged: another takes it up
+    away_until_ns: int = 0  # what failed it the last time wants nothing before
     waiting_since_ns: int = 0  # when it came, or came back
     wait_timer: int = 0  # where a time-out bounds its wait
     backoff_timer: int = 0
@@ -115,6 +117,7 @@ class Attempt:
     first_token_ns: int = 0
     first_token_timer: int = 0
     given_up: BrokerError | None = None
+    is_owed: bool = False  # was its backend charged when it began, as that had failed it before?
     ended_ns: int = 0
     pieces: int = 0  # known once it has ended
     ending: Trigger | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from random import Random
+from typing import Final
 
 from broker.core.announcements import Announcer
 from broker.core.backlog import Backlog
@@ -23,6 +24,9 @@ from broker.core.stimuli import AttemptEnded
 from broker.core.targets import may_start
 from broker.core.timers import Timers
 from broker.core.views import AttemptReport, AttemptView
+
+# So often it is looked whether another backend has a slot for what its own wants later.
+LOOK_AGAIN_NS: Final = 1_000_000_000
 
 
 class Retries:
@@ -70,13 +74,19 @@ class Retries:
     def left(self, backend: str) -> float:
         """How many retries this backend may cause now; told to who asks."""
         found = self._budgets.get(backend)
-        return self.policy.budget_max if found is None else found.left
+        return self.policy.budget_max if found is None else max(0.0, found.left)
 
-    def earn(self, backend: str) -> None:
-        """A request was attempted for the first time, here."""
-        budget = self._budgets.get(backend)
-        if budget is not None:  # else it is whole
-            budget.earn(self.policy)
+    def started(self, attempt: Attempt) -> None:
+        """It has begun. The first one of a request earns; one that was put back for another backend
+        and has come again to the one that failed it is charged to that now, whatever is left."""
+        record, backend = attempt.record, attempt.backend
+        if record.tries == 1:
+            budget = self._budgets.get(backend)
+            if budget is not None:  # else it is whole
+                budget.earn(self.policy)
+        elif record.spared_by == backend:
+            self.budget(backend).owe()
+            attempt.is_owed = True
 
     def wait_ns(self, attempt: Attempt, error: BrokerError, now_ns: int) -> int | None:
         """After which time its request is tried again; None: it is not."""
@@ -84,6 +94,7 @@ class Retries:
         has_streamed = record.has_streamed or record.state is State.STREAMING
         if has_streamed and record.spec.on_interruption is OnInterruption.FAIL:
             return None
+        record.away_until_ns = 0
         if not failure.costs_try:
             record.tries_free += 1
             return 0
@@ -91,19 +102,37 @@ class Retries:
         if not failure.retries or tries >= self.policy.tries_max:
             return None
         if not failure.was_called and record.state is State.DISPATCHED:
+            if attempt.is_owed:
+                self.budget(attempt.backend).give_back(self.policy)
             return 0  # it is for another backend, or for this one to come back
+        return self._backoff_ns(attempt, error, tries, now_ns)
+
+    def _backoff_ns(
+        self, attempt: Attempt, error: BrokerError, tries: int, now_ns: int
+    ) -> int | None:
+        """The same of a call that may have worked: it costs budget, and a while."""
+        record, failure = attempt.record, failure_of(error)
+        may_go = self._may_go_elsewhere(attempt, now_ns)
+        if failure.elsewhere_only and not may_go:
+            return None
+        again_ns = error.retry_after_ns or 0
         drawn_ns = backoff_ns(self.policy, tries, self._chance.random())
-        wait_ns = max(drawn_ns, error.retry_after_ns or 0)
+        wait_ns = drawn_ns if may_go else max(drawn_ns, again_ns)
         if now_ns + wait_ns >= record.deadline_ns:
             return None
-        may_go = self._goes_elsewhere(attempt, now_ns) or self.budget(attempt.backend).spend()
-        return wait_ns if may_go else None
+        budget, record.spared_by = self.budget(attempt.backend), ""
+        # What had begun to answer is no call that was in vain from the start: a server that dies
+        # under load takes many of them along.
+        is_spared = record.state is State.STREAMING or failure.elsewhere_only
+        if is_spared and may_go and not budget.is_overdrawn:
+            record.spared_by = attempt.backend
+        elif not budget.spend():
+            return None
+        record.away_until_ns = now_ns + again_ns if again_ns else 0
+        return wait_ns
 
-    def _goes_elsewhere(self, attempt: Attempt, now_ns: int) -> bool:
-        """Was a stream lost that another backend may take up? What had begun to answer is no call
-        that was in vain from the start: a server that dies under load takes many of them along."""
-        if attempt.record.state is not State.STREAMING:
-            return False
+    def _may_go_elsewhere(self, attempt: Attempt, now_ns: int) -> bool:
+        """Would another backend take it up?"""
         runner = attempt.residency.runner
         return any(
             runner in each.by_runner and may_start(each, runner, now_ns)
@@ -152,11 +181,30 @@ class Retries:
         self._announcer.tell_standing(record, 1, now_ns)
 
     def _backoff_over(self, record: Record, now_ns: int) -> None:
+        if now_ns < record.away_until_ns and self._would_come_again(record):
+            at_ns = min(now_ns + LOOK_AGAIN_NS, record.away_until_ns)
+            record.backoff_timer = self._timers.set(at_ns, self._backoff_over, record)
+            return
         self._ledger.backing_off -= 1
         record.backoff_timer = 0
         self._enter(record, now_ns)
         if record.state is State.QUEUED:
             self._announcer.tell_first(record, now_ns)
+
+    def _would_come_again(self, record: Record) -> bool:
+        """Would it start where it is not wanted yet, as that takes its runner and no other backend
+        has a slot for it?"""
+        (runner, num_ctx), failed_on = record.line, record.past[-1].backend
+        failed = self._backends.get(failed_on)
+        if failed is None or not failed.takes(runner):
+            return False
+        for name, backend in self._backends.items():
+            residency = backend.resident(runner)
+            if name == failed_on or residency is None or not backend.takes(runner):
+                continue
+            if residency.has_free_slot and residency.fits(num_ctx):
+                return False
+        return True
 
     def _enter(self, record: Record, now_ns: int) -> None:
         """It waits in its line, at its old place; the level may be another one than when it

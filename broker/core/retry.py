@@ -54,6 +54,18 @@ class RetryBudget:
         self._left -= 1.0
         return True
 
+    def owe(self) -> None:
+        """Takes one retry even where there is none: it is earned later, before the next."""
+        self._left -= 1.0
+
+    def give_back(self, policy: RetryPolicy) -> None:
+        """What was taken has called nobody."""
+        self._left = min(policy.budget_max, self._left + 1.0)
+
+    @property
+    def is_overdrawn(self) -> bool:
+        return self._left < 0.0
+
 
 def backoff_ns(policy: RetryPolicy, tries: int, chance: float) -> int:
     """How long to wait after so many tries; `chance` lies in [0, 1)."""

@@ -27,14 +27,23 @@ class AttemptBooks:
         assert effect.continues == (live.kept > 0)
 
     def put_back(
-        self, effect: TellRequeued, live: Live, ended: AttemptEnded, *, is_given_up: bool
+        self,
+        effect: TellRequeued,
+        live: Live,
+        ended: AttemptEnded,
+        *,
+        is_given_up: bool,
+        is_for_cure: bool,
     ) -> None:
         """Its call came to nothing and another may help; what its client has read is only void, or
         gone on from, where it asked for that."""
         error = ended.error
         assert isinstance(error, BackendFailed) or (is_given_up and isinstance(error, Cancelled))
         assert not self.draining, "put back while the broker leaves"
-        assert live.tries < self._operators.policy.retry.tries_max, "one attempt too many"
+        is_free = is_for_cure and isinstance(error, Cancelled)
+        live.tries_free += is_free
+        tries = live.tries - live.tries_free
+        assert is_free or tries < self._operators.policy.retry.tries_max, "one attempt too many"
         live.has_streamed = live.has_streamed or ended.pieces > 0
         way = live.spec.on_interruption
         assert not live.has_streamed or way is not OnInterruption.FAIL, "a client read twice"

@@ -48,6 +48,7 @@ from broker.core.stimuli import (
     LoadEnded,
     ModelsListed,
     PolicyChanged,
+    Quiet,
     Stimulus,
     TimerFired,
 )
@@ -170,7 +171,9 @@ class PerfectShell:
             self.order.release(live.compartment)
         back = [each for each in effects if isinstance(each, TellRequeued)]
         if back:
-            self.tries.put_back(back[0], live, ended, is_given_up=call.is_aborted)
+            self.tries.put_back(
+                back[0], live, ended, is_given_up=call.is_aborted, is_for_cure=call.is_for_cure
+            )
             self.order.rest(ended.attempt)
             live.where, live.is_back, live.waits_since_ns = Where.QUEUE, True, self.now_ns
             words = [each for each in effects if isinstance(each, TellQueued) and each.key == key]
@@ -312,6 +315,8 @@ class PerfectShell:
         call = self.calls[effect.attempt]
         assert not call.is_aborted
         call.is_aborted = True
+        beside = self.turn if isinstance(self.turn, Quiet | AttemptEnded) else None
+        call.is_for_cure = beside is not None and beside.attempt != effect.attempt
 
     def _heard(self, effect: Heard) -> None:
         """Told to everybody who listens; no request's matter."""

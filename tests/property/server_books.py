@@ -34,6 +34,7 @@ class Call:
     runner: str
     has_token: bool = False
     is_aborted: bool = False
+    is_for_cure: bool = False  # closed beside a frozen call: its end says nothing of it
 
 
 @dataclass(slots=True)

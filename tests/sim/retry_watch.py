@@ -19,10 +19,11 @@ from broker.core.effects import (
     TellHealing,
     TellRequeued,
 )
+from broker.core.errors import BackendUnreachable, Cancelled
 from broker.core.failures import failure_of
 from broker.core.healing import HealingStep
 from broker.core.requests import AttemptId, OnInterruption, RequestKey
-from broker.core.stimuli import Arrived, AttemptEnded, FirstToken, Stimulus
+from broker.core.stimuli import Arrived, AttemptEnded, FirstToken, Quiet, Stimulus
 from tests.sim.books import must
 from tests.sim.scenario import Scenario
 
@@ -35,6 +36,8 @@ class _Call:
     place: _Place
     is_probe: bool
     is_aborted: bool = False
+    is_again: bool = False  # on the backend that had lost its stream
+    is_for_cure: bool = False  # closed beside a frozen call: its end says nothing of it
     has_streamed: bool = False
 
 
@@ -48,9 +51,11 @@ class RetryWatch:
         self._scenario = scenario
         self._calls: dict[AttemptId, _Call] = {}
         self._tries: Counter[RequestKey] = Counter()
+        self._free: Counter[RequestKey] = Counter()  # of these, closed for a cure
         self._streamed: set[RequestKey] = set()
         self._on_interruption: dict[RequestKey, OnInterruption] = {}
         self._firsts: Counter[str] = Counter()  # first attempts, by backend
+        self._lost_on: dict[RequestKey, str] = {}  # whose stream another backend may take up
 
     def turned(self, stimulus: Stimulus, effects: Sequence[Effect]) -> None:
         ended: _Call | None = None
@@ -65,6 +70,8 @@ class RetryWatch:
                 self._streamed.add(call.key)
             case AttemptEnded():
                 ended = self._calls.pop(stimulus.attempt)
+                if ended.is_again and isinstance(stimulus.error, BackendUnreachable):
+                    self.retries[ended.place[0]] -= 1  # it called nobody
         for effect in effects:
             self._tell(effect, stimulus, ended)
 
@@ -77,12 +84,15 @@ class RetryWatch:
             case StartAttempt():
                 self._start(effect)
             case AbortAttempt():
-                self._calls[effect.attempt].is_aborted = True
+                call = self._calls[effect.attempt]
+                call.is_aborted, call.is_for_cure = True, _is_beside(stimulus, effect.attempt)
             case TellRequeued():
                 self._requeued(effect, stimulus, ended)
             case Finish():
                 self._tries.pop(effect.key, None)
+                self._free.pop(effect.key, None)
                 self._streamed.discard(effect.key)
+                self._lost_on.pop(effect.key, None)
             case TellBreaker():
                 self.breakers[self._place(effect.backend, effect.model)] = effect.after
             case TellHealing() if effect.model:
@@ -102,10 +112,13 @@ class RetryWatch:
         is_probe = state is BreakerState.HALF_OPEN
         beside = [each for each in self._calls.values() if each.place == place and each.is_probe]
         must(not (is_probe and beside), f"{effect.key} is a second probe of {place}")
-        self._calls[effect.attempt] = _Call(effect.key, place, is_probe)
+        is_again = self._lost_on.get(effect.key) == effect.backend
+        self._calls[effect.attempt] = _Call(effect.key, place, is_probe, is_again=is_again)
+        self.retries[effect.backend] += is_again
         self._tries[effect.key] += 1
         tries_max = self._scenario.policy.retry.tries_max
-        must(self._tries[effect.key] <= tries_max, f"{effect.key}: more than {tries_max} tries")
+        tries = self._tries[effect.key] - self._free[effect.key]
+        must(tries <= tries_max, f"{effect.key}: more than {tries_max} tries")
         self._firsts[effect.backend] += self._tries[effect.key] == 1
 
     def _requeued(self, effect: TellRequeued, stimulus: Stimulus, ended: _Call | None) -> None:
@@ -116,14 +129,28 @@ class RetryWatch:
         if error is None or ended is None:
             return
         failure = failure_of(error)
+        if ended.is_for_cure and isinstance(error, Cancelled):
+            self._free[effect.key] += 1
         may_help = failure.retries or ended.is_aborted
         must(may_help, f"{effect.key} was put back though nothing can help: {error!r}")
         leave = self._on_interruption[effect.key]
         is_void = effect.key in self._streamed and leave is OnInterruption.FAIL
         must(not is_void, f"{effect.key} was put back after a token, without leave")
-        if ended.has_streamed or not (failure.was_called or ended.is_aborted):
-            return  # another backend may have taken it up; or nothing was called
-        backend, policy = ended.place[0], self._scenario.policy.retry
-        self.retries[backend] += 1
+        if ended.is_for_cure and isinstance(error, Cancelled):
+            return
+        if not (failure.was_called or ended.is_aborted or ended.has_streamed):
+            return  # nothing was called
+        backend = ended.place[0]
+        self._lost_on.pop(effect.key, None)
+        if ended.has_streamed:
+            self._lost_on[effect.key] = backend  # another may take it up: it counts where it starts
+        else:
+            self.retries[backend] += 1
+        policy = self._scenario.policy.retry
         most = policy.budget_max + policy.budget_share * self._firsts[backend]
         must(self.retries[backend] <= most, f"{backend} was called again too often")
+
+
+def _is_beside(stimulus: Stimulus, aborted: AttemptId) -> bool:
+    """Was a call closed because of another one on its runner, which is frozen?"""
+    return isinstance(stimulus, Quiet | AttemptEnded) and stimulus.attempt != aborted

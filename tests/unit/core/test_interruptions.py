@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
+
+from broker.core.breaker import BreakerPolicy
 from broker.core.effects import StartAttempt, TellRequeued
 from broker.core.errors import BackendFailed, BackendRefused, Cancelled
+from broker.core.placement import BackendPolicy
 from broker.core.requests import OnInterruption, Outcome
-from broker.core.stimuli import AttemptEnded
-from tests.unit.core.retry_scene import BROKEN, come, lost, scene_of, stream
+from broker.core.snapshot import take_snapshot
+from broker.core.stimuli import AttemptEnded, PolicyChanged
+from tests.unit.core.retry_scene import (
+    BROKEN,
+    POLICY,
+    UNREACHABLE,
+    come,
+    lost,
+    scene_of,
+    stream,
+)
 from tests.unit.core.scene import (
     SECOND_NS,
     Scene,
     aborted,
     cancel,
     finished,
+    model,
     nothing_remains,
     of,
+    resident,
     started,
 )
 
@@ -89,6 +106,47 @@ def test_a_server_that_takes_many_streams_along_loses_none_that_another_can_take
     scene.wait(SECOND_NS)
     done = [scene.end_one()[1] for _ in range(2 * slots)]
     assert sorted(done) == sorted(names)
+
+
+@pytest.mark.parametrize("is_full", [True, False], ids=["full", "not loaded"])
+def test_what_comes_again_to_the_backend_that_lost_it_is_charged_there(is_full: bool) -> None:
+    """Another backend may take it up, and has no slot for it: it is no free call of the first."""
+    scene = Scene(BackendPolicy(name="b1"), BackendPolicy(name="b2"))
+    no_breaker = BreakerPolicy(failures=10_000)
+    scene.turn(PolicyChanged(replace(scene.engine.policy, breaker=no_breaker)))
+    for name in ("b1", "b2"):
+        scene.open(name, model("m"))
+    scene.seen("b1", resident("m"))
+    if is_full:
+        scene.seen("b2", resident("m"))
+        come(scene, "first")
+        come(scene, "long")
+        scene.ends("first")
+    calls = 0
+    for number in range(20):
+        effects, name = come(scene, f"r{number}", OnInterruption.RESTART), f"r{number}"
+        while of(effects, StartAttempt):
+            calls += 1
+            stream(scene, name)
+            lost(scene, name, pieces=1)
+            effects = scene.wait(5 * SECOND_NS)
+    # The last of them could be paid in part only.
+    assert 20 < calls <= 20 + POLICY.budget_max + 20 * POLICY.budget_share + 1
+    assert take_snapshot(scene.engine, scene.now_ns, requests_max=0).backends[0].retries_left == 0
+
+
+def test_a_call_that_was_charged_and_reached_nobody_is_given_back() -> None:
+    scene = scene_of(backends=2)
+    come(scene, "long")
+    come(scene, "r1", OnInterruption.RESTART)
+    [attempt] = [each for each in scene.engine.attempts.values() if each.record.spec.key[1] == "r1"]
+    stream(scene)
+    lost(scene, pieces=1)
+    [again] = of(scene.wait(SECOND_NS), StartAttempt)
+    retries = scene.engine.retries
+    assert (again.backend, retries.left(again.backend)) == (attempt.backend, POLICY.budget_max - 1)
+    lost(scene, error=UNREACHABLE)
+    assert retries.left(again.backend) == POLICY.budget_max
 
 
 def test_what_is_kept_is_paid_with_the_attempt_that_goes_on() -> None:

@@ -164,6 +164,41 @@ def test_a_backend_that_says_when_to_come_again_is_heeded() -> None:
     assert started(scene.wait(1)) == ["r1"]
 
 
+def test_when_a_backend_wants_to_be_left_alone_another_is_asked() -> None:
+    scene = scene_of(backends=2)
+    come(scene)
+    busy = BackendBusy("503", status=503, retry_after_ns=3600 * SECOND_NS)
+    assert finished(lost(scene, error=busy)) == []
+    [again] = of(scene.wait(SECOND_NS), StartAttempt)
+    assert (again.key[1], again.backend) == ("r1", "b2")
+
+
+def test_what_only_a_backend_has_a_slot_for_that_wants_to_be_left_alone_waits_for_either() -> None:
+    scene = scene_of(backends=2)
+    come(scene)
+    come(scene, "r2")
+    busy = BackendBusy("503", status=503, retry_after_ns=7 * SECOND_NS)
+    lost(scene, error=busy)
+    assert started(scene.wait(7 * SECOND_NS - 1)) == []
+    assert started(scene.wait(1)) == ["r1"]
+    assert scene.engine.attempts[scene.attempt("r1")].backend == "b1"
+    lost(scene, error=busy)
+    scene.wait(2 * SECOND_NS)
+    scene.ends("r2")
+    assert started(scene.wait(SECOND_NS)) == ["r1"]
+    assert scene.engine.attempts[scene.attempt("r1")].backend == "b2"
+
+
+def test_a_backend_that_starts_nothing_keeps_nobody_back() -> None:
+    scene = scene_of(backends=2)
+    come(scene)
+    come(scene, "r2")
+    lost(scene, error=BackendBusy("503", status=503, retry_after_ns=60 * SECOND_NS))
+    scene.down("b1")
+    scene.wait(2 * SECOND_NS)
+    assert started(scene.ends("r2")) == ["r1"]
+
+
 def test_what_would_be_late_after_its_backoff_ends_at_once() -> None:
     scene = scene_of()
     scene.turn(arrived("r1", deadline_ns=5 * SECOND_NS))
