@@ -13,6 +13,7 @@ from typing import Final
 
 from broker.backends.error_text import error_text, text_of_error
 from broker.core.errors import (
+    AccessDenied,
     BackendBusy,
     BackendFailed,
     BackendRefused,
@@ -58,7 +59,7 @@ def error_of_status(
     if status in _BUSY:
         return BackendBusy(shown, status=status)
     if status in _NO_KEY:
-        return BackendFailed(_about_key(api_key_env, shown), status=status)
+        return AccessDenied(_about_key(api_key_env, shown), status=status)
     if status in (400, 404) and model and _is_unknown_model(raw, text):
         return ModelUnknown(model, ())
     if path not in _INFERENCE:
@@ -80,7 +81,9 @@ def error_of_event(error: object, has_spoken: bool) -> BrokerError:
     if isinstance(code, int) and not has_spoken:
         if code in _BUSY:
             return BackendBusy(shown, status=code)
-        if 400 <= code < 500 and code not in (408, 499, *_NO_KEY):
+        if code in _NO_KEY:
+            return AccessDenied(shown, status=code)
+        if 400 <= code < 500 and code not in (408, 499):
             return BackendRefused(shown, status=code)
     return BackendFailed(shown)
 

@@ -315,6 +315,11 @@ class BackendUnreachable(BackendFailed):
     """The backend took no connection, or closed it before a byte of an answer came."""
 
 
+class AccessDenied(BackendFailed):
+    """The backend does not take the broker's key, or wants one: it will not before an operator has
+    changed that."""
+
+
 class BackendBusy(BackendFailed):
     """The backend's own queue is full (503): somebody goes round the broker."""
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from broker.core.errors import (
+    AccessDenied,
     BackendBusy,
     BackendFailed,
     BackendFrozen,
@@ -50,6 +51,7 @@ FAILURES: Final[Mapping[type[BrokerError], Failure]] = {
     BackendFailed: BROKE,
     BackendFrozen: BROKE,
     ClosedForCure: OUR_DOING,  # a call beside the frozen one: that alone speaks against the model
+    AccessDenied: BROKE._replace(elsewhere_only=True),  # it would take the next as little
     BackendBusy: BROKE,  # its own queue is full: others would be turned away as well
     BackendUnreachable: AWAY,  # that a server is away is known without a breaker
     BackendRefused: NOT_THE_BACKENDS,  # the request is wrong, and would be again

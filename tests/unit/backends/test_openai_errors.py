@@ -14,6 +14,7 @@ from broker.backends.openai_errors import (
     error_of_status,
 )
 from broker.core.errors import (
+    AccessDenied,
     BackendBusy,
     BackendFailed,
     BackendRefused,
@@ -82,7 +83,7 @@ def test_words_of_validation_are_joined() -> None:
 def test_a_key_that_is_not_taken_is_named_and_not_shown(status: int) -> None:
     body = b'{"error": {"message": "Invalid API Key"}}'
     error = error_of_status("VLLM_KEY", CHAT, "m", status, body)
-    assert type(error) is BackendFailed
+    assert type(error) is AccessDenied
     assert "Invalid API Key" in error.message
     assert "VLLM_KEY" in error.message
     assert "it wants a key" in error_of_status("", MODELS, "", status, b"").message

@@ -9,7 +9,13 @@ import pytest
 
 from broker.backends.openai_wire import CALLS_MAX, OpenAiAnswerReader
 from broker.core.content import Completion, FinishReason, Piece, ToolCall
-from broker.core.errors import BackendBusy, BackendFailed, BackendRefused, BrokerError
+from broker.core.errors import (
+    AccessDenied,
+    BackendBusy,
+    BackendFailed,
+    BackendRefused,
+    BrokerError,
+)
 
 DONE = "data: [DONE]\n\n"
 
@@ -208,14 +214,17 @@ def test_bytes_that_are_no_text_are_garbage() -> None:
 
 @pytest.mark.parametrize(
     ("code", "kind"),
-    [(400, BackendRefused), (422, BackendRefused), (429, BackendBusy), (503, BackendBusy)],
+    [
+        *((400, BackendRefused), (422, BackendRefused), (429, BackendBusy), (503, BackendBusy)),
+        *((401, AccessDenied), (403, AccessDenied)),
+    ],
 )
 def test_an_error_before_any_word_is_what_its_code_says(code: int, kind: type[BrokerError]) -> None:
     event = f'data: {{"error": {{"message": "no", "code": {code}}}}}\n\n'
     assert type(failure(event)) is kind
     assert type(failure(said({"role": "assistant", "content": ""}), event)) is kind
     assert type(failure(text("a"), event)) is BackendFailed, "it had begun"
-    for other in (401, 408, 500):
+    for other in (408, 500):
         assert type(failure(event.replace(str(code), str(other)))) is BackendFailed
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from broker.core import errors
 from broker.core.errors import (
+    AccessDenied,
     BackendBusy,
     BackendFailed,
     BackendFrozen,
@@ -48,6 +49,7 @@ class HalfBroken(BackendFailed):
         (ClosedForCure("the one beside it is frozen"), OUR_DOING),
         (BackendBusy("503", status=503), BROKE),
         (HalfBroken("as its base class"), BROKE),
+        (AccessDenied("401", status=401), BROKE._replace(elsewhere_only=True)),
         (BackendUnreachable("refused"), AWAY),
         (BackendRefused("400", status=400), NOT_THE_BACKENDS),
         (ClientTooSlow("its buffer is full"), NOT_THE_BACKENDS),
@@ -63,14 +65,14 @@ class HalfBroken(BackendFailed):
     ids=lambda value: type(value).__name__ if isinstance(value, BrokerError) else None,
 )
 def test_an_error_means(error: BrokerError, failure: Failure) -> None:
-    assert failure_of(error)[:4] == failure[:4]
+    assert failure_of(error)[:5] == failure[:5]
 
 
 def test_the_answers_of_the_table() -> None:
-    assert BROKE[:4] == (True, True, True, True)
-    assert AWAY[:4] == (False, True, False, True)
-    assert OUR_DOING[:4] == (False, True, False, False)
-    assert NOT_THE_BACKENDS[:4] == (False, False, True, True)
+    assert BROKE[:5] == (True, True, True, True, False)
+    assert AWAY[:5] == (False, True, False, True, False)
+    assert OUR_DOING[:5] == (False, True, False, False, False)
+    assert NOT_THE_BACKENDS[:5] == (False, False, True, True, False)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from broker.core.effects import (
     WaitReason,
 )
 from broker.core.errors import (
+    AccessDenied,
     BackendBusy,
     BackendFailed,
     BackendRefused,
@@ -212,6 +213,18 @@ def test_a_backend_that_took_no_connection_costs_neither_backoff_nor_budget() ->
     [again] = of(lost(scene, error=UNREACHABLE), StartAttempt)
     assert (again.backend, again.number) == ("b2", 2)
     assert scene.engine.backends["b1"].retries == 1
+
+
+def test_a_backend_that_does_not_take_our_key_is_not_asked_again_for_it() -> None:
+    denied = AccessDenied("the key is not taken", status=401)
+    alone = scene_of()
+    come(alone)
+    assert finished(lost(alone, error=denied)) == [("r1", Outcome.FAILED)]
+    scene = scene_of(backends=2)
+    come(scene)
+    lost(scene, error=denied)
+    [again] = of(scene.wait(SECOND_NS), StartAttempt)
+    assert (again.backend, scene.engine.retries.left("b1")) == ("b2", POLICY.budget_max)
 
 
 def test_nothing_is_tried_again_beyond_the_budget_of_its_backend() -> None:
