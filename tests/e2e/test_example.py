@@ -1,4 +1,4 @@
-"""The ten-line example works as pasted, and is the one in the client's README."""
+"""The ten-line example works as pasted, and is the one in both READMEs."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ def code_of(file: Path) -> str:
     return code
 
 
-def test_the_readme_shows_the_example() -> None:
-    block = (CLIENT / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
+@pytest.mark.parametrize("folder", [ROOT, CLIENT], ids=["the broker's", "the client's"])
+def test_the_readme_shows_the_example(folder: Path) -> None:
+    block = (folder / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
     assert block == code_of(EXAMPLE)
 
 

@@ -121,6 +121,11 @@ class ScriptedBroker(
         self.hangs_after = 0  # states of a watch after which no more come; 0: it ends instead
         self.under_way: list[admin_pb2.RequestStatus] = []  # listed whenever any are asked for
         self.reloaded = admin_pb2.ReloadResponse()  # what a reload comes to
+        self.models = [  # on two pages
+            models_pb2.Model(name="a:latest", capabilities=["completion"]),
+            models_pb2.Model(name="b:latest"),
+        ]
+        self.backends = [admin_pb2.BackendStatus(name="gpu0", up=True)]
         self.metadata: list[dict[str, str | bytes]] = []
         self.gone = asyncio.Event()  # a caller went away during `hang`
         self.wire = Wire(0)
@@ -181,11 +186,11 @@ class ScriptedBroker(
     async def List(
         self, request: models_pb2.ListRequest, context: Context
     ) -> models_pb2.ListResponse:
-        """Two pages."""
+        """Two pages, the first with one model."""
         if not request.page_token:
-            first = models_pb2.Model(name="a:latest", capabilities=["completion"])
-            return models_pb2.ListResponse(models=[first], next_page_token="2")
-        return models_pb2.ListResponse(models=[models_pb2.Model(name="b:latest")])
+            more = "2" if len(self.models) > 1 else ""
+            return models_pb2.ListResponse(models=self.models[:1], next_page_token=more)
+        return models_pb2.ListResponse(models=self.models[1:])
 
     async def Get(self, request: models_pb2.GetRequest, context: Context) -> models_pb2.GetResponse:
         if request.name != "a":
@@ -240,7 +245,7 @@ class ScriptedBroker(
             queued=2,
             queued_max=1000,
             outcomes=[admin_pb2.OutcomeCount(outcome="completed", count=7)],
-            backends=[admin_pb2.BackendStatus(name="gpu0", up=True)],
+            backends=self.backends,
             requests=self.under_way[:requests_max]
             or [admin_pb2.RequestStatus(request_id="r")] * requests_max,
         )

@@ -11,7 +11,7 @@ import grpc
 import pytest_asyncio
 from click.testing import CliRunner, Result
 
-from broker_client.pb.broker.v1 import common_pb2, inference_pb2
+from broker_client.pb.broker.v1 import admin_pb2, common_pb2, inference_pb2
 from brokerctl.main import main
 from tests.integration.scripted_broker import (
     WORDS,
@@ -127,6 +127,19 @@ async def test_models_and_one_of_them(broker: ScriptedBroker) -> None:
     assert "resident; 0 of 0 slots in use" in one.stdout
     document = json.loads((await brokerctl(broker, "models", "--json")).stdout)
     assert [each["name"] for each in document] == ["a:latest", "b:latest"]
+
+
+async def test_without_a_model_the_backend_that_does_not_answer_is_named(
+    broker: ScriptedBroker,
+) -> None:
+    broker.models = []
+    broker.backends = [admin_pb2.BackendStatus(name="gpu0", url="http://x", problem="no route")]
+    for command in ("models", "generate"):
+        result = await brokerctl(broker, command, *(["why?"] if command == "generate" else []))
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert "backend gpu0 at http://x does not answer: no route; start " in result.stderr
+    as_json = await brokerctl(broker, "models", "--json")
+    assert (as_json.exit_code, as_json.stdout) == (1, "[]\n")
 
 
 async def test_status_as_tables_and_as_json(broker: ScriptedBroker) -> None:

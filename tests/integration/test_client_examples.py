@@ -55,6 +55,22 @@ async def test_interruptions(broker: ScriptedBroker, turn: Turn, printed: str) -
     assert broker.requests[0].timeouts.first_token_ms == 30_000
 
 
+EXAMPLES = sorted((CLIENT / "examples").glob("*.py"))
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda each: each.stem)
+async def test_without_a_model_an_example_says_so(broker: ScriptedBroker, example: Path) -> None:
+    broker.models = []
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(example)),
+        stderr=asyncio.subprocess.PIPE,
+        env={"PYTHONPATH": ":".join(filter(None, sys.path)), "BROKER_ADDRESS": broker.address},
+    )
+    _, said = await process.communicate()
+    assert process.returncode == 1
+    assert said.decode() == "no model that generates text; `brokerctl doctor` says why\n"
+
+
 async def test_short_blocks_run_as_they_are() -> None:
     short = [each for each in blocks() if "async def" not in each]
     assert len(short) == 2

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from broker_client import BackendStatus, Model, Status, __version__
+from brokerctl.backend_steps import KEEPS_MODELS, down_text, get_model_step, start_step
 from brokerctl.figures import counted
 from brokerctl.finding import Finding, bad, good, odd
 from brokerctl.health_findings import health_findings
@@ -23,10 +24,6 @@ WAITS_FOR_BACKENDS: Final = {
 }
 
 
-# The kind of backend that has its models for good: nobody else "loaded" them.
-KEEPS_MODELS: Final = "openai"
-
-
 def unreachable_finding(address: str, why: str) -> Finding:
     """No broker."""
     return bad(
@@ -41,7 +38,7 @@ def examine(status: Status, models: Sequence[Model], address: str) -> list[Findi
     for backend in status.backends:
         findings.extend(backend_findings(backend))
     if any(each.up for each in status.backends):
-        findings.extend(model_findings(models))
+        findings.extend(model_findings(models, status.backends))
     findings.extend(machine_findings(status))
     findings.extend(queue_findings(status))
     return findings
@@ -71,14 +68,7 @@ def broker_findings(status: Status, address: str) -> list[Finding]:
 def backend_findings(backend: BackendStatus) -> list[Finding]:
     """One server, its loads, and what occupies it."""
     if not backend.up:
-        return [
-            bad(
-                f"backend {backend.name} at {backend.url} does not answer"
-                + (f": {backend.problem}" if backend.problem else ""),
-                "start Ollama there (`ollama serve`), or correct the url under [[backends]]; the "
-                "broker takes it up by itself as soon as it answers",
-            )
-        ]
+        return [bad(down_text(backend), start_step(backend))]
     findings = health_findings(backend)
     if backend.loads_failed:
         findings.append(
@@ -105,19 +95,28 @@ def backend_findings(backend: BackendStatus) -> list[Finding]:
     return findings
 
 
-def model_findings(models: Sequence[Model]) -> list[Finding]:
+def model_findings(models: Sequence[Model], backends: Sequence[BackendStatus]) -> list[Finding]:
     """The catalogue over all backends that answer."""
     if not models:
-        return [bad("no backend lists any model", "get one with `ollama pull NAME` on its host")]
+        return [bad("no backend lists any model", get_model_step(backends))]
     able = completion_models(models)
     if not able:
         return [
             odd(
                 f"{counted(len(models), 'model')}, but none that generates text",
-                "get one with `ollama pull NAME` on a backend's host",
+                get_model_step(backends),
             )
         ]
-    return [good(f"{counted(len(models), 'model')}, {len(able)} of them for generating text")]
+    return [good(f"{counted(len(models), 'model')}{abilities_text(able)}")]
+
+
+def abilities_text(able: Sequence[Model]) -> str:
+    """How many of the models generate text, and of how many that is not told."""
+    untold = sum(1 for each in able if not each.capabilities)
+    text = f", {len(able) - untold} of them for generating text" if untold < len(able) else ""
+    if not untold:
+        return text
+    return f"{text}; of {untold} no backend tells what they can do, so they may generate text"
 
 
 def admission_findings(status: Status) -> list[Finding]:

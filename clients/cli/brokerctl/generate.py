@@ -11,6 +11,7 @@ import click
 
 from broker_client import Chunk, Client, Done, Event, Requeued, Retrying
 from broker_client.requests import Ask
+from brokerctl.backend_steps import no_model_text
 from brokerctl.call import Call, asking, print_json
 from brokerctl.exit_status import EXIT_SAID_NO
 from brokerctl.explanation import error_document
@@ -87,13 +88,11 @@ def read_prompt() -> str:
 
 def default_model(client: Client) -> str:
     """The model for those who name none; says which."""
-    chosen = choose_model(client.models())
+    found = client.models()
+    chosen = choose_model(found)
     if chosen is None:
-        click.echo(
-            "brokerctl: no backend lists a model that generates text; "
-            "get one with `ollama pull NAME` on its host",
-            err=True,
-        )
+        why = no_model_text(client.status().backends, lists_any=bool(found))
+        click.echo(f"brokerctl: {why}", err=True)
         sys.exit(EXIT_SAID_NO)
     return chosen.name
 

@@ -14,13 +14,13 @@ def is_resident(model: Model) -> bool:
 
 
 def completion_models(models: Sequence[Model]) -> list[Model]:
-    """Those that generate text, smallest first."""
-    able = [each for each in models if "completion" in each.capabilities]
-    return sorted(able, key=lambda each: (each.size_bytes, each.name))
+    """Those that generate text, smallest first, and after them those of which that is not told."""
+    able = [each for each in models if each.may_generate]
+    return sorted(able, key=lambda each: (not each.capabilities, each.size_bytes, each.name))
 
 
 def choose_model(models: Sequence[Model]) -> Model | None:
-    """The smallest resident model that generates text, else the smallest; None: there is none."""
+    """The first resident model that may generate text, else the first; None: there is none."""
     able = completion_models(models)
     resident = [each for each in able if is_resident(each)]
     return next(iter(resident or able), None)

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Final
+
 import click
 from rich.markup import escape
 from rich.table import Table
 
 from broker_client import Model
+from brokerctl.backend_steps import no_model_text
 from brokerctl.call import Call, asking, print_json
+from brokerctl.exit_status import EXIT_SAID_NO
 from brokerctl.figures import bytes_text
 from brokerctl.fitting_table import Column, FittingTable
 from brokerctl.work_tables import memory_text
+
+# OpenAI-compatible servers list names and nothing more.
+NOT_TOLD: Final = "?"
 
 
 @click.command()
@@ -27,12 +35,14 @@ def models(call: Call, name: str | None) -> None:
                 call.console().print(model_table(model))
             return
         found = client.models()
+        backends = () if found else client.status().backends
     if call.as_json:
         print_json(found)
     elif found:
         call.console().print(models_table(found))
-    else:
-        click.echo("no backend lists any model; get one with `ollama pull NAME` on its host")
+    if not found:
+        click.echo(f"brokerctl: {no_model_text(backends, lists_any=False)}", err=True)
+        sys.exit(EXIT_SAID_NO)
 
 
 def models_table(found: list[Model]) -> FittingTable:
@@ -48,10 +58,10 @@ def models_table(found: list[Model]) -> FittingTable:
     for each in found:
         table.add(
             each.name,
-            bytes_text(each.size_bytes),
+            size_text(each),
             each.parameter_size,
             each.quantization,
-            ", ".join(each.capabilities),
+            can_text(each),
             ", ".join(
                 place.backend + ("" if place.state == "absent" else f" ({place.state})")
                 for place in each.places
@@ -64,12 +74,12 @@ def model_table(model: Model) -> Table:
     """All there is to say of one model."""
     table = Table(show_header=False)
     table.add_row("model", escape(model.name))
-    table.add_row("size", bytes_text(model.size_bytes))
+    table.add_row("size", size_text(model))
     table.add_row("parameters", model.parameter_size)
     table.add_row("quantization", model.quantization)
     table.add_row("family", model.family)
     table.add_row("trained context", str(model.context_length_train or "unknown"))
-    table.add_row("can", ", ".join(model.capabilities))
+    table.add_row("can", can_text(model))
     for place in model.places:
         state = "on disk" if place.state == "absent" else place.state
         facts = [state, f"{place.running} of {place.slots} slots in use"]
@@ -80,3 +90,13 @@ def model_table(model: Model) -> Table:
             facts.append("loaded by the broker" if place.managed else "loaded by others")
         table.add_row(f"on {escape(place.backend)}", "; ".join(facts))
     return table
+
+
+def size_text(model: Model) -> str:
+    """Bytes on disk; "?" where no backend tells."""
+    return bytes_text(model.size_bytes) if model.size_bytes else NOT_TOLD
+
+
+def can_text(model: Model) -> str:
+    """What it can do; "?" where no backend tells."""
+    return ", ".join(model.capabilities) or NOT_TOLD

@@ -8,7 +8,8 @@ from broker_client import AsyncClient, Chunk, Requeued, TimedOut, Timeouts
 async def main() -> None:
     limits = Timeouts(queue_s=120, first_token_s=30, token_gap_s=20)
     async with AsyncClient(agent_id="opus-1") as broker:
-        models = [each.name for each in await broker.models() if "completion" in each.capabilities]
+        if not (models := [each.name for each in await broker.models() if each.may_generate]):
+            raise SystemExit("no model that generates text; `brokerctl doctor` says why")
         story = broker.stream(
             model=models[0], prompt="Tell me a story.", on_interruption="restart", timeouts=limits
         )

@@ -36,7 +36,8 @@ class ModelPlace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """A model, on every backend that has it. `context_length_train` 0: unknown."""
+    """A model, on every backend that has it. `context_length_train` 0: unknown, as is a
+    `size_bytes` of 0. No `capabilities`: its backends do not tell what it can do."""
 
     name: str
     capabilities: tuple[str, ...]
@@ -46,6 +47,12 @@ class Model:
     family: str
     context_length_train: int
     places: tuple[ModelPlace, ...]
+
+    @property
+    def may_generate(self) -> bool:
+        """Does it generate text, or may it: one of which nothing is told is let through by the
+        broker, too?"""
+        return not self.capabilities or "completion" in self.capabilities
 
 
 def place_of(message: models_pb2.ModelPlace) -> ModelPlace:
