@@ -7,10 +7,10 @@ once per interval: positions of a whole line change with every departure.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from math import inf
 from typing import NamedTuple
 
 from broker.core.backlog import Backlog
+from broker.core.barriers import Bar, Barrier, barrier
 from broker.core.effects import Effect, TellQueued, WaitReason
 from broker.core.estimates import Estimates
 from broker.core.lifecycle import State
@@ -18,7 +18,6 @@ from broker.core.placement import BackendState, has_room, may_get_room, serves
 from broker.core.queueing import LineKey
 from broker.core.record import Record
 from broker.core.residency import ResidencyState
-from broker.core.targets import may_start
 from broker.core.timers import Timers
 
 # Near the front every step is worth a message; further back only a quarter of the way is.
@@ -69,46 +68,43 @@ def _wait_for_model(
     if not up:
         names = ", ".join(each.name for each in having) or "no backend has it"
         return WaitReason.BACKEND_DOWN, f"the backend of {model} does not answer ({names})"
-    open_ = [each for each in up if may_start(each, line[0], now_ns)]
-    if not open_:
-        return min((_why_closed(each, line[0], model, now_ns) for each in up), key=_rank)[:2]
-    return _wait_for_room(line, model, open_)
+    closed = [(each, barrier(each, line[0], now_ns)) for each in up]
+    open_ = [each for each, found in closed if found is None]
+    if open_:
+        return _wait_for_room(line, model, open_)
+    barred = [(each, found) for each, found in closed if found is not None]
+    backend, why = min(barred, key=lambda each: each[1].wait_ns)
+    return _why_closed(backend, line[0], model, why)
 
 
-class _Closed(NamedTuple):
-    """Why a backend that answers starts nothing of a model, and for how long as far as known."""
-
-    reason: WaitReason
-    detail: str
-    wait_ns: float
-
-
-def _rank(closed: _Closed) -> float:
-    return closed.wait_ns
-
-
-def _why_closed(backend: BackendState, runner: str, model: str, now_ns: int) -> _Closed:
-    name = backend.name
-    if not backend.is_open:
-        return _Closed(
-            WaitReason.BACKEND_DRAINS,
-            f"{name}, which has {model}, to be opened again: nothing is started there",
-            inf,
-        )
-    if runner in backend.healing:
-        return _Closed(WaitReason.HEALING, f"{model} to be cured on {name}", 0.0)
-    if runner in backend.broken:
-        wait_ns = max(0, backend.broken_until_ns.get(runner, 0) - now_ns)
-        until = f"a try in {_seconds(wait_ns)}" if wait_ns else "the outcome of a try"
-        words = f"{until}: calls of {model} on {name} have failed too often lately"
-        return _Closed(WaitReason.BREAKER, words, wait_ns)
-    wait_ns = backend.held_until_ns[runner] - now_ns
-    why = backend.held_because.get(runner, "")
-    words = f"{model} to be loaded on {name} again in {_seconds(wait_ns)}, where that failed"
-    return _Closed(WaitReason.SICK, f"{words} ({why})" if why else words, wait_ns)
+def _why_closed(
+    backend: BackendState, runner: str, model: str, found: Barrier
+) -> tuple[WaitReason, str]:
+    """What waits for a backend that answers and starts nothing of a model is told."""
+    name, wait_ns = backend.name, found.wait_ns
+    match found.kind:
+        case Bar.CLOSED:
+            words = f"{name}, which has {model}, to be opened again: nothing is started there"
+            return WaitReason.BACKEND_DRAINS, words
+        case Bar.RESTARTING:
+            return WaitReason.HEALING, f"{name}, which has {model}, to be restarted"
+        case Bar.CURED:
+            return WaitReason.HEALING, f"{model} to be cured on {name}"
+        case Bar.BROKEN:
+            until = f"a try in {_seconds(wait_ns)}" if wait_ns else "the outcome of a try"
+            words = f"{until}: calls of {model} on {name} have failed too often lately"
+            return WaitReason.BREAKER, words
+        case Bar.WEDGED:
+            until = f"a try in {_seconds(wait_ns)}" if wait_ns else "the outcome of a try"
+            return WaitReason.SICK, f"{until}: {name}, which has {model}, loads nothing"
+        case _:
+            why = backend.held_because.get(runner, "")
+            again = f"{model} to be loaded on {name} again in {_seconds(wait_ns)}"
+            words = f"{again}, where that failed"
+            return WaitReason.SICK, f"{words} ({why})" if why else words
 
 
-def _seconds(wait_ns: int) -> str:
+def _seconds(wait_ns: float) -> str:
     return f"{max(1, round(wait_ns / 1e9))} s"
 
 

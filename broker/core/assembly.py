@@ -234,6 +234,7 @@ class Assembly(ABC):
             self.ledger.records,
             self._emit,
             lambda name, now_ns: self._models_listed(ModelsListed(name, ()), now_ns),
+            self._backend_gone,
             self._members_changed,
         )
 
@@ -273,6 +274,9 @@ class Assembly(ABC):
 
     @abstractmethod
     def _members_changed(self, now_ns: int) -> None: ...
+
+    @abstractmethod
+    def _backend_gone(self, backend: BackendState, now_ns: int) -> None: ...
 
     @abstractmethod
     def _models_listed(self, listed: ModelsListed, now_ns: int) -> None: ...

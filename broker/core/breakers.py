@@ -298,6 +298,11 @@ class Breakers:
         if not kept:
             del self._of[backend.name]
 
+    def forget(self, backend: BackendState, now_ns: int) -> None:
+        """It is gone for good; another one may have its name."""
+        self.reset_all(backend, "the backend is gone", now_ns)
+        self._of.pop(backend.name, None)
+
     # What is told
 
     def views(self, backend: BackendState) -> tuple[BreakerView, ...]:
@@ -326,6 +331,8 @@ class Breakers:
             if not_closed != backend.broken_until_ns.keys():
                 raise InvariantBroken("a breaker is not closed, and its backend does not know")
         for breaker in self._all():
+            if self._backends.get(breaker.backend.name) is not breaker.backend:
+                raise InvariantBroken("a breaker of a backend that is gone")
             if breaker.probe and breaker.state is not _State.HALF_OPEN:
                 raise InvariantBroken("a probe of a breaker that is not half-open")
             if bool(breaker.timer) is not (breaker.state is _State.OPEN):

@@ -178,12 +178,14 @@ class Engine(Assembly):
         if seen.backend not in self.backends:
             return  # it was taken out of the configuration while it was asked
         backend = self.backends[seen.backend]
-        was_up = backend.up
+        was_up, was_mute, is_back = backend.up, backend.is_mute, seen.up and backend.is_missing
         self.residencies.backend_seen(seen, now_ns)
-        self._healer.servers.seen(seen, now_ns, was_up=was_up)
+        self._healer.servers.seen(seen, now_ns, is_back=is_back)
         self.breakers.tidy(backend, now_ns)
-        if seen.up and not was_up:
+        # It may be another process. A call that was refused proves no absence, nor does silence.
+        if is_back and not was_mute:
             self.breakers.reset_all(backend, "the backend was away and answers again", now_ns)
+            backend.forgive_loads()
         if seen.up is not was_up:  # it may have the model that the level, or its end, calls for
             self._reassignment.look_at_all(now_ns)
 
@@ -208,7 +210,8 @@ class Engine(Assembly):
         known = {runner for each in self.backends.values() for runner in each.by_runner}
         self.estimates.keep(known)
         self._offers.models_changed()
-        self.breakers.tidy(self.backends[listed.backend], now_ns)
+        self.breakers.tidy(backend, now_ns)
+        self._healer.tidy(backend)
         if self._offers.has_small_only:  # another model than before may be small
             self.backlog.hold_anew(now_ns)
         self._reassignment.look_at_all(now_ns)
@@ -244,7 +247,7 @@ class Engine(Assembly):
         self._announcer.interval_ns = policy.queue.announce_interval_ns
         self.residencies.policy = self._switching.policy = policy.placement
         self.breakers.configure(policy.breaker, now_ns)
-        self._healer.configure(policy)
+        self._healer.configure(policy, now_ns)
         self.degradation.configure(policy.degradation, now_ns)
         self._level_changed(now_ns)
         self._members_changed(now_ns)
@@ -254,6 +257,11 @@ class Engine(Assembly):
         for runner, _ in self.lines:
             self._note(runner)
         self._reassignment.look_at_all(now_ns)
+
+    def _backend_gone(self, backend: BackendState, now_ns: int) -> None:
+        """Another one may have its name later: nothing of this one is kept."""
+        self.breakers.forget(backend, now_ns)
+        self._healer.forget(backend)
 
     def _drain_asked(self, asked: DrainAsked, now_ns: int) -> None:
         """The last word on how long it may take counts."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
+from broker.core.barriers import Bar, barrier
 from broker.core.errors import BrokerError
 from broker.core.model_name import comparison_key
 from broker.core.placement import BackendState
@@ -24,6 +25,15 @@ from broker.core.targets import (
     may_start,
     no_model,
 )
+
+# Why what was asked for does not answer, by what ends first.
+_WHY_NOT: Final[Mapping[Bar, str]] = {
+    Bar.RESTARTING: "the backend that has {} is being restarted",
+    Bar.CURED: "{} is being cured",
+    Bar.BROKEN: "calls of {} have failed too often lately",
+    Bar.SICK: "{} could not be loaded",
+    Bar.WEDGED: "the backend that has {} loads nothing",
+}
 
 
 class Found(NamedTuple):
@@ -76,7 +86,9 @@ class Ways:
         """Of what is to be proven one call may pass: whoever waits for it already is that one."""
         if not may_start(backend, runner, self.now_ns):
             return False
-        is_to_be_proven = runner in backend.broken_until_ns
+        is_to_be_proven = runner in backend.broken_until_ns or (
+            backend.is_to_prove and runner not in backend.residents
+        )
         return runner == waits_for or not (is_to_be_proven and self._is_waited_for(runner))
 
     def _is_waited_for(self, runner: str) -> bool:
@@ -89,18 +101,16 @@ class Ways:
         up = [each for each in having if each.up]
         if not up:
             return f"no backend that has {asked} answers" if having else f"no backend has {asked}"
-        why = ""
-        for backend in up:  # where several have it, what ends by itself goes before a drain
-            runner = backend.models[key].runner
-            if runner in backend.broken or runner in backend.broken_until_ns:
-                return f"calls of {asked} have failed too often lately"
-            if runner in backend.healing:
-                return f"{asked} is being cured"
-            if not backend.is_open:
-                why = why or f"nothing is started on {backend.name}, which has {asked}"
-            else:
-                why = f"{asked} could not be loaded"
-        return why
+        found = [barrier(each, each.models[key].runner, self.now_ns) for each in up]
+        closed = [each for each in found if each is not None]
+        if not closed:
+            return f"calls of {asked} have failed too often lately"  # and one proves it now
+        # Where several have it, what ends by itself goes before a drain.
+        kind = min(closed, key=lambda each: each.wait_ns).kind
+        if kind is Bar.CLOSED:
+            names = ", ".join(each.name for each in up)
+            return f"nothing is started on {names}, which has {asked}"
+        return _WHY_NOT[kind].format(asked)
 
 
 def check_own(

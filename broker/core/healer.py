@@ -17,6 +17,7 @@ from broker.core.errors import (
     BackendFrozen,
     BackendUnreachable,
     BrokerError,
+    ClosedForCure,
     LoadHung,
     TimedOut,
 )
@@ -99,6 +100,10 @@ class Healer:
         self._lost: dict[_Key, _Cure] = {}  # have lost a slot; gated by `again_ns` at the latest
         self._lost_ns: dict[_Key, int] = {}  # when that was last found
 
+    def __len__(self) -> int:
+        """How many runners it remembers, for whatever they did."""
+        return len(self._cures.keys() | self._lost.keys() | self._lost_ns.keys())
+
     # What is heard of attempts
 
     def quiet(self, quiet: Quiet, now_ns: int) -> None:
@@ -172,19 +177,22 @@ class Healer:
         """Its runner does nothing: every call that uses it is closed, and it is to leave."""
         backend, residency = self._backends[attempt.backend], attempt.residency
         if residency.runner in backend.healing:
-            self._close_all(residency, frozen, now_ns)
+            self._close_all(attempt, frozen, now_ns)
         elif backend.policy.keeps_models:
             words = "; this backend can neither load nor unload, so only its breaker helps"
             self.servers.tell(backend, residency.model, _Step.CURE_FAILED, frozen.message + words)
-            self._close_all(residency, frozen, now_ns)
+            for each in self.silences.on(residency):
+                self._give_up(each.id, frozen, now_ns)
         else:
             self.servers.tell(backend, residency.model, _Step.FROZEN, frozen.message)
             self._begin(self._cure(backend, residency, frozen.message), now_ns)
-            self._close_all(residency, frozen, now_ns)
+            self._close_all(attempt, frozen, now_ns)
 
-    def _close_all(self, residency: Residency, frozen: BackendFrozen, now_ns: int) -> None:
-        for each in self.silences.on(residency):
-            self._give_up(each.id, frozen, now_ns)
+    def _close_all(self, attempt: Attempt, frozen: BackendFrozen, now_ns: int) -> None:
+        """This one is known to be frozen; the others are closed for the sake of the cure."""
+        closed = ClosedForCure(f"closed to cure its model: {frozen.message}")
+        for each in self.silences.on(attempt.residency):
+            self._give_up(each.id, frozen if each is attempt else closed, now_ns)
 
     def _cure(self, backend: BackendState, residency: Residency, why: str) -> _Cure:
         return _Cure(backend=backend, runner=residency.runner, model=residency.model, why=why)
@@ -207,6 +215,8 @@ class Healer:
         key = backend.name, residency.runner
         if backend.policy.keeps_models or residency.runner in backend.healing:
             return
+        if not residency.managed:
+            return  # others use it as well: their calls explain the wait
         before_ns = self._lost_ns.get(key)
         if before_ns is not None and now_ns - before_ns < LOST_AGAIN_NS:
             return  # never in a loop: something else may hold it up
@@ -245,16 +255,14 @@ class Healer:
 
     def _step(self, cure: _Cure, now_ns: int) -> None:
         backend = cure.backend
-        if backend.is_leaving:  # nothing is started there any more, so nothing needs it
-            del self._cures[backend.name, cure.runner]
-            backend.healing.discard(cure.runner)
-            return
         residency = backend.residents.get(cure.runner)
         if residency is None:
             self._cured(cure, now_ns)
             return
-        is_restarting = backend.health is Health.RESTARTING
-        if not backend.up or is_restarting or now_ns < cure.again_ns:
+        if backend.is_leaving:
+            return  # nothing is started there, so nothing needs it unless it is taken back
+        is_away = not backend.up and not backend.is_mute  # a frozen model may be why it is mute
+        if is_away or backend.health is Health.RESTARTING or now_ns < cure.again_ns:
             return
         if residency.state is _State.RESIDENT:
             residency.move(_Trigger.GATE, now_ns)
@@ -291,10 +299,8 @@ class Healer:
         self._on_change(now_ns)
 
     def back(self, backend: BackendState, now_ns: int) -> None:
-        """The backend is back, maybe as another process: what it was blamed for says nothing now,
-        and what would not leave is told to again at once, if it is still there."""
-        for runner in list(backend.broken):
-            self._reset(backend, runner, "the backend is back", now_ns)
+        """The backend is back, maybe as another process: what would not leave is told to again at
+        once, if it is still there."""
         for cure in self._cures.values():
             if cure.backend is backend:
                 cure.again_ns = 0
@@ -319,8 +325,23 @@ class Healer:
             self.servers.tell(backend, model, _Step.CURE_FAILED, ended.error.message)
             self.servers.cure_failed(backend, ended.error.message, now_ns)
 
-    def configure(self, policy: EnginePolicy) -> None:
-        self.servers.policy = policy.healing
+    # Which are kept
+
+    def forget(self, backend: BackendState) -> None:
+        """It is gone for good; another one may have its name."""
+        for kept in (self._cures, self._lost, self._lost_ns):
+            for key in [each for each in kept if each[0] == backend.name]:
+                del kept[key]
+        self.servers.forget(backend)
+
+    def tidy(self, backend: BackendState) -> None:
+        """It lists other models than before."""
+        for key in [each for each in self._lost_ns if each[0] == backend.name]:
+            if key[1] not in backend.by_runner:
+                del self._lost_ns[key]
+
+    def configure(self, policy: EnginePolicy, now_ns: int) -> None:
+        self.servers.configure(policy.healing, now_ns)
         self.silences.configure(policy.healing, policy.time_outs)
 
 

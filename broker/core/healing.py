@@ -2,8 +2,8 @@
 
 A model is cured the way OLLAMA.md §3.7 found: nothing new is sent to it, every call that uses it is
 closed, it is unloaded, and loaded again when somebody wants it. A server whose cures fail is
-wedged: it is reported with the evidence, and restarted only by a command that the operator
-configured, with a backoff and a ceiling.
+wedged: it is reported with the evidence, tried again after growing pauses, and restarted only by a
+command that the operator configured, with a backoff and a ceiling.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Health(Symbol):
 
     WELL = "well"
     SUSPECT = "suspect"  # a cure failed; another one may help
-    WEDGED = "wedged"  # it answers and does not serve; only a restart helps
+    WEDGED = "wedged"  # it answers and does not serve: one load at a time is tried
     RESTARTING = "restarting"  # the operator's command runs
 
 

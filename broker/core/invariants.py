@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from broker.core.engine import Engine
 from broker.core.errors import InvariantBroken
+from broker.core.healing import Health
 from broker.core.lifecycle import HOLDS_SLOT, State
 from broker.core.residency import ResidencyState
 
@@ -22,6 +23,8 @@ def check(engine: Engine) -> None:
         ]
         if len(switching) > 1:
             raise InvariantBroken("more than one load or unload at a time on one backend")
+        if backend.shut_until_ns is not None and backend.health is not Health.WEDGED:
+            raise InvariantBroken("a server that is not wedged is held to load nothing")
 
 
 def _check_queue(engine: Engine) -> None:

@@ -23,8 +23,9 @@ from broker.core.stimuli import BackendDrainAsked
 
 class Membership:
     """See the module. `backends` is the one mapping that all parts of the engine share. `emit`
-    takes effects; `forget` has a backend list no models; `on_change` hears that what waits may be
-    served elsewhere, or here again."""
+    takes effects; `forget` has a backend list no models; `on_gone` hears of one that is gone, while
+    it is still among the others; `on_change` that what waits may be served elsewhere, or here
+    again."""
 
     def __init__(
         self,
@@ -33,6 +34,7 @@ class Membership:
         records: Mapping[RequestKey, Record],
         emit: Callable[[Effect], None],
         forget: Callable[[str, int], None],
+        on_gone: Callable[[BackendState, int], None],
         on_change: Callable[[int], None],
     ) -> None:
         self._backends = backends
@@ -40,6 +42,7 @@ class Membership:
         self._records = records
         self._emit = emit
         self._forget = forget
+        self._on_gone = on_gone
         self._on_change = on_change
         self._leaving = list[BackendState]()
 
@@ -54,6 +57,7 @@ class Membership:
             elif backend.is_leaving:  # taken back: what it has is heard anew
                 backend.is_leaving, backend.is_draining = False, False
                 backend.up, backend.problem = False, "not asked yet"
+                backend.is_listed = False
             backend.policy = policy
             self._backends[policy.name] = backend
         for backend in before.values():
@@ -80,11 +84,12 @@ class Membership:
                     self._forget(backend.name, now_ns)
         for backend in [each for each in self._leaving if self._may_go(each)]:
             self._leaving.remove(backend)
+            self._on_gone(backend, now_ns)
             del self._backends[backend.name]
             self._emit(BackendGone(backend.name))
 
     def _may_go(self, backend: BackendState) -> bool:
-        if backend.is_switching or backend.healing or backend.health is Health.RESTARTING:
+        if backend.is_switching or backend.health is Health.RESTARTING:
             return False
         if any(each.backend == backend.name for each in self._attempts.values()):
             return False

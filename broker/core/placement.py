@@ -77,6 +77,8 @@ class BackendState:
     policy: BackendPolicy
     up: bool = False
     problem: str = "not asked yet"
+    is_mute: bool = False  # down only as its list does not come: it may still do what it is told
+    is_missing: bool = False  # its last look found it away
     is_listed: bool = False  # has it ever told which models it holds?
     models: dict[str, ModelSpec] = field(default_factory=dict)  # by comparison key
     by_runner: dict[str, ModelSpec] = field(default_factory=dict)
@@ -97,6 +99,7 @@ class BackendState:
     healing: set[str] = field(default_factory=set)  # runners that are being cured
     health: Health = Health.WELL
     evidence: str = ""  # why it is not well, in words
+    shut_until_ns: int | None = None  # wedged: nothing is loaded before then
     retries: int = 0  # attempts made again because this backend failed one
     restarts: int = 0  # by the operator's command, since it last served for long
     restarts_made: int = 0  # the same since start
@@ -115,12 +118,18 @@ class BackendState:
 
     def takes(self, runner: str) -> bool:
         """May work for this runner be started on it, if it has a slot or can load it?"""
-        return self.is_open and runner not in self.broken and runner not in self.healing
+        is_sound = runner not in self.broken and runner not in self.healing
+        return is_sound and self.is_open and self.health is not Health.RESTARTING
 
     @property
     def may_load(self) -> bool:
         """May anything be loaded there, as far as its health goes? What is resident may serve."""
-        return self.health is not Health.WEDGED and self.health is not Health.RESTARTING
+        return self.shut_until_ns is None and self.health is not Health.RESTARTING
+
+    @property
+    def is_to_prove(self) -> bool:
+        """Is it wedged as far as is known? Then one load that is let through tells."""
+        return self.health is Health.WEDGED
 
     @property
     def is_switching(self) -> bool:
@@ -175,6 +184,12 @@ class BackendState:
         self.held_until_ns[runner], self.held_because[runner] = until_ns, why
         return until_ns
 
+    def forgive_loads(self) -> None:
+        """Another process may load what the one before could not."""
+        self.held_until_ns.clear()
+        self.held_because.clear()
+        self.failed_in_row.clear()
+
     def has_loaded(self, runner: str) -> None:
         """It is there: it can be, and a load that fails from now on is the first."""
         self.failed_in_row.pop(runner, None)
@@ -193,7 +208,7 @@ class BackendState:
             old, new = before.get(runner), self.by_runner.get(runner)
             if old is not None and new is not None and old.slots != new.slots:
                 residency.slots = new.slots
-        for learned in (self.memory_seen, self.failed_in_row):
+        for learned in (self.memory_seen, self.failed_in_row, self.expected_until_ns):
             for runner in learned.keys() - self.by_runner.keys():
                 del learned[runner]
         self.ever_loaded &= self.by_runner.keys()

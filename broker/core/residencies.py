@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from math import inf
 from typing import Final
 
 from broker.core.backlog import Backlog
+from broker.core.barriers import barrier
 from broker.core.effects import Effect, Renew
 from broker.core.errors import BackendUnreachable
 from broker.core.estimates import Estimates
@@ -67,13 +69,16 @@ class Residencies:
         if backend.up is not seen.up:
             self._note_all()
         backend.up, backend.problem = seen.up, seen.problem
+        backend.is_mute, backend.is_missing = seen.is_mute, not seen.up
 
     def lost(self, name: str, error: BackendUnreachable, now_ns: int) -> None:
-        """A call found that the backend does not answer."""
+        """A call found that the backend does not answer. Where many run, many find that."""
         backend = self.backends[name]
-        backend.up, backend.problem = False, error.message
-        self._note_all()
-        self._on_change(now_ns)
+        was_up = backend.up
+        backend.up, backend.is_mute, backend.problem = False, False, error.message
+        if was_up:
+            self._note_all()
+            self._on_change(now_ns)
 
     def _note_all(self) -> None:
         for runner, _ in self._lines:
@@ -205,12 +210,14 @@ class Residencies:
         has failed so often in a row, wherever it could be loaded, that nobody should wait."""
         tries = list[int]()
         for backend in self.backends.values():
-            if not backend.takes(runner) or runner not in backend.by_runner:
+            if runner not in backend.by_runner:
                 continue
-            if runner in backend.residents:
+            found = barrier(backend, runner, now_ns)
+            if found is None and runner in backend.residents:
                 return now_ns
-            if backend.may_load and backend.failed_in_row.get(runner, 0) < LOADS_FAILED_MAX:
-                tries.append(max(now_ns, backend.held_until_ns.get(runner, now_ns)))
+            wait_ns = 0.0 if found is None else found.wait_ns
+            if wait_ns < inf and backend.failed_in_row.get(runner, 0) < LOADS_FAILED_MAX:
+                tries.append(now_ns + int(wait_ns))
         return min(tries, default=None)
 
     def _hold_over(self, backend: BackendState, runner: str, now_ns: int) -> None:

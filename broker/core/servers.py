@@ -2,8 +2,9 @@
 
 A server that answers and does nothing is known by cures that fail, loads that hang, and a list of
 residents that never comes: the second of these without anything served in between says that it is
-wedged. Nothing is loaded there any more; what is resident may serve. Restarts are an operator's
-matter: only the command that they configured is run, with a growing pause and a ceiling.
+wedged. What is resident may serve; loads are let through one at a time, after a pause that grows
+with each that hangs. Restarts are an operator's matter: only the command that they configured is
+run, with a growing pause and a ceiling.
 """
 
 from __future__ import annotations
@@ -23,16 +24,24 @@ _Step, _Trigger = HealingStep, HealthTrigger
 # How often the pause between two restarts is doubled at most: an hour, from a minute.
 BACKOFF_DOUBLED_MAX: Final = 6
 
+# A wedged server loads nothing for so long, doubled with each further sign, so often at most: 16
+# minutes then. A load that hangs costs who waits for it, and nobody else.
+SHUT_NS: Final = 60_000_000_000
+SHUT_DOUBLED_MAX: Final = 4
+
 
 @dataclass(slots=True)
-class _Restarts:
-    """Of one backend, since it last served for long."""
+class _Case:
+    """Of one backend: its restarts, since it last served for long, and its pauses, since it was
+    last well."""
 
     backend: BackendState
     last_ns: int = 0
     timer: int = 0
     is_given_up: bool = False
     has_come_back: bool = False  # while the command ran
+    shut: int = 0  # how often it was
+    shut_timer: int = 0
 
 
 class Servers:
@@ -47,24 +56,54 @@ class Servers:
         emit: Callable[[Effect], None],
         on_change: Callable[[int], None],
     ) -> None:
-        self.policy = policy
+        self._policy = policy
         self._backends = backends
         self._timers = timers
         self._emit = emit
         self._on_change = on_change
         self.on_back: Callable[[BackendState, int], None] = lambda backend, now_ns: None
-        self._restarts: dict[str, _Restarts] = {}
+        self._cases: dict[str, _Case] = {}
+
+    def __len__(self) -> int:
+        """How many backends have ever been in trouble."""
+        return len(self._cases)
+
+    def configure(self, policy: HealingPolicy, now_ns: int) -> None:
+        """What is wedged may be restarted now, that could not be or had been too often."""
+        self._policy = policy
+        for backend in self._backends.values():
+            if backend.health is Health.WEDGED:
+                self._plan_restart(backend, now_ns)
 
     def cure_failed(self, backend: BackendState, evidence: str, now_ns: int) -> None:
         """A model would not leave, a load hung, or the list of residents did."""
         before = backend.health
         self._move(backend, _Trigger.CURE_FAILED)
         backend.evidence = evidence
-        if backend.health is Health.WEDGED and before is not Health.WEDGED:
+        if backend.health is not Health.WEDGED:
+            return
+        if before is not Health.WEDGED:
             self.tell(backend, "", _Step.WEDGED, evidence)
-            self._on_change(now_ns)
-        if backend.health is Health.WEDGED:
-            self._plan_restart(backend, now_ns)
+        if backend.shut_until_ns is None:
+            self._shut(backend, now_ns)
+        self._plan_restart(backend, now_ns)
+
+    def _shut(self, backend: BackendState, now_ns: int) -> None:
+        """Nothing is loaded there for a while."""
+        case = self._case(backend)
+        backend.shut_until_ns = now_ns + (SHUT_NS << min(case.shut, SHUT_DOUBLED_MAX))
+        case.shut += 1
+        case.shut_timer = self._timers.set(backend.shut_until_ns, self._shut_over, case)
+        self._on_change(now_ns)
+
+    def _shut_over(self, case: _Case, now_ns: int) -> None:
+        """One load may tell whether it serves again."""
+        self._open(case)
+        self._on_change(now_ns)
+
+    def _open(self, case: _Case) -> None:
+        self._timers.cancel(case.shut_timer)
+        case.shut_timer, case.backend.shut_until_ns = 0, None
 
     def served(self, backend: BackendState, now_ns: int) -> None:
         """A request was completed there, or a model loaded."""
@@ -72,23 +111,24 @@ class Servers:
             self._move(backend, _Trigger.SERVED)
             self._is_better(backend, now_ns)
         if backend.restarts:
-            restarts = self._restarts_of(backend)
-            if now_ns - restarts.last_ns >= self.policy.restarts_forgotten_ns:
+            case = self._case(backend)
+            if now_ns - case.last_ns >= self._policy.restarts_forgotten_ns:
                 backend.restarts = 0
-                restarts.is_given_up = False
+                case.is_given_up = False
 
-    def seen(self, seen: BackendSeen, now_ns: int, *, was_up: bool) -> None:
-        """A backend answers, or does not."""
+    def seen(self, seen: BackendSeen, now_ns: int, *, is_back: bool) -> None:
+        """A backend answers, or does not. `is_back`: it did not when it was last looked at."""
         backend = self._backends[seen.backend]
         if seen.is_mute:
-            if not backend.is_switching:  # else its own load may hold the list up
+            # A load, or what is being cured, may hold the list up: that is judged by its own end.
+            if not backend.is_switching and not backend.healing:
                 self.cure_failed(backend, seen.problem, now_ns)
-        elif seen.up and not was_up:
+        elif is_back:
             self._came_back(backend, now_ns)
 
     def _came_back(self, backend: BackendState, now_ns: int) -> None:
         if backend.health is Health.RESTARTING:
-            self._restarts_of(backend).has_come_back = True
+            self._case(backend).has_come_back = True
         self._move(backend, _Trigger.CAME_BACK)
         self._is_better(backend, now_ns)
         self.on_back(backend, now_ns)
@@ -97,9 +137,10 @@ class Servers:
         if backend.health is not Health.WELL:
             return
         backend.evidence = ""
-        restarts = self._restarts_of(backend)
-        self._timers.cancel(restarts.timer)
-        restarts.timer = 0
+        case = self._case(backend)
+        self._timers.cancel(case.timer)
+        case.timer = case.shut = 0
+        self._open(case)
         self._on_change(now_ns)
 
     def _move(self, backend: BackendState, trigger: HealthTrigger) -> None:
@@ -107,46 +148,50 @@ class Servers:
 
     # Restarts
 
-    def _restarts_of(self, backend: BackendState) -> _Restarts:
-        """Those of this one, and not of another that had its name before."""
-        restarts = self._restarts.get(backend.name)
-        if restarts is None or restarts.backend is not backend:
-            restarts = self._restarts[backend.name] = _Restarts(backend)
-        return restarts
+    def _case(self, backend: BackendState) -> _Case:
+        case = self._cases.get(backend.name)
+        if case is None:
+            case = self._cases[backend.name] = _Case(backend)
+        return case
 
     def _plan_restart(self, backend: BackendState, now_ns: int) -> None:
         """At once, or when the pause after the last one is over."""
-        restarts = self._restarts_of(backend)
-        if not backend.policy.may_restart or restarts.timer or restarts.is_given_up:
+        case = self._case(backend)
+        if case.timer or not _may_restart(backend):
             return
-        if backend.restarts >= self.policy.restarts_max:
-            restarts.is_given_up = True
-            words = f"restarted {backend.restarts} times, as often as may be; {backend.evidence}"
-            self.tell(backend, "", _Step.GIVEN_UP, words)
+        if backend.restarts >= self._policy.restarts_max:
+            if not case.is_given_up:
+                words = f"restarted {backend.restarts} times, as often as may be"
+                self.tell(backend, "", _Step.GIVEN_UP, f"{words}; {backend.evidence}")
+            case.is_given_up = True
             return
+        case.is_given_up = False
         due_ns = now_ns
         if backend.restarts:
             doubled = min(backend.restarts - 1, BACKOFF_DOUBLED_MAX)
-            due_ns = restarts.last_ns + (self.policy.restart_backoff_ns << doubled)
+            due_ns = case.last_ns + (self._policy.restart_backoff_ns << doubled)
         if due_ns > now_ns:
-            restarts.timer = self._timers.set(due_ns, self._restart_due, backend)
+            case.timer = self._timers.set(due_ns, self._restart_due, case)
         else:
             self._restart(backend, now_ns)
 
-    def _restart_due(self, backend: BackendState, now_ns: int) -> None:
-        self._restarts_of(backend).timer = 0
-        if backend.health is Health.WEDGED and self._backends.get(backend.name) is backend:
-            self._restart(backend, now_ns)
+    def _restart_due(self, case: _Case, now_ns: int) -> None:
+        """What the operator says of it may be something else by now."""
+        case.timer = 0
+        if case.backend.health is Health.WEDGED and _may_restart(case.backend):
+            self._restart(case.backend, now_ns)
 
     def _restart(self, backend: BackendState, now_ns: int) -> None:
-        restarts = self._restarts_of(backend)
-        restarts.last_ns, restarts.has_come_back = now_ns, False
+        case = self._case(backend)
+        case.last_ns, case.has_come_back = now_ns, False
+        self._open(case)
         backend.restarts += 1
         backend.restarts_made += 1
         self._move(backend, _Trigger.RESTART)
-        words = f"restart {backend.restarts} of at most {self.policy.restarts_max}"
+        words = f"restart {backend.restarts} of at most {self._policy.restarts_max}"
         self.tell(backend, "", _Step.RESTARTING, f"{words}: {backend.evidence}")
         self._emit(RestartBackend(backend.name))
+        self._on_change(now_ns)
 
     def restart_ended(self, ended: RestartEnded, now_ns: int) -> None:
         """The command is over. What came of it is known when the backend serves again."""
@@ -156,11 +201,27 @@ class Servers:
         self._move(backend, _Trigger.RESTARTED)
         words = "the command ended well" if ended.error is None else ended.error.message
         self.tell(backend, "", _Step.RESTARTED, words)
-        if self._restarts_of(backend).has_come_back:
+        if self._case(backend).has_come_back:
             self._came_back(backend, now_ns)
         elif ended.error is not None:
             # It did not restart anything: the evidence stands.
             self.cure_failed(backend, f"{words}; before: {backend.evidence}", now_ns)
+        else:
+            self._on_change(now_ns)
+
+    # Which are kept
+
+    def forget(self, backend: BackendState) -> None:
+        """It is gone for good; another one may have its name."""
+        case = self._cases.pop(backend.name, None)
+        if case is not None:
+            self._timers.cancel(case.timer)
+            self._open(case)
 
     def tell(self, backend: BackendState, model: str, step: HealingStep, evidence: str) -> None:
         self._emit(TellHealing(backend=backend.name, model=model, step=step, evidence=evidence))
+
+
+def _may_restart(backend: BackendState) -> bool:
+    """Does its operator want that, of a server that is to serve?"""
+    return backend.policy.may_restart and not backend.is_draining and not backend.is_leaving

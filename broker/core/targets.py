@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from broker.core.barriers import Bar, Barrier, barrier
 from broker.core.errors import (
     BrokerError,
     CapabilityMissing,
@@ -86,52 +87,48 @@ def check_capabilities(spec: RequestSpec, model: ModelSpec) -> None:
 def check_startable(model: ModelSpec, backends: Mapping[str, BackendState], now_ns: int) -> None:
     """Raises why no backend that answers and has the model would start anything of it for a while:
     it failed to load just now, its calls have failed too often, nothing is started there. Of these
-    what ends first counts."""
-    barriers = list[BrokerError]()
+    what ends first counts. What may end at any moment (a cure, a restart, a call or a load that was
+    let through to prove something) is waited for."""
+    errors = list[tuple[float, BrokerError]]()
     for backend in backends.values():
         if not backend.up or model.runner not in backend.by_runner:
             continue
-        barrier = _barrier(backend, model, now_ns)
-        if barrier is None:
+        found = barrier(backend, model.runner, now_ns)
+        if found is None or found.wait_ns <= 0:
             return
-        barriers.append(barrier)
-    if barriers:
-        raise min(barriers, key=lambda each: each.retry_after_ns or 0)
+        errors.append((found.wait_ns, _refusal(backend, model, found)))
+    if errors:
+        raise min(errors, key=lambda each: each[0])[1]
 
 
-def _barrier(backend: BackendState, model: ModelSpec, now_ns: int) -> BrokerError | None:
-    """None also where it is about to be known whether it may start: it is being cured, or a call of
-    it was let through."""
-    runner = model.runner
-    if not backend.is_open:
+def _refusal(backend: BackendState, model: ModelSpec, found: Barrier) -> BrokerError:
+    """What a newcomer is told of a barrier that lasts."""
+    if found.kind is Bar.CLOSED:
         return NoBackend(
             f"{backend.name}, which has {model.name}, is being drained: nothing is started there",
             retry_after_ns=NO_BACKEND_RETRY_NS,
         )
-    if runner in backend.broken:
-        wait_ns = backend.broken_until_ns.get(runner, 0) - now_ns
-        return None if wait_ns <= 0 else _circuit_open(backend, model, wait_ns)
-    if runner not in backend.residents and backend.holds_off(runner, now_ns):
-        return LoadFailed(
-            f"{model.name} could not be loaded and is not tried again yet",
-            retry_after_ns=backend.held_until_ns[runner] - now_ns,
+    wait_ns = int(found.wait_ns)
+    if found.kind is Bar.BROKEN:
+        return CircuitOpen(
+            f"calls of {model.name} on {backend.name} have failed too often lately: the next is "
+            f"let through in {wait_ns / 1e9:.0f} s",
+            retry_after_ns=wait_ns,
         )
-    return None
-
-
-def _circuit_open(backend: BackendState, model: ModelSpec, wait_ns: int) -> CircuitOpen:
-    return CircuitOpen(
-        f"calls of {model.name} on {backend.name} have failed too often lately: the next is let "
-        f"through in {wait_ns / 1e9:.0f} s",
-        retry_after_ns=wait_ns,
+    if found.kind is Bar.WEDGED:
+        return LoadFailed(
+            f"{backend.name}, which has {model.name}, loads nothing at the moment: the next load "
+            f"is tried in {wait_ns / 1e9:.0f} s",
+            retry_after_ns=wait_ns,
+        )
+    return LoadFailed(
+        f"{model.name} could not be loaded and is not tried again yet", retry_after_ns=wait_ns
     )
 
 
 def may_start(backend: BackendState, runner: str, now_ns: int) -> bool:
     """Would this backend, which has the runner, serve it or load it now?"""
-    return backend.takes(runner) and (
-        runner in backend.residents or not backend.holds_off(runner, now_ns)
-    )
+    return barrier(backend, runner, now_ns) is None
 
 
 def may_run(runner: str, backends: Mapping[str, BackendState], now_ns: int) -> bool:

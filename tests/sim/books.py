@@ -54,3 +54,10 @@ class Books:
     listed_ns: dict[str, int] = field(default_factory=dict)
     load_failed_ns: dict[str, int] = field(default_factory=dict)
     loads: int = 0
+    is_missing: bool = False  # the last look found it away
+
+    def looked_at(self, *, is_up: bool) -> None:
+        """One that was away may be another process: it may load what failed before."""
+        if is_up and self.is_missing:
+            self.load_failed_ns.clear()
+        self.up, self.is_missing = is_up, not is_up

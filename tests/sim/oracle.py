@@ -116,7 +116,7 @@ class Oracle:
     def _note(self, stimulus: Stimulus, now_ns: int) -> None:
         match stimulus:
             case BackendSeen():
-                self.books[stimulus.backend].up = stimulus.up
+                self.books[stimulus.backend].looked_at(is_up=stimulus.up)
             case ResidentsSeen():
                 self._residents_seen(stimulus)
             case AttemptEnded():
@@ -299,7 +299,8 @@ class Oracle:
     def _requeued(self, effect: TellRequeued, stimulus: Stimulus, now_ns: int) -> None:
         """Whether it may be is for the watch over retries to say."""
         live = self.live[effect.key]
-        live.attempt, live.is_apart = None, True
+        if live.attempt is not None:  # else it waits, and only what it was told is void
+            live.attempt, live.is_apart = None, True
 
     def _queued(self, effect: TellQueued, stimulus: Stimulus, now_ns: int) -> None:
         if effect.key in self.live:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 from broker.core.effects import Effect, RestartBackend
 from broker.core.errors import BackendFailed, LoadFailed, LoadHung
 from broker.core.healing import HealingPolicy, Health
 from broker.core.placement import BackendPolicy, PlacementPolicy
-from broker.core.stimuli import BackendSeen, RestartEnded
+from broker.core.stimuli import BackendDrainAsked, BackendSeen, PolicyChanged, RestartEnded
 from tests.unit.core.healing_scene import evidence, steps
 from tests.unit.core.scene import (
     MINUTE_NS,
@@ -95,7 +96,7 @@ def test_without_a_command_it_is_told_and_no_more() -> None:
 def test_nothing_is_loaded_on_a_wedged_server_but_what_is_resident_serves() -> None:
     scene = open_scene(BackendPolicy(name="b1", resident_max=2))
     wedge(scene)
-    assert switches(scene.wait(10 * MINUTE_NS)) == []
+    assert switches(scene.wait(MINUTE_NS - SECOND_NS)) == []
     effects = scene.turn(arrived("r", deadline_ns=LONG_NS))
     assert started(effects) == ["r"]
     effects = scene.ends("r")
@@ -208,3 +209,57 @@ def test_a_restart_that_is_due_is_not_run_where_it_serves_again() -> None:
     scene.turn(arrived("r", deadline_ns=LONG_NS))
     scene.ends("r")
     assert of(scene.wait(60 * MINUTE_NS), RestartBackend) == []
+
+
+# What the operator changes
+
+
+def changed(
+    scene: Scene, backend: BackendPolicy = MAY_RESTART, *, restarts_max: int = 5
+) -> list[Effect]:
+    healing = HealingPolicy(restarts_max=restarts_max)
+    policy = replace(scene.engine.policy, backends=(backend,), healing=healing)
+    return scene.turn(PolicyChanged(policy))
+
+
+def failed_once() -> Scene:
+    """The command has failed, and is due again in a minute."""
+    scene = open_scene()
+    wedge(scene)
+    scene.turn(RestartEnded("b1", BackendFailed("status 1")))
+    return scene
+
+
+def test_a_command_that_is_due_is_not_run_once_it_was_taken_away() -> None:
+    scene = failed_once()
+    changed(scene, replace(MAY_RESTART, may_restart=False))
+    assert of(scene.wait(10 * MINUTE_NS), RestartBackend) == []
+
+
+def test_a_server_that_an_operator_drains_is_not_restarted_until_that_is_over() -> None:
+    scene = failed_once()
+    scene.turn(BackendDrainAsked("b1", True))
+    assert of(scene.wait(10 * MINUTE_NS), RestartBackend) == []
+    mute = BackendSeen("b1", False, "no list of residents within 25 s", True)
+    assert of(scene.turn(mute), RestartBackend) == []
+    scene.turn(BackendDrainAsked("b1", False))
+    assert of(scene.turn(mute), RestartBackend) == [RestartBackend("b1")]
+
+
+def test_a_ceiling_that_is_raised_and_a_command_that_is_given_count_at_once() -> None:
+    scene = open_scene()
+    changed(scene, restarts_max=0)
+    assert steps(wedge(scene))[-1] == "given_up  on b1"
+    assert of(changed(scene), RestartBackend) == [RestartBackend("b1")]
+    scene = open_scene(BackendPolicy(name="b1", resident_max=2))
+    wedge(scene)
+    assert of(changed(scene), RestartBackend) == [RestartBackend("b1")]
+
+
+def test_that_it_was_given_up_is_told_once() -> None:
+    scene = open_scene()
+    changed(scene, restarts_max=0)
+    told = wedge(scene)
+    mute = BackendSeen("b1", False, "no list of residents within 25 s", True)
+    told += scene.turn(mute) + changed(scene, restarts_max=0)
+    assert [each for each in steps(told) if each.startswith("given_up")] == ["given_up  on b1"]
