@@ -1,4 +1,4 @@
-"""python -m bench NAME [--quick] [--json FILE] [--svg FILE]"""
+"""python -m bench NAME [--quick] [--json FILE] [--svg FILE] [--trace FILE]"""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Protocol
 
 import uvloop
 
-from bench import fairness, fleet, micro, monitors, path, pubsub, resilience, soak
+from bench import fairness, fleet, micro, monitors, path, pubsub, resilience, scheduling, soak
 from bench.result import Result
 
 
@@ -31,19 +32,24 @@ BENCHMARKS: dict[str, Benchmark] = {
     "monitors": monitors.run,
     "pubsub": pubsub.run,
     "resilience": resilience.run,
+    "scheduling": scheduling.run,
     "soak": soak.run,
 }
 
 
 async def _run(
-    names: list[str], *, quick: bool, json_file: Path | None, svg_file: Path | None
+    benchmarks: Mapping[str, Benchmark],
+    *,
+    quick: bool,
+    json_file: Path | None,
+    svg_file: Path | None,
 ) -> None:
-    for name in names:
+    for name, benchmark in benchmarks.items():
         print(f"== {name}{' (quick)' if quick else ''}", flush=True)
-        result = await BENCHMARKS[name](quick=quick)
+        result = await benchmark(quick=quick)
         print(result.render(), flush=True)
         if json_file is not None:
-            several = len(names) > 1
+            several = len(benchmarks) > 1
             result.write(json_file.with_stem(f"{json_file.stem}-{name}") if several else json_file)
         if svg_file is not None:
             result.draw(svg_file)
@@ -55,12 +61,20 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="small: shows that it works")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw fairness here")
+    parser.add_argument("--trace", type=Path, metavar="FILE", help="play this to scheduling")
     options = parser.parse_args()
     names = list(BENCHMARKS) if options.name == "all" else [options.name]
+    benchmarks = {name: BENCHMARKS[name] for name in names}
+    if options.trace is not None:
+        if "scheduling" not in benchmarks:
+            parser.error("--trace is for scheduling")
+        benchmarks["scheduling"] = partial(scheduling.run, trace=options.trace)
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
     with TemporaryDirectory() as folder, runner:
         os.environ["XDG_STATE_HOME"] = folder  # what the brokers here keep is nobody else's
-        runner.run(_run(names, quick=options.quick, json_file=options.json, svg_file=options.svg))
+        runner.run(
+            _run(benchmarks, quick=options.quick, json_file=options.json, svg_file=options.svg)
+        )
     return 0
 
 

@@ -55,11 +55,16 @@ class Result:
         return "\n".join(lines)
 
     def _verdict(self, name: str, value: float) -> str:
-        if (bound := self.bounds.get(name)) is not None:
-            return f"  at most {bound:g}: {'reached' if value <= bound else 'MISSED'}"
-        if (floor := self.floors.get(name)) is not None:
-            return f"  at least {floor:g}: {'reached' if value >= floor else 'MISSED'}"
-        return ""
+        bound, floor = self.bounds.get(name), self.floors.get(name)
+        said = []
+        if floor is not None:
+            said.append(f"at least {floor:g}")
+        if bound is not None:
+            said.append(f"at most {bound:g}")
+        if not said:
+            return ""
+        is_reached = (bound is None or value <= bound) and (floor is None or value >= floor)
+        return f"  {' and '.join(said)}: {'reached' if is_reached else 'MISSED'}"
 
 
 def commit() -> str:

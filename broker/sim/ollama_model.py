@@ -75,6 +75,13 @@ class OllamaModel:
         """How many places of the loader's queue are taken."""
         return self._scheduler.loader.pending
 
+    @property
+    def loads_for(self) -> ExchangeId | None:
+        """The exchange for which a runner is being started now: were its client to leave, that
+        load would be given up (OLLAMA.md §3.6)."""
+        loader = self._scheduler.loader
+        return loader.held.id if loader.held is not None and loader.loads(None) else None
+
     def sizing(self, model: str, options: RunnerOptions) -> Sizing:
         """The runner that a request with these options asks for; KeyError for no such model."""
         found = self.catalogue.find(model)

@@ -82,6 +82,7 @@ class Speed:
 
     `batch_slowdown` is the beta of OLLAMA.md §7.6: with b slots busy a runner makes
     b / (1 + beta·(b-1)) times the tokens of one slot. About 0.2 on a GPU, about 1 on a CPU.
+    `is_apart`: no request slows another at all, not even by its prompt (`ollama_runner_apart.py`).
     """
 
     prefill_tokens_per_s: float
@@ -92,6 +93,7 @@ class Speed:
     spawn_ms: float = 350.0  # process start until the weights are read, whatever their size
     restore_ms: float = 0.0  # to bring an older prompt back from the runner's host memory
     embed_call_ms: float = 0.0  # what one embedding input costs besides its tokens
+    is_apart: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,6 +28,7 @@ from broker.sim.ollama_model_request import Request, Stage
 from broker.sim.ollama_reminders import Reminders
 from broker.sim.ollama_resident import Resident, Residents, keep_alive_of
 from broker.sim.ollama_runner import Runner, Sequence
+from broker.sim.ollama_runner_apart import RunnerApart
 from broker.sim.ollama_work import (
     ExchangeId,
     Failed,
@@ -309,7 +310,8 @@ class Scheduler:
         settings, model, size = self._settings, request.model, request.asked
         share = gpu_share(model, size, free_bytes, settings)
         total_bytes = resident_bytes(model, size)
-        runner = Runner(
+        kind = RunnerApart if model.speed.is_apart else Runner
+        runner = kind(
             model,
             size,
             settings,

@@ -14,6 +14,7 @@ from broker.core.requests import (
     RequestKind,
     RequestSpec,
 )
+from broker.core.time_outs import NO_TIME_OUTS, TimeOuts
 
 # Of the prompts of a trace that tells of them: how many tokens share one hash (Mooncake's traces).
 BLOCK_TOKENS: Final = 512
@@ -30,6 +31,7 @@ class Task:
     `num_ctx_needed` is 0 where any context will do. `output_tokens_max` is what it asks for at
     most, 0 where it does not say. Calls of one session begin with the same tokens. `blocks` names
     the prompt's tokens, BLOCK_TOKENS each, where a trace tells which prompts share them.
+    `queue_limit_ns` is how long it says that it may wait to be started, 0 where it does not say.
     """
 
     at_ns: int
@@ -47,6 +49,7 @@ class Task:
     preemptible: bool = False
     session_id: str = ""
     blocks: tuple[int, ...] = ()
+    queue_limit_ns: int = 0
     gives_up_after_ns: int = 0
     leaves_after_ns: int = 0
     again_after_ns: int = 0
@@ -78,6 +81,7 @@ class Task:
 
     def spec(self, words: str, now_ns: int) -> RequestSpec:
         """What the engine is told of it when it comes now; `words` stand for its content."""
+        limit_ns = self.queue_limit_ns
         return RequestSpec(
             key=self.key,
             fingerprint=words.encode(),
@@ -93,6 +97,7 @@ class Task:
             preemptible=self.preemptible,
             session_id=self.session_id,
             on_interruption=self.on_interruption,
+            time_outs=TimeOuts(queue_ns=limit_ns) if limit_ns else NO_TIME_OUTS,
         )
 
 

@@ -53,20 +53,20 @@ class Call:
     """One call as its client holds it. Calling it closes it; closing one that has ended is no
     harm."""
 
-    __slots__ = ("_exchange", "_process", "_server")
+    __slots__ = ("_process", "_server", "exchange")
 
     def __init__(self, server: Server, exchange: ExchangeId, process: int) -> None:
         self._server = server
-        self._exchange = exchange
+        self.exchange = exchange
         self._process = process
 
     def __call__(self) -> None:
-        self._server.close(self._exchange, self._process)
+        self._server.close(self.exchange, self._process)
 
     @property
     def is_silent(self) -> bool:
         """Will nothing come of it as things are: its wire is dead, or its runner frozen?"""
-        return self._server.is_silent(self._exchange, self._process)
+        return self._server.is_silent(self.exchange, self._process)
 
 
 class Server:

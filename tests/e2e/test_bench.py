@@ -25,6 +25,21 @@ METRICS = {
     },
     "fleet": {"fleet_loads_vs_direct"},
     "fairness": {"modest_wait_vs_alone"},
+    "scheduling": {
+        "goodput_1x2_rho09_vs_exhaustive",
+        "goodput_2x4_rho09_vs_exhaustive",
+        "goodput_1x2_rho09_vs_fifo",
+        "goodput_2x4_rho09_vs_fifo",
+        "goodput_2x4_rho20",
+        "goodput_2x4_rho20_vs_exhaustive",
+        "goodput_1x2_rho09_flexible_vs_exhaustive",
+        "urgent_in_deadline",
+        "urgent_cost_points",
+        "load_share_vs_exhaustive",
+        "wait_over_bound_max",
+        "eta_coverage",
+        "short_sojourn_vs_exhaustive",
+    },
     "pubsub": {"level_seen_ms", "fanout_token_cost_percent"},
     "monitors": {"sampling_cpu_percent"},
     "micro": {
@@ -37,6 +52,7 @@ METRICS = {
         "queued_request_bytes",
     },
 }
+RANGED = ("within", "below", "above")
 
 
 @pytest.mark.slow
@@ -98,13 +114,24 @@ def test_a_metric_is_held_to_its_side_of_the_bound() -> None:
     result = Result(
         name="any",
         seed=0,
-        figures={"cost": 2.0, "dear": 3.0, "gain": 4.0, "poor": 1.0, "plain": 9.0},
-        bounds={"cost": 2.0, "dear": 2.0, "unknown": 1.0},
-        floors={"gain": 4.0, "poor": 4.0},
+        figures={
+            "cost": 2.0,
+            "dear": 3.0,
+            "gain": 4.0,
+            "poor": 1.0,
+            "within": 0.8,
+            "below": 0.5,
+            "above": 1.0,
+            "plain": 9.0,
+        },
+        bounds={"cost": 2.0, "dear": 2.0, "unknown": 1.0, **dict.fromkeys(RANGED, 0.9)},
+        floors={"gain": 4.0, "poor": 4.0, **dict.fromkeys(RANGED, 0.7)},
         not_measured={"unknown": "there is no compiler"},
     )
     verdicts = {line.split()[0]: line.split()[1:] for line in result.render().splitlines()}
     assert verdicts["cost"][-1] == verdicts["gain"][-1] == "reached"
     assert verdicts["dear"][-1] == verdicts["poor"][-1] == "MISSED"
+    assert verdicts["within"][-1] == "reached"
+    assert verdicts["below"][-1] == verdicts["above"][-1] == "MISSED"
     assert verdicts["plain"] == ["9.000"]
     assert " ".join(verdicts["unknown"]) == "NOT MEASURED: there is no compiler"
