@@ -65,6 +65,7 @@ class Arrivals:
         self._backlog = backlog
         self._room = room
         self._announcer = announcer
+        self._estimates = estimates
         self._tally = tally
         self._timers = timers
         self._emit = emit
@@ -143,6 +144,7 @@ class Arrivals:
             rank=self._rank(spec),
             passage=admission.passage,
             starts_before=self._ledger.attempts_made,
+            service_ns=self._estimates.size_ns(admission.line[0], spec),
         )
         record.move(Trigger.ADMIT)
         self._ledger.open(record)

@@ -1,7 +1,7 @@
 """What the engine has measured: moving averages of service, lengths, loads and departures.
 
 Only measurements, never guesses: an average of too few samples says None, and whoever asks must
-then say nothing. Better estimates (per agent, per kind of prompt) take this place later.
+then say nothing. How long one request will run, for better or worse, is in `sizes.py`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Final
 
 from _sched.average import MovingAverage, ServiceRates
 from broker.core.requests import RequestKind, RequestSpec
+from broker.core.sizes import Sizes
 
 # Weight of a new sample: about the last 20 samples count. High enough to follow a change of
 # workload within a minute on a busy box, low enough that one long answer does not move it much.
@@ -54,6 +55,7 @@ class Estimates:
         "_rates",
         "_service",
         "_service_ns",
+        "_sizes",
     )
 
     def __init__(self) -> None:
@@ -66,6 +68,7 @@ class Estimates:
         self._loads_on: dict[str, dict[str, MovingAverage]] = {}  # by backend
         self._gap_ns: dict[str, dict[str, MovingAverage]] = {}  # by runner, then by backend
         self._prefill_ns: dict[str, dict[str, float]] = {}  # per byte, of the slowest; the same
+        self._sizes = Sizes()
         self._departure_gap_ns = _average()
         self._last_departure_ns: int | None = None
 
@@ -89,6 +92,7 @@ class Estimates:
             self._costs.setdefault(runner, _average())
         rates.add(service_ns, first_token_ns, spec.prompt_bytes, prompt_tokens, output_tokens)
         self._costs[runner].add(cost)
+        self._sizes.served(runner, spec, service_ns, first_token_ns, output_tokens)
         if first_token_ns and spec.prompt_bytes >= PROMPT_BYTES_MIN:
             read = self._prefill_ns.setdefault(runner, {})
             slowest_ns = SLOWEST_KEPT * read.get(backend, 0.0)
@@ -132,6 +136,7 @@ class Estimates:
                 del kept[runner]
         for rated in [each for each in self._rates if each[0] not in runners]:
             del self._rates[rated]
+        self._sizes.keep(runners)
 
     def samples(self, runner: str, kind: RequestKind) -> int:
         """Completed requests of this kind on the backend that has served most of them."""
@@ -159,6 +164,11 @@ class Estimates:
             each.expected_ns(spec.prompt_bytes, spec.output_tokens_max)
             for each in by_backend.values()
         )
+
+    def size_ns(self, runner: str, spec: RequestSpec) -> int:
+        """How long such a request of this agent probably runs; 0 while nothing is known. One that
+        was served tells: it orders those that wait and refuses nobody."""
+        return self._sizes.expected_ns(runner, spec)
 
     def tokens(self, runner: str, spec: RequestSpec) -> int:
         """Prompt and output tokens that such a request will use; 0 while unknown."""

@@ -62,6 +62,7 @@ class Record:
     rank: int  # its place among the requests of its agent
     passage: Passage
     starts_before: int  # attempts that had been made when it began to wait, the last time
+    service_ns: int = 0  # how long it probably runs, as it looked when it came; 0: nothing known
     answered: tuple[str, ...] = ()  # what it was told with the default answer
     past: tuple[AttemptView, ...] = ()  # attempts that came to nothing, the last ones
     pieces_kept: int = 0  # of attempts before this one, which the next goes on from
