@@ -74,7 +74,8 @@ class TellSlowDown:
 @value
 class TellRequeued:
     """Tell the client that its request waits again, at its old place. `voids_pieces`: what came so
-    far is void, as the answer begins anew."""
+    far is void, as the answer begins anew. That may also be told while it waits: another model is
+    to answer it, which goes on with nothing that one began."""
 
     key: RequestKey
     reason: str

@@ -9,7 +9,7 @@ from broker.core.announcements import wait_reason
 from broker.core.backlog import Backlog
 from broker.core.bulkheads import OPEN
 from broker.core.dispatch import tokens_of
-from broker.core.effects import AbortAttempt, Answer, Effect, Finish
+from broker.core.effects import AbortAttempt, Answer, Effect, Finish, TellRequeued
 from broker.core.errors import BrokerError, Cancelled, DeadlineExpired, Draining, TimedOut
 from broker.core.failures import failure_of
 from broker.core.journal import Ended, Journal
@@ -139,6 +139,11 @@ class Ledger:
         if record.owed is not None:
             self._backlog.settle(*record.owed, 0)
             record.owed = None
+
+    def void(self, record: Record, why: str) -> None:
+        """What came of it so far does not count: it begins anew when it has a slot."""
+        record.pieces_kept = 0
+        self._emit(TellRequeued(record.spec.key, why, voids_pieces=True))
 
     def conclude(self, record: Record, trigger: Trigger, error: BrokerError, now_ns: int) -> None:
         """It comes to this end; or, where its caller allows it and nothing has reached them yet,

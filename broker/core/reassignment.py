@@ -3,7 +3,9 @@ or the policy change, and when a load has ended.
 
 Nothing that waits is refused for the level's sake: what no small model may or can answer keeps its
 place and goes when the level lets it. What waits for a model that no backend takes goes to the
-first of its caller's fallbacks that one does, and back as soon as its own is there again.
+first of its caller's fallbacks that one does, and back as soon as its own is there again. What one
+model began (`continue`) waits for that; where it is gone, or the level lets it run no longer, what
+came is void and another begins anew.
 """
 
 from __future__ import annotations
@@ -99,6 +101,13 @@ class Reassignment:
             self._ledger.answer(record, now_ns)
 
     def _assign(self, record: Record, choice: Choice) -> None:
+        if record.pieces_kept and choice.line[0] != record.line[0]:
+            why = (
+                f"{choice.model} is to answer, which goes on with nothing that another model began"
+            )
+            if choice.model == record.model:
+                why = f"{choice.model} is another file now, and begins anew"
+            self._ledger.void(record, why)
         if choice.model != record.model:
             asked = record.spec.model
             record.substituted_for = "" if comparison_key(asked) == choice.model else asked
@@ -111,6 +120,9 @@ class Reassignment:
         offers = self._offers
         kept, problem = self._kept(record, is_there)
         is_small_kept = kept is not None and offers.is_small_runner(kept.line[0])
+        may_go_on = is_small_kept or not offers.has_small_only
+        if kept is not None and may_go_on and _has_begun(kept, record):
+            return kept
         if not record.is_for_level and (not offers.has_small_only or kept is None or is_small_kept):
             return self._by_need(record, kept, problem, now_ns)
         stays = kept is not None and (
@@ -144,10 +156,9 @@ class Reassignment:
         is_own = kept is not None and (kept.is_in_haste or kept.model == asked)
         if kept is not None and is_own and may_run(runner, self._backends, now_ns):
             return kept
-        if kept is None or not record.pieces_kept:  # what one model began no other goes on with
-            found = self._ways(now_ns).find(record.spec, runner)
-            if found is not None and (kept is None or found[:2] != (kept.model, kept.line)):
-                return Choice(found.key, found.line, False, found.instead)
+        found = self._ways(now_ns).find(record.spec, runner)
+        if found is not None and (kept is None or found[:2] != (kept.model, kept.line)):
+            return Choice(found.key, found.line, False, found.instead)
         if kept is not None:
             return kept
         try:
@@ -203,3 +214,8 @@ class Reassignment:
         choice = self._choose(record, False, now_ns)
         self._assign(record, choice)
         record.line = choice.line
+
+
+def _has_begun(choice: Choice, record: Record) -> bool:
+    """Is it what gave the pieces that stand?"""
+    return record.pieces_kept > 0 and choice.line[0] == record.line[0]

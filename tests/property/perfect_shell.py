@@ -22,6 +22,7 @@ from broker.core.effects import (
     Own,
     Refuse,
     Renew,
+    RestartBackend,
     SetTimer,
     StartAttempt,
     TakeOver,
@@ -55,14 +56,13 @@ from broker.core.stimuli import (
 from tests.property.attempt_books import AttemptBooks
 from tests.property.bucket_books import BucketBooks
 from tests.property.entry_books import EntryBooks, Live, Where
+from tests.property.health_books import HealthBooks
 from tests.property.house_rules import GRACE_NS, House
 from tests.property.level_books import LevelBooks
 from tests.property.operator_books import OperatorBooks
 from tests.property.order_books import OrderBooks
 from tests.property.server_books import MODELS, SIZES, Call, Server
 from tests.unit.core.scene import SECOND_NS
-
-Heard = TellAttemptFailed | TellBreaker | TellHealing | TellLevel | TellPriority
 
 
 class PerfectShell:
@@ -80,6 +80,7 @@ class PerfectShell:
         self.levels = LevelBooks(self.engine, SIZES)
         self.order = OrderBooks(self.operators, self.levels)
         self.tries = AttemptBooks(self.operators)
+        self.health = HealthBooks()
         self.calls: dict[AttemptId, Call] = {}
         self.graces: list[tuple[int, Call]] = []  # slots that come free at a time
         self.attempts_seen = 0
@@ -111,6 +112,7 @@ class PerfectShell:
             AbortLoad: self._abort_load,
             Unload: self._unload,
             Renew: self._renew,
+            RestartBackend: self._heard,
             Own: self._own,
             SetTimer: self._set_timer,
             Drained: self._drained,
@@ -128,6 +130,7 @@ class PerfectShell:
         self.turn, self.refusal = stimulus, None
         effects = self.engine.handle(stimulus, self.now_ns)
         self.story.append((stimulus, self.now_ns, repr(effects)))
+        self.health.turned(stimulus, effects, self.calls, self.now_ns)
         self._hear(stimulus, effects)
         for effect in effects:
             self._laws[type(effect)](effect)
@@ -169,7 +172,7 @@ class PerfectShell:
             self.graces.append((self.now_ns + GRACE_NS, call))
         else:
             self.order.release(live.compartment)
-        back = [each for each in effects if isinstance(each, TellRequeued)]
+        back = [each for each in effects if isinstance(each, TellRequeued) and each.key == key]
         if back:
             self.tries.put_back(
                 back[0], live, ended, is_given_up=call.is_aborted, is_for_cure=call.is_for_cure
@@ -287,7 +290,10 @@ class PerfectShell:
             assert any(name in effect.detail for name in names), "whom to resume is not said"
 
     def _requeued(self, effect: TellRequeued) -> None:
-        assert self.live[effect.key].is_back, "put back though no call of it has ended"
+        live = self.live[effect.key]
+        assert live.is_back, "put back though no call of it has ended"
+        if effect.voids_pieces:  # also while it waits, where another model is to answer
+            live.kept = 0
 
     def _start(self, effect: StartAttempt) -> None:
         assert effect.attempt > self.attempts_seen
@@ -318,7 +324,7 @@ class PerfectShell:
         beside = self.turn if isinstance(self.turn, Quiet | AttemptEnded) else None
         call.is_for_cure = beside is not None and beside.attempt != effect.attempt
 
-    def _heard(self, effect: Heard) -> None:
+    def _heard(self, effect: Effect) -> None:
         """Told to everybody who listens; no request's matter."""
 
     def _answer(self, effect: Answer) -> None:

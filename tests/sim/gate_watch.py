@@ -91,22 +91,22 @@ class GateWatch:
                 self.entry.is_lowered = True
                 self._limit_all()
             case AttemptEnded():
-                is_back = any(isinstance(each, TellRequeued) for each in effects)
-                self._attempt_ended(stimulus, is_back=is_back)
+                back = {each.key for each in effects if isinstance(each, TellRequeued)}
+                self._attempt_ended(stimulus, back)
             case TimerFired():
                 for until_ns, live in self._graces:
                     if until_ns <= now_ns:
                         self._release(live)
                 self._graces = [each for each in self._graces if each[0] > now_ns]
 
-    def _attempt_ended(self, ended: AttemptEnded, *, is_back: bool) -> None:
+    def _attempt_ended(self, ended: AttemptEnded, back: set[RequestKey]) -> None:
         live = self._attempts.pop(ended.attempt)
         if self.entry.live.get(live.key) is not live and ended.error is not None:
             grace_ns = self._scenario.policy.placement.slot_grace_ns
             self._graces.append((self._now_ns + grace_ns, live))
         else:
             self._release(live)
-        if is_back:
+        if live.key in back:
             return
         prompt_tokens = ended.prompt_tokens
         if not prompt_tokens and not isinstance(ended.error, BackendUnreachable):
@@ -199,7 +199,8 @@ class GateWatch:
 
     def _requeued(self, effect: TellRequeued) -> None:
         live = self.entry.live[effect.key]
-        live.where, live.is_back = Where.QUEUE, True
+        if live.where is Where.SLOT:  # else it waits, and only what it was told is void
+            live.where, live.is_back = Where.QUEUE, True
 
     def _start(self, effect: StartAttempt) -> None:
         live = self.entry.live[effect.key]

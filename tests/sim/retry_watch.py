@@ -55,6 +55,8 @@ class RetryWatch:
         self._streamed: set[RequestKey] = set()
         self._on_interruption: dict[RequestKey, OnInterruption] = {}
         self._firsts: Counter[str] = Counter()  # first attempts, by backend
+        self._waits: set[RequestKey] = set()  # again
+        self._begun: dict[RequestKey, str] = {}  # by which runner what stands was begun
         self._lost_on: dict[RequestKey, str] = {}  # whose stream another backend may take up
 
     def turned(self, stimulus: Stimulus, effects: Sequence[Effect]) -> None:
@@ -68,6 +70,7 @@ class RetryWatch:
                 call = self._calls[stimulus.attempt]
                 call.has_streamed = True
                 self._streamed.add(call.key)
+                self._begun[call.key] = call.place[1]
             case AttemptEnded():
                 ended = self._calls.pop(stimulus.attempt)
                 if ended.is_again and isinstance(stimulus.error, BackendUnreachable):
@@ -93,6 +96,8 @@ class RetryWatch:
                 self._free.pop(effect.key, None)
                 self._streamed.discard(effect.key)
                 self._lost_on.pop(effect.key, None)
+                self._begun.pop(effect.key, None)
+                self._waits.discard(effect.key)
             case TellBreaker():
                 self.breakers[self._place(effect.backend, effect.model)] = effect.after
             case TellHealing() if effect.model:
@@ -105,7 +110,7 @@ class RetryWatch:
 
     def _start(self, effect: StartAttempt) -> None:
         """Nothing where a breaker is open, one call where it is half open; no request is tried more
-        often than it may be."""
+        often than it may be, or goes on with what another model began."""
         place = self._place(effect.backend, effect.model)
         state = self.breakers.get(place, BreakerState.CLOSED)
         must(state is not BreakerState.OPEN, f"{effect.key} was sent where the breaker is open")
@@ -115,6 +120,10 @@ class RetryWatch:
         is_again = self._lost_on.get(effect.key) == effect.backend
         self._calls[effect.attempt] = _Call(effect.key, place, is_probe, is_again=is_again)
         self.retries[effect.backend] += is_again
+        self._waits.discard(effect.key)
+        began = self._begun.get(effect.key)
+        is_its_own = began == place[1] if effect.continues else began is None
+        must(is_its_own, f"{effect.key} goes on with what {began} began, on {place}")
         self._tries[effect.key] += 1
         tries_max = self._scenario.policy.retry.tries_max
         tries = self._tries[effect.key] - self._free[effect.key]
@@ -123,11 +132,16 @@ class RetryWatch:
 
     def _requeued(self, effect: TellRequeued, stimulus: Stimulus, ended: _Call | None) -> None:
         """Only what a failure took the slot from, after a token only by its caller's leave; and a
-        backend that fails much is not called much more."""
+        backend that fails much is not called much more. What waits is told so only to void what a
+        model began that will not answer it."""
+        if effect.voids_pieces:
+            self._begun.pop(effect.key, None)
         error = stimulus.error if isinstance(stimulus, AttemptEnded) else None
-        must(error is not None and ended is not None, f"{effect.key} was put back for nothing")
-        if error is None or ended is None:
+        if error is None or ended is None or effect.key in self._waits:
+            is_void = effect.voids_pieces and effect.key in self._streamed
+            must(is_void and effect.key in self._waits, f"{effect.key} was put back for nothing")
             return
+        self._waits.add(effect.key)
         failure = failure_of(error)
         if ended.is_for_cure and isinstance(error, Cancelled):
             self._free[effect.key] += 1
