@@ -114,6 +114,7 @@ def build(
         clock,
         pool,
         pool.versions,
+        pool.down_since_ns,
         broker_version(),
         Pace(engine),
         alerting.firing,

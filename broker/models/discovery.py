@@ -66,6 +66,7 @@ class Discovery:
         self._is_mute = False  # it said its version, and then for long not what it holds
         self._crash = ""  # the last one that was logged, while it lasts
         self.version = ""
+        self.down_since_ns: int | None = None  # None: it answered when it was last asked
         self.was_asked = asyncio.Event()  # once, whatever came of it
 
     def configure(self, policy: DiscoveryPolicy) -> None:
@@ -117,7 +118,7 @@ class Discovery:
             return False
         if self._is_up is not True:
             _log.info("backend answers", backend=name, version=self.version)
-        self._is_up, self._crash = True, ""
+        self._is_up, self._crash, self.down_since_ns = True, "", None
         self._feed(BackendSeen(name, up=True))
         return True
 
@@ -125,6 +126,8 @@ class Discovery:
         name = self._backend.name
         if self._is_up is not False:
             _log.warning("backend does not answer", backend=name, problem=problem)
+        if self.down_since_ns is None:
+            self.down_since_ns = self._now_ns()
         self._is_up = False
         self._listed_ns = None  # it may come back with other models
         self._feed(BackendSeen(name, False, problem, self._is_mute))

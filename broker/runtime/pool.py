@@ -24,6 +24,7 @@ class Asking(Protocol[Q]):
     """Asks one backend again and again what it has and holds."""
 
     version: str
+    down_since_ns: int | None
     was_asked: asyncio.Event
 
     async def ask(self) -> bool: ...
@@ -87,6 +88,12 @@ class BackendPool(Mapping[str, Backend], Generic[P]):
     def versions(self) -> dict[str, str]:
         """What each one says of its version."""
         return {name: each.discovery.version for name, each in self._members.items()}
+
+    def down_since_ns(self) -> dict[str, int]:
+        """Since when those that did not answer when they were last asked have not."""
+        members = self._members.items()
+        since = ((name, each.discovery.down_since_ns) for name, each in members)
+        return {name: since_ns for name, since_ns in since if since_ns is not None}
 
     def check(self, places: Sequence[Place[P]]) -> None:
         """InvalidRequest where a name would mean another server than the one that still leaves."""

@@ -14,9 +14,11 @@ from broker.runtime.driver import Driver
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelPlace:
-    """A model on one backend; `residency` None means that it is on disk only."""
+    """A model on one backend; `residency` None means that it is on disk only. `is_up`: does the
+    backend answer? Else both are what was known last."""
 
     backend: str
+    is_up: bool
     residency: ResidencyView | None
 
 
@@ -63,5 +65,5 @@ def _view(entry: CatalogEntry, snapshot: Snapshot) -> ModelView:
         runner = entry.runners.get(backend.name)
         if runner is not None:
             residency = next((each for each in backend.residents if each.runner == runner), None)
-            places.append(ModelPlace(backend=backend.name, residency=residency))
+            places.append(ModelPlace(backend=backend.name, is_up=backend.up, residency=residency))
     return ModelView(entry=entry, places=tuple(places))

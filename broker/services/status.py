@@ -19,11 +19,14 @@ from broker.runtime.driver import Driver
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendIdentity:
-    """What does not change with every turn: where a backend is and what it says it is."""
+    """What does not change with every turn: where a backend is and what it says it is.
+    `down_since_ns`, of the engine's clock: since when it was asked and did not answer, None where
+    it did when it was last asked."""
 
     kind: str
     url: str
     version: str
+    down_since_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +59,7 @@ class StatusService:
         clock: Clock,
         backends: Mapping[str, Backend],
         versions: Callable[[], Mapping[str, str]],
+        down_since_ns: Callable[[], Mapping[str, int]],
         version: str,
         pace: Pace,
         alerts: Callable[[], tuple[AlertView, ...]],
@@ -65,6 +69,7 @@ class StatusService:
         self._clock = clock
         self._backends = backends
         self._versions = versions
+        self._down_since_ns = down_since_ns
         self._version = version
         self._pace = pace
         self._alerts = alerts
@@ -75,7 +80,7 @@ class StatusService:
         """Everything at this moment, with the oldest `requests_max` requests under way."""
         snapshot = self._driver.snapshot(requests_max)
         work = self._pace.work()
-        versions = self._versions()
+        versions, down_since_ns = self._versions(), self._down_since_ns()
         return Status(
             version=self._version,
             uptime_ns=snapshot.at_ns - self._started_ns,
@@ -86,7 +91,12 @@ class StatusService:
             work=work,
             alerts=self._alerts(),
             backends={
-                name: BackendIdentity(kind=each.kind, url=each.url, version=versions.get(name, ""))
+                name: BackendIdentity(
+                    kind=each.kind,
+                    url=each.url,
+                    version=versions.get(name, ""),
+                    down_since_ns=down_since_ns.get(name),
+                )
                 for name, each in self._backends.items()
             },
             pieces={each.key: self._driver.pieces_count(each.key) for each in snapshot.requests},

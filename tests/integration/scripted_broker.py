@@ -121,10 +121,7 @@ class ScriptedBroker(
         self.hangs_after = 0  # states of a watch after which no more come; 0: it ends instead
         self.under_way: list[admin_pb2.RequestStatus] = []  # listed whenever any are asked for
         self.reloaded = admin_pb2.ReloadResponse()  # what a reload comes to
-        self.models = [  # on two pages
-            models_pb2.Model(name="a:latest", capabilities=["completion"]),
-            models_pb2.Model(name="b:latest"),
-        ]
+        self.models = [models_pb2.Model(name=f"{each}:latest") for each in "ab"]  # on two pages
         self.backends = [admin_pb2.BackendStatus(name="gpu0", up=True)]
         self.metadata: list[dict[str, str | bytes]] = []
         self.gone = asyncio.Event()  # a caller went away during `hang`

@@ -9,6 +9,7 @@ import pytest_asyncio
 
 from broker.config.schema import Config
 from broker.core.errors import BackendUnreachable
+from broker_client.pb.broker.v1 import admin_pb2
 from broker_client.pb.broker.v1 import models_pb2 as pb
 from tests.integration.daemon import (
     BACKEND,
@@ -92,6 +93,13 @@ async def test_a_model_of_a_backend_that_is_away_is_still_known(daemon: RunningD
     daemon.backend.problem = BackendUnreachable("gone")
     await daemon.until_status(lambda status: not status.backends[0].up)
     assert await pages(daemon, 0) == [NAMES]
+    model = (await daemon.models.Get(pb.GetRequest(name="talk"))).model
+    assert list(model.places) == [pb.ModelPlace(backend="b", state=pb.MODEL_STATE_UNKNOWN)]
+    await daemon.until_status(lambda status: status.backends[0].HasField("down_ms"))
+    daemon.backend.problem = None
+    await daemon.until_status(lambda status: status.backends[0].up)
+    status = await daemon.admin.GetStatus(admin_pb2.GetStatusRequest())
+    assert not status.backends[0].HasField("down_ms")
 
 
 async def test_a_model_has_a_place_on_each_backend_whatever_its_weights_there() -> None:

@@ -78,24 +78,33 @@ def encode_model(view: ModelView, unix_s: float) -> pb.Model:
         quantization=facts.quantization,
         family=facts.family,
         context_length_train=_in(facts.context_length_train, INT32_MAX),
-        places=[encode_place(each.backend, each.residency, unix_s) for each in view.places],
+        places=[
+            encode_place(each.backend, each.residency, unix_s, is_up=each.is_up)
+            for each in view.places
+        ],
     )
 
 
 def encode_place(
-    backend: str, residency: ResidencyView | None, unix_s: float | None = None
+    backend: str,
+    residency: ResidencyView | None,
+    unix_s: float | None = None,
+    *,
+    is_up: bool = True,
 ) -> pb.ModelPlace:
     """Where a model is, and how it is there; at a moment of the wall's clock also how long yet. A
-    backend that should have let it go by then will when its work has ended: that is in no time."""
+    backend that should have let it go by then will when its work has ended: that is in no time. Of
+    one that does not answer nobody knows."""
     if residency is None:
-        return pb.ModelPlace(backend=backend, state=pb.MODEL_STATE_ABSENT)
+        state = pb.MODEL_STATE_ABSENT if is_up else pb.MODEL_STATE_UNKNOWN
+        return pb.ModelPlace(backend=backend, state=state)
     expires_unix_s = residency.expires_unix_s
     left_ms: int | None = None
     if expires_unix_s is not None and unix_s is not None:
         left_ms = _in(round((expires_unix_s - unix_s) * 1000), INT64_MAX)
     return pb.ModelPlace(
         backend=backend,
-        state=_STATE[residency.state],
+        state=_STATE[residency.state] if is_up else pb.MODEL_STATE_UNKNOWN,
         slots=residency.slots,
         running=residency.running,
         num_ctx=_in(residency.num_ctx, INT32_MAX),

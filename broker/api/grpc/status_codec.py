@@ -117,6 +117,7 @@ def _encode_priority(
 
 def _encode_backend(view: BackendView, status: Status) -> pb.BackendStatus:
     identity, now_ns = status.backends[view.name], status.snapshot.at_ns
+    down_since_ns = None if view.up else identity.down_since_ns
     return pb.BackendStatus(
         name=view.name,
         kind=identity.kind,
@@ -127,7 +128,7 @@ def _encode_backend(view: BackendView, status: Status) -> pb.BackendStatus:
         models=[
             pb.BackendModel(
                 name=each.model,
-                place=encode_place(view.name, each, status.unix_s),
+                place=encode_place(view.name, each, status.unix_s, is_up=view.up),
                 queued=each.queued,
             )
             for each in view.residents
@@ -148,6 +149,7 @@ def _encode_backend(view: BackendView, status: Status) -> pb.BackendStatus:
             for each in view.sick
         ],
         restarts=view.restarts,
+        down_ms=None if down_since_ns is None else age_ms(down_since_ns, now_ns),
     )
 
 

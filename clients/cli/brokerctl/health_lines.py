@@ -8,7 +8,7 @@ from typing import Final
 from rich.text import Text
 
 from broker_client import BackendStatus, BreakerStatus
-from brokerctl.figures import duration_text
+from brokerctl.figures import counted, duration_text
 
 # A broker that is older than these words says none.
 WELL: Final = ("", "well")
@@ -23,7 +23,7 @@ def is_well(backend: BackendStatus) -> bool:
 def backend_state(backend: BackendStatus) -> Text:
     """Up, or why not; what keeps work from it."""
     if not backend.up:
-        return Text(f"down: {backend.problem}" if backend.problem else "down", style="red")
+        return Text(down_state_text(backend), style="red")
     state = Text("up", style="green")
     if not is_well(backend):
         why = f": {backend.evidence}" if backend.evidence else ""
@@ -31,6 +31,23 @@ def backend_state(backend: BackendStatus) -> Text:
     if backend.draining:
         state.append(", draining: no new work", style="bold yellow")
     return state
+
+
+def down_state_text(backend: BackendStatus) -> str:
+    """Since when it does not answer, and why."""
+    since = "" if backend.down_ms is None else f" for {duration_text(backend.down_ms)}"
+    why = f": {backend.problem}" if backend.problem else ""
+    return f"down{since}{why}"
+
+
+def down_line(backends: Sequence[BackendStatus]) -> Text | None:
+    """How many do not answer, and which; None where all do."""
+    down = [each.name for each in backends if not each.up]
+    if not down:
+        return None
+    do = "does" if len(down) == 1 else "do"
+    words = f"{len(down)} of {counted(len(backends), 'backend')} {do} not answer"
+    return Text(f"{words}: {', '.join(down)}", style="bold red")
 
 
 def breaker_text(backend: BackendStatus, breaker: BreakerStatus) -> str:

@@ -9,7 +9,7 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from broker_client import Model
+from broker_client import Model, ModelPlace
 from brokerctl.backend_steps import no_model_text
 from brokerctl.call import Call, asking, print_json
 from brokerctl.exit_status import EXIT_SAID_NO
@@ -19,6 +19,8 @@ from brokerctl.work_tables import memory_text
 
 # OpenAI-compatible servers list names and nothing more.
 NOT_TOLD: Final = "?"
+# The state of a place whose backend does not answer.
+UNKNOWN: Final = "unknown"
 
 
 @click.command()
@@ -62,10 +64,7 @@ def models_table(found: list[Model]) -> FittingTable:
             each.parameter_size,
             each.quantization,
             can_text(each),
-            ", ".join(
-                place.backend + ("" if place.state == "absent" else f" ({place.state})")
-                for place in each.places
-            ),
+            ", ".join(map(where_text, each.places)),
         )
     return table
 
@@ -81,6 +80,9 @@ def model_table(model: Model) -> Table:
     table.add_row("trained context", str(model.context_length_train or "unknown"))
     table.add_row("can", can_text(model))
     for place in model.places:
+        if place.state == UNKNOWN:
+            table.add_row(f"on {escape(place.backend)}", "not known: it is down")
+            continue
         state = "on disk" if place.state == "absent" else place.state
         facts = [state, f"{place.running} of {place.slots} slots in use"]
         if place.num_ctx:
@@ -90,6 +92,13 @@ def model_table(model: Model) -> Table:
             facts.append("loaded by the broker" if place.managed else "loaded by others")
         table.add_row(f"on {escape(place.backend)}", "; ".join(facts))
     return table
+
+
+def where_text(place: ModelPlace) -> str:
+    """The backend, and how the model is there beyond lying on its disk."""
+    if place.state == UNKNOWN:
+        return f"{place.backend} (not known: it is down)"
+    return place.backend + ("" if place.state == "absent" else f" ({place.state})")
 
 
 def size_text(model: Model) -> str:

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from broker_client import Status
 from brokerctl.figures import counted, duration_text
-from brokerctl.health_lines import ailment_lines
+from brokerctl.health_lines import ailment_lines, down_line
 from brokerctl.level_tables import (
     alert_lines,
     gpus_table,
@@ -32,6 +32,8 @@ from brokerctl.work_tables import (
 def status_view(status: Status, address: str) -> RenderableType:
     """Everything that `brokerctl status` shows."""
     parts: list[RenderableType] = [headline(status, address)]
+    if (down := down_line(status.backends)) is not None:
+        parts.append(down)
     if status.paused:
         parts.append(paused_line(status))
     if any(each.running for each in status.bulkheads):

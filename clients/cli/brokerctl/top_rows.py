@@ -12,7 +12,14 @@ from brokerctl.figures import counted, duration_text, rate_text
 from brokerctl.fitting_table import Column
 from brokerctl.health_lines import ailment_texts
 from brokerctl.level_tables import held_text, is_held
-from brokerctl.work_tables import answering_text, expiry_text, memory_text, standing_text, wait_text
+from brokerctl.work_tables import (
+    answering_text,
+    expiry_text,
+    memory_text,
+    place_state_text,
+    standing_text,
+    wait_text,
+)
 
 REQUESTS_MAX: Final = 500
 # The tables need the rest of the screen.
@@ -134,12 +141,12 @@ def model_rows(status: Status) -> list[Row]:
                     cells=(
                         each.name,
                         backend.name,
-                        place.state,
+                        place_state_text(backend, place),
                         str(place.running),
                         str(place.slots),
                         str(each.queued),
                         memory_text(place),
-                        expiry_text(place),
+                        expiry_text(place) if backend.up else "",
                         str(place.num_ctx or ""),
                     ),
                     sorted_by=(

@@ -61,14 +61,15 @@ def backends_table(backends: Sequence[BackendStatus]) -> FittingTable:
 
 
 def residents_table(backends: Sequence[BackendStatus]) -> FittingTable:
-    """One row per model that occupies a backend; the backend is named where there are several."""
+    """One row per model that occupies a backend; the backend is named where there are several, and
+    then on a screen of any width: without it equal rows are told apart by nothing."""
     table = FittingTable(
         Column(name="model"),
-        Column(name="backend", rank=1),
-        Column(name="state"),
+        Column(name="backend"),
+        Column(name="state", is_prose=True),
         Column(name="runs"),
-        Column(name="waiting", is_number=True),
-        Column(name="memory"),
+        Column(name="waiting", is_number=True, rank=1),
+        Column(name="memory", rank=1),
         Column(name="expires", is_number=True, rank=2),
         Column(name="context", is_number=True, rank=4),
         Column(name="loaded by", rank=3),
@@ -78,15 +79,22 @@ def residents_table(backends: Sequence[BackendStatus]) -> FittingTable:
             table.add(
                 each.name,
                 backend.name if len(backends) > 1 else "",
-                each.place.state,
+                place_state_text(backend, each.place),
                 f"{each.place.running} of {each.place.slots}",
-                str(each.queued),
+                str(each.queued or ""),
                 memory_text(each.place),
-                expiry_text(each.place),
+                expiry_text(each.place) if backend.up else "",
                 str(each.place.num_ctx or ""),
                 "broker" if each.place.managed else "others",
             )
     return table
+
+
+def place_state_text(backend: BackendStatus, place: ModelPlace) -> str:
+    """How a model is there, as far as that is known."""
+    if not backend.up or place.state == "unknown":
+        return f"not known: {backend.name} is down"
+    return f"{place.state}, no new work" if backend.draining else place.state
 
 
 def memory_text(place: ModelPlace) -> str:

@@ -30,7 +30,7 @@ from broker.core.views import AlertView, BreakerView, LevelView, LoadPart, Senso
 from broker.services.status import BackendIdentity, Status
 from broker_client.machine import gpu_of, level_number
 from broker_client.pb.broker.v1 import admin_pb2 as pb
-from broker_client.pb.broker.v1 import common_pb2
+from broker_client.pb.broker.v1 import common_pb2, models_pb2
 from broker_client.status import status_of
 from tests.unit.core.scene import Scene
 
@@ -326,6 +326,18 @@ def test_a_resident_says_how_long_yet(expires_unix_s: float | None, expires_ms: 
 def test_without_a_clock_or_a_resident_nothing_is_said_of_expiry() -> None:
     assert not encode_place("b", RESIDENT).HasField("expires_ms")
     assert not encode_place("b", None, UNIX_S).HasField("expires_ms")
+
+
+def test_of_a_backend_that_is_down_nothing_is_told_as_if_it_were_known() -> None:
+    whole = status()
+    (backend,) = whole.snapshot.backends
+    snapshot = replace(whole.snapshot, backends=(replace(backend, up=False),))
+    told = BackendIdentity(kind="", url="", version="", down_since_ns=NOW_NS - 3_000 * MS)
+    (encoded,) = encode_status(replace(whole, snapshot=snapshot, backends={"b": told})).backends
+    assert encoded.down_ms == 3_000
+    assert {each.place.state for each in encoded.models} == {models_pb2.MODEL_STATE_UNKNOWN}
+    (up,) = encode_status(replace(whole, backends={"b": told})).backends
+    assert not up.HasField("down_ms")
 
 
 def test_what_fails_on_a_backend_and_what_is_done_about_it() -> None:

@@ -54,7 +54,33 @@ def test_a_backend_that_is_well_says_no_more_than_up() -> None:
 def test_what_keeps_work_from_a_backend() -> None:
     said = "suspect: m on it sent nothing for 9.0 s, draining: no new work"
     assert backend_state(ILL).plain == said
-    assert backend_state(replace(ILL, up=False, problem="refused")).plain == "down: refused"
+    down = replace(ILL, up=False, problem="refused")
+    assert backend_state(down).plain == "down: refused"
+    assert backend_state(replace(down, down_ms=61_000)).plain == "down for 1 min 1 s: refused"
+
+
+def test_how_many_are_down_is_said_before_all_else() -> None:
+    down = replace(BACKEND, up=False)
+    lines = printed((BACKEND, replace(down, name="gpu1"), replace(down, name="gpu2")))
+    assert lines[1] == "2 of 3 backends do not answer: gpu1, gpu2"
+    assert printed((down,))[1] == "1 of 1 backend does not answer: gpu0"
+    assert not any("not answer" in each for each in printed((BACKEND,)))
+
+
+def test_what_a_backend_holds_that_is_down_is_not_known() -> None:
+    gone = replace(BACKEND, name="gpu1", up=False)
+    [row] = [each for each in printed((BACKEND, gone)) if each.startswith("tiny:latest  gpu1")]
+    assert "not known: gpu1 is down" in row
+    assert "never" not in row
+
+
+def test_equal_models_of_several_backends_are_told_apart_on_a_narrow_screen() -> None:
+    leaving = replace(BACKEND, name="gpu1", draining=True)
+    lines = printed((BACKEND, leaving), width=60)
+    at = next(i for i, each in enumerate(lines) if each.startswith("model "))
+    assert lines[at].split()[:4] == ["model", "backend", "state", "runs"]
+    rows = [each.split()[:3] for each in lines[at + 1 :] if each.startswith("tiny:latest")]
+    assert rows == [["tiny:latest", "gpu0", "resident"], ["tiny:latest", "gpu1", "resident,"]]
 
 
 def test_status_names_breakers_and_models_that_cannot_be_loaded() -> None:

@@ -13,7 +13,7 @@ from brokerctl.finding import Severity
 from brokerctl.findings import model_findings
 from brokerctl.model_choice import choose_model
 from brokerctl.models import model_table, models_table
-from tests.unit.cli.test_findings import BACKEND, EMBEDDER, MODEL
+from tests.unit.cli.test_findings import BACKEND, EMBEDDER, MODEL, PLACE
 
 VLLM = replace(BACKEND, name="vllm", kind="openai")
 UNTOLD = replace(MODEL, name="qwen3-8b", capabilities=(), size_bytes=0)
@@ -62,6 +62,14 @@ def test_what_is_not_told_is_a_question_mark_and_no_figure() -> None:
         text = shown(view)
         assert text.count("?") == 2, text
         assert " 0 B" not in text
+
+
+def test_where_a_backend_is_down_nobody_knows_how_its_models_are() -> None:
+    place = replace(PLACE, state="unknown")
+    for view in (models_table, lambda found: model_table(found[0])):
+        text = shown(view([replace(MODEL, places=(place,))]))
+        assert "not known: it is down" in text
+        assert "slots in use" not in text
 
 
 def test_without_a_model_a_backend_that_is_down_comes_first_with_its_problem() -> None:

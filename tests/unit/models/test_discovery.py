@@ -96,6 +96,19 @@ async def test_a_backend_that_does_not_answer_is_down_with_a_reason(problem: Bac
     assert stage.heard == [BackendSeen("b", up=False, problem=problem.message)]
 
 
+async def test_since_when_it_does_not_answer_is_kept_until_it_does() -> None:
+    stage = Stage()
+    assert stage.discovery.down_since_ns is None
+    stage.backend.problem = BackendUnreachable("refused")
+    for _ in range(2):
+        await stage.discovery.ask()
+        stage.now_ns += POLL_NS
+    assert stage.discovery.down_since_ns == 1000
+    stage.backend.problem = None
+    await stage.discovery.ask()
+    assert stage.discovery.down_since_ns is None
+
+
 async def test_a_list_of_residents_that_times_out_makes_the_backend_one_that_does_not_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

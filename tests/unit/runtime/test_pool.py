@@ -23,6 +23,7 @@ class FakeAsking:
 
     def __init__(self, policy: int) -> None:
         self.version = f"v{policy}"
+        self.down_since_ns: int | None = None
         self.was_asked = asyncio.Event()
         self.policies = [policy]
         self.lists = 0
@@ -95,6 +96,12 @@ async def test_nobody_is_asked_before_the_start(stage: Stage) -> None:
     await stage.pool.wait_asked()
     assert stage.new == ["a", "b"]
     assert all(each.is_running for each in stage.asking.values())
+
+
+async def test_since_when_those_that_do_not_answer_have_not(stage: Stage) -> None:
+    stage.pool.apply((place("a"), place("b")))
+    stage.asking["b"].down_since_ns = 7
+    assert stage.pool.down_since_ns() == {"b": 7}
 
 
 async def test_a_new_one_is_asked_at_once_and_one_that_stays_asked_otherwise(stage: Stage) -> None:

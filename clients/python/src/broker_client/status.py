@@ -83,7 +83,8 @@ class BackendStatus:
     to. `draining`: it gets no new work. `health` is "well", "suspect", "wedged" or "restarting",
     `evidence` says why it is not well. `retries` counts attempts that came to nothing and were
     tried again, `retries_left` is what it may have now; `restarts` are those by the operator's
-    command. A broker older than these says nothing of them: `health` is empty.
+    command. `down_ms` says since when it does not answer, None where it does or that is not known.
+    A broker older than these says nothing of them: `health` is empty.
     """
 
     name: str
@@ -106,6 +107,7 @@ class BackendStatus:
     retries_left: float
     sick_models: tuple[SickModel, ...]
     restarts: int
+    down_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -318,6 +320,7 @@ def backend_of(message: admin_pb2.BackendStatus) -> BackendStatus:
             for each in message.sick_models
         ),
         restarts=message.restarts,
+        down_ms=message.down_ms if message.HasField("down_ms") else None,
     )
 
 

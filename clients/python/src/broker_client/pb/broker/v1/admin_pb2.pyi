@@ -887,6 +887,7 @@ class BackendStatus(_message.Message):
     RETRIES_LEFT_FIELD_NUMBER: _builtins.int
     SICK_MODELS_FIELD_NUMBER: _builtins.int
     RESTARTS_FIELD_NUMBER: _builtins.int
+    DOWN_MS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name in the configuration."""
     kind: _builtins.str
@@ -919,6 +920,10 @@ class BackendStatus(_message.Message):
     """Retries that it may have now."""
     restarts: _builtins.int
     """Restarts by the operator's command, since start."""
+    down_ms: _builtins.int
+    """Milliseconds since the broker, asking as it does every few seconds, first found that it does not
+    answer; not set: it does, or was not asked again since a call found that.
+    """
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___BackendModel]:
         """Models on it that are loaded, or about to be or to leave."""
@@ -958,12 +963,15 @@ class BackendStatus(_message.Message):
         retries_left: _builtins.float = ...,
         sick_models: _abc.Iterable[Global___SickModel] | None = ...,
         restarts: _builtins.int = ...,
+        down_ms: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_down_ms", b"_down_ms", "down_ms", b"down_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["breakers", b"breakers", "draining", b"draining", "evidence", b"evidence", "health", b"health", "kind", b"kind", "loads", b"loads", "loads_failed", b"loads_failed", "models", b"models", "name", b"name", "problem", b"problem", "restarts", b"restarts", "retries", b"retries", "retries_left", b"retries_left", "running", b"running", "sick_models", b"sick_models", "tags", b"tags", "up", b"up", "url", b"url", "version", b"version", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_down_ms", b"_down_ms", "breakers", b"breakers", "down_ms", b"down_ms", "draining", b"draining", "evidence", b"evidence", "health", b"health", "kind", b"kind", "loads", b"loads", "loads_failed", b"loads_failed", "models", b"models", "name", b"name", "problem", b"problem", "restarts", b"restarts", "retries", b"retries", "retries_left", b"retries_left", "running", b"running", "sick_models", b"sick_models", "tags", b"tags", "up", b"up", "url", b"url", "version", b"version", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__down_ms: _TypeAlias = _typing.Literal["down_ms"]  # noqa: Y015
+    _WhichOneofArgType__down_ms: _TypeAlias = _typing.Literal["_down_ms", b"_down_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__down_ms) -> _WhichOneofReturnType__down_ms | None: ...
 
 Global___BackendStatus: _TypeAlias = BackendStatus  # noqa: Y015
 

@@ -37,6 +37,8 @@ class _ModelStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelState
     """Gets no new work; leaves when the running work ends."""
     MODEL_STATE_UNLOADING: _ModelState.ValueType  # 5
     """The broker has asked it to leave; not yet gone."""
+    MODEL_STATE_UNKNOWN: _ModelState.ValueType  # 6
+    """Its backend does not answer; the other fields are what was known last."""
 
 class ModelState(_ModelState, metaclass=_ModelStateEnumTypeWrapper):
     """The life of a model on a backend."""
@@ -53,6 +55,8 @@ MODEL_STATE_DRAINING: ModelState.ValueType  # 4
 """Gets no new work; leaves when the running work ends."""
 MODEL_STATE_UNLOADING: ModelState.ValueType  # 5
 """The broker has asked it to leave; not yet gone."""
+MODEL_STATE_UNKNOWN: ModelState.ValueType  # 6
+"""Its backend does not answer; the other fields are what was known last."""
 Global___ModelState: _TypeAlias = ModelState  # noqa: Y015
 
 @_typing.final
