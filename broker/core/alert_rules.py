@@ -208,8 +208,8 @@ RULES: Final = (
         hold_ns=10 * _S,
         judge=_no_backend,
         meaning="None of the backends answers.",
-        runbook="brokerctl doctor says what is wrong between here and a token; is Ollama running "
-        "(systemctl status ollama), and is its address the one in the configuration?",
+        runbook="brokerctl doctor says which does not answer, and why; does its server run (for an "
+        "Ollama: systemctl status ollama), and is its address the one in the configuration?",
     ),
     Rule(
         name="CircuitBreakerOpen",
@@ -239,7 +239,7 @@ RULES: Final = (
         hold_ns=0,
         judge=_wedged,
         meaning="A backend answers and does not serve, and no cure of the broker's has helped.",
-        runbook="Restart it (systemctl restart ollama); with restart_command under [[backends]] "
+        runbook="Restart it (an Ollama: systemctl restart ollama); with restart_command under [[backends]] "
         "the broker does that itself. brokerctl doctor says what was found.",
         clear_ns=0,
     ),

@@ -16,6 +16,8 @@ NEXT_STEPS: Final = {
     "cpu": "see what else runs on this host (`top`); work of models does not count here",
     "gpu_memory": "see who holds it (`nvidia-smi`); what the broker planned does not count here",
 }
+# The severity of an alert that keeps work from being done.
+CRITICAL: Final = "critical"
 # In what a sensor says when it is the permission that is missing.
 MAY_NOT: Final = ("may not", "permission", "permitted", "access denied", "not readable")
 # Less of a model than this on the GPU is worth a word: the rest answers at the processor's speed.
@@ -66,9 +68,9 @@ def part_finding(part: LoadPart) -> Finding:
 
 
 def alert_findings(status: Status) -> list[Finding]:
-    """Alerts that fire."""
+    """Alerts that fire, as severe as they are where they are made."""
     return [
-        odd(
+        (bad if each.severity == CRITICAL else odd)(
             f"alert {each.name} fires for {duration_text(each.since_ms)}: {each.summary}",
             each.runbook or "see docs/operating.md",
         )

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from broker_client import (
+    Alert,
     BackendModel,
     BackendStatus,
     BulkheadStatus,
@@ -204,6 +207,15 @@ def test_a_pause_is_odd_even_where_nothing_waits_for_its_end() -> None:
     )
     held = replace(paused, requests=(replace(WAITING, wait_reason="paused"),))
     assert only(held).text.endswith("; 1 request waits for that to end")
+
+
+@pytest.mark.parametrize(
+    ("severity", "found_as"), [("warning", Severity.ODD), ("critical", Severity.BAD)]
+)
+def test_an_alert_is_as_bad_as_it_says(severity: str, found_as: Severity) -> None:
+    alert = Alert(name="A", severity=severity, summary="s", runbook="see", since_ms=1_000)
+    finding = only(replace(HEALTHY, alerts=(alert,)))
+    assert (finding.severity, finding.text) == (found_as, "alert A fires for 1.0 s: s")
 
 
 def test_a_bulkhead_is_odd_where_it_is_full_and_requests_wait_for_it() -> None:
