@@ -16,7 +16,8 @@ import aiohttp
 import structlog
 
 from broker.backends import ollama_bodies, ollama_inventory
-from broker.backends.http_transport import HttpTransport, TransportLimits
+from broker.backends.connections import TransportLimits
+from broker.backends.http_transport import HttpTransport
 from broker.backends.ollama_errors import (
     CHAT,
     EMBED,

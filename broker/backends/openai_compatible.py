@@ -9,13 +9,15 @@ sent and shown nowhere. docs/adr/0018-openai-compatible.md says why.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
 import aiohttp
 
 from broker.backends import openai_bodies, openai_inventory
-from broker.backends.http_transport import HttpTransport, TransportLimits
+from broker.backends.connections import TransportLimits
+from broker.backends.http_transport import HttpTransport
 from broker.backends.ollama_host import parse_host
 from broker.backends.openai_errors import EMBEDDINGS, HEALTH, MODELS, VERSION, error_of_status
 from broker.backends.openai_wire import OpenAiAnswerReader
@@ -24,6 +26,8 @@ from broker.core.errors import BackendFailed, BackendRefused, BrokerError, Model
 from broker.core.model_name import comparison_key
 from broker.core.ports import ModelFacts, Resident
 
+# Below what uvicorn waits, which serves vLLM and many others: 5 s. Who closes first loses no call.
+IDLE_CONNECTION_S: Final = 4.0
 HEALTH_TIMEOUT_S: Final = 5.0
 MODELS_TIMEOUT_S: Final = 10.0
 
@@ -54,8 +58,13 @@ class OpenAiBackend:
         self._name = name
         self._url = parse_host(host).client_url.removesuffix(_API)
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        limits = limits or TransportLimits()
+        idle_s = min(limits.idle_connection_s, IDLE_CONNECTION_S)
         self._transport = HttpTransport(
-            self._url, limits or TransportLimits(), partial(error_of_status, api_key_env), headers
+            self._url,
+            replace(limits, idle_connection_s=idle_s),
+            partial(error_of_status, api_key_env),
+            headers,
         )
         self._ids: dict[str, str] = {}  # by comparison key, as last listed
         self._version: str | None = None  # None: not asked since it last failed

@@ -312,7 +312,7 @@ class ClosedForCure(BackendFailed):
 
 
 class BackendUnreachable(BackendFailed):
-    """The backend took no connection, or closed it before a byte of an answer came."""
+    """The backend takes no connection: nobody listens there, or nothing leads there."""
 
 
 class AccessDenied(BackendFailed):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import structlog
 
-from broker.backends.http_transport import TransportLimits
+from broker.backends.connections import TransportLimits
 from broker.backends.ollama import OllamaBackend
 from broker.backends.openai_compatible import OpenAiBackend
 from broker.config.schema import BackendConfig

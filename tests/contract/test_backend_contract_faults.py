@@ -90,10 +90,18 @@ async def test_a_server_that_breaks_is_a_failure(stage: Stage) -> None:
     assert failed.value.status == 500
 
 
-async def test_a_connection_closed_without_a_word(stage: Stage) -> None:
-    await stage.simulator.set_fault(kind="refuse")
-    with pytest.raises(BackendUnreachable):
+async def test_an_idle_connection_that_was_given_up_costs_nothing(stage: Stage) -> None:
+    await stage.simulator.set_fault(kind="refuse", count=1)
+    assert (await stage.generate(short(2))).output_tokens == 2
+    assert (await stage.simulator.state())["faults"] == []
+
+
+async def test_a_call_closed_without_a_word_has_failed_alone(stage: Stage) -> None:
+    """Somebody listens there, so that whoever else calls goes on."""
+    await stage.simulator.set_fault(kind="refuse", count=2)  # one is met by an idle connection
+    with pytest.raises(BackendFailed, match="closed before it answered") as failed:
         await stage.generate(short())
+    assert type(failed.value) is BackendFailed
     assert (await stage.generate(short(2))).output_tokens == 2
 
 

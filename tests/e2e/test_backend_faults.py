@@ -140,12 +140,16 @@ async def test_a_frozen_runner_costs_the_request_its_deadline_only(
     await serves_again(broker)
 
 
-@pytest.mark.parametrize("kind", ["refuse", "die_before_first"])
+@pytest.mark.parametrize(
+    ("kind", "count"),
+    [("refuse", 2), ("die_before_first", 1)],  # what an idle connection meets is no attempt
+    ids=["refuse", "die_before_first"],
+)
 async def test_a_request_that_fails_before_its_first_word_is_sent_again(
-    broker: BrokerProcess, simulator: Simulator, kind: str
+    broker: BrokerProcess, simulator: Simulator, kind: str, count: int
 ) -> None:
     await warm_up(broker)
-    await simulator.set_fault(kind=kind, model="tinyllama")
+    await simulator.set_fault(kind=kind, model="tinyllama", count=count)
     events = await read_until(broker.inference.Generate(request()), "done")
     assert [each.requeued.reason != "" for each in events if each.HasField("requeued")] == [True]
     assert await broker.outcomes() == {"completed": 2}

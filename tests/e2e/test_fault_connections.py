@@ -30,7 +30,8 @@ async def test_a_server_that_is_gone_refuses_and_is_found_again(tmp_path: Path) 
 
 async def test_a_connection_reset_before_a_token_costs_another_attempt_only(tmp_path: Path) -> None:
     async with scene(tmp_path) as at:
-        await at.simulator.set_fault(kind="reset", after=0)
+        # What an idle connection meets is no attempt; there is one for each request.
+        await at.simulator.set_fault(kind="reset", after=0, count=3)
         first, second = await asyncio.gather(at.ask(), at.ask())
         assert first.is_done, first.error
         assert second.is_done, second.error

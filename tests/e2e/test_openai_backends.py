@@ -161,6 +161,31 @@ async def test_a_model_comes_and_goes_with_its_server(tmp_path: Path) -> None:
             second.stop()
 
 
+async def test_a_call_that_is_closed_takes_nobody_else_with_it(tmp_path: Path) -> None:
+    """A server that closes the connection of what it cannot bear, before it answers, is there."""
+    poison = "acme/Poison"
+    server = start_swift("--slots", "4", "--model", f"{poison}@8192")
+    more = 'slots = 4\napi_key_env = "SWIFT_KEY"'
+    config = SERVER + QUICK + openai_table("vllm", server.port, more)
+    try:
+        async with brokerd(config, tmp_path, environment=KEY) as broker:
+            await read_until(broker.inference.Generate(request(SWIFT)), "done")
+            await server.set_fault(kind="refuse", model=poison, count=0)
+            poisoned = asyncio.create_task(refused(broker.inference.Generate(request(poison))))
+            served = 0
+            while not poisoned.done():
+                asked = request(SWIFT, 10 + served)
+                await read_until(broker.inference.Generate(asked), "done")
+                served += 1
+            refusal = await poisoned
+            assert refusal.reason == "BACKEND_FAILED"
+            assert "closed before it answered" in refusal.message
+            assert served
+            assert "backend does not answer" not in broker.events()
+    finally:
+        server.stop()
+
+
 async def test_a_key_that_is_not_there_is_warned_of(tmp_path: Path) -> None:
     server = start_swift()
     config = SERVER + QUICK + openai_table("vllm", server.port, 'api_key_env = "SWIFT_KEY"')

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
@@ -105,6 +106,10 @@ class Peer:
         except (ConnectionError, BlockingIOError) as error:
             return isinstance(error, ConnectionError)
         return False
+
+    def reset_when_closed(self) -> None:
+        """A socket that lingers for no time sends RST when it is closed."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def close(self) -> None:
         self._socket.close()

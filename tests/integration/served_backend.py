@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 
-from broker.backends.http_transport import TransportLimits
+from broker.backends.connections import TransportLimits
 from broker.backends.ollama import OllamaBackend
 from broker.core.content import Completion, GenerateContent, Piece, Prompt
 from tests.integration.raw_http_server import Peer, RawServer, Request, raw_server

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from broker.backends.http_transport import TransportLimits
+from broker.backends.connections import TransportLimits
 from broker.backends.ollama import OllamaBackend
 from broker.core.content import (
     Completion,
@@ -359,9 +359,10 @@ async def test_closed_before_a_byte_came() -> None:
         await peer.read_request()
 
     async with serving(handler) as (one, _):
-        with pytest.raises(BackendUnreachable, match="closed before it answered"):
+        with pytest.raises(BackendFailed, match="closed before it answered") as closed:
             await generate(one, Heard())
-        with pytest.raises(BackendUnreachable, match="closed before it answered"):
+        assert type(closed.value) is BackendFailed, "somebody listens there"
+        with pytest.raises(BackendFailed, match="closed before it answered"):
             await one.embed("m", EmbedContent(inputs=("a",)), num_ctx=None)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Coroutine
 
 import pytest
 
-from broker.backends.http_transport import TransportLimits
+from broker.backends.connections import TransportLimits
 from broker.backends.ollama import OllamaBackend
 from broker.core.content import (
     EmbedContent,

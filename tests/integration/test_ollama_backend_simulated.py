@@ -22,7 +22,6 @@ from broker.core.errors import (
     BackendBusy,
     BackendFailed,
     BackendRefused,
-    BackendUnreachable,
     ModelUnknown,
 )
 from tests.integration.ollama_sim_process import PATIENCE_S, Simulator, start_simulator
@@ -163,8 +162,8 @@ async def test_refusals_are_typed(backend: OllamaBackend, simulator: Simulator) 
     await simulator.set_fault(kind="refuse", status=503, text="server busy, please try again.")
     with pytest.raises(BackendBusy, match="server busy"):
         await generate(backend, "tiny-s", prompt(), Heard())
-    await simulator.set_fault(kind="refuse")
-    with pytest.raises(BackendUnreachable):
+    await simulator.set_fault(kind="refuse", count=2)  # of which one is met by an idle connection
+    with pytest.raises(BackendFailed, match="closed before it answered"):
         await generate(backend, "tiny-s", prompt(), Heard())
 
 
