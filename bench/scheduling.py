@@ -41,6 +41,7 @@ from bench.scheduling_play import (
     play_fifo_blind,
     play_patience,
 )
+from bench.scheduling_profile import KINDS
 
 SEEDS = (1, 2, 3, 4, 5)
 RIVALS: Mapping[str, Play] = {
@@ -212,4 +213,21 @@ def _table(runs: Runs) -> str:
             f"| {cell} | {rival} | {good:.3f} | {loads:.0f} | {over:.2f} | {loading:.0%} "
             f"| {p50:.1f} / {p99:.1f} s | {short:.1f} s |"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *_profile(runs)])
+
+
+def _profile(runs: Runs) -> list[str]:
+    """Where the time of the slots went."""
+    lines = [
+        "The time of all slots until the last arrival. Switching: a model is loaded or unloaded;",
+        "draining: free, as theirs is to leave; waited for: free while others wait for another.",
+        "",
+        f"| cell | rival | {' | '.join(kind.replace('_', ' ') for kind in KINDS)} |",
+        "|---|---|" + "---|" * len(KINDS),
+    ]
+    for (cell, rival), played in runs.items():
+        if all(one.profile for one in played):
+            shares = [statistics.median(one.profile[kind] for one in played) for kind in KINDS]
+            cells = " | ".join(f"{share:.0%}" for share in shares)
+            lines.append(f"| {cell} | {rival} | {cells} |")
+    return lines

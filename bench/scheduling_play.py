@@ -8,11 +8,12 @@ be. Rivals with an engine have the product's own, with another rule in its place
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 
 from bench.scheduling_cells import GIVES_UP_NS, SECOND_NS, Cell, service_ns
+from bench.scheduling_profile import Profile
 from bench.workload import DECODE_TOKENS_PER_S, MODELS, PREFILL_TOKENS_PER_S
 from broker.core.effects import Effect, StartAttempt
 from broker.core.engine import Engine
@@ -80,12 +81,14 @@ class Ended:
 @dataclass(frozen=True, slots=True)
 class Played:
     """One run. `loading_share`: of the time until the last arrival, that in which a load was under
-    way. `loads_bound`: what serving the same requests in time takes at least."""
+    way. `loads_bound`: what serving the same requests in time takes at least. `profile`: where the
+    time of the slots went until then, where an engine tells."""
 
     ended: tuple[Ended, ...]
     loads: int
     loads_bound: int
     loading_share: float
+    profile: Mapping[str, float] = field(default_factory=dict)
 
 
 Play = Callable[[Cell, Sequence[Task]], Played]
@@ -185,25 +188,30 @@ def _play_engine(cell: Cell, tasks: Sequence[Task], rule: PlacementRule | None) 
         degradation=DegradationPolicy(is_automatic=False),
     )
     site = Site(start=partial(start, cell), specs=specs)
-    notes = _Notes()
-    world = World(Engine(policy, rule), {_BACKEND: site}, judge=notes)
+    engine = Engine(policy, rule)
+    notes = _Notes(engine, Profile(cell.slots, cell.resident, tasks[-1].at_ns))
+    world = World(engine, {_BACKEND: site}, judge=notes)
     world.add(tasks)
     stories = world.stories
     _run(world.timeline, tasks, lambda: sum(each.endings for each in stories.values()))
     ended = [_ended(each, notes.model_of.get(key, "")) for key, each in stories.items()]
-    return _played(cell, ended, world.servers[_BACKEND].model)
+    played = _played(cell, ended, world.servers[_BACKEND].model)
+    return replace(played, profile=notes.profile.shares())
 
 
 class _Notes:
-    """Remembers which model answered whom."""
+    """Remembers which model answered whom, and where time went."""
 
-    def __init__(self) -> None:
+    def __init__(self, engine: Engine, profile: Profile) -> None:
         self.model_of: dict[RequestKey, str] = {}
+        self.profile = profile
+        self._engine = engine
 
     def turned(self, stimulus: Stimulus, effects: Sequence[Effect], now_ns: int) -> None:
         for effect in effects:
             if type(effect) is StartAttempt:
                 self.model_of[effect.key] = effect.model
+        self.profile.turned(self._engine, now_ns)
 
     def opened(self, server: str, exchange: ExchangeId, work: Work) -> None: ...
 
