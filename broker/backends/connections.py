@@ -19,6 +19,7 @@ import aiohttp
 from aiohttp.payload import BytesPayload, Payload
 from yarl import URL
 
+from broker.backends.broken_framing import BrokenFraming
 from broker.core.errors import BackendFailed, BackendUnreachable
 
 ERROR_BYTES_MAX: Final = 1 << 20
@@ -217,6 +218,8 @@ class Connections:
 
 def reason_of(error: Exception) -> str:
     """The system's words for it, without the names and numbers that Python wraps around them."""
+    if isinstance(error, BrokenFraming):
+        return "what it sent is not framed as HTTP"
     cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
     if isinstance(cause, TimeoutError):
         return "it took too long"

@@ -18,6 +18,7 @@ from typing import Final, TypeVar
 
 import aiohttp
 
+from broker.backends.broken_framing import watching
 from broker.backends.connections import ERROR_BYTES_MAX, Connections, TransportLimits, reason_of
 from broker.core.errors import BackendBusy, BackendFailed, BrokerError
 
@@ -69,11 +70,12 @@ class HttpTransport:
         response = await self._connections.send(path, body)
         self._running.add(response)
         try:
-            if response.status != 200:
-                raise await self._refusal(response, path, model)
-            answer = await read(response)
-            if not response.content.at_eof():
-                await self._finish(response)
+            with watching(response):
+                if response.status != 200:
+                    raise await self._refusal(response, path, model)
+                answer = await read(response)
+                if not response.content.at_eof():
+                    await self._finish(response)
             return answer
         except (aiohttp.ClientError, OSError) as error:
             response.close()

@@ -59,6 +59,7 @@ class End(Enum):
     PROPER = "proper"  # the closing chunk is sent, or the length is reached
     CUT = "cut"  # the connection breaks
     RESET = "reset"  # it breaks by RST
+    UNFRAMED = "unframed"  # bytes that are no chunk, and then nothing until the client leaves
 
 
 class Exchange:
@@ -165,6 +166,8 @@ class Exchange:
                 self.end = End.CUT
             case FaultKind.RESET:
                 self.end = End.RESET
+            case FaultKind.BAD_CHUNK:
+                self.end = End.UNFRAMED
             case FaultKind.GO_SILENT:
                 self._is_silent = True
             case FaultKind.GARBAGE:

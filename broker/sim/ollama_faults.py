@@ -38,6 +38,7 @@ class FaultKind(Enum):
     GARBAGE = "garbage"  # a broken line follows the `after`-th token
     OVERSIZE = "oversize"  # a line longer than any client takes follows it
     BAD_UTF8 = "bad_utf8"  # a line follows it whose text ends within a character
+    BAD_CHUNK = "bad_chunk"  # what follows it is no HTTP chunk, and the connection stays open
     ERROR_LINE = "error_line"  # a line with an error (`text`) follows it; 0: it is the first line
     END_WITHOUT_DONE = "end_without_done"  # the stream ends properly after `after` tokens
     FORBIDDEN = "forbidden"  # 403 without a body, as a wrong Host gets
@@ -79,6 +80,7 @@ AT_TOKENS: Final = frozenset(
         FaultKind.GARBAGE,
         FaultKind.OVERSIZE,
         FaultKind.BAD_UTF8,
+        FaultKind.BAD_CHUNK,
         FaultKind.ERROR_LINE,
         FaultKind.END_WITHOUT_DONE,
     }

@@ -58,6 +58,8 @@ LENGTH_SAID_MAX: Final = 2048  # Go says the length of a body up to here, above 
 BEHIND_BYTES: Final = 2**17
 TEXT_PLAIN: Final = "text/plain"
 _LAST_CHUNK: Final = b"0\r\n\r\n"
+_NO_CHUNK: Final = b"zzzz\r\n"  # no number stands before it
+_ENDINGS: Final[Mapping[End | None, bytes]] = {End.PROPER: _LAST_CHUNK, End.UNFRAMED: _NO_CHUNK}
 _READERS: Final = {
     Endpoint.GENERATE: read_generate,
     Endpoint.CHAT: read_chat,
@@ -140,7 +142,7 @@ class Delivery:
         data = frame(exchange.out, chunked=chunked)
         exchange.out.clear()
         self.is_complete = exchange.is_over
-        return data + _LAST_CHUNK if chunked and exchange.end is End.PROPER else data
+        return data + _ENDINGS.get(exchange.end, b"") if chunked else data
 
     def _write(self, transport: asyncio.WriteTransport) -> None:
         if self.is_complete or transport.is_closing():
@@ -319,6 +321,8 @@ class SimulatedOllama:
         if transport is not None and not delivery.is_complete:
             delivery.follow(transport, chunked=chunked)
             await self._attend(identity, delivery, request.writer)
+        if delivery.exchange.end is End.UNFRAMED:
+            await asyncio.Event().wait()  # until the client leaves
         if delivery.exchange.end is not End.PROPER:
             return break_off(request, delivery.exchange.end)
         await response.write_eof()

@@ -25,6 +25,7 @@ class FaultKind(Enum):
     GARBAGE = "garbage"  # a broken event follows the `after`-th token
     OVERSIZE = "oversize"  # an event without end does
     BAD_UTF8 = "bad_utf8"  # an event with half a character does
+    BAD_CHUNK = "bad_chunk"  # what follows it is no HTTP chunk, and the connection stays open
     ERROR_LINE = "error_line"  # an error object does, then `[DONE]`
     REFUSE = "refuse"  # no answer: `status` (with retry_after_s), or the connection is closed
     SLOW = "slow"  # everything takes `factor` times as long

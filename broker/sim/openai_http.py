@@ -39,6 +39,7 @@ TOKENS_PER_S: Final = 50.0
 OVERSIZE_BYTES: Final = 9 << 20  # more than any client takes for one event
 _PART: Final = b"x" * (1 << 16)
 _GARBAGE: Final = b'data: {"choices": [oops\n\n'
+_NO_CHUNK: Final = b"zzzz\r\n"  # no number stands before it
 _HALF_A_CHARACTER: Final = b'data: {"choices":[{"index":0,"delta":{"content":"\xe2\x82"}}]}\n\n'
 _LOADING: Final = Refused(503, "Loading model", "unavailable_error")
 _HEADERS: Final = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
@@ -192,7 +193,7 @@ class SimulatedOpenAi:
         struck_at = -1 if fault is None else min(fault.after, len(tokens))
         for index in range(len(tokens) + 1):
             is_struck = fault is not None and index == struck_at
-            if fault is not None and is_struck and await self._strike(fault, response):
+            if fault is not None and is_struck and await self._strike(fault, request, response):
                 return _cut(request) if fault.kind is FaultKind.CUT else response
             if index < len(tokens):
                 await self._pass(1 / TOKENS_PER_S)
@@ -202,7 +203,9 @@ class SimulatedOpenAi:
         self.served += 1
         return response
 
-    async def _strike(self, fault: Fault, response: web.StreamResponse) -> bool:
+    async def _strike(
+        self, fault: Fault, request: web.Request, response: web.StreamResponse
+    ) -> bool:
         """Does what is to go wrong; says whether the answer is over by it."""
         match fault.kind:
             case FaultKind.FREEZE:
@@ -220,6 +223,10 @@ class SimulatedOpenAi:
                     await response.write(_PART)
                 await response.write(b"\n\n")
                 return False
+            case FaultKind.BAD_CHUNK:
+                assert request.transport is not None, "a client that is gone cancels this"
+                request.transport.write(_NO_CHUNK)
+                await asyncio.Event().wait()  # until the client leaves
             case FaultKind.ERROR_LINE:
                 refused = Refused(fault.status or 500, fault.text or "the engine has died")
                 error = error_of(self.settings.flavour, refused)

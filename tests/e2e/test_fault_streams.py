@@ -21,6 +21,7 @@ BROKEN = [
     ({"kind": "garbage"}, "a line of the answer cannot be read"),
     ({"kind": "oversize"}, "a line of the answer is over"),
     ({"kind": "bad_utf8"}, "a line of the answer cannot be read"),
+    ({"kind": "bad_chunk"}, "not framed as HTTP"),
     ({"kind": "error_line", "text": "it broke"}, "it broke"),
     ({"kind": "end_without_done"}, "ended without its terminator"),
 ]
