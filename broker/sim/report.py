@@ -60,7 +60,8 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendFigures:
-    """`busy_share`: of the slots of as many models as surely fit. `loading_share`: of the time."""
+    """`residents`: the most models that it held at once. `loading_share`: of the time.
+    `busy_share`: of the slots that loaded models had, while they were loaded."""
 
     name: str
     slots: int
@@ -173,15 +174,15 @@ def _backend(backend: Backend, played: Played, begun_ns: int, span_ns: int) -> B
     mine = [each for each in played.stretches if each.backend == backend.name]
     loads = [each for each in mine if each.kind is StretchKind.LOADING]
     runs = [each for each in mine if each.kind is StretchKind.RUNNING]
-    residents = backend.residents_of(played.models)
-    slots_ns = span_ns * backend.slots * residents
+    held = [each for each in mine if each.kind is StretchKind.RESIDENT]
+    slots_ns = sum(each.length_ns() * backend.slots_for(each.model) for each in held)
     return BackendFigures(
         name=backend.name,
         slots=backend.slots,
-        residents=residents,
+        residents=max((each.lane + 1 for each in held), default=0),
         loads=len(loads),
         loading_share=round(_sum_ns(loads, begun_ns) / span_ns, 4),
-        busy_share=round(_sum_ns(runs, begun_ns) / slots_ns, 4),
+        busy_share=round(_sum_ns(runs, begun_ns) / max(1, slots_ns), 4),
     )
 
 

@@ -52,7 +52,8 @@ class Played:
 
 
 class Simulation:
-    """One workload before some servers. `policy` without backends of its own gets those given."""
+    """One workload before some servers. Of `policy` everything holds but how much these servers
+    can hold; servers that it does not name get what their own draft says."""
 
     def __init__(
         self,
@@ -68,9 +69,17 @@ class Simulation:
         self._models = models_of(workload.spec.models)
         self._seed = workload.spec.seed if seed is None else seed
         self._rho = workload.spec.rho if rho is None else rho
-        policies = tuple(each.policy() for each in self._backends)
-        base = policy or EnginePolicy(backends=policies)
-        self._policy = replace(base, backends=policies, seed=self._seed)
+        known = {each.name: each for each in policy.backends} if policy is not None else {}
+        backends_of_policy = tuple(
+            replace(
+                known.get(each.name, each.policy()),
+                resident_max=each.resident_max,
+                memory_bytes=each.memory_bytes,
+            )
+            for each in self._backends
+        )
+        base = policy or EnginePolicy(backends=backends_of_policy)
+        self._policy = replace(base, backends=backends_of_policy, seed=self._seed)
 
     def play(self, hear: Hear | None = None) -> Played:
         """To its end. WorkloadProblems where the workload cannot be played."""

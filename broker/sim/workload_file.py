@@ -64,12 +64,14 @@ _WITHOUT_VALUE: Final = frozenset({"missing", "too_short", "too_long", "model_ty
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """What a file asks for. `assumed` says in sentences what it left open."""
+    """What a file asks for. `assumed` says in sentences what it left open; `assumed_backends` is
+    one of them, for who takes other backends."""
 
     source: str
     spec: WorkloadSpec
     trace: Trace | None
     assumed: tuple[str, ...]
+    assumed_backends: str = ""
 
 
 def read_workload(path: Path, *, requests_max: int | None = None) -> Workload:
@@ -275,13 +277,17 @@ def _of_trace_alone(path: Path, draft: TraceDraft, trace: Trace) -> Workload:
     problems = list(_unknown_models(spec, trace))
     if problems:
         raise WorkloadProblems(problems)
-    assumed = [
-        f"the trace names no backend: one is assumed that holds {_RESIDENTS_ASSUMED} models, "
-        f"{_SLOTS_ASSUMED} slots each"
-    ]
-    if len(named) == 0 or any(not row.model for row in trace.rows):
+    assumed = []
+    if any(not row.model for row in trace.rows):
         names = ", ".join(each.name for each in models)
         assumed.append(f"requests that name no model are spread evenly over {names}")
     if any(not row.agent for row in trace.rows):
         assumed.append(f"requests that name no agent are spread over {_AGENTS_ASSUMED}")
-    return Workload(source=str(path), spec=spec, trace=trace, assumed=tuple(assumed))
+    return Workload(
+        source=str(path),
+        spec=spec,
+        trace=trace,
+        assumed=tuple(assumed),
+        assumed_backends=f"the trace names no backend: one that holds {_RESIDENTS_ASSUMED} models, "
+        f"{_SLOTS_ASSUMED} slots each",
+    )

@@ -48,8 +48,11 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
         "broker.config",
     },
     "broker_client": frozenset(),
-    # brokerctl travels with the broker; of it, it knows only what a configuration file may say.
-    "brokerctl": frozenset({"broker_client", "broker.config"}),
+    # brokerctl travels with the broker; of it, it knows only what a configuration file may say, and
+    # the simulator that a configuration can be tried on.
+    "brokerctl": frozenset(
+        {"broker_client", "broker.config", "broker.sim", "broker.daemon.engine_policy"}
+    ),
     # Programs around the product, which nothing imports.
     "bench": frozenset({"_sched", "broker", "broker_client", "tests.nvml_stub"}),
     "tests": frozenset({"_sched", "broker", "broker_client", "brokerctl", "bench", "docs"}),

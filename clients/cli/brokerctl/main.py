@@ -42,6 +42,7 @@ COMMANDS: Final[Mapping[str, Entry]] = {
     "quota": Entry("brokerctl.quota", "quota", "What an agent may use, and what is left."),
     "reload": Entry("brokerctl.reload", "reload", "Have the broker read its configuration again."),
     "resume": Entry("brokerctl.resume", "resume", "End what boost, block, pause and drain said."),
+    "simulate": Entry("brokerctl.simulate", "simulate", "Say how long a workload would wait."),
     "status": Entry("brokerctl.status", "status", "What runs, what waits, and on what."),
     "top": Entry("brokerctl.top", "top", "The same, live, with keys to act."),
 }

@@ -135,7 +135,6 @@ def test_problems_of_spec_and_trace_come_together(tmp_path: Path) -> None:
 def test_a_trace_alone_says_what_is_assumed(tmp_path: Path) -> None:
     workload = read_workload(write(tmp_path, TRACE, "t.csv"))
     assert [each.split(":")[0] for each in workload.assumed] == [
-        "the trace names no backend",
         "requests that name no model are spread evenly over llama3.2",
         "requests that name no agent are spread over 20",
     ]
@@ -145,8 +144,8 @@ def test_a_trace_that_names_all_assumes_only_the_backend(tmp_path: Path) -> None
     text = "arrival_ms,prompt_tokens,output_tokens,model,agent\n0,1,1,qwen3:8b,a-1\n"
     workload = read_workload(write(tmp_path, text, "t.csv"))
     assert [each.name for each in workload.spec.models] == ["qwen3:8b"]
-    (assumed,) = workload.assumed
-    assert assumed.startswith("the trace names no backend")
+    assert workload.assumed == ()
+    assert workload.assumed_backends.startswith("the trace names no backend: one that holds 2")
 
 
 def test_files_that_cannot_be_read_at_all(tmp_path: Path) -> None:
