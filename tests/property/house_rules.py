@@ -23,7 +23,7 @@ AGENTS: Final = ("ann", "bob", "cyd", "dan", "eve")
 
 _BACKENDS: Final = (
     BackendPolicy(name="b1", resident_max=2, memory_bytes=5000, is_local=True),
-    BackendPolicy(name="b2", exclusive=True),
+    BackendPolicy(name="b2", exclusive=True, may_restart=True),
 )
 _QUEUE: Final = QueuePolicy(
     queued_max=6,

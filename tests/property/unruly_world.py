@@ -20,10 +20,12 @@ from broker.core.errors import (
     BrokerError,
     Cancelled,
     LoadFailed,
+    LoadHung,
 )
 from broker.core.level import Level
 from broker.core.ports import Resident
 from broker.core.requests import AttemptId, Outcome
+from broker.core.servers import SHUT_DOUBLED_MAX, SHUT_NS
 from broker.core.stimuli import (
     AttemptEnded,
     BackendSeen,
@@ -34,6 +36,7 @@ from broker.core.stimuli import (
     ModelsListed,
     Quiet,
     ResidentsSeen,
+    RestartEnded,
     ResumeAsked,
     TimerFired,
     UnloadEnded,
@@ -50,6 +53,8 @@ LISTS: Final = (
     (*MODELS[:2], spec("o", 2, 3000, runner="blob-o2")),
     (*MODELS, spec("alias", 1, 1000, runner="blob-m")),
 )
+
+SHUT_NS_MAX: Final = SHUT_NS << SHUT_DOUBLED_MAX
 
 
 class UnrulyWorld(UnrulyPeople):
@@ -105,8 +110,19 @@ class UnrulyWorld(UnrulyPeople):
     def end_switch(self) -> None:
         names = [name for name, each in self.servers.items() if each.switching is not None]
         if names:
-            errors = [None] * 6 + [LoadFailed("out of memory"), BackendUnreachable("refused")]
+            errors = [
+                *[None] * 6,
+                LoadFailed("out of memory"),
+                LoadHung("nothing was heard of it"),
+                BackendUnreachable("refused"),
+            ]
             self._end_switch(self.choose(names), self.choose(errors))
+
+    def end_restart(self) -> None:
+        restarting = sorted(self.health.restarting)
+        if restarting:
+            error = self.choose([None, None, BackendFailed("status 1")])
+            self.feed(RestartEnded(self.choose(restarting), error))
 
     def _end_switch(self, name: str, error: BrokerError | None) -> None:
         server = self.servers[name]
@@ -126,7 +142,8 @@ class UnrulyWorld(UnrulyPeople):
 
     def fall_or_rise(self) -> None:
         name = self.choose(list(self.servers))
-        self.feed(BackendSeen(name, self.choose([True] * 5 + [False]), "no answer"))
+        up, is_mute = self.choose([*[(True, False)] * 10, (False, False), (False, True)])
+        self.feed(BackendSeen(name, up, "" if up else "no answer", is_mute))
 
     def list_models(self) -> None:
         name = self.choose(list(self.servers))
@@ -210,10 +227,12 @@ class UnrulyWorld(UnrulyPeople):
             server.listed = MODELS
             self.feed(ModelsListed(name, MODELS))
             self.feed(BackendSeen(name, True))
+        for name in sorted(self.health.restarting):
+            self.feed(RestartEnded(name))
         for scope in sorted({scope for scope, _ in self.operators.changes}, key=repr):
             self.feed(ResumeAsked(scope))
         self.feed(LevelAsked(level=Level.NORMAL))
-        self.wait(FAILED_LOAD_HOLD_NS)
+        self.wait(SHUT_NS_MAX if self.health.is_any_wedged else FAILED_LOAD_HOLD_NS)
         for _ in range(200):
             for name, server in self.servers.items():
                 for runner in [each for each, owner in server.loaded.items() if owner == "others"]:
@@ -267,6 +286,7 @@ _WEIGHTS: Final = {
     "end_abort": 2,
     "be_quiet": 1,
     "end_switch": 5,
+    "end_restart": 1,
     "fall_or_rise": 3,
     "list_models": 1,
     "others_load": 1,
