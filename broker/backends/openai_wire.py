@@ -1,8 +1,9 @@
 """Streamed answers in OpenAI's dialect: bytes in, pieces and the end out, without any I/O.
 
-Rules: an answer has ended well when it said `[DONE]` or why it finished; one that did neither has
-failed, whatever the HTTP status was and however cleanly the body ended. An `error` inside the
-stream is a failure. Ollama's own /v1 swallows the errors of its runner: what is left is an empty
+Rules: an answer has ended well when it said why it finished, or something and then `[DONE]`; any
+other has failed, whatever the HTTP status was and however cleanly the body ended. One that comes
+whole, from a server that passes over `stream`, is taken as one piece. An `error` inside the stream
+is a failure. Ollama's own /v1 swallows the errors of its runner: what is left is an empty
 chunk that names no model (recorded: 67_killed_mid_v1_chat). A tool call comes in parts and is
 handed out whole; one that the length cut off is dropped. What stands before a failure is handed out
 first. Sources: platform.openai.com/docs/api-reference/chat-streaming; vllm/entrypoints/openai;
@@ -62,6 +63,7 @@ class _Delta(msgspec.Struct, gc=False):
 
 class _Choice(msgspec.Struct, gc=False):
     delta: _Delta | None = None
+    message: _Delta | None = None  # in its place, of an answer that comes whole
     text: str | None = None  # of /v1/completions
     index: int = 0
     finish_reason: str | None = None
@@ -191,9 +193,7 @@ class OpenAiAnswerReader:
         pieces: list[Piece] = []
         for event in events:
             if event.data == _DONE:
-                self._finish_calls(pieces)
-                if not self.is_over:
-                    self._complete(pieces)
+                self._finish(pieces)
                 break
             try:
                 chunk = _decode(event.data)
@@ -222,7 +222,7 @@ class OpenAiAnswerReader:
         choice = next((each for each in chunk.choices or () if each.index == 0), None)
         if choice is None:
             return
-        delta = choice.delta
+        delta = choice.delta or _numbered(choice.message)
         text = choice.text or ""
         thinking = ""
         if delta is not None:
@@ -279,6 +279,16 @@ class OpenAiAnswerReader:
                 self.failure = BackendFailed("the arguments of a tool call are no JSON object")
                 return
 
+    def _finish(self, pieces: list[Piece]) -> None:
+        """`[DONE]`. It says that no more comes, and not that anything came."""
+        self._finish_calls(pieces)
+        if self.is_over:
+            return
+        if self.has_finished or self._has_spoken or pieces:
+            self._complete(pieces)
+        else:
+            self.failure = BackendFailed("the answer ended without a word, and without a reason")
+
     def _garble(self, problem: str) -> None:
         self.failure = BackendFailed(problem)
         self.is_garbled = True
@@ -304,6 +314,14 @@ class OpenAiAnswerReader:
 
 
 _HANDED_OUT: Final = _Call()
+
+
+def _numbered(message: _Delta | None) -> _Delta | None:
+    """A whole message, whose calls are told apart by their places alone."""
+    if message is not None:
+        for place, call in enumerate(message.tool_calls or ()):
+            call.index = place
+    return message
 
 
 def _ns(milliseconds: float | None) -> int:

@@ -97,6 +97,47 @@ def test_a_server_that_does_not_count_is_counted_for() -> None:
     assert reader.completion.output_tokens == 2
 
 
+def whole(message: object, finish: str | None = "stop", **more: object) -> str:
+    """An answer of a server that passes over `stream`."""
+    choice = {"index": 0, "message": message, "finish_reason": finish}
+    return json.dumps({"object": "chat.completion", "model": "m", "choices": [choice], **more})
+
+
+def test_an_answer_that_comes_whole_is_one_piece() -> None:
+    usage = {"prompt_tokens": 5, "completion_tokens": 4, "total_tokens": 9}
+    message = {"role": "assistant", "content": "two words", "reasoning_content": "hm"}
+    pieces, reader = read(whole(message, usage=usage), size=7)
+    assert pieces == [Piece("two words", "hm")]
+    assert reader.completion is not None
+    assert reader.completion.finish_reason is FinishReason.STOP
+    assert (reader.completion.prompt_tokens, reader.completion.output_tokens) == (5, 4)
+    pieces, reader = read(json.dumps({"choices": [{"text": "a", "finish_reason": "length"}]}))
+    assert pieces == [Piece("a")]
+    assert reader.completion is not None
+    assert "terminator" in failure(whole({"content": "half"}, finish=None)).message
+
+
+def test_calls_that_come_whole_have_no_numbers() -> None:
+    made = [{"id": f"c{n}", "function": {"name": n, "arguments": "{}"}} for n in "ab"]
+    pieces, reader = read(whole({"content": None, "tool_calls": made}, "tool_calls"))
+    assert calls_of(pieces) == [ToolCall("ca", "a", "{}"), ToolCall("cb", "b", "{}")]
+    assert reader.completion is not None
+    assert reader.completion.finish_reason is FinishReason.TOOL_CALLS
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        (DONE,),
+        ('data: {"choices": []}\n\n', DONE),
+        (said({"role": "assistant", "content": ""}), DONE),
+    ],
+    ids=["nothing", "no choices", "an empty word"],
+)
+def test_a_farewell_to_nothing_is_no_answer(events: tuple[str, ...]) -> None:
+    assert "without a word" in failure(*events).message
+
+
 @pytest.mark.parametrize(
     ("events", "reason"),
     [
