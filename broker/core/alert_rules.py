@@ -239,8 +239,8 @@ RULES: Final = (
         hold_ns=0,
         judge=_wedged,
         meaning="A backend answers and does not serve, and no cure of the broker's has helped.",
-        runbook="Restart it (an Ollama: systemctl restart ollama); with restart_command under [[backends]] "
-        "the broker does that itself. brokerctl doctor says what was found.",
+        runbook="Restart it (an Ollama: systemctl restart ollama); with restart_command under "
+        "[[backends]] the broker does that itself. brokerctl doctor says what was found.",
         clear_ns=0,
     ),
     Rule(

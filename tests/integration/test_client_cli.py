@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -18,6 +19,7 @@ from tests.integration.scripted_broker import (
     Context,
     ScriptedBroker,
     answer,
+    chunk,
     done,
     refuse,
     serving,
@@ -115,6 +117,56 @@ async def test_an_error_is_words_and_a_status_without_a_traceback(broker: Script
     as_json = await brokerctl(broker, "models", "zzz", "--json")
     assert as_json.exit_code == 1
     assert json.loads(as_json.stdout)["error"]["reason"] == "MODEL_UNKNOWN"
+
+
+async def test_an_error_stands_on_its_own_line_names_the_backend_and_the_next_step(
+    broker: ScriptedBroker,
+) -> None:
+    async def dies(request: Any, context: Context) -> AsyncIterator[Any]:
+        yield inference_pb2.GenerateEvent(started=inference_pb2.Started(model="m", backend="gpu7"))
+        yield chunk(0, "The sky")
+        await refuse(context, grpc.StatusCode.INTERNAL, "BACKEND_FAILED", outcome="failed")
+
+    broker.script.extend([dies, dies])
+    result = await brokerctl(broker, "generate", "why?", "--model", "m")
+    assert (result.exit_code, result.stdout) == (1, "The sky\n")
+    *_, words, step = result.stderr.splitlines()
+    assert words.startswith("brokerctl: on gpu7: BACKEND_FAILED; ")
+    assert step.startswith(f"`brokerctl explain {broker.requests[0].request_id}` ")
+    as_json = await brokerctl(broker, "generate", "why?", "--model", "m", "--json")
+    error = json.loads(as_json.stdout.splitlines()[-1])["error"]
+    assert error["request_id"] == broker.requests[1].request_id
+
+
+async def test_a_request_that_the_broker_never_judged_is_not_to_be_explained(
+    broker: ScriptedBroker,
+) -> None:
+    async def wrong(request: Any, context: Context) -> AsyncIterator[Any]:
+        await refuse(context, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+        yield  # Never reached; makes this a generator, which a turn is.
+
+    broker.script.append(wrong)
+    result = await brokerctl(broker, "generate", "why?", "--model", "m")
+    assert result.exit_code == 1
+    assert "explain" not in result.stderr
+
+
+async def test_fallbacks_and_the_default_answer(broker: ScriptedBroker) -> None:
+    broker.script.append(answer)
+    options = ("--fallback", "small", "--fallback", "tiny", "--accept-default")
+    result = await brokerctl(broker, "generate", "why?", "--model", "m", *options)
+    assert result.exit_code == 0, result.output
+    assert list(broker.requests[0].fallback_models) == ["small", "tiny"]
+    assert broker.requests[0].accept_default
+
+
+async def test_who_listens_and_says_nothing_is_not_taken_for_nobody() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        address = f"127.0.0.1:{mute.getsockname()[1]}"
+        result = await asyncio.to_thread(CliRunner().invoke, main, ["status", "--address", address])
+    assert result.exit_code == 3
+    assert f"what listens at {address} says nothing" in result.stderr
+    assert "start one" not in result.stderr
 
 
 async def test_models_and_one_of_them(broker: ScriptedBroker) -> None:

@@ -11,7 +11,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 from rich.console import Console
@@ -20,7 +20,12 @@ from broker_client import BrokerError, Client
 from broker_client.channel import broker_address
 from brokerctl.address import checked_address
 from brokerctl.exit_status import EXIT_INTERRUPTED
-from brokerctl.explanation import error_document, exit_status_of, sentence_of
+from brokerctl.explanation import (
+    error_document,
+    exit_status_of,
+    is_in_the_books,
+    sentence_of,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +50,18 @@ def print_json(document: Any) -> None:
     click.echo(json.dumps(document, ensure_ascii=False, default=dataclasses.asdict))
 
 
+def fail(call: Call, error: BrokerError, request_id: str = "", backend: str = "") -> NoReturn:
+    """Says what went wrong and ends the command. `request_id`: of the request that it ended,
+    `backend` the one that had it."""
+    if call.as_json:
+        print_json(error_document(error, call.address, request_id))
+    else:
+        click.echo(f"brokerctl: {sentence_of(error, call.address, backend)}", err=True)
+        if request_id and is_in_the_books(error):
+            click.echo(f"`brokerctl explain {request_id}` tells how it came to that", err=True)
+    sys.exit(exit_status_of(error))
+
+
 def asking(command: Callable[..., None]) -> Callable[..., None]:
     """Makes a function a command that asks a broker: --address, --json, and errors in words."""
 
@@ -60,11 +77,7 @@ def asking(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(call, *args, **kwargs)
         except BrokerError as error:
-            if as_json:
-                print_json(error_document(error, call.address))
-            else:
-                click.echo(f"brokerctl: {sentence_of(error, call.address)}", err=True)
-            sys.exit(exit_status_of(error))
+            fail(call, error)
         except KeyboardInterrupt:
             click.echo("", err=True)
             sys.exit(EXIT_INTERRUPTED)

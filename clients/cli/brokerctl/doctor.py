@@ -82,8 +82,7 @@ def look(call: Call, *, is_probing: bool, model: str | None) -> tuple[list[Findi
                 findings += probed(client, call, model)
             return findings, 0
     except BrokerError as error:
-        finding = unreachable_finding(call.address, error.reason or error.code.name)
-        return [finding], exit_status_of(error)
+        return [unreachable_finding(error, call.address)], exit_status_of(error)
 
 
 def probed(client: Client, call: Call, model: str | None) -> list[Finding]:

@@ -75,6 +75,9 @@ NEXT_STEPS: Final[tuple[tuple[type[BrokerError], str], ...]] = (
     (ConnectionLost, "`brokerctl doctor` says whether the broker still answers"),
 )
 
+# gRPC's words where a connection was made and no word of its protocol came back.
+SILENT_WORDS: Final = ("before receiving settings", "handshake timed out")
+
 # There is room for them again after a time that the broker has measured.
 COMES_AGAIN: Final = (
     QuotaExceeded,
@@ -87,13 +90,14 @@ COMES_AGAIN: Final = (
 )
 
 
-def sentence_of(error: BrokerError, address: str) -> str:
-    """What happened and what to do, in one line."""
+def sentence_of(error: BrokerError, address: str, backend: str = "") -> str:
+    """What happened and what to do, in one line; `backend` is named where the broker's own words
+    do not."""
     if isinstance(error, Unreachable):
-        if "resolv" in error.message.lower():
-            return f"no host can be found for {address}; correct --address or BROKER_ADDRESS"
-        return f"no broker answers at {address}; start one with `brokerd`"
+        return "; ".join(unreachable_words(error, address))
     words = error.message or f"the broker answered {error.code.name}"
+    if backend and backend not in words:
+        words = f"on {backend}: {words}"
     if isinstance(error, COMES_AGAIN) and error.retry_after_s:
         words = f"{words}; come back in {duration_text(error.retry_after_s * 1000)}"
     for kind, step in NEXT_STEPS:
@@ -102,15 +106,40 @@ def sentence_of(error: BrokerError, address: str) -> str:
     return words
 
 
+def unreachable_words(error: Unreachable, address: str) -> tuple[str, str]:
+    """No broker, and the next step: nobody listens there, or who does says nothing, or there is no
+    such place."""
+    words = error.message.lower()
+    if "resolv" in words:
+        return f"no host can be found for {address}", "correct --address or BROKER_ADDRESS"
+    if any(each in words for each in SILENT_WORDS):
+        return (
+            f"what listens at {address} says nothing: a broker that is stopped or hangs, or "
+            "another program",
+            "`ss -ltnp` names the process that has the port; have it go on, or end it and start "
+            "`brokerd`",
+        )
+    return f"no broker answers at {address}", "start one with `brokerd`"
+
+
+def is_in_the_books(error: BrokerError) -> bool:
+    """Does the broker remember the request that ended so? It does once it has judged it; a
+    connection that was lost says nothing of that, and asking costs nothing."""
+    if isinstance(error, ConnectionLost):
+        return True
+    return bool(error.outcome) and not isinstance(error, InvalidRequest)
+
+
 def exit_status_of(error: BrokerError) -> int:
     """The exit status that stands for an error."""
     return EXIT_NO_BROKER if isinstance(error, Unreachable) else EXIT_SAID_NO
 
 
-def error_document(error: BrokerError, address: str) -> Mapping[str, Any]:
+def error_document(error: BrokerError, address: str, request_id: str = "") -> Mapping[str, Any]:
     """The same for programs."""
     return {
         "error": {
+            **({"request_id": request_id} if request_id else {}),
             "code": error.code.name,
             "reason": error.reason,
             "message": sentence_of(error, address),

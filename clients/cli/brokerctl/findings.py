@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-from broker_client import BackendStatus, Model, Status, __version__
+from broker_client import BackendStatus, BrokerError, Model, Status, Unreachable, __version__
 from brokerctl.backend_steps import KEEPS_MODELS, down_text, get_model_step, start_step
+from brokerctl.explanation import sentence_of, unreachable_words
 from brokerctl.figures import counted
 from brokerctl.finding import Finding, bad, good, odd
 from brokerctl.health_findings import health_findings
@@ -24,11 +25,14 @@ WAITS_FOR_BACKENDS: Final = {
 }
 
 
-def unreachable_finding(address: str, why: str) -> Finding:
-    """No broker."""
+def unreachable_finding(error: BrokerError, address: str) -> Finding:
+    """No broker, or one that does not answer as it should."""
+    if isinstance(error, Unreachable):
+        text, step = unreachable_words(error, address)
+        return bad(text, f"{step}, or say where the broker is with --address or BROKER_ADDRESS")
     return bad(
-        f"no broker answers at {address} ({why})",
-        "start one with `brokerd`, or say where it is with --address or BROKER_ADDRESS",
+        f"the broker at {address} does not answer as it should: {sentence_of(error, address)}",
+        "see the broker's log, or say where another is with --address or BROKER_ADDRESS",
     )
 
 

@@ -9,10 +9,10 @@ from typing import Any, Final, cast
 
 import click
 
-from broker_client import Chunk, Client, Done, Event, Requeued, Retrying
+from broker_client import BrokerError, Chunk, Client, Done, Event, Requeued, Retrying, Started
 from broker_client.requests import Ask
 from brokerctl.backend_steps import no_model_text
-from brokerctl.call import Call, asking, print_json
+from brokerctl.call import Call, asking, fail, print_json
 from brokerctl.exit_status import EXIT_SAID_NO
 from brokerctl.explanation import error_document
 from brokerctl.figures import counted, duration_text
@@ -53,6 +53,19 @@ BEGINS_ANEW: Final = "--- begins anew ---"
     "far. Where text may become void it goes into a pipe or file only when it is whole.  "
     "[default: fail]",
 )
+@click.option(
+    "--fallback",
+    "fallback_models",
+    multiple=True,
+    metavar="MODEL",
+    help="Answer with this model where the other cannot. May be given for several, the best first.",
+)
+@click.option(
+    "--accept-default",
+    is_flag=True,
+    default=None,
+    help="Take the operator's default answer, if there is one, where no model gives one in time.",
+)
 @click.option("--prompt-type", help="Kind of prompt, which chooses the operator's default answer.")
 @asking
 def generate(call: Call, prompt: str | None, **given: Any) -> None:
@@ -64,18 +77,30 @@ def generate(call: Call, prompt: str | None, **given: Any) -> None:
     with call.client(given.pop("agent")) as client:
         model = given.pop("model") or default_model(client)
         timeouts = timeouts_of(given.pop("limits"))
-        ask: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+        ask = {key: value for key, value in given.items() if value not in (None, ())}
         if timeouts is not None:
             ask["timeouts"] = timeouts
         may_turn_void = ask.get("on_interruption", "fail") != "fail"
-        show: Callable[[Event], None] = Answer(may_turn_void=may_turn_void).show
-        if call.as_json:
-            show = show_json
+        answer = Answer(may_turn_void=may_turn_void)
+        show: Callable[[Event], None] = show_json if call.as_json else answer.show
         # The options above are a part of the keys that a call may have.
         request = cast("Ask", {"model": model, "prompt": prompt, **ask})
         with client.stream(**request) as events:
-            for event in events:
-                show(event)
+            backend = ""
+            try:
+                for event in events:
+                    backend = backend_after(event, backend)
+                    show(event)
+            except BrokerError as error:
+                answer.end()
+                fail(call, error, events.request_id, backend)
+
+
+def backend_after(event: Event, before: str) -> str:
+    """The backend that has the request now."""
+    if isinstance(event, Started):
+        return event.backend
+    return "" if isinstance(event, Requeued | Retrying) else before
 
 
 def read_prompt() -> str:
@@ -130,6 +155,14 @@ class Answer:
             self._begin_anew()
         if isinstance(event, Done):
             click.secho(done_text(event), err=True, dim=True)
+
+    def end(self) -> None:
+        """No more comes. What was held back stays so: it is not whole."""
+        self._waiting.clear()
+        self._end_line()
+        if self._is_thinking:
+            click.echo(err=True)
+            self._is_thinking = False
 
     def _begin_anew(self) -> None:
         if self._held is not None:

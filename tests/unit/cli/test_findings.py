@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import grpc
 import pytest
 
 from broker_client import (
@@ -15,8 +16,10 @@ from broker_client import (
     ModelPlace,
     RequestStatus,
     Status,
+    Unreachable,
     __version__,
 )
+from broker_client.errors import QueueFull, local_details
 from broker_client.pb.broker.v1 import admin_pb2 as pb
 from broker_client.pb.broker.v1 import common_pb2
 from broker_client.status import status_of
@@ -111,9 +114,13 @@ def test_a_healthy_broker_has_no_findings_that_ask_for_anything() -> None:
 
 
 def test_no_broker() -> None:
-    finding = unreachable_finding(ADDRESS, "UNAVAILABLE")
+    gone = Unreachable(local_details(grpc.StatusCode.UNAVAILABLE, "Connection refused"))
+    finding = unreachable_finding(gone, ADDRESS)
     assert finding.severity is Severity.BAD
+    assert finding.text == f"no broker answers at {ADDRESS}"
     assert "`brokerd`" in finding.next_step
+    full = QueueFull(local_details(grpc.StatusCode.UNAVAILABLE, "the queue is full"))
+    assert "the queue is full" in unreachable_finding(full, ADDRESS).text
 
 
 def test_a_backend_that_is_down_and_why() -> None:
