@@ -160,7 +160,8 @@ class Gates:
                 place, victim = self._find_place(spec, agent, priority, live, is_barred=is_barred)
                 self._gate = GateName.FEASIBILITY
                 asker = Asker(agent, priority, compartment)
-                self._feasibility.check(spec, asker, target.line, self._passage, now_ns)
+                model, line = target.model, target.line
+                self._feasibility.check(spec, asker, model, line, self._passage, now_ns)
         except BrokerError:
             reserved = self._passage.tokens_reserved
             self._quotas.give_back(agent.purse, agent.type.name, reserved, now_ns)

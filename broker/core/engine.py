@@ -243,7 +243,8 @@ class Engine(Assembly):
         self._arrivals.configure(policy.queue)
         self._attempts.policy = policy.queue
         self.retries.configure(policy.retry)
-        self._phases.configure(policy.time_outs, self.records, now_ns)
+        self._phases.configure(policy.time_outs)
+        self.ledger.time_outs_changed(now_ns)
         self._announcer.interval_ns = policy.queue.announce_interval_ns
         self.residencies.policy = self._switching.policy = policy.placement
         self.breakers.configure(policy.breaker, now_ns)

@@ -83,7 +83,7 @@ class Feasibility:
         if outlook is None:
             return ""
         margin = self._backpressure.policy.deadline_margin
-        if outlook.answer_ns > (spec.deadline_ns - now_ns) * margin:
+        if outlook.answer_ns > (self._phases.due_ns(spec, model, now_ns) - now_ns) * margin:
             return f"by what was measured {model} answers after the deadline"
         limit_ns = self._phases.limits_of(spec, model).queue_ns
         if limit_ns is not None and outlook.wait_ns > limit_ns * margin:
@@ -91,13 +91,19 @@ class Feasibility:
         return ""
 
     def check(
-        self, spec: RequestSpec, asker: Asker, line: LineKey, passage: Passage, now_ns: int
+        self,
+        spec: RequestSpec,
+        asker: Asker,
+        model: str,
+        line: LineKey,
+        passage: Passage,
+        now_ns: int,
     ) -> None:
         """Refuses only what would be late even if all went `deadline_margin` times faster than
         measured. Where it would be late without those before it, too, that is final:
         DeadlineExpired. What it judged by is noted in `passage`."""
         passage.samples = self._estimates.samples(line[0], spec.kind)
-        passage.remaining_ns = remaining_ns = spec.deadline_ns - now_ns
+        passage.remaining_ns = remaining_ns = self._phases.due_ns(spec, model, now_ns) - now_ns
         outlook = self._outlook(spec, asker, line)
         if outlook is None:
             return

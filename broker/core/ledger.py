@@ -98,8 +98,20 @@ class Ledger:
     def set_deadline(self, record: Record, at_ns: int) -> None:
         """Its newest call gives it until then; a time-out for the whole of it may be tighter."""
         self._timers.cancel(record.deadline_timer)
+        record.asked_until_ns = at_ns
         record.deadline_ns = at_ns = self._phases.deadline_ns(record, at_ns)
         record.deadline_timer = self._timers.set(at_ns, self._on_deadline, record)
+
+    def hold_to_time_outs(self, record: Record, now_ns: int) -> None:
+        """It waits, and others count for it now: those of another model, or of another policy."""
+        self.set_deadline(record, record.asked_until_ns)
+        self._phases.waits_on(record, now_ns)
+
+    def time_outs_changed(self, now_ns: int) -> None:
+        """All that waits is held to the new ones."""
+        for record in self.records.values():
+            if record.state in WAITS:
+                self.hold_to_time_outs(record, now_ns)
 
     def leave_room(self, record: Record) -> None:
         """It stands in the waiting room no longer."""

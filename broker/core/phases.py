@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from broker.core.errors import BrokerError, TimedOut
-from broker.core.lifecycle import WAITS
 from broker.core.placement import BackendState
 from broker.core.record import Attempt, Record
-from broker.core.requests import AttemptId, RequestKey, RequestSpec
+from broker.core.requests import AttemptId, RequestSpec
 from broker.core.residency import ResidencyState
 from broker.core.stimuli import Quiet
 from broker.core.time_outs import NO_TIME_OUTS, Phase, TimeOutPolicy, TimeOuts, tightest
@@ -51,16 +50,10 @@ class Phases:
         )
         self._bounds_all = any(each.total_ns is not None for each in house)
 
-    def configure(
-        self, policy: TimeOutPolicy, records: Mapping[RequestKey, Record], now_ns: int
-    ) -> None:
-        """What comes, starts or waits from now on is held to these; an attempt that runs has the
-        time for its first token that it was given."""
+    def configure(self, policy: TimeOutPolicy) -> None:
+        """What comes or starts from now on is held to these; what waits is for the ledger to hold
+        to them. What runs has the time that it was given."""
         self._set(policy)
-        for record in records.values():
-            if record.state in WAITS:
-                self.left(record)
-                self._arm(record, now_ns)
 
     def limits(self, record: Record) -> TimeOuts:
         """Of each phase the time-out that counts."""
@@ -79,6 +72,11 @@ class Phases:
         total_ns = self.limits(record).total_ns
         return asked_ns if total_ns is None else min(asked_ns, record.arrived_ns + total_ns)
 
+    def due_ns(self, spec: RequestSpec, model: str, now_ns: int) -> int:
+        """The same of one that comes now, and is to be answered by this model (comparison key)."""
+        total_ns = self.limits_of(spec, model).total_ns
+        return spec.deadline_ns if total_ns is None else min(spec.deadline_ns, now_ns + total_ns)
+
     def waits_until_ns(self, record: Record) -> int:
         """When its wait is over at the latest."""
         queue_ns = self.limits(record).queue_ns
@@ -93,6 +91,11 @@ class Phases:
         record.waiting_since_ns = now_ns
         if self._bounds_waits or record.spec.time_outs is not NO_TIME_OUTS:
             self._arm(record, now_ns)
+
+    def waits_on(self, record: Record, now_ns: int) -> None:
+        """It goes on waiting, by other time-outs than before."""
+        self.left(record)
+        self._arm(record, now_ns)
 
     def left(self, record: Record) -> None:
         """It waits no longer, for whatever reason."""

@@ -94,9 +94,12 @@ class Reassignment:
             if record.state is State.QUEUED:  # one in the waiting room hears of it when it enters
                 self._ledger.end(record, Trigger.FAIL, error, now_ns)
             return
+        is_other = choice.model != record.model
         self._assign(record, choice)
         if choice.line != record.line:
             self._backlog.move(record, now_ns, line=choice.line)
+        if is_other:
+            self._ledger.hold_to_time_outs(record, now_ns)
         if allows_answer and offers.holds(record):
             self._ledger.answer(record, now_ns)
 
@@ -212,8 +215,11 @@ class Reassignment:
         """The line of one that leaves the waiting room, as things are now. Raises what it then ends
         with: its model may be gone, or another than it was."""
         choice = self._choose(record, False, now_ns)
+        is_other = choice.model != record.model
         self._assign(record, choice)
         record.line = choice.line
+        if is_other:
+            self._ledger.hold_to_time_outs(record, now_ns)
 
 
 def _has_begun(choice: Choice, record: Record) -> bool:

@@ -72,6 +72,7 @@ class Record:
     is_in_haste: bool = False  # is that because the line of its own would take too long?
     state: State = State.RECEIVED
     deadline_ns: int = 0
+    asked_until_ns: int = 0  # as its newest call gives it; a time-out may be tighter
     deadline_timer: int = 0
     room_timer: int = 0
     spared_by: str = ""  # the backend that failed it and was not charged: another takes it up

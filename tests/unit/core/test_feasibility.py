@@ -13,8 +13,9 @@ from broker.core.errors import BackendRefused, DeadlineExpired, DeadlineInfeasib
 from broker.core.estimates import SAMPLES_MIN
 from broker.core.queueing import AgentOrder, QueuePolicy
 from broker.core.requests import Outcome, RequestKind
-from broker.core.stimuli import Arrived, ModelsListed
+from broker.core.stimuli import Arrived, ModelsListed, PolicyChanged
 from broker.core.story import explain
+from broker.core.time_outs import NO_TIME_OUTS, TimeOutPolicy, TimeOuts
 from tests.unit.core.gate_words import ended_with, is_let_in, refused
 from tests.unit.core.scene import (
     MINUTE_NS,
@@ -120,6 +121,21 @@ def test_what_takes_longer_than_is_left_when_alone_is_told_so_for_good() -> None
     assert not error.retryable
     assert error.retry_after_ns is None
     assert error.message == ("1.0 s are left, and by what was measured an answer takes 10.0 s")
+
+
+@pytest.mark.parametrize("whose", ["the house's", "the model's", "its own"])
+def test_a_time_out_for_the_whole_is_a_deadline_as_well(whose: str) -> None:
+    """What would surely run into it takes no slot from others."""
+    scene, tight = measured(), TimeOuts(total_ns=SECOND_NS)
+    if whose != "its own":
+        of_all = tight if whose == "the house's" else NO_TIME_OUTS
+        by_model = {"m:latest": tight} if whose == "the model's" else {}
+        time_outs = TimeOutPolicy(of_all=of_all, by_model=by_model)
+        scene.turn(PolicyChanged(replace(scene.engine.policy, time_outs=time_outs)))
+    spec = request("r", deadline_ns=scene.now_ns + 20 * MINUTE_NS)
+    own = tight if whose == "its own" else NO_TIME_OUTS
+    error = refused(scene.turn(Arrived(replace(spec, time_outs=own))))
+    assert error.message == "1.0 s are left, and by what was measured an answer takes 10.0 s"
 
 
 def test_only_the_agents_own_earlier_requests_are_surely_before_it() -> None:

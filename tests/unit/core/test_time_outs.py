@@ -10,7 +10,16 @@ from broker.core.effects import Effect, Finish, TellRequeued
 from broker.core.errors import BackendBusy, Cancelled, DeadlineExpired, TimedOut
 from broker.core.placement import BackendPolicy
 from broker.core.requests import OnInterruption, Outcome
-from broker.core.stimuli import Arrived, AttemptEnded, FirstToken, PolicyChanged, Quiet
+from broker.core.stimuli import (
+    Arrived,
+    AttemptEnded,
+    FirstToken,
+    ModelsListed,
+    PauseAsked,
+    PolicyChanged,
+    Quiet,
+    Scope,
+)
 from broker.core.time_outs import NO_TIME_OUTS, Phase, TimeOutPolicy, TimeOuts, tightest
 from tests.unit.core.scene import (
     MINUTE_NS,
@@ -157,6 +166,36 @@ def test_a_reload_holds_for_what_waits() -> None:
     assert finished(scene.wait(1)) == [("r1", Outcome.EXPIRED)]
     come(scene, "r2")
     scene.turn(PolicyChanged(replace(policy, time_outs=TimeOutPolicy())))
+    assert finished(scene.wait(MINUTE_NS)) == []
+
+
+# In its own line nothing bounds it, in that of its fallback two time-outs do.
+OF_N = {"n:latest": TimeOuts(queue_ns=5 * SECOND_NS, total_ns=9 * SECOND_NS)}
+
+
+def moved(scene: Scene) -> None:
+    """What waits goes to its fallback, as its model is gone; nothing of its agent starts."""
+    scene.turn(PauseAsked(scope=Scope(agent_id="a")))
+    scene.turn(arrived("r1", deadline_ns=HOUR_NS, fallback_models=("n",)))
+    scene.wait(4 * SECOND_NS)
+    scene.turn(ModelsListed("b1", (model("n"),)))
+    assert scene.engine.records["a", "r1"].model == "n:latest"
+
+
+def test_what_moves_to_another_model_is_held_to_its_time_outs() -> None:
+    scene = scene_of(by_model=OF_N)
+    moved(scene)
+    record = scene.engine.records["a", "r1"]
+    assert record.deadline_ns == record.arrived_ns + 9 * SECOND_NS
+    assert late(scene.wait(SECOND_NS)) == (Outcome.EXPIRED, Phase.QUEUE)
+
+
+def test_what_comes_back_to_its_model_is_held_to_that_again() -> None:
+    scene = scene_of(by_model=OF_N)
+    moved(scene)
+    scene.turn(ModelsListed("b1", (model("m"), model("n"))))
+    record = scene.engine.records["a", "r1"]
+    assert (record.model, record.deadline_ns) == ("m:latest", HOUR_NS)
     assert finished(scene.wait(MINUTE_NS)) == []
 
 
@@ -323,3 +362,17 @@ def test_a_newer_call_does_not_prolong_it() -> None:
     scene.wait(30 * SECOND_NS)
     scene.turn(arrived("r1", deadline_ns=2 * HOUR_NS))
     assert late(scene.wait(30 * SECOND_NS)) == (Outcome.EXPIRED, Phase.TOTAL)
+
+
+def test_a_reload_of_it_holds_for_what_waits_and_not_for_what_runs() -> None:
+    scene = scene_of()
+    come(scene, "running")
+    come(scene)
+    scene.wait(5 * SECOND_NS)
+    policy = scene.engine.policy
+    tight = TimeOutPolicy(of_all=TimeOuts(total_ns=8 * SECOND_NS))
+    scene.turn(PolicyChanged(replace(policy, time_outs=tight)))
+    assert late(scene.wait(3 * SECOND_NS)) == (Outcome.EXPIRED, Phase.TOTAL)
+    come(scene, "r2")
+    scene.turn(PolicyChanged(replace(policy, time_outs=TimeOutPolicy())))
+    assert finished(scene.wait(MINUTE_NS)) == []
