@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Final
 
 import aiohttp
 
 from broker.backends import openai_bodies, openai_inventory
+from broker.backends.api_key import ApiKey
 from broker.backends.connections import TransportLimits
 from broker.backends.http_transport import HttpTransport
 from broker.backends.ollama_host import parse_host
@@ -57,14 +57,15 @@ class OpenAiBackend:
     ) -> None:
         self._name = name
         self._url = parse_host(host).client_url.removesuffix(_API)
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._key = ApiKey(api_key)
+        self._key_env = api_key_env
         limits = limits or TransportLimits()
         idle_s = min(limits.idle_connection_s, IDLE_CONNECTION_S)
         self._transport = HttpTransport(
             self._url,
             replace(limits, idle_connection_s=idle_s),
-            partial(error_of_status, api_key_env),
-            headers,
+            self._error_of_status,
+            self._key.headers,
         )
         self._ids: dict[str, str] = {}  # by comparison key, as last listed
         self._version: str | None = None  # None: not asked since it last failed
@@ -136,16 +137,18 @@ class OpenAiBackend:
             if reader.failure is not None and reader.is_garbled:
                 raise reader.failure  # here and not below: nothing more can be read
 
-        await self._transport.converse(path, body, model, read)
-        if reader.completion is None:
-            assert reader.failure is not None, "a reader that is over has one of the two"
-            raise reader.failure
+        with self._key.kept():
+            await self._transport.converse(path, body, model, read)
+            if reader.completion is None:
+                assert reader.failure is not None, "a reader that is over has one of the two"
+                raise reader.failure
         return reader.completion
 
     async def embed(self, model: str, content: EmbedContent, *, num_ctx: int | None) -> Embeddings:
         """One vector per input. One input that fails fails them all."""
         body = openai_bodies.embed_body(self._id(model), content)
-        answer = await self._transport.ask(EMBEDDINGS, body, model=model)
+        with self._key.kept():
+            answer = await self._transport.ask(EMBEDDINGS, body, model=model)
         return openai_inventory.embeddings(answer, len(content.inputs))
 
     async def load(self, model: str, *, num_ctx: int | None, keep_alive_s: int) -> None:
@@ -170,7 +173,8 @@ class OpenAiBackend:
         return self._ids.get(comparison_key(model), model)
 
     async def _listed(self) -> tuple[openai_inventory.ListedModel, ...]:
-        body = await self._transport.ask(MODELS, None, timeout_s=MODELS_TIMEOUT_S)
+        with self._key.kept():
+            body = await self._transport.ask(MODELS, None, timeout_s=MODELS_TIMEOUT_S)
         listed = openai_inventory.listed_models(body)
         self._ids = {comparison_key(each.id): each.id for each in listed}
         return listed
@@ -193,14 +197,20 @@ class OpenAiBackend:
         def look(response: aiohttp.ClientResponse) -> None:
             said.append(response.headers.get("Server", ""))
 
-        await self._transport.ask(path, None, timeout_s=HEALTH_TIMEOUT_S, look=look)
-        return "" if said[0].lower() in _SAYS_NOTHING else said[0]
+        with self._key.kept():
+            await self._transport.ask(path, None, timeout_s=HEALTH_TIMEOUT_S, look=look)
+        name = self._key.struck_out(said[0])
+        return "" if name.lower() in _SAYS_NOTHING else name
 
     async def _ask_version(self) -> str:
         try:
-            body = await self._transport.ask(VERSION, None, timeout_s=HEALTH_TIMEOUT_S)
+            with self._key.kept():
+                body = await self._transport.ask(VERSION, None, timeout_s=HEALTH_TIMEOUT_S)
         except BackendFailed as error:
             if error.status not in _ABSENT:
                 raise
             return ""
-        return openai_inventory.version(body)
+        return self._key.struck_out(openai_inventory.version(body))
+
+    def _error_of_status(self, path: str, model: str, status: int, body: bytes) -> BrokerError:
+        return error_of_status(self._key_env, path, model, status, self._key.struck_from(body))

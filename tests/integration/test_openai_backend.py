@@ -11,7 +11,7 @@ import pytest
 
 from broker.backends.openai_compatible import OpenAiBackend
 from broker.core.content import FinishReason, GenerateContent, Message, Prompt
-from broker.core.errors import BackendBusy, BackendFailed, BackendUnreachable
+from broker.core.errors import BackendBusy, BackendFailed, BackendUnreachable, BrokerError
 from tests.integration.ollama_sim_process import Simulator
 from tests.integration.openai_sim_process import start_openai_simulator
 from tests.integration.raw_http_server import (
@@ -117,6 +117,43 @@ async def test_the_key_goes_with_every_call_and_is_shown_nowhere() -> None:
             await backend.generate("m", CONTENT, num_ctx=None, on_pieces=Heard().hear)
         assert "s3cret" not in failed.value.message + repr(vars(failed.value)) + backend.url
     assert [each.header("authorization") for each in asked] == ["Bearer s3cret"] * 2
+
+
+KEY = "sk-s3cret/7"
+ECHOES = {
+    "a status": document(401, b'{"error": {"message": "Incorrect API key: sk-s3cret\\/7. Go."}}'),
+    "plain text": document(500, f"no {KEY}".encode()),
+    "cut off": document(500, b"x" * 1_995 + KEY.encode() + b"x" * 4_000),
+    "in the stream": EVENTS + chunk(f'data: {{"error": "no {KEY}"}}\n\n') + b"0\r\n\r\n",
+    "garbled": EVENTS + chunk(f"bearer {KEY}\n\n") + b"0\r\n\r\n",
+    "elsewhere": head(307, ("Location", f"/?key={KEY}"), ("Content-Length", "0")),
+}
+
+
+@pytest.mark.parametrize("answer", ECHOES.values(), ids=ECHOES)
+async def test_a_key_that_a_server_echoes_is_struck_out(answer: bytes) -> None:
+    async with serving(answering([answer], []), key=KEY) as (backend, _):
+        with pytest.raises(BrokerError) as failed:
+            await backend.generate("m", CONTENT, num_ctx=None, on_pieces=Heard().hear)
+    for text in (failed.value.message, str(failed.value), repr(failed.value)):
+        assert "s3cret" not in text
+    async with serving(answering([answer], []), key=KEY) as (backend, _):
+        with pytest.raises(BrokerError) as failed:
+            await backend.models()
+    assert "s3cret" not in failed.value.message
+
+
+async def test_a_server_that_calls_itself_by_the_key_has_another_name() -> None:
+    named = head(200, ("Server", f"proxy {KEY}"), ("Content-Length", "0"))
+    async with serving(answering([named, ABSENT], []), key=KEY) as (backend, _):
+        assert await backend.version() == "proxy ***"
+
+
+async def test_what_is_too_short_to_be_secret_spoils_no_word() -> None:
+    no = document(500, b"no more memory")
+    async with serving(answering([no], []), key="o") as (backend, _):
+        with pytest.raises(BackendFailed, match="no more memory"):
+            await backend.generate("m", CONTENT, num_ctx=None, on_pieces=Heard().hear)
 
 
 @pytest.mark.parametrize(
