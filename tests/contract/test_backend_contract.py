@@ -28,7 +28,7 @@ from broker.core.model_name import comparison_key
 from tests.contract.backend_stages import QUESTION, SLOTS, TOOL, Stage, short
 from tests.integration.served_backend import Heard
 
-LONG = GenerateContent(input=Prompt(text="go"), options={"num_predict": 2_000, "seed": 1})
+LONG = GenerateContent(input=Prompt(text="go"), options={"num_predict": 20_000, "seed": 1})
 
 
 # What is there
