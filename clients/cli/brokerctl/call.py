@@ -26,6 +26,7 @@ from brokerctl.explanation import (
     is_in_the_books,
     sentence_of,
 )
+from brokerctl.one_line import one_line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +57,8 @@ def fail(call: Call, error: BrokerError, request_id: str = "", backend: str = ""
     if call.as_json:
         print_json(error_document(error, call.address, request_id))
     else:
-        click.echo(f"brokerctl: {sentence_of(error, call.address, backend)}", err=True)
+        words = one_line(sentence_of(error, call.address, backend))
+        click.echo(f"brokerctl: {words}", err=True)
         if request_id and is_in_the_books(error):
             click.echo(f"`brokerctl explain {request_id}` tells how it came to that", err=True)
     sys.exit(exit_status_of(error))

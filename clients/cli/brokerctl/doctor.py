@@ -15,6 +15,7 @@ from brokerctl.exit_status import EXIT_SAID_NO
 from brokerctl.explanation import exit_status_of
 from brokerctl.finding import Finding, Severity
 from brokerctl.findings import examine, unreachable_finding
+from brokerctl.one_line import one_line
 from brokerctl.probe import PROBE_DEADLINE_S, probe
 from brokerctl.queue_groups import REQUESTS_LOOKED_AT
 
@@ -54,9 +55,9 @@ def finding_view(finding: Finding) -> Table:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(justify="right", style=STYLES[finding.severity], width=4)
     grid.add_column(overflow="fold")
-    grid.add_row(finding.severity.value, Text(finding.text))
+    grid.add_row(finding.severity.value, Text(one_line(finding.text)))
     if finding.next_step:
-        grid.add_row("", Text(f"-> {finding.next_step}"))
+        grid.add_row("", Text(one_line(f"-> {finding.next_step}")))
     return grid
 
 

@@ -9,6 +9,7 @@ import click
 from broker_client import Attempt, Explanation, Overtaking
 from brokerctl.call import Call, asking, print_json
 from brokerctl.figures import counted, duration_text
+from brokerctl.one_line import one_line
 
 # What a state means for somebody who asks where the request is.
 STATES: Final = {
@@ -43,8 +44,8 @@ def explain(call: Call, request_id: str, agent_id: str) -> None:
 
 
 def page(story: Explanation) -> list[str]:
-    """The whole story in lines."""
-    return [
+    """The whole story in lines, of which what a server said never makes more."""
+    lines = [
         f"request {story.request_id} of agent {story.agent_id} {standing_text(story)}",
         f"  {plan_text(story)}",
         f"  {times_text(story)}",
@@ -53,6 +54,7 @@ def page(story: Explanation) -> list[str]:
         *attempt_lines(story),
         *overtaking_lines(story),
     ]
+    return list(map(one_line, lines))
 
 
 def plan_text(story: Explanation) -> str:
@@ -80,7 +82,11 @@ def times_text(story: Explanation) -> str:
         runs = "has run" if story.ended_ago_ms is None else "ran"
         parts += [f"waited {waited}", f"{runs} {duration_text(story.run_ms)}"]
     elif story.ended_ago_ms is not None:
-        parts.append(f"was never started, and given up after {waited}")
+        tried = story.attempts[-1].number if story.attempts else 0
+        stood = (
+            f"was waiting again after {counted(tried, 'attempt')}" if tried else "was never started"
+        )
+        parts.append(f"{stood}, and given up after {waited}")
     if story.ended_ago_ms is not None:
         parts.append(f"ended {duration_text(story.ended_ago_ms)} ago")
     return ", ".join(parts)

@@ -66,12 +66,16 @@ NEXT_STEPS: Final[tuple[tuple[type[BrokerError], str], ...]] = (
     (BrokerRateLimited, "all agents share this limit"),
     (BackendNotFound, "`brokerctl status` lists the backends"),
     (CircuitOpen, "`brokerctl status` says which calls failed, and when the next may pass"),
-    (NoBackend, "`brokerctl doctor` says which backend does not answer, and why"),
-    (LoadFailed, "`brokerctl doctor` shows the state of the backends"),
+    (NoBackend, "`brokerctl doctor` says which backend does not answer, or is drained"),
+    (LoadFailed, "`brokerctl doctor` says why, and when it is tried again"),
     (BackendFailed, "`brokerctl doctor` shows the state of the backends"),
     (Draining, "start the broker again once it has stopped"),
     (TimedOut, "give that phase more with --timeout, or see `brokerctl doctor`"),
-    (DeadlineExpired, "give it more time, or a better --priority"),
+    (
+        DeadlineExpired,
+        "more time, or a better --priority, helps where it waited for its turn; `brokerctl doctor` "
+        "says what is wrong where it waited for a backend",
+    ),
     (ConnectionLost, "`brokerctl doctor` says whether the broker still answers"),
 )
 

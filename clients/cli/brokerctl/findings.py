@@ -79,8 +79,8 @@ def backend_findings(backend: BackendStatus) -> list[Finding]:
             odd(
                 f"{counted(backend.loads_failed, 'load')} of {backend.loads} failed on "
                 f"{backend.name}",
-                "the broker's log says which model and why; a model that does not fit needs a "
-                "smaller num_ctx or another host",
+                "the broker's log says which model and why; where it does not fit, a smaller "
+                "num_ctx or another host helps",
             )
         )
     for each in backend.models:

@@ -14,6 +14,8 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from brokerctl.one_line import one_line
+
 GAP: Final = 2  # blanks between two columns
 WRAPPED_MIN: Final = 24  # a column of sentences narrower than this is no use
 
@@ -59,7 +61,7 @@ class FittingTable:
 
     def add(self, *cells: str | Text) -> None:
         """One more row, with a cell for each column."""
-        row = tuple(each if isinstance(each, Text) else Text(each) for each in cells)
+        row = tuple(each if isinstance(each, Text) else Text(one_line(each)) for each in cells)
         if len(row) != len(self._columns):
             raise ValueError(f"{len(row)} cells for {len(self._columns)} columns")
         self._rows.append(row)

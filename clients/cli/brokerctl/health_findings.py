@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from broker_client import BackendStatus
+from typing import Final
+
+from broker_client import BackendStatus, SickModel
 from brokerctl.figures import counted
 from brokerctl.finding import Finding, bad, good, odd
-from brokerctl.health_lines import breaker_texts, is_well, sick_texts
+from brokerctl.health_lines import breaker_texts, is_well, sick_text
+
+# In the words of an Ollama that answers 503: its own queue is full.
+BUSY: Final = "server busy"
 
 
 def health_findings(backend: BackendStatus) -> list[Finding]:
@@ -28,15 +33,21 @@ def health_findings(backend: BackendStatus) -> list[Finding]:
         )
         for text in breaker_texts([backend])
     ]
-    findings += [
-        odd(
-            text,
-            "a model that does not fit needs a smaller num_ctx or another host; a broken one is "
-            "fetched anew with `ollama pull`",
-        )
-        for text in sick_texts([backend])
-    ]
+    findings += [odd(sick_text(backend, each), sick_step(each)) for each in backend.sick_models]
     return findings
+
+
+def sick_step(sick: SickModel) -> str:
+    """What helps a model that could not be loaded; a server that was busy says nothing of it."""
+    if BUSY in sick.why.casefold():
+        return (
+            "nothing is wrong with the model: others fill the server's own queue; have them come "
+            "through the broker, or raise OLLAMA_MAX_QUEUE there"
+        )
+    return (
+        "a model that does not fit needs a smaller num_ctx or another host; a broken one is "
+        "fetched anew with `ollama pull`"
+    )
 
 
 def standing_finding(backend: BackendStatus) -> Finding:

@@ -7,8 +7,9 @@ from typing import Final
 
 from rich.text import Text
 
-from broker_client import BackendStatus, BreakerStatus
+from broker_client import BackendStatus, BreakerStatus, SickModel
 from brokerctl.figures import counted, duration_text
+from brokerctl.one_line import one_line
 
 # A broker that is older than these words says none.
 WELL: Final = ("", "well")
@@ -23,11 +24,13 @@ def is_well(backend: BackendStatus) -> bool:
 def backend_state(backend: BackendStatus) -> Text:
     """Up, or why not; what keeps work from it."""
     if not backend.up:
-        return Text(down_state_text(backend), style="red")
+        return Text(one_line(down_state_text(backend)), style="red")
     state = Text("up", style="green")
     if not is_well(backend):
         why = f": {backend.evidence}" if backend.evidence else ""
-        state = Text(f"{backend.health}{why}", style=HEALTH_STYLES.get(backend.health, "yellow"))
+        state = Text(
+            one_line(f"{backend.health}{why}"), style=HEALTH_STYLES.get(backend.health, "yellow")
+        )
     if backend.draining:
         state.append(", draining: no new work", style="bold yellow")
     return state
@@ -73,18 +76,20 @@ def breaker_texts(backends: Sequence[BackendStatus]) -> list[str]:
 
 def sick_texts(backends: Sequence[BackendStatus]) -> list[str]:
     """Models that could not be loaded, and when they are tried again."""
-    return [
-        f"{each.model} cannot be loaded on {backend.name}, tried again in "
-        f"{duration_text(each.retry_ms)}" + (f": {each.why}" if each.why else "")
-        for backend in backends
-        for each in backend.sick_models
-    ]
+    return [sick_text(backend, each) for backend in backends for each in backend.sick_models]
+
+
+def sick_text(backend: BackendStatus, sick: SickModel) -> str:
+    """One of them."""
+    again = f"tried again in {duration_text(sick.retry_ms)}"
+    why = f": {sick.why}" if sick.why else ""
+    return f"{sick.model} cannot be loaded on {backend.name}, {again}{why}"
 
 
 def ailment_lines(backends: Sequence[BackendStatus]) -> list[Text]:
     """Below the table of the backends."""
     texts = breaker_texts(backends) + sick_texts(backends)
-    return [Text(each, style="bold yellow") for each in texts]
+    return [Text(one_line(each), style="bold yellow") for each in texts]
 
 
 def ailment_texts(backends: Sequence[BackendStatus]) -> list[str]:
@@ -99,4 +104,4 @@ def ailment_texts(backends: Sequence[BackendStatus]) -> list[str]:
     draining = [each.name for each in backends if each.draining]
     if draining:
         texts.append(f"draining: {', '.join(draining)}")
-    return texts + breaker_texts(backends) + sick_texts(backends)
+    return list(map(one_line, texts + breaker_texts(backends) + sick_texts(backends)))

@@ -11,6 +11,7 @@ from broker_client import Alert, GpuStatus, HostStatus, LevelStatus, LoadPart, S
 from broker_client.machine import NORMAL
 from brokerctl.figures import amount_text, bytes_text, counted, duration_text, share_text
 from brokerctl.fitting_table import Column, FittingTable
+from brokerctl.one_line import one_line
 
 LEVEL_STYLES: Final = {"normal": "green", "1": "yellow", "2": "bold yellow", "critical": "bold red"}
 # From here on a part of the load asks for a higher level where the broker runs with its defaults.
@@ -185,7 +186,7 @@ def alert_lines(alerts: tuple[Alert, ...]) -> list[RenderableType]:
         lines.append(
             Text.assemble(
                 (f"{each.severity} {each.name}", style),
-                f" for {duration_text(each.since_ms)}: {each.summary}",
+                one_line(f" for {duration_text(each.since_ms)}: {each.summary}"),
             )
         )
         if each.runbook:

@@ -11,6 +11,7 @@ import click
 
 from broker_client import Event, Queued, Requeued, Retrying, SlowDown, Started
 from brokerctl.figures import duration_text
+from brokerctl.one_line import one_line
 
 ERASE_LINE = "\r\x1b[K"
 
@@ -25,7 +26,7 @@ class WaitingLine:
 
     def show(self, event: Event) -> None:
         """Shows an event that is about waiting; clears the line on any other."""
-        text = waiting_text(event)
+        text = one_line(waiting_text(event))
         if not text:
             self.clear()
         elif self._is_terminal and not is_lasting(event):

@@ -19,6 +19,7 @@ from broker_client import (
 from brokerctl.figures import amount_text, bytes_text, counted, duration_text, rate_text, share_text
 from brokerctl.fitting_table import Column, FittingTable
 from brokerctl.health_lines import backend_state
+from brokerctl.one_line import one_line
 from brokerctl.queue_groups import is_waiting
 from brokerctl.wait_reasons import TOLD_AS_SENTENCE, wait_of
 
@@ -189,7 +190,7 @@ def standing_text(request: RequestStatus) -> str:
 
 def state_text(request: RequestStatus) -> Text:
     """The same, with what came so far and how fast."""
-    line = Text(standing_text(request), style="" if is_waiting(request) else "green")
+    line = Text(one_line(standing_text(request)), style="" if is_waiting(request) else "green")
     if request.tokens:
         line.append(f", {counted(request.tokens, 'token')}")
     if request.tokens_per_s:

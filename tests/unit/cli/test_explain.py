@@ -173,3 +173,37 @@ def test_attempts_that_are_forgotten_are_not_denied() -> None:
 def test_a_single_attempt_that_goes_well_needs_no_table() -> None:
     only = replace(SECOND, number=1)
     assert page(replace(WAITS, attempts=(only,))) == page(WAITS)
+
+
+def test_one_that_was_tried_and_given_up_as_it_waited_again() -> None:
+    lost = Attempt(
+        number=2,
+        backend="gpu0",
+        model="qwen3:8b",
+        run_ms=900.0,
+        first_token_ms=100.0,
+        pieces=20,
+        reason="BACKEND_FAILED",
+        problem="broke off",
+        backoff_ms=0.0,
+        continued=False,
+    )
+    over = replace(
+        WAITS,
+        state="expired",
+        position=0,
+        ended_ago_ms=500.0,
+        queue_wait_ms=2000.0,
+        attempts=(lost,),
+    )
+    said = "  came 2.5 s ago, was waiting again after 2 attempts, and given up after 2.0 s"
+    assert page(over)[2].startswith(said)
+
+
+def test_what_a_server_said_neither_breaks_the_page_nor_rules_the_terminal() -> None:
+    broken = replace(
+        WAITS, state="failed", position=0, wait_detail="", problem="a\nb\x00c\x1b[31md\r\te\u202ef"
+    )
+    lines = page(broken)
+    assert lines[0].endswith("failed: a b\\x00c\\x1b[31md  e\\u202ef")
+    assert all(each.isprintable() for each in lines)

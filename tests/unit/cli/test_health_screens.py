@@ -160,3 +160,20 @@ def test_what_has_no_room_on_the_screen_is_counted() -> None:
     assert lines[:3] == ["line 0", "line 1", "line 2"]
     assert lines[3].startswith("(6 more lines: a taller terminal")
     assert len(lines) == 4
+
+
+def test_a_server_that_is_busy_says_nothing_of_its_models() -> None:
+    busy_there = replace(SICK, why="server busy, please try again.  maximum pending requests")
+    steps = {
+        each.why: health_findings(replace(BACKEND, sick_models=(each,)))[-1].next_step
+        for each in (SICK, busy_there)
+    }
+    assert "num_ctx" in steps[SICK.why]
+    assert "num_ctx" not in steps[busy_there.why]
+    assert "OLLAMA_MAX_QUEUE" in steps[busy_there.why]
+
+
+def test_what_a_server_said_stays_on_its_line() -> None:
+    rude = replace(BACKEND, up=False, problem="no\n\x1b[2Jroute", version="1\n2", models=())
+    lines = printed((rude,))
+    assert any("no \\x1b[2Jroute" in each and "1 2" in each for each in lines)
