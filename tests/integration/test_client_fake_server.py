@@ -21,6 +21,7 @@ from broker_client import (
     Done,
     Draining,
     Event,
+    InvalidRequest,
     ModelUnknown,
     Queued,
     QueueFull,
@@ -314,6 +315,18 @@ async def test_the_deadline_travels_and_is_kept(broker: ScriptedBroker, caller: 
         await caller.events(**ASK, deadline_s=0.2)
     # The wire rounds a deadline up to its own unit, so it may arrive a little later than asked for.
     assert 0 < left[0] < 1
+
+
+async def test_what_is_larger_than_any_broker_reads_names_the_limit(
+    broker: ScriptedBroker, caller: Caller
+) -> None:
+    with pytest.raises(
+        InvalidRequest, match=r"is [0-9]{7} bytes; the broker takes at most"
+    ) as told:
+        await caller.events(**{**ASK, "prompt": "x" * 5_000_000})
+    (field,) = told.value.fields
+    assert (field.field, "4194304" in field.problem) == ("request", True)  # gRPC's own limit
+    assert broker.requests == []
 
 
 async def test_no_broker_there(unused_address: str) -> None:

@@ -53,6 +53,11 @@ def test_a_refusal_carries_all_that_the_broker_said() -> None:
     assert (error.retry_after_s, error.outcome, error.sent_pieces) == (2.5, "refused", 3)
 
 
+def test_an_answer_that_is_too_large_is_not_the_callers_fault() -> None:
+    words = "CLIENT: Received message larger than max (9 vs. 8)"
+    assert type(error_of_status(Code.RESOURCE_EXHAUSTED, words, (), address=ADDRESS)) is BrokerError
+
+
 def test_bad_fields_are_all_named() -> None:
     violation = error_details_pb2.BadRequest.FieldViolation
     fields = error_details_pb2.BadRequest(

@@ -8,6 +8,7 @@ another server. Details that cannot be read are treated as absent; the status it
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -22,6 +23,7 @@ from broker_client.errors import (
     DeadlineExpired,
     ErrorDetails,
     FieldProblem,
+    InvalidRequest,
     Unreachable,
 )
 
@@ -39,6 +41,9 @@ UNREACHABLE_WORDS: Final = (
 )
 # What gRPC says when the peer or a proxy between drops a stream without a status of its own.
 LOST_WORDS: Final = ("rst_stream", "stream removed", "goaway", "connection reset")
+# What gRPC says for a broker that does not even read a message of this size. The other way round,
+# "CLIENT: ...", is not the caller's fault.
+TOO_LARGE: Final = re.compile(r"^SERVER: Received message larger than max \((\d+) vs\. (\d+)\)")
 
 
 def error_of_status(
@@ -72,6 +77,16 @@ def unexplained_error(said: ErrorDetails, address: str) -> BrokerError:
     # Our own cancellations never come by here, so this one is the far side resetting the stream.
     if said.code is grpc.StatusCode.CANCELLED or any(each in words for each in LOST_WORDS):
         return ConnectionLost(replaced(said, f"stream from {address} cut: {said.message}"))
+    found = TOO_LARGE.search(said.message)
+    if said.code is grpc.StatusCode.RESOURCE_EXHAUSTED and found is not None:
+        problem = f"is {found[1]} bytes; the broker takes at most {found[2]}"
+        return InvalidRequest(
+            ErrorDetails(
+                code=said.code,
+                message=f"the request {problem} (server.message_bytes_max)",
+                fields=(FieldProblem(field="request", problem=problem),),
+            )
+        )
     return BrokerError(said)
 
 
