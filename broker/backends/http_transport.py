@@ -27,6 +27,7 @@ _ERROR_BODY_S: Final = 10.0
 
 # A server that asks to be left alone for longer is asked again all the same.
 RETRY_AFTER_S_MAX: Final = 3_600
+_LOCATION_CHARACTERS_MAX: Final = 200
 _NS_PER_S: Final = 1_000_000_000
 
 _T = TypeVar("_T")
@@ -144,6 +145,10 @@ class HttpTransport:
         error = self._error_of_status(path, model, response.status, body)
         if isinstance(error, BackendBusy):
             error.retry_after_ns = retry_after_ns(response.headers.get("Retry-After", ""))
+        location = response.headers.get("Location", "")
+        if location and 300 <= response.status < 400:
+            error.message += f" (it sends to {location[:_LOCATION_CHARACTERS_MAX]})"
+            error.args = (error.message,)
         return error
 
 

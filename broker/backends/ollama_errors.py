@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from broker.backends.error_text import error_text, text_of_error
+from broker.backends.error_text import error_text, said_nothing, text_of_error
 from broker.core.errors import (
     BackendBusy,
     BackendFailed,
@@ -54,7 +54,7 @@ def error_of_status(path: str, model: str, status: int, body: bytes) -> BrokerEr
     server's failure and never the request's.
     """
     text = error_text(body.decode("utf-8", "replace"))
-    shown = text or f"status {status} without a word"
+    shown = text or said_nothing(status)
     if status in (429, 503):  # 429: what stands before it, or a model in the cloud
         return BackendBusy(shown, status=status)
     if status == 404 and model and "model" in text and "not found" in text:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from broker.backends.error_text import error_text, text_of_error
+from broker.backends.error_text import error_text, said_nothing, text_of_error
 from broker.core.errors import (
     AccessDenied,
     BackendBusy,
@@ -55,7 +55,7 @@ def error_of_status(
     """
     raw = body.decode("utf-8", "replace")
     text = error_text(raw)
-    shown = text or f"status {status} without a word"
+    shown = text or said_nothing(status)
     if status in _BUSY:
         return BackendBusy(shown, status=status)
     if status in _NO_KEY:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from broker.backends.error_text import IS_THIS_THE_API, is_page
+
 ERROR: Final = "error"
 _DATA: Final = b"data: "
 _PASSED_OVER: Final = frozenset({b"id", b"retry"})
@@ -105,6 +107,8 @@ class EventSplitter:
         elif name and name not in _PASSED_OVER:
             shown = line[:40].decode("utf-8", "replace")
             self.problem = f"a line of the answer cannot be read: {shown!r}"
+            if is_page(shown):
+                self.problem += f": {IS_THIS_THE_API}"
 
     def _overflow(self) -> None:
         self._held.clear()

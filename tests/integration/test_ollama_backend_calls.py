@@ -272,4 +272,5 @@ async def test_a_redirect_is_not_followed() -> None:
         with pytest.raises(BackendFailed) as failure:
             await generate(one, Heard())
     assert failure.value.status == 307
+    assert "is this the address of the API? (it sends to /elsewhere)" in failure.value.message
     assert [request.path for request in asked] == ["/api/generate"]

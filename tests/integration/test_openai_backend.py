@@ -194,6 +194,13 @@ async def test_an_answer_of_plain_json_is_a_failure_with_its_words() -> None:
             await backend.generate("m", CONTENT, num_ctx=None, on_pieces=Heard().hear)
 
 
+async def test_a_page_in_place_of_a_stream_is_a_failure_with_a_hint() -> None:
+    page = document(200, b"<!doctype html><title>Sign in</title>")
+    async with serving(answering([page], [])) as (backend, _):
+        with pytest.raises(BackendFailed, match=r"is this the address of the API\?$"):
+            await backend.generate("m", CONTENT, num_ctx=None, on_pieces=Heard().hear)
+
+
 @pytest.fixture(scope="module", params=["vllm", "llama-server"])
 def simulator(request: pytest.FixtureRequest) -> Iterator[Simulator]:
     process = start_openai_simulator("--flavour", request.param, "--speed", "200")

@@ -87,3 +87,34 @@ def test_a_key_that_is_not_taken_is_named_and_not_shown(status: int) -> None:
     assert "Invalid API Key" in error.message
     assert "VLLM_KEY" in error.message
     assert "it wants a key" in error_of_status("", MODELS, "", status, b"").message
+
+
+@pytest.mark.parametrize(
+    ("page", "words"),
+    [
+        (f"<html><title>502 Bad\n Gateway</title>{'x' * 9_000}</html>", "'502 Bad Gateway'"),
+        ("<!DOCTYPE html><title></title><h1>Caf&eacute;  of</h1> nginx", "'Café of nginx'"),
+        ("<html><style>a{}</style><script>if (a<b) c()</script><p>Sign in", "'Sign in'"),
+        ("<html><body>" + "word " * 1_000, "'" + "word " * 20 + " …'"),
+        ("<html>" + "<" * 300_000, "<<<"),
+        ("<a href='/x'>Moved</a>", "'Moved'"),
+        ("<html></html>", "''"),
+    ],
+    ids=["title", "empty title", "script", "long", "angles", "link", "nothing"],
+)
+def test_a_page_is_told_by_its_title(page: str, words: str) -> None:
+    error = error_of_status("", CHAT, "m", 502, page.encode())
+    assert words in error.message
+    assert error.message.endswith("is this the address of the API?")
+    assert len(error.message) < 200
+
+
+def test_a_models_own_marks_make_no_page() -> None:
+    error = error_of_status("", CHAT, "m", 500, b'{"error": "<think> was never closed"}')
+    assert error.message == "<think> was never closed"
+
+
+@pytest.mark.parametrize("status", [204, 307])
+def test_what_is_neither_success_nor_error_is_no_api(status: int) -> None:
+    error = error_of_status("", CHAT, "m", status, b"")
+    assert error.message == f"status {status} without a word: is this the address of the API?"
