@@ -18,6 +18,7 @@ cdef struct Request:
     int64_t rank
     uint64_t sequence
     int64_t arrived_ns
+    int64_t stand_back_ns    # how much younger it counts as, for its size
     uint32_t flow
     uint8_t priority
 
@@ -112,6 +113,7 @@ cdef class Books:
     cdef uint32_t find_flow(
         self, uint32_t group, long priority, long compartment, uint32_t agent
     ) noexcept nogil
+    cdef int64_t stand_ns(self, uint32_t flow) noexcept nogil
     cdef void put_in(self, uint32_t slot, int64_t now_ns, int64_t head_since_ns) noexcept nogil
     cdef void take_out(self, uint32_t slot, int64_t now_ns) noexcept nogil
     cdef void set_eligible(self, uint32_t flow, bint eligible) noexcept nogil
@@ -124,10 +126,6 @@ cdef class Books:
     cdef uint32_t candidate(self, uint32_t of) noexcept nogil
     cdef int64_t key_ns(self, uint32_t of) noexcept nogil
     cdef bint comes_before(self, uint32_t of, uint32_t other) noexcept nogil
-    cdef Order by_rank(self) noexcept nogil
-    cdef Order by_claim(self) noexcept nogil
-    cdef Order by_badness(self) noexcept nogil
-    cdef Order agents_by_backlog(self) noexcept nogil
     cdef int changed(self) except -1
     cdef bint _is_class(self, uint32_t of, long priority, long compartment) noexcept nogil
     cdef uint32_t _open_class(self, uint32_t group, long priority, long compartment) noexcept nogil
@@ -158,3 +156,20 @@ cdef inline Agent* agent_at(Books all, uint32_t slot) noexcept nogil:
 
 cdef inline Group* group_at(Books all, uint32_t slot) noexcept nogil:
     return <Group*> block_at(&all.group_blocks, slot)
+
+
+cdef inline Order by_rank(Books all) noexcept nogil:
+    return Order(all.request_blocks.memory, sizeof(Request), sizeof(Block), is_earlier)
+
+
+cdef inline Order by_claim(Books all) noexcept nogil:
+    return Order(all.flow_blocks.memory, sizeof(Flow), sizeof(Block), claims_before)
+
+
+cdef inline Order by_badness(Books all) noexcept nogil:
+    cdef size_t links_at = sizeof(Block) + sizeof(Links)
+    return Order(all.request_blocks.memory, sizeof(Request), links_at, is_worse)
+
+
+cdef inline Order agents_by_backlog(Books all) noexcept nogil:
+    return Order(all.agent_blocks.memory, sizeof(Agent), sizeof(Block), has_more)

@@ -20,13 +20,13 @@ from _sched.vtc cimport class_at as counters_at
 cdef class Books:
     """The memory of a `FairQueue`, and the laws that hold in it."""
 
-    def __cinit__(self, handicap_ns_per_priority, uint32_t parked_max=1024):
+    def __cinit__(self, handicap_ns_per_priority, uint32_t parked_max=1024, int64_t grain=0):
         blocks_open(&self.request_blocks, sizeof(Request), SLOTS_MAX)
         blocks_open(&self.flow_blocks, sizeof(Flow), SLOTS_MAX)
         blocks_open(&self.class_blocks, sizeof(Class), SLOTS_MAX)
         blocks_open(&self.agent_blocks, sizeof(Agent), SLOTS_MAX)
         blocks_open(&self.group_blocks, sizeof(Group), SLOTS_MAX)
-        self.counters = VirtualTokenCounters(parked_max)
+        self.counters = VirtualTokenCounters(parked_max, grain)
 
     def __dealloc__(self):
         blocks_close(&self.request_blocks)
@@ -54,7 +54,7 @@ cdef class Books:
 
     cdef void add_agent_at(self, uint32_t slot, double weight) noexcept nogil:
         cdef Agent* agent = agent_at(self, slot)
-        cdef Order order = self.agents_by_backlog()
+        cdef Order order = agents_by_backlog(self)
         self.sequence += 1
         agent.sequence = self.sequence
         agent.weight = weight
@@ -62,7 +62,7 @@ cdef class Books:
 
     cdef void drop_agent(self, uint32_t slot) noexcept nogil:
         """Forgets an agent of which nothing waits or is in flight."""
-        cdef Order order = self.agents_by_backlog()
+        cdef Order order = agents_by_backlog(self)
         while agent_at(self, slot).flows != 0:
             self._drop(agent_at(self, slot).flows)
         pairing_remove(&order, &self.by_backlog, slot)
@@ -108,30 +108,40 @@ cdef class Books:
         agent_at(self, agent).flows = slot
         return slot
 
+    cdef int64_t stand_ns(self, uint32_t flow) noexcept nogil:
+        """How old what is first of a flow counts as, its size considered; 0 where nothing is."""
+        cdef Flow* found = flow_at(self, flow)
+        if found.requests == 0:
+            return 0
+        return found.head_since_ns + request_at(self, found.requests).stand_back_ns
+
     cdef void put_in(self, uint32_t slot, int64_t now_ns, int64_t head_since_ns) noexcept nogil:
         """A request whose fields are filled in begins to wait. `head_since_ns` of at least 0: it
         comes back, and was its flow's head since then."""
         cdef Request* request = request_at(self, slot)
         cdef Flow* flow = flow_at(self, request.flow)
         cdef Agent* agent = agent_at(self, flow.agent)
-        cdef Order order = self.by_rank()
-        cdef Order worst = self.by_badness()
+        cdef Order order = by_rank(self)
+        cdef Order worst = by_badness(self)
+        pairing_push(&order, &flow.requests, slot)
+        if flow.requests == slot:
+            self.set_head_since(request.flow, now_ns if head_since_ns < 0 else head_since_ns)
         if flow.size == 0 and agent.paused:
             self.counters.leave(flow.counter)
         elif flow.size == 0:
             self.activate(request.flow, head_since_ns < 0)
-        pairing_push(&order, &flow.requests, slot)
-        if flow.requests == slot:
-            self.set_head_since(request.flow, now_ns if head_since_ns < 0 else head_since_ns)
+        elif flow.requests == slot:
+            self.counters.stand(flow.counter, self.stand_ns(request.flow))
         pairing_push(&worst, &agent.requests, slot)
         self._count(slot, 1)
 
     cdef void take_out(self, uint32_t slot, int64_t now_ns) noexcept nogil:
-        """A request waits no longer; its slot is free. `let_go` is to follow."""
+        """A request waits no longer; its slot is free. That the counters hear of the stand of what
+        is now first of its flow, and `let_go`, are to follow."""
         cdef Request* request = request_at(self, slot)
         cdef Flow* flow = flow_at(self, request.flow)
-        cdef Order order = self.by_rank()
-        cdef Order worst = self.by_badness()
+        cdef Order order = by_rank(self)
+        cdef Order worst = by_badness(self)
         if flow.requests == slot:
             self.set_head_since(request.flow, now_ns)
         pairing_remove(&order, &flow.requests, slot)
@@ -155,12 +165,12 @@ cdef class Books:
             self.deactivate(flow)
 
     cdef void activate(self, uint32_t flow, bint lift) noexcept nogil:
-        cdef Order order = self.by_claim()
-        self.counters.enter(flow_at(self, flow).counter, lift)
+        cdef Order order = by_claim(self)
+        self.counters.enter(flow_at(self, flow).counter, lift, self.stand_ns(flow))
         pairing_push(&order, &class_at(self, flow_at(self, flow).of).claims, flow)
 
     cdef void deactivate(self, uint32_t flow) noexcept nogil:
-        cdef Order order = self.by_claim()
+        cdef Order order = by_claim(self)
         if counter_at(self.counters, flow_at(self, flow).counter).state == ACTIVE:
             pairing_remove(&order, &class_at(self, flow_at(self, flow).of).claims, flow)
         self.counters.leave(flow_at(self, flow).counter)
@@ -176,7 +186,7 @@ cdef class Books:
             self._claim(class_at(self, flow_at(self, flow).of).claims, flow_at(self, flow).claim_ns)
 
     cdef void _claim(self, uint32_t flow, int64_t claim_ns) noexcept nogil:
-        cdef Order order = self.by_claim()
+        cdef Order order = by_claim(self)
         cdef Flow* found = flow_at(self, flow)
         cdef bint is_active = counter_at(self.counters, found.counter).state == ACTIVE
         cdef uint32_t* claims = &class_at(self, found.of).claims
@@ -218,19 +228,6 @@ cdef class Books:
         if self.key_ns(of) != self.key_ns(other):
             return self.key_ns(of) < self.key_ns(other)
         return x.sequence < y.sequence if x.priority == y.priority else x.priority < y.priority
-
-    cdef Order by_rank(self) noexcept nogil:
-        return Order(self.request_blocks.memory, sizeof(Request), sizeof(Block), is_earlier)
-
-    cdef Order by_claim(self) noexcept nogil:
-        return Order(self.flow_blocks.memory, sizeof(Flow), sizeof(Block), claims_before)
-
-    cdef Order by_badness(self) noexcept nogil:
-        cdef size_t links_at = sizeof(Block) + sizeof(Links)
-        return Order(self.request_blocks.memory, sizeof(Request), links_at, is_worse)
-
-    cdef Order agents_by_backlog(self) noexcept nogil:
-        return Order(self.agent_blocks.memory, sizeof(Agent), sizeof(Block), has_more)
 
     cdef int changed(self) except -1:
         if SCHED_CHECKS:
@@ -285,7 +282,7 @@ cdef class Books:
         cdef Flow* flow = flow_at(self, request_at(self, slot).flow)
         cdef Class* of = class_at(self, flow.of)
         cdef Agent* agent = agent_at(self, flow.agent)
-        cdef Order order = self.agents_by_backlog()
+        cdef Order order = agents_by_backlog(self)
         cdef uint64_t arrived_ns = request_at(self, slot).arrived_ns
         cdef uint64_t arrivals_ns = arrived_ns * <uint64_t> (<int64_t> by)
         flow.size += by
@@ -303,7 +300,7 @@ cdef class Books:
         cdef uint32_t slot = self.by_backlog
         cdef uint32_t agents = 0
         cdef uint64_t waiting = 0
-        cdef Order order = self.agents_by_backlog()
+        cdef Order order = agents_by_backlog(self)
         self.counters.check()
         check_order(&order, slot)
         while slot != 0:
@@ -323,7 +320,7 @@ cdef class Books:
     cdef int _check_agent(self, uint32_t slot) except -1:
         cdef Agent* agent = agent_at(self, slot)
         cdef Flow* flow
-        cdef Order worst = self.by_badness()
+        cdef Order worst = by_badness(self)
         cdef uint32_t backlog = 0
         cdef uint32_t before = 0
         cdef uint32_t each = agent.flows
@@ -344,7 +341,7 @@ cdef class Books:
 
     cdef int _check_flow(self, uint32_t slot) except -1:
         cdef Flow* flow = flow_at(self, slot)
-        cdef Order order = self.by_rank()
+        cdef Order order = by_rank(self)
         cdef uint32_t size = 0, each = flow.requests
         cdef uint64_t arrivals_ns = 0
         cdef int state = PARKED if counter_at(self.counters, flow.counter).in_flight == 0 else OUT
@@ -359,6 +356,10 @@ cdef class Books:
             state = OUT if agent_at(self, flow.agent).paused else ACTIVE
         assert counter_at(self.counters, flow.counter).owner == slot, "a counter is not its own"
         assert counter_at(self.counters, flow.counter).state == state, "a flow is misplaced"
+        if state == ACTIVE:
+            assert counter_at(self.counters, flow.counter).stand_ns == self.stand_ns(slot), (
+                "a flow stands where its first request does not"
+            )
         return 0
 
     cdef int _check_class(self, uint32_t slot) except -1:
@@ -368,7 +369,7 @@ cdef class Books:
         cdef uint32_t eligible = 0
         cdef uint64_t arrivals_ns = 0
         cdef uint32_t actives = counters_at(self.counters, of.counters).actives
-        cdef Order order = self.by_claim()
+        cdef Order order = by_claim(self)
         cdef uint32_t each = of.claims
         check_order(&order, each)
         while each != 0:

@@ -7,7 +7,7 @@ from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from _sched.pairing cimport Links, Order, pairing_push, pairing_remove
-from _sched.vtc cimport COUNTER_MAX
+from _sched.vtc cimport COUNTER_MAX, grade_of
 
 cdef struct Lane:            # a flow
     Links links              # in its class's heap of lanes: served least first
@@ -15,6 +15,8 @@ cdef struct Lane:            # a flow
     uint32_t of
     uint32_t request         # its first; 0: none is left
     int64_t counter
+    int64_t grade
+    int64_t stand_ns         # 0 where there are no grades: then it plays no part
     int64_t units            # what one more request adds to the counter
     uint64_t charged
     uint64_t sequence
@@ -35,13 +37,16 @@ cdef struct Forecast:
     Candidate* candidates
     uint32_t best            # the heap of candidates
     uint64_t charges
+    int64_t grade_units      # how wide a grade is; 0: there are none
 
 
 cdef inline bint lane_is_before(const void* a, const void* b) noexcept nogil:
     cdef const Lane* x = <const Lane*> a
     cdef const Lane* y = <const Lane*> b
-    if x.counter != y.counter:
-        return x.counter < y.counter
+    if x.grade != y.grade:
+        return x.grade < y.grade
+    if x.stand_ns != y.stand_ns:
+        return x.stand_ns < y.stand_ns
     if x.charged != y.charged:
         return x.charged < y.charged
     return x.sequence < y.sequence
@@ -63,10 +68,13 @@ cdef inline bint candidate_is_before(const void* a, const void* b) noexcept nogi
     return x.sequence < y.sequence
 
 
-cdef inline int forecast_open(Forecast* all, size_t lanes, size_t candidates) except -1:
+cdef inline int forecast_open(
+    Forecast* all, size_t lanes, size_t candidates, int64_t grade_units
+) except -1:
     """Memory for that many, numbered from 1. `forecast_close` ends it, also after a MemoryError."""
     all.best = 0
     all.charges = 0
+    all.grade_units = grade_units
     all.lanes = <Lane*> PyMem_RawCalloc(lanes + 1, sizeof(Lane))
     all.candidates = <Candidate*> PyMem_RawCalloc(candidates + 1, sizeof(Candidate))
     if all.lanes == NULL or all.candidates == NULL:
@@ -108,7 +116,9 @@ cdef inline uint32_t forecast_first(const Forecast* all) noexcept nogil:
     return 0 if all.best == 0 else all.candidates[all.best].lanes
 
 
-cdef inline void forecast_serve(Forecast* all, uint32_t request, int64_t now_ns) noexcept nogil:
+cdef inline void forecast_serve(
+    Forecast* all, uint32_t request, int64_t stand_back_ns, int64_t now_ns
+) noexcept nogil:
     """The first lane is served, and has `request` as its first from now on."""
     cdef uint32_t of = all.best
     cdef Candidate* candidate = &all.candidates[of]
@@ -128,6 +138,8 @@ cdef inline void forecast_serve(Forecast* all, uint32_t request, int64_t now_ns)
     all.charges += 1
     lane.charged = all.charges
     lane.counter = min(lane.counter + lane.units, COUNTER_MAX)
+    lane.grade = grade_of(lane.counter, all.grade_units)
+    lane.stand_ns = now_ns + stand_back_ns if all.grade_units != 0 else 0
     lane.claim_ns = now_ns
     lane.request = request
     if request != 0:

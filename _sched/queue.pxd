@@ -10,14 +10,11 @@ from _sched.forecast cimport Forecast
 @cython.final
 cdef class FairQueue(Books):
     cdef uint32_t _group(self, uint64_t handle) except 0
+    cdef uint32_t _flow(
+        self, uint64_t group, long priority, long compartment, uint64_t agent
+    ) except? 0
     cdef uint32_t _open(self, uint32_t of, uint64_t closed) noexcept nogil
     cdef size_t _weigh(self, list groups, uint64_t closed, Forecast* forecast) except? 0
     cdef int _serve(
         self, list groups, uint64_t closed, Forecast* forecast, int64_t cost
     ) except -1
-    cdef uint32_t _copy_flows(
-        self, uint32_t of, Forecast* forecast, uint32_t candidate, uint32_t lanes, int64_t cost
-    ) noexcept nogil
-    cdef void _tell(
-        self, Forecast* forecast, uint64_t* handles, size_t served, int64_t now_ns
-    ) noexcept nogil

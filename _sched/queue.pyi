@@ -10,8 +10,13 @@ class FairQueue(Books):
     A request waits in a group, in a class of it (a priority from 1, the best, to 255, and a
     compartment from 0 to 53), and is of an agent with a weight. What is next in a group: the class
     with the oldest claim, counted from when a request became its agent's head, plus the handicap of
-    its priority; in it the agent with the least virtual token counter; of its requests that of the
-    lowest rank, among equals the first come. A turn uses up the oldest claim of its class.
+    its priority; in it, of the agents whose virtual token counters lie in the least grade, the one
+    whose head stands first; of its requests that of the lowest rank, among equals the first come. A
+    turn uses up the oldest claim of its class.
+
+    A grade is `grain` of cost wide: who was served as much to within that counts as served alike,
+    and stands as long as its head is one, later by what that stands back for its size. A grain of 0
+    makes no grades: the least counter is next, and sizes play no part.
 
     A mask closes classes: bit c those of compartment c, bit 53 + p those of priority p. Priorities
     beyond 10 have no bit.
@@ -24,7 +29,12 @@ class FairQueue(Books):
     handicap_ns_per_priority: int
     """How much later one priority is than the one above it; may be set at any time."""
 
-    def __init__(self, handicap_ns_per_priority: int, parked_max: int = 1024) -> None:
+    grain: int
+    """A cost, 0 to 2**40; may be set at any time, in O(n)."""
+
+    def __init__(
+        self, handicap_ns_per_priority: int, parked_max: int = 1024, grain: int = 0
+    ) -> None:
         """`parked_max`: how many idle flows of one class are remembered."""
 
     def __len__(self) -> int:
@@ -74,9 +84,11 @@ class FairQueue(Books):
         arrived_ns: int,
         now_ns: int,
         head_since_ns: int = -1,
+        stand_back_ns: int = 0,
     ) -> int:
         """Adds a request and returns its handle. `head_since_ns`, as `take` returned it: it was
-        taken and comes back to its old place, without a lift."""
+        taken and comes back to its old place, without a lift. `stand_back_ns`, 0 to 2**54: how much
+        younger it counts as, for its size."""
 
     def take(self, entry: int, cost: int, now_ns: int) -> tuple[int, int] | None:
         """Takes a request out to serve it and charges its agent: (flow, since when it was head; for

@@ -2,8 +2,9 @@
 """The queue: which request of a group is next, by class, by agent, by rank.
 
 First which class (a priority and a compartment), the one with the oldest claim, handicaps counted;
-then which agent of it, the one with the least virtual token counter; then which of its requests,
-the lowest rank. `reference_queue.py` says the same in plain Python and is the specification.
+then which agent of it: of those whose virtual token counters lie in the least grade the one with
+the oldest head, sizes considered; then which of its requests, the lowest rank. `reference_queue.py`
+says the same in plain Python and is the specification.
 
 All sums that are asked for are kept in the books: nothing here looks at a backlog. What Python code
 could run in between (an allocation may collect garbage, a conversion may call `__index__`) runs
@@ -17,28 +18,11 @@ from _sched.arena cimport (
     blocks_give_back, blocks_reserve, blocks_take, handle_of, next_handle, slot_of,
 )
 from _sched.books cimport (
-    COMPARTMENT_MAX,
-    Class,
-    Flow,
-    Request,
-    agent_at,
-    class_at,
-    flow_at,
-    group_at,
-    request_at,
+    COMPARTMENT_MAX, Request, agent_at, class_at, flow_at, group_at, request_at,
 )
-from _sched.forecast cimport (
-    Candidate,
-    Lane,
-    forecast_close,
-    forecast_first,
-    forecast_join,
-    forecast_open,
-    forecast_serve,
-    forecast_start,
-)
-from _sched.pairing cimport Order, pairing_after, pairing_walk
-from _sched.vtc cimport FlowCounter, check_cost, check_weight, counter_at, units_of
+from _sched.forecast cimport Candidate, forecast_close, forecast_open, forecast_start
+from _sched.lanes cimport copy_flows, tell
+from _sched.vtc cimport check_cost, check_weight, counter_at
 from _sched.vtc cimport class_at as counters_at
 
 cdef extern from *:
@@ -57,7 +41,7 @@ cdef enum:
 cdef class FairQueue(Books):
     """Requests by handle: who is next, who would be missed least, how many wait and how long."""
 
-    def __init__(self, handicap_ns_per_priority, parked_max=1024):
+    def __init__(self, handicap_ns_per_priority, parked_max=1024, grain=0):
         self.handicap_ns_per_priority = handicap_ns_per_priority
 
     def __len__(self):
@@ -69,9 +53,16 @@ cdef class FairQueue(Books):
 
     @handicap_ns_per_priority.setter
     def handicap_ns_per_priority(self, int64_t handicap_ns):
-        if not 0 <= handicap_ns <= HANDICAP_NS_MAX:
-            raise ValueError(f"a handicap must be 0 to {HANDICAP_NS_MAX} ns, not {handicap_ns}")
-        self.handicap_ns = handicap_ns
+        self.handicap_ns = _check_handicap(handicap_ns)
+
+    @property
+    def grain(self):
+        return self.counters.grain
+
+    @grain.setter
+    def grain(self, grain):
+        self.counters.grain = grain
+        self.changed()
 
     def add_agent(self, double weight):
         """A new agent."""
@@ -174,10 +165,12 @@ cdef class FairQueue(Books):
         return requests, <int64_t> (requests * <uint64_t> now_ns - arrivals_ns)
 
     def push(self, uint64_t group, long priority, long compartment, uint64_t agent, int64_t rank,
-             int64_t arrived_ns, int64_t now_ns, int64_t head_since_ns=-1):
+             int64_t arrived_ns, int64_t now_ns, int64_t head_since_ns=-1,
+             int64_t stand_back_ns=0):
         """Adds a request and returns its handle."""
         _check_time(max(now_ns, head_since_ns))
         _check_time(now_ns)
+        _check_handicap(stand_back_ns)
         if not (1 <= priority <= PRIORITY_MAX and 0 <= compartment <= COMPARTMENT_MAX):
             raise ValueError(f"no such class: priority {priority}, compartment {compartment}")
         cdef uint32_t in_group = self._group(group)
@@ -194,6 +187,7 @@ cdef class FairQueue(Books):
         request.priority = <uint8_t> priority
         request.rank = rank
         request.arrived_ns = arrived_ns
+        request.stand_back_ns = stand_back_ns
         self.sequence += 1
         request.sequence = self.sequence
         self.put_in(slot, now_ns, head_since_ns)
@@ -217,7 +211,7 @@ cdef class FairQueue(Books):
             return None
         self.use_claim(flow)
         self.take_out(slot, now_ns)
-        self.counters.bill(flow_at(self, flow).counter, cost)
+        self.counters.bill(flow_at(self, flow).counter, cost, self.stand_ns(flow))
         class_at(self, flow_at(self, flow).of).busy += 1
         self.let_go(flow)
         self.changed()
@@ -244,6 +238,7 @@ cdef class FairQueue(Books):
             return False
         cdef uint32_t flow = request_at(self, slot).flow
         self.take_out(slot, now_ns)
+        self.counters.stand(flow_at(self, flow).counter, self.stand_ns(flow))
         self.let_go(flow)
         self.changed()
         return True
@@ -277,7 +272,7 @@ cdef class FairQueue(Books):
             if handles == NULL:
                 raise MemoryError("no room for the handles of a forecast")
             self._serve(known, closed, &forecast, cost)
-            self._tell(&forecast, handles, served, now_ns)
+            tell(self, &forecast, handles, served, now_ns)
             return [handles[place] for place in range(served)]
         finally:
             forecast_close(&forecast)
@@ -285,20 +280,12 @@ cdef class FairQueue(Books):
 
     def counter_of(self, uint64_t group, long priority, long compartment, uint64_t agent):
         """The virtual token counter of an agent in a class; None where none is kept."""
-        cdef uint32_t in_group = self._group(group)
-        cdef uint32_t owner = slot_of(&self.agent_blocks, agent)
-        cdef uint32_t flow = 0
-        if owner != 0:
-            flow = self.find_flow(in_group, priority, compartment, owner)
+        cdef uint32_t flow = self._flow(group, priority, compartment, agent)
         return None if flow == 0 else counter_at(self.counters, flow_at(self, flow).counter).counter
 
     def waiting_of(self, uint64_t group, long priority, long compartment, uint64_t agent):
         """How many requests of an agent wait in a class."""
-        cdef uint32_t in_group = self._group(group)
-        cdef uint32_t owner = slot_of(&self.agent_blocks, agent)
-        cdef uint32_t flow = 0
-        if owner != 0:
-            flow = self.find_flow(in_group, priority, compartment, owner)
+        cdef uint32_t flow = self._flow(group, priority, compartment, agent)
         return 0 if flow == 0 else flow_at(self, flow).size
 
     def flows(self):
@@ -310,6 +297,14 @@ cdef class FairQueue(Books):
         if slot == 0:
             raise KeyError(handle)
         return slot
+
+    cdef uint32_t _flow(
+        self, uint64_t group, long priority, long compartment, uint64_t agent
+    ) except? 0:
+        """The flow of an agent in a class; 0: none is kept."""
+        cdef uint32_t in_group = self._group(group)
+        cdef uint32_t owner = slot_of(&self.agent_blocks, agent)
+        return 0 if owner == 0 else self.find_flow(in_group, priority, compartment, owner)
 
     cdef uint32_t _open(self, uint32_t of, uint64_t closed) noexcept nogil:
         """This class of a group, or the next that is not closed; 0: none."""
@@ -330,7 +325,7 @@ cdef class FairQueue(Books):
                 lanes += counters_at(self.counters, class_at(self, of).counters).actives
                 eligible += class_at(self, of).eligible
                 of = self._open(class_at(self, of).next_of_group, closed)
-        forecast_open(forecast, lanes, candidates)
+        forecast_open(forecast, lanes, candidates, self.counters.grade_units)
         return eligible
 
     cdef int _serve(
@@ -349,46 +344,16 @@ cdef class FairQueue(Books):
                 candidate.priority = class_at(self, of).priority
                 candidate.sequence = class_at(self, of).sequence
                 candidate.handicap_ns = (candidate.priority - 1) * self.handicap_ns
-                lanes = self._copy_flows(of, forecast, candidates, lanes, cost)
+                lanes = copy_flows(self, of, forecast, candidates, lanes, cost)
                 of = self._open(class_at(self, of).next_of_group, closed)
         forecast_start(forecast, candidates)
         return 0
 
-    cdef uint32_t _copy_flows(
-        self, uint32_t of, Forecast* forecast, uint32_t candidate, uint32_t lanes, int64_t cost
-    ) noexcept nogil:
-        """Copies the active flows of a class behind these lanes; how many there are now."""
-        cdef Order order = self.counters.order()
-        cdef uint32_t each = counters_at(self.counters, class_at(self, of).counters).active
-        cdef FlowCounter* counter
-        cdef Lane* lane
-        while each != 0:
-            lanes += 1
-            lane = &forecast.lanes[lanes]
-            counter = counter_at(self.counters, each)
-            lane.of = candidate
-            lane.counter = counter.counter
-            lane.units = units_of(cost, counter.weight)
-            lane.charged = counter.charged
-            lane.sequence = counter.sequence
-            lane.claim_ns = flow_at(self, counter.owner).claim_ns
-            lane.owner = flow_at(self, counter.owner).sequence
-            lane.request = flow_at(self, counter.owner).requests
-            forecast_join(forecast, lanes)
-            each = pairing_walk(&order, each)
-        return lanes
 
-    cdef void _tell(
-        self, Forecast* forecast, uint64_t* handles, size_t served, int64_t now_ns
-    ) noexcept nogil:
-        """Runs a forecast and writes down whom it serves."""
-        cdef Order order = self.by_rank()
-        cdef uint32_t request
-        cdef size_t place
-        for place in range(served):
-            request = forecast.lanes[forecast_first(forecast)].request
-            handles[place] = handle_of(&self.request_blocks, request)
-            forecast_serve(forecast, pairing_after(&order, request), now_ns)
+cdef int64_t _check_handicap(int64_t handicap_ns) except -1:
+    if not 0 <= handicap_ns <= HANDICAP_NS_MAX:
+        raise ValueError(f"a handicap must be 0 to {HANDICAP_NS_MAX} ns, not {handicap_ns}")
+    return handicap_ns
 
 
 cdef int _check_time(int64_t now_ns) except -1:

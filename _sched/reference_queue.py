@@ -1,110 +1,45 @@
 """The queue in plain Python, obviously right rather than fast: the oracle of the tests.
 
 Rules (docs/scheduling.md): within a group, first which class (priority and compartment), the one
-with the oldest claim, handicaps counted; then which agent of that class, the one with the least
-virtual token counter; then which of its requests, the one of the lowest rank.
+with the oldest claim, handicaps counted; then which agent of that class: of those whose virtual
+token counters lie in the least grade (`grain` wide) the one whose head is the oldest, counted as so
+much younger as it stands back for its size; then which of its requests, the one of the lowest rank.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from itertools import count
 
+from _sched.reference_books import Agent, Class, Entry, Flow
 from _sched.reference_vtc import (
     COMPARTMENT_MAX,
     COST_MAX,
+    HANDICAP_NS_MAX,
     TIME_NS_MAX,
     check_range,
     check_weight,
     clamped_counter,
+    graded,
     virtual_units,
 )
-
-
-@dataclass(slots=True, eq=False)
-class _Entry:
-    handle: int
-    flow: _Flow
-    rank: int
-    arrived_ns: int
-
-
-@dataclass(slots=True, eq=False)
-class _Flow:
-    """One agent in one class."""
-
-    handle: int
-    agent: _Agent
-    of: _Class
-    counter: int = 0
-    taken: int = 0  # the number of its last take; 0: never
-    in_flight: int = 0
-    head_since_ns: int = 0
-    claim_ns: int = 0  # since when its head has had a claim to a turn of its class
-    cost_in_flight: int = 0
-    entries: list[_Entry] = field(default_factory=list)
-
-    def order(self) -> tuple[int, int, int]:
-        """Least counter first; among equals the one not served for longest, then the older."""
-        return self.counter, self.taken, self.handle
-
-    def sorted(self) -> list[_Entry]:
-        return sorted(self.entries, key=lambda each: (each.rank, each.handle))
-
-    def is_active(self) -> bool:
-        return bool(self.entries) and not self.agent.paused
-
-
-@dataclass(slots=True, eq=False)
-class _Class:
-    """A priority and a compartment within a group: the flows that share fairly."""
-
-    sequence: int
-    group: int
-    priority: int
-    compartment: int
-    flows: list[_Flow] = field(default_factory=list)
-    last: _Flow | None = None  # who was the last to stop waiting, also if it is forgotten since
-
-    def is_closed(self, mask: int) -> bool:
-        """By the bit of its compartment or of its priority; of those beyond 10 there is none."""
-        return bool((mask >> self.compartment | mask >> COMPARTMENT_MAX + self.priority) & 1)
-
-    def active(self) -> list[_Flow]:
-        return [each for each in self.flows if each.is_active()]
-
-    def floor(self, besides: _Flow | None = None) -> int | None:
-        """What a lift gives: the least counter of those that wait, or, if none do, that of who was
-        the last to stop waiting, as it is now."""
-        waiting = [each.counter for each in self.active() if each is not besides]
-        last = [self.last.counter] if self.last is not None else []
-        return min(waiting or last, default=None)
-
-
-@dataclass(slots=True, eq=False)
-class _Agent:
-    handle: int
-    weight: float
-    paused: bool = False
-    flows: list[_Flow] = field(default_factory=list)
-
-    def backlog(self) -> int:
-        return sum(len(each.entries) for each in self.flows)
 
 
 class FairQueue:
     """As `_sched.queue.FairQueue`. Handles are drawn by it alone."""
 
-    def __init__(self, handicap_ns_per_priority: int, parked_max: int = 1024) -> None:
+    def __init__(
+        self, handicap_ns_per_priority: int, parked_max: int = 1024, grain: int = 0
+    ) -> None:
         self.handicap_ns_per_priority = handicap_ns_per_priority
+        self.grain = grain  # what a grade of counters is wide, as a cost; 0: there are none
         self.parked_max = parked_max  # idle flows of one class whose counters are remembered
         self._sequence = count(1)
         self._takes = count(1)
-        self._agents: dict[int, _Agent] = {}
-        self._groups: dict[int, list[_Class]] = {}
-        self._entries: dict[int, _Entry] = {}
-        self._flows: dict[int, _Flow] = {}
+        self._agents: dict[int, Agent] = {}
+        self._groups: dict[int, list[Class]] = {}
+        self._entries: dict[int, Entry] = {}
+        self._flows: dict[int, Flow] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -114,7 +49,7 @@ class FairQueue:
     def add_agent(self, weight: float) -> int:
         check_weight(weight)
         handle = next(self._sequence)
-        self._agents[handle] = _Agent(handle, weight)
+        self._agents[handle] = Agent(handle, weight)
         return handle
 
     def remove_agent(self, agent: int) -> bool:
@@ -210,16 +145,18 @@ class FairQueue:
         arrived_ns: int,
         now_ns: int,
         head_since_ns: int = -1,
+        stand_back_ns: int = 0,
     ) -> int:
         """Adds a request and returns its handle. `head_since_ns`, as `take` returned it: it was
-        taken and comes back to its old place, without a lift."""
+        taken and comes back to its old place, without a lift. `stand_back_ns`: for its size."""
         check_range("time", now_ns, 0, TIME_NS_MAX)
+        check_range("handicap", stand_back_ns, 0, HANDICAP_NS_MAX)
         check_range("time", max(0, head_since_ns), 0, TIME_NS_MAX)
         check_range("priority", priority, 1, 255)
         check_range("compartment", compartment, 0, COMPARTMENT_MAX)
         flow = self._flow(group, priority, compartment, agent)
         was_idle, old_head = not flow.entries, flow.sorted()[:1]
-        entry = _Entry(next(self._sequence), flow, rank, arrived_ns)
+        entry = Entry(next(self._sequence), flow, rank, arrived_ns, stand_back_ns)
         self._entries[entry.handle] = entry
         flow.entries.append(entry)
         if was_idle and head_since_ns < 0 and not flow.agent.paused:
@@ -283,7 +220,7 @@ class FairQueue:
             flows = each.active()
             if flows and not each.is_closed(closed):
                 key_ns = min(flow.claim_ns for flow in flows) + self._handicap_ns(each)
-                head = min(flows, key=_Flow.order).sorted()[0].handle
+                head = min(flows, key=lambda x: x.order(self.grain)).sorted()[0].handle
                 candidates.append((key_ns, each.priority, each.sequence, head))
         if not candidates:
             return None
@@ -298,12 +235,18 @@ class FairQueue:
         head is taken to become so now. Paused agents and closed classes are left out."""
         check_range("cost", cost, 0, COST_MAX)
         check_range("time", now_ns, 0, TIME_NS_MAX)
-        counter, taken, rest, since = {}, {}, {}, {}
+        counter, taken, rest, since, head_since = {}, {}, {}, {}, {}
         classes = [each for group in set(groups) for each in self._groups[group]]
         classes = [each for each in classes if not each.is_closed(closed)]
         for flow in (flow for each in classes for flow in each.active()):
             counter[flow.handle], taken[flow.handle] = flow.counter, flow.taken
             rest[flow.handle], since[flow.handle] = flow.sorted(), flow.claim_ns
+            head_since[flow.handle] = flow.head_since_ns
+
+        def place(f: int) -> tuple[int, int, int, int]:
+            stand_ns = head_since[f] + rest[f][0].stand_back_ns if self.grain else 0
+            return graded(counter[f], self.grain), stand_ns, taken[f], f
+
         order: list[int] = []
         takes = max(taken.values(), default=0)
         while len(order) < limit:
@@ -311,7 +254,7 @@ class FairQueue:
             for each in classes:
                 flows = [f.handle for f in each.active() if rest[f.handle]]
                 if flows:
-                    best = min(flows, key=lambda f: (counter[f], taken[f], f))
+                    best = min(flows, key=place)
                     key_ns = min(since[f] for f in flows) + self._handicap_ns(each)
                     oldest = min(flows, key=lambda f: (since[f], f))
                     candidates.append((key_ns, each.priority, each.sequence, best, oldest))
@@ -323,7 +266,7 @@ class FairQueue:
             takes += 1
             charge = virtual_units(cost, self._flows[best].agent.weight)
             counter[best] = clamped_counter(counter[best] + charge)
-            taken[best], since[best] = takes, now_ns
+            taken[best], since[best], head_since[best] = takes, now_ns, now_ns
         return order
 
     # Flows
@@ -345,31 +288,31 @@ class FairQueue:
     def flows(self) -> int:
         return len(self._flows)
 
-    def _handicap_ns(self, of: _Class) -> int:
+    def _handicap_ns(self, of: Class) -> int:
         return (of.priority - 1) * self.handicap_ns_per_priority
 
-    def _flow(self, group: int, priority: int, compartment: int, agent: int) -> _Flow:
+    def _flow(self, group: int, priority: int, compartment: int, agent: int) -> Flow:
         classes, owner = self._groups[group], self._agents[agent]
         for of in classes:
             if (of.priority, of.compartment) == (priority, compartment):
                 break
         else:
-            of = _Class(next(self._sequence), group, priority, compartment)
+            of = Class(next(self._sequence), group, priority, compartment)
             classes.append(of)
         for flow in of.flows:
             if flow.agent is owner:
                 return flow
-        flow = _Flow(next(self._sequence), owner, of)
+        flow = Flow(next(self._sequence), owner, of)
         of.flows.append(flow)
         owner.flows.append(flow)
         self._flows[flow.handle] = flow
         return flow
 
-    def _lift(self, flow: _Flow) -> None:
+    def _lift(self, flow: Flow) -> None:
         """Who was idle has no claim on the time it did not use (VTC, arXiv 2401.00588)."""
-        flow.counter = max(flow.counter, flow.of.floor(besides=flow) or 0)
+        flow.counter = max(flow.counter, flow.of.floor(self.grain, besides=flow) or 0)
 
-    def _take_out(self, entry: _Entry, now_ns: int) -> None:
+    def _take_out(self, entry: Entry, now_ns: int) -> None:
         flow = entry.flow
         if flow.sorted()[0] is entry:
             flow.head_since_ns = flow.claim_ns = now_ns
@@ -378,7 +321,7 @@ class FairQueue:
         if not flow.entries and not flow.agent.paused:
             flow.of.last = flow
 
-    def _let_go(self, flow: _Flow) -> None:
+    def _let_go(self, flow: Flow) -> None:
         """Forgets an idle flow whose counter a lift would give it anyway, and a class of which
         nothing waits or is in flight: its busy period is over, and all start alike in the next."""
         of = flow.of
@@ -388,13 +331,13 @@ class FairQueue:
             self._groups[of.group].remove(of)
             return
         idle = [each for each in of.flows if not each.entries and not each.in_flight]
-        floor = of.floor()
-        for rank, each in enumerate(sorted(idle, key=_Flow.order)):
-            is_spent = floor is not None and each.counter <= floor
+        spent = of.spent(self.grain)
+        for rank, each in enumerate(sorted(idle, key=Flow.idle_order)):
+            is_spent = spent is not None and each.counter <= spent
             if is_spent or len(idle) - rank > self.parked_max:
                 self._drop(each)
 
-    def _drop(self, flow: _Flow) -> None:
+    def _drop(self, flow: Flow) -> None:
         flow.of.flows.remove(flow)
         flow.agent.flows.remove(flow)
         del self._flows[flow.handle]

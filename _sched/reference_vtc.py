@@ -12,6 +12,7 @@ COMPARTMENT_MAX = 53  # each is a bit of a 64-bit mask; above them one for each 
 UNITS_MAX = 2**60  # what one charge amounts to at most, however small the weight
 COUNTER_MAX = 2**62  # where a counter stays
 TIME_NS_MAX = 2**62
+HANDICAP_NS_MAX = 2**54
 
 
 @dataclass(slots=True, eq=False)
@@ -20,21 +21,27 @@ class _Flow:
     of: int
     weight: float
     counter: int = 0
+    stand_ns: int = 0
     charged: int = 0  # the number of its last charge; 0: never
     in_flight: int = 0
     cost_in_flight: int = 0
     is_active: bool = False
     is_parked: bool = False
 
-    def order(self) -> tuple[int, int, int]:
+    def order(self, grain: int) -> tuple[int, int, int, int]:
+        stand_ns = self.stand_ns if grain else 0
+        return graded(self.counter, grain), stand_ns, self.charged, self.handle
+
+    def parked_order(self) -> tuple[int, int, int]:
         return self.counter, self.charged, self.handle
 
 
 class VirtualTokenCounters:
     """As `_sched.vtc.VirtualTokenCounters`. Handles are drawn by it alone."""
 
-    def __init__(self, parked_max: int = 1024) -> None:
+    def __init__(self, parked_max: int = 1024, grain: int = 0) -> None:
         self.parked_max = parked_max
+        self.grain = grain
         self._sequence = count(1)
         self._charges = count(1)
         self._classes: set[int] = set()
@@ -75,10 +82,11 @@ class VirtualTokenCounters:
         found.counter, found.weight = clamped_counter(found.counter + new - old), weight
         return True
 
-    def activate(self, flow: int, lift: bool = True) -> bool:
+    def activate(self, flow: int, lift: bool = True, stand_ns: int = 0) -> bool:
         found = self._flows.get(flow)
         if found is None or found.is_active:
             return False
+        found.stand_ns = stand_ns
         if lift:
             found.counter = max(found.counter, self._floor(found.of, besides=found) or 0)
         found.is_active, found.is_parked = True, False
@@ -90,6 +98,13 @@ class VirtualTokenCounters:
             return False
         found.is_active = False
         self._last[found.of] = found
+        return True
+
+    def restand(self, flow: int, stand_ns: int) -> bool:
+        found = self._flows.get(flow)
+        if found is None or not found.is_active:
+            return False
+        found.stand_ns = stand_ns
         return True
 
     def charge(self, flow: int, cost: int) -> bool:
@@ -116,8 +131,8 @@ class VirtualTokenCounters:
     def least(self, of: int) -> int:
         if of not in self._classes:
             raise KeyError(of)
-        active = [each for each in self._of(of) if each.is_active]
-        return min(active, key=_Flow.order).handle if active else 0
+        next_one = self._next(of)
+        return 0 if next_one is None else next_one.handle
 
     def counter_of(self, flow: int) -> int | None:
         found = self._flows.get(flow)
@@ -138,11 +153,13 @@ class VirtualTokenCounters:
     def pop_spent(self, of: int) -> int:
         if of not in self._classes:
             raise KeyError(of)
-        parked = sorted((each for each in self._of(of) if each.is_parked), key=_Flow.order)
-        floor = self._floor(of)
+        parked = sorted((each for each in self._of(of) if each.is_parked), key=_Flow.parked_order)
+        spent = self._floor(of)
         if not parked:
             return 0
-        is_spent = floor is not None and parked[0].counter <= floor
+        if self._next(of) is not None and spent is not None:
+            spent = grade_start(spent, self.grain)
+        is_spent = spent is not None and parked[0].counter <= spent
         if not is_spent and len(parked) <= self.parked_max:
             return 0
         parked[0].is_parked = False
@@ -151,10 +168,23 @@ class VirtualTokenCounters:
     def _of(self, of: int) -> list[_Flow]:
         return [each for each in self._flows.values() if each.of == of]
 
+    def _next(self, of: int, besides: _Flow | None = None) -> _Flow | None:
+        active = [each for each in self._of(of) if each.is_active and each is not besides]
+        return min(active, key=lambda each: each.order(self.grain), default=None)
+
     def _floor(self, of: int, besides: _Flow | None = None) -> int | None:
-        active = [x.counter for x in self._of(of) if x.is_active and x is not besides]
-        last = [self._last[of].counter] if of in self._last else []
-        return min(active or last, default=None)
+        found = self._next(of, besides) or self._last.get(of)
+        return None if found is None else found.counter
+
+
+def graded(counter: int, grain: int) -> int:
+    """Which grade a counter lies in: those in one grade count as served alike."""
+    return counter // (grain * VIRTUAL_SCALE) if grain else counter
+
+
+def grade_start(counter: int, grain: int) -> int:
+    """Where the grade of a counter begins: no counter of the grade is less."""
+    return counter - counter % (grain * VIRTUAL_SCALE) if grain else counter
 
 
 def virtual_units(cost: int, weight: float) -> int:

@@ -29,6 +29,8 @@ cdef struct FlowCounter:
     Links links              # in its class's heap of active flows, or in that of parked ones
     uint32_t of              # the class
     int64_t counter
+    int64_t grade            # counter / grain
+    int64_t stand_ns         # among those of one grade, the least is next
     uint64_t charged         # the number of its last charge; 0: never
     uint64_t sequence        # breaks ties: the older first
     double weight
@@ -39,7 +41,7 @@ cdef struct FlowCounter:
 
 cdef struct CounterClass:
     Block block
-    uint32_t active          # the heap of its active flows, least counter first
+    uint32_t active          # the heap of its active flows, who is next first
     uint32_t parked          # the heap of its parked ones, least counter first
     uint32_t last            # the flow that was the last to leave the active ones, while it is kept
     int64_t last_counter     # its counter when it was forgotten; NEVER: none has left yet
@@ -59,6 +61,19 @@ cdef inline bint is_less_served(const void* a, const void* b) noexcept nogil:
     return x.sequence < y.sequence
 
 
+cdef inline bint is_before_in_grades(const void* a, const void* b) noexcept nogil:
+    """Least grade first; in one grade the least stand; among equals as above."""
+    cdef const FlowCounter* x = <const FlowCounter*> a
+    cdef const FlowCounter* y = <const FlowCounter*> b
+    if x.grade != y.grade:
+        return x.grade < y.grade
+    if x.stand_ns != y.stand_ns:
+        return x.stand_ns < y.stand_ns
+    if x.charged != y.charged:
+        return x.charged < y.charged
+    return x.sequence < y.sequence
+
+
 cdef inline int64_t units_of(int64_t cost, double weight) noexcept nogil:
     """Virtual units of a cost, truncated."""
     cdef double units = <double> (cost * UNITS_PER_COST) / weight
@@ -69,6 +84,12 @@ cdef inline int check_weight(double weight) except -1:
     if not (weight > 0 and isfinite(weight)):
         raise ValueError(f"a weight must be positive and finite, not {weight}")
     return 0
+
+
+cdef inline int64_t check_grain(int64_t grain) except -1:
+    if not 0 <= grain <= COST_MAX:
+        raise ValueError(f"a grain must be 0 to {COST_MAX}, not {grain}")
+    return grain
 
 
 cdef inline int check_cost(int64_t cost) except -1:
@@ -82,6 +103,7 @@ cdef class VirtualTokenCounters:
     cdef Blocks flows
     cdef Blocks classes
     cdef readonly uint32_t parked_max
+    cdef int64_t grade_units     # how wide a grade is, in virtual units; 0: there are none
     cdef uint64_t _sequence
     cdef uint64_t _charges
     cdef uint32_t _unchecked     # changes since the last check of a debug build
@@ -91,16 +113,17 @@ cdef class VirtualTokenCounters:
     cdef void close(self, uint32_t of) noexcept nogil
     cdef uint32_t add(self, uint32_t of, double weight) noexcept nogil
     cdef void drop(self, uint32_t slot) noexcept nogil
-    cdef void enter(self, uint32_t slot, bint lift) noexcept nogil
+    cdef void enter(self, uint32_t slot, bint lift, int64_t stand_ns) noexcept nogil
     cdef void leave(self, uint32_t slot) noexcept nogil
-    cdef void bill(self, uint32_t slot, int64_t cost) noexcept nogil
+    cdef void stand(self, uint32_t slot, int64_t stand_ns) noexcept nogil
+    cdef void bill(self, uint32_t slot, int64_t cost, int64_t stand_ns) noexcept nogil
     cdef void end(self, uint32_t slot, int64_t charged, int64_t actual) noexcept nogil
     cdef void reweigh(self, uint32_t slot, double weight) noexcept nogil
     cdef void put_by(self, uint32_t slot) noexcept nogil
     cdef uint32_t spent(self, uint32_t of) noexcept nogil
-    cdef void _rekey(self, uint32_t slot, int64_t counter) noexcept nogil
+    cdef void set_grain(self, int64_t cost) noexcept nogil
+    cdef void _rekey(self, uint32_t slot, int64_t counter, int64_t stand_ns) noexcept nogil
     cdef int64_t floor(self, uint32_t of) noexcept nogil
-    cdef Order order(self) noexcept nogil
     cdef int _changed(self) except -1
     cdef int _check(self) except -1
     cdef int _check_class(self, uint32_t of) except -1
@@ -112,3 +135,19 @@ cdef inline FlowCounter* counter_at(VirtualTokenCounters all, uint32_t slot) noe
 
 cdef inline CounterClass* class_at(VirtualTokenCounters all, uint32_t slot) noexcept nogil:
     return <CounterClass*> block_at(&all.classes, slot)
+
+
+cdef inline Order parked_order(VirtualTokenCounters all) noexcept nogil:
+    return Order(all.flows.memory, sizeof(FlowCounter), sizeof(Block), is_less_served)
+
+
+cdef inline Order active_order(VirtualTokenCounters all) noexcept nogil:
+    """Of the active flows of a class; without grades stands play no part."""
+    if all.grade_units == 0:
+        return parked_order(all)
+    return Order(all.flows.memory, sizeof(FlowCounter), sizeof(Block), is_before_in_grades)
+
+
+@cython.cdivision(True)
+cdef inline int64_t grade_of(int64_t counter, int64_t grade_units) noexcept nogil:
+    return counter // grade_units if grade_units != 0 else counter

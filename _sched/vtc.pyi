@@ -4,12 +4,17 @@ from typing import final
 class VirtualTokenCounters:
     """Flows in classes; of the active ones of a class the one served least per weight is next.
 
-    Costs are whole numbers from 0 to 2**40, weights positive and finite (ValueError otherwise).
+    With a grain, counters are told apart by grades of that width alone (as a cost), and of the
+    flows in the least grade the one of the least stand is next. Without, stands play no part. Costs
+    are whole numbers from 0 to 2**40, weights positive and finite (ValueError otherwise).
     Source: VTC, arXiv 2401.00588; what a lift gives while nothing waits follows start-time fair
     queueing (Goyal, Vin, Cheng 1996), but not its virtual time, as charges here are estimates.
     """
 
-    def __init__(self, parked_max: int = 1024) -> None: ...
+    grain: int
+    """0 to 2**40; 0: there are no grades. May be set at any time, in O(n)."""
+
+    def __init__(self, parked_max: int = 1024, grain: int = 0) -> None: ...
     @property
     def parked_max(self) -> int:
         """How many idle flows of one class are remembered."""
@@ -32,7 +37,7 @@ class VirtualTokenCounters:
     def set_weight(self, flow: int, weight: float) -> bool:
         """What is charged, settled or in flight counts by this weight from now on."""
 
-    def activate(self, flow: int, lift: bool = True) -> bool:
+    def activate(self, flow: int, lift: bool = True, stand_ns: int = 0) -> bool:
         """The flow has something to be served. False also where it is active already.
 
         It is lifted to the floor of its class (`floor_of`, itself left out), unless it comes back
@@ -42,6 +47,9 @@ class VirtualTokenCounters:
     def deactivate(self, flow: int) -> bool:
         """The flow has nothing to be served, or may not be. False also where it is not active."""
 
+    def restand(self, flow: int, stand_ns: int) -> bool:
+        """The stand of an active flow is another one now. False also where it is not active."""
+
     def charge(self, flow: int, cost: int) -> bool:
         """The flow is served from now until it is settled; its counter grows by the cost."""
 
@@ -50,7 +58,7 @@ class VirtualTokenCounters:
         to 0. False also where nothing is in flight."""
 
     def least(self, of: int) -> int:
-        """The active flow with the least counter; 0 where none is active.
+        """The active flow that is next; 0 where none is active.
 
         Among equals the one not charged for longest, then the oldest. KeyError: no such class.
         """
@@ -59,14 +67,15 @@ class VirtualTokenCounters:
         """This flow's counter in virtual units, or None if the handle is stale."""
 
     def floor_of(self, of: int) -> int | None:
-        """The least counter of the active flows of a class, or, where there are none, of those with
-        something in flight; None where there are none of these either. KeyError: no such class."""
+        """The counter of the active flow that is next, or, where none is active, of the one that
+        was the last to be; None where none was. KeyError: no such class."""
 
     def park(self, flow: int) -> bool:
         """The flow idles; `pop_spent` says when to forget it. False also unless it does idle."""
 
     def pop_spent(self, of: int) -> int:
-        """The least parked flow, where the floor has reached it or there are too many; else 0.
+        """The least parked flow, where the floor has reached it (with a grain, where the least
+        grade that is active begins above it or at it), or where there are too many; else 0.
 
         It is no longer parked, and what it knows is worth no more than a lift. KeyError: no such
         class.

@@ -2,13 +2,14 @@
 """Virtual token counters: who has been served least for the weight it has.
 
 Each flow has a counter of what it was served, in virtual units: cost * 1000 / weight, truncated.
-The next is the active flow with the least (VTC, arXiv 2401.00588). Who returns from idling is
-lifted to the floor of the class: the least counter of those that are active, or, where none is, the
-counter of the one that was the last to leave them, as it is now. (The highest counter ever served
-would not do: charges are estimates, and a newcomer would pay for one that was too high. Nor the
-least of those in flight: one long request would hold it back for as long as it runs.)
-A flow that idles above the floor is parked, so that leaving does not clear its counter; below, a
-lift gives it all it had.
+The next is the active flow with the least (VTC, arXiv 2401.00588). With a grain, counters are told
+apart by grades of that width alone, and of those in the least grade the one of the least stand is
+next. Who returns from idling is lifted to the floor of the class: the counter of who is next there,
+or, where nobody is, of the one that was the last to leave them, as it is now. (The highest counter
+ever served would not do: charges are estimates, and a newcomer would pay for one that was too high.
+Nor the least of those in flight: one long request would hold it back for as long as it runs.)
+A flow that idles above where the least grade begins is parked, so that leaving does not clear its
+counter; below, a lift gives it all it had.
 """
 cimport cython
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -33,8 +34,9 @@ from _sched.types cimport SCHED_CHECKS, SLOTS_MAX
 cdef class VirtualTokenCounters:
     """Flows in classes; within a class the one served least per weight is next."""
 
-    def __cinit__(self, uint32_t parked_max=1024):
+    def __cinit__(self, uint32_t parked_max=1024, int64_t grain=0):
         self.parked_max = parked_max
+        self.grade_units = check_grain(grain) * UNITS_PER_COST
         blocks_open(&self.flows, sizeof(FlowCounter), SLOTS_MAX)
         blocks_open(&self.classes, sizeof(CounterClass), SLOTS_MAX)
 
@@ -94,12 +96,21 @@ cdef class VirtualTokenCounters:
         self._changed()
         return True
 
-    def activate(self, uint64_t flow, bint lift=True):
+    @property
+    def grain(self):
+        return self.grade_units // UNITS_PER_COST
+
+    @grain.setter
+    def grain(self, int64_t grain):
+        self.set_grain(check_grain(grain))
+        self._changed()
+
+    def activate(self, uint64_t flow, bint lift=True, int64_t stand_ns=0):
         """The flow has something to be served. False also where it is active."""
         cdef uint32_t slot = slot_of(&self.flows, flow)
         if slot == 0 or counter_at(self, slot).state == ACTIVE:
             return False
-        self.enter(slot, lift)
+        self.enter(slot, lift, stand_ns)
         self._changed()
         return True
 
@@ -112,13 +123,22 @@ cdef class VirtualTokenCounters:
         self._changed()
         return True
 
+    def restand(self, uint64_t flow, int64_t stand_ns):
+        """The stand of an active flow is another one now. False also where it is not active."""
+        cdef uint32_t slot = slot_of(&self.flows, flow)
+        if slot == 0 or counter_at(self, slot).state != ACTIVE:
+            return False
+        self.stand(slot, stand_ns)
+        self._changed()
+        return True
+
     def charge(self, uint64_t flow, int64_t cost):
         """The flow is served from now until it is settled; its counter grows by the cost."""
         check_cost(cost)
         cdef uint32_t slot = slot_of(&self.flows, flow)
         if slot == 0:
             return False
-        self.bill(slot, cost)
+        self.bill(slot, cost, counter_at(self, slot).stand_ns)
         self._changed()
         return True
 
@@ -134,7 +154,7 @@ cdef class VirtualTokenCounters:
         return True
 
     def least(self, uint64_t of):
-        """The active flow with the least counter; 0 where none is active."""
+        """The active flow that is next; 0 where none is active."""
         cdef uint32_t slot = slot_of(&self.classes, of)
         if slot == 0:
             raise KeyError(of)
@@ -214,15 +234,14 @@ cdef class VirtualTokenCounters:
         of.flows -= 1
         blocks_give_back(&self.flows, slot)
 
-    cdef void enter(self, uint32_t slot, bint lift) noexcept nogil:
+    cdef void enter(self, uint32_t slot, bint lift, int64_t stand_ns) noexcept nogil:
         """To the active ones, from wherever it is."""
         self.leave(slot)
         cdef FlowCounter* flow = counter_at(self, slot)
         cdef CounterClass* of = class_at(self, flow.of)
-        cdef Order order = self.order()
+        cdef Order order = active_order(self)
         cdef int64_t floor = self.floor(flow.of)
-        if lift and floor > flow.counter:
-            self._rekey(slot, floor)
+        self._rekey(slot, max(floor, flow.counter) if lift else flow.counter, stand_ns)
         flow.state = ACTIVE
         of.actives += 1
         pairing_push(&order, &of.active, slot)
@@ -231,7 +250,7 @@ cdef class VirtualTokenCounters:
         """Out of the active or parked ones, if it is among them."""
         cdef FlowCounter* flow = counter_at(self, slot)
         cdef CounterClass* of = class_at(self, flow.of)
-        cdef Order order = self.order()
+        cdef Order order = active_order(self) if flow.state == ACTIVE else parked_order(self)
         if flow.state == ACTIVE:
             of.actives -= 1
             of.last = slot
@@ -241,13 +260,19 @@ cdef class VirtualTokenCounters:
             pairing_remove(&order, &of.parked, slot)
         flow.state = OUT
 
-    cdef void bill(self, uint32_t slot, int64_t cost) noexcept nogil:
+    cdef void stand(self, uint32_t slot, int64_t stand_ns) noexcept nogil:
+        cdef FlowCounter* flow = counter_at(self, slot)
+        if flow.stand_ns != stand_ns:
+            self._rekey(slot, flow.counter, stand_ns)
+
+    cdef void bill(self, uint32_t slot, int64_t cost, int64_t stand_ns) noexcept nogil:
+        """Charges, and sets the stand of what is next of it, in one go."""
         cdef FlowCounter* flow = counter_at(self, slot)
         if flow.state == PARKED:
             self.leave(slot)
         self._charges += 1
         flow.charged = self._charges
-        self._rekey(slot, flow.counter + units_of(cost, flow.weight))
+        self._rekey(slot, flow.counter + units_of(cost, flow.weight), stand_ns)
         flow.in_flight += 1
         flow.cost_in_flight += cost
 
@@ -260,20 +285,36 @@ cdef class VirtualTokenCounters:
         if flow.in_flight == 0:
             flow.cost_in_flight = 0
         if more != 0:
-            self._rekey(slot, flow.counter + more)
+            self._rekey(slot, flow.counter + more, flow.stand_ns)
 
     cdef void reweigh(self, uint32_t slot, double weight) noexcept nogil:
         """What is in flight is charged anew, so that it can be settled by this weight."""
         cdef FlowCounter* flow = counter_at(self, slot)
-        cdef int64_t before = units_of(flow.cost_in_flight, flow.weight)
+        cdef int64_t more = -units_of(flow.cost_in_flight, flow.weight)
         flow.weight = weight
-        self._rekey(slot, flow.counter + units_of(flow.cost_in_flight, weight) - before)
+        more += units_of(flow.cost_in_flight, weight)
+        self._rekey(slot, flow.counter + more, flow.stand_ns)
+
+    cdef void set_grain(self, int64_t cost) noexcept nogil:
+        """All grades are other ones now. O(n): only an operator does this."""
+        cdef uint32_t slot
+        cdef FlowCounter* flow
+        self.grade_units = cost * UNITS_PER_COST
+        cdef Order order = active_order(self)
+        for slot in range(1, self.classes.used):
+            class_at(self, slot).active = 0
+        for slot in range(1, self.flows.used):
+            flow = counter_at(self, slot)
+            flow.grade = grade_of(flow.counter, self.grade_units)
+            if slot_is_live(&self.flows, slot) and flow.state == ACTIVE:
+                flow.links.child = flow.links.next = flow.links.prev = 0
+                pairing_push(&order, &class_at(self, flow.of).active, slot)
 
     cdef void put_by(self, uint32_t slot) noexcept nogil:
         """To the parked ones, from those that are out."""
         cdef FlowCounter* flow = counter_at(self, slot)
         cdef CounterClass* of = class_at(self, flow.of)
-        cdef Order order = self.order()
+        cdef Order order = parked_order(self)
         flow.state = PARKED
         of.parks += 1
         pairing_push(&order, &of.parked, slot)
@@ -283,7 +324,10 @@ cdef class VirtualTokenCounters:
         cdef CounterClass* found = class_at(self, of)
         if found.parked == 0 or found.parks > self.parked_max:
             return found.parked
-        return found.parked if counter_at(self, found.parked).counter <= self.floor(of) else 0
+        cdef int64_t worth = self.floor(of)
+        if found.active != 0 and self.grade_units != 0:  # a lift gives this, whoever is next there
+            worth = counter_at(self, found.active).grade * self.grade_units
+        return found.parked if counter_at(self, found.parked).counter <= worth else 0
 
     cdef int64_t floor(self, uint32_t of) noexcept nogil:
         """The counter that a lift gives; NEVER where nobody is or was active."""
@@ -291,19 +335,18 @@ cdef class VirtualTokenCounters:
         cdef uint32_t slot = found.active if found.active != 0 else found.last
         return counter_at(self, slot).counter if slot != 0 else found.last_counter
 
-    cdef void _rekey(self, uint32_t slot, int64_t counter) noexcept nogil:
+    cdef void _rekey(self, uint32_t slot, int64_t counter, int64_t stand_ns) noexcept nogil:
         cdef FlowCounter* flow = counter_at(self, slot)
         cdef CounterClass* of = class_at(self, flow.of)
         cdef uint32_t* heap = &of.active if flow.state == ACTIVE else &of.parked
-        cdef Order order = self.order()
+        cdef Order order = active_order(self) if flow.state == ACTIVE else parked_order(self)
         if flow.state != OUT:
             pairing_remove(&order, heap, slot)
         flow.counter = min(max(counter, <int64_t> 0), COUNTER_MAX)
+        flow.grade = grade_of(flow.counter, self.grade_units)
+        flow.stand_ns = stand_ns
         if flow.state != OUT:
             pairing_push(&order, heap, slot)
-
-    cdef Order order(self) noexcept nogil:
-        return Order(self.flows.memory, sizeof(FlowCounter), sizeof(Block), is_less_served)
 
     cdef int _changed(self) except -1:
         if SCHED_CHECKS:
@@ -325,17 +368,20 @@ cdef class VirtualTokenCounters:
         for slot in range(1, self.flows.used):
             if slot_is_live(&self.flows, slot):
                 assert 0 <= counter_at(self, slot).counter <= COUNTER_MAX, "a counter is absurd"
+                assert counter_at(self, slot).grade == grade_of(
+                    counter_at(self, slot).counter, self.grade_units
+                ), "a counter is not of its grade"
                 assert slot_is_live(&self.classes, counter_at(self, slot).of), "its class is gone"
         return 0
 
     cdef int _check_class(self, uint32_t of) except -1:
         cdef CounterClass* found = class_at(self, of)
-        cdef Order order = self.order()
+        cdef Order order = active_order(self)
+        cdef Order parked = parked_order(self)
         cdef uint32_t slot = found.active
-        cdef uint32_t actives = 0
-        cdef uint32_t parks = 0
+        cdef uint32_t actives = 0, parks = 0
         check_order(&order, found.active)
-        check_order(&order, found.parked)
+        check_order(&parked, found.parked)
         while slot != 0:
             assert counter_at(self, slot).of == of, "a flow is in another class's heap"
             assert counter_at(self, slot).state == ACTIVE, "what is not active is among the active"

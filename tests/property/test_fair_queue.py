@@ -29,6 +29,9 @@ Pair = tuple[int, int]  # a handle of the queue and the oracle's for the same
 WEIGHTS = st.sampled_from([1.0, 1.0, 1.0, 2.0, 0.3, 1e-300])
 # Mostly small, so that counters meet; now and then as large as a cost can be.
 COSTS = st.sampled_from([0, 1, 1, 2, 3, 5, 8, 2**40])
+# From none over such as hold a few requests to one that holds all.
+GRAINS = st.sampled_from([0, 0, 1, 4, 10, 2**40])
+STANDS_BACK_NS = st.sampled_from([0, 0, 1, 60, 150, 2**54])
 STEPS_NS = st.sampled_from([0, 0, 1, 60, 100, 300])
 RANKS = st.sampled_from([0, 0, 0, -1, 1, -(2**63), 2**63 - 1])
 AT = st.integers(0, 11)
@@ -44,15 +47,16 @@ class Place:
     agent: Pair
     rank: int
     arrived_ns: int
+    stand_back_ns: int = 0
 
 
 class FairQueueMachine(RuleBasedStateMachine):
     """The queue beside its oracle. Requests that are gone stay in the list, to be tried again."""
 
-    @initialize(parked_max=st.sampled_from([0, 1, 1024]))
-    def start(self, parked_max: int) -> None:
-        self.queue = FairQueue(HANDICAP_NS, parked_max)
-        self.oracle = Oracle(HANDICAP_NS, parked_max)
+    @initialize(parked_max=st.sampled_from([0, 1, 1024]), grain=GRAINS)
+    def start(self, parked_max: int, grain: int) -> None:
+        self.queue = FairQueue(HANDICAP_NS, parked_max, grain)
+        self.oracle = Oracle(HANDICAP_NS, parked_max, grain)
         self.now_ns = 0
         self.groups: list[Pair] = []
         self.agents: list[Pair] = []
@@ -114,6 +118,10 @@ class FairQueueMachine(RuleBasedStateMachine):
         self.queue.handicap_ns_per_priority = handicap_ns
         self.oracle.handicap_ns_per_priority = handicap_ns
 
+    @rule(grain=GRAINS)
+    def set_grain(self, grain: int) -> None:
+        self.queue.grain = self.oracle.grain = grain
+
     # Requests
 
     @rule(
@@ -123,21 +131,30 @@ class FairQueueMachine(RuleBasedStateMachine):
         compartment=st.sampled_from(COMPARTMENTS),
         rank=RANKS,
         step_ns=STEPS_NS,
+        stand_back_ns=STANDS_BACK_NS,
     )
     def push(
-        self, at: int, group: int, priority: int, compartment: int, rank: int, step_ns: int
+        self,
+        at: int,
+        group: int,
+        priority: int,
+        compartment: int,
+        rank: int,
+        step_ns: int,
+        stand_back_ns: int,
     ) -> None:
         self.now_ns += step_ns
         agent, where = self.agents[at % len(self.agents)], self.groups[group % len(self.groups)]
-        self._push(Place(where, priority, compartment, agent, rank, self.now_ns), -1)
+        at_ns = self.now_ns
+        self._push(Place(where, priority, compartment, agent, rank, at_ns, stand_back_ns), -1)
 
-    @rule(at=AT, times=st.integers(1, 3), step_ns=STEPS_NS)
-    def push_to_one_class(self, at: int, times: int, step_ns: int) -> None:
+    @rule(at=AT, times=st.integers(1, 3), step_ns=STEPS_NS, stand_back_ns=STANDS_BACK_NS)
+    def push_to_one_class(self, at: int, times: int, step_ns: int, stand_back_ns: int) -> None:
         """Most fairness is between the agents of one class."""
         self.now_ns += step_ns
         agent = self.agents[at % len(self.agents)]
         for _ in range(times):
-            self._push(Place(self.groups[0], 1, 0, agent, 0, self.now_ns), -1)
+            self._push(Place(self.groups[0], 1, 0, agent, 0, self.now_ns, stand_back_ns), -1)
 
     @rule(at=AT, cost=COSTS, step_ns=STEPS_NS)
     def take(self, at: int, cost: int, step_ns: int) -> None:
@@ -191,6 +208,7 @@ class FairQueueMachine(RuleBasedStateMachine):
     @invariant()
     def agrees(self) -> None:
         self.queue.check()
+        assert self.queue.grain == self.oracle.grain
         assert len(self.queue) == len(self.oracle)
         assert self.queue.flows() == self.oracle.flows()
         self._same_largest()
@@ -206,7 +224,7 @@ class FairQueueMachine(RuleBasedStateMachine):
                 assert self.queue.demand(group[0], closed, self.now_ns) == demand
 
     def _push(self, place: Place, head_since_ns: int) -> None:
-        rest = place.rank, place.arrived_ns, self.now_ns, head_since_ns
+        rest = place.rank, place.arrived_ns, self.now_ns, head_since_ns, place.stand_back_ns
         where = place.priority, place.compartment
         theirs = self.oracle.push(place.group[1], *where, place.agent[1], *rest)
         mine = self.queue.push(place.group[0], *where, place.agent[0], *rest)

@@ -15,6 +15,8 @@ from _sched.vtc import VirtualTokenCounters
 Pair = tuple[int, int]
 
 COSTS = st.one_of(st.integers(0, 5), st.integers(0, 2**40))
+GRAINS = st.sampled_from([0, 0, 1, 3, 2**40])
+STANDS_NS = st.integers(0, 3)
 WEIGHTS = st.one_of(st.sampled_from([1.0, 0.5, 3.0, 1e-300]), st.floats(0.01, 100.0))
 
 
@@ -24,10 +26,10 @@ class VtcMachine(RuleBasedStateMachine):
     classes: Bundle[Pair] = Bundle("classes")
     flows: Bundle[Pair] = Bundle("flows")
 
-    @initialize(target=classes, parked_max=st.sampled_from([0, 1, 2, 1024]))
-    def start(self, parked_max: int) -> Pair:
-        self.counters = VirtualTokenCounters(parked_max)
-        self.oracle = Oracle(parked_max)
+    @initialize(target=classes, parked_max=st.sampled_from([0, 1, 2, 1024]), grain=GRAINS)
+    def start(self, parked_max: int, grain: int) -> Pair:
+        self.counters = VirtualTokenCounters(parked_max, grain)
+        self.oracle = Oracle(parked_max, grain)
         self.open_classes: list[Pair] = []
         self.all_flows: list[Pair] = []
         self.twin = {0: 0}
@@ -70,10 +72,19 @@ class VtcMachine(RuleBasedStateMachine):
         mine = self.counters.set_weight(flow[0], weight)
         assert mine == self.oracle.set_weight(flow[1], weight)
 
-    @rule(flow=flows, lift=st.booleans())
-    def activate(self, flow: Pair, lift: bool) -> None:
-        mine = self.counters.activate(flow[0], lift=lift)
-        assert mine == self.oracle.activate(flow[1], lift=lift)
+    @rule(grain=GRAINS)
+    def set_grain(self, grain: int) -> None:
+        self.counters.grain = self.oracle.grain = grain
+
+    @rule(flow=flows, lift=st.booleans(), stand_ns=STANDS_NS)
+    def activate(self, flow: Pair, lift: bool, stand_ns: int) -> None:
+        mine = self.counters.activate(flow[0], lift, stand_ns)
+        assert mine == self.oracle.activate(flow[1], lift, stand_ns)
+
+    @rule(flow=flows, stand_ns=STANDS_NS)
+    def restand(self, flow: Pair, stand_ns: int) -> None:
+        mine = self.counters.restand(flow[0], stand_ns)
+        assert mine == self.oracle.restand(flow[1], stand_ns)
 
     @rule(flow=flows)
     def deactivate(self, flow: Pair) -> None:
@@ -100,6 +111,7 @@ class VtcMachine(RuleBasedStateMachine):
     @invariant()
     def agrees(self) -> None:
         self.counters.check()
+        assert self.counters.grain == self.oracle.grain
         assert len(self.counters) == len(self.oracle)
         for mine, theirs in self.open_classes:
             assert self.twin[self.counters.least(mine)] == self.oracle.least(theirs)
@@ -153,6 +165,16 @@ def test_a_cost_out_of_range_is_refused(cost: int) -> None:
     with pytest.raises((ValueError, OverflowError)):
         counters.settle(flow, 1, cost)
     assert counters.counter_of(flow) == 1000
+
+
+@pytest.mark.parametrize("grain", [-1, 2**40 + 1])
+def test_a_grain_out_of_range_is_refused(grain: int) -> None:
+    counters = VirtualTokenCounters()
+    with pytest.raises(ValueError):
+        counters.grain = grain
+    with pytest.raises(ValueError):
+        VirtualTokenCounters(1, grain)
+    assert counters.grain == 0
 
 
 def test_a_counter_stops_before_it_overflows() -> None:
