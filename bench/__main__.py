@@ -16,6 +16,7 @@ import uvloop
 
 from bench import fairness, fleet, micro, monitors, path, pubsub, resilience, scheduling, soak
 from bench.result import Result
+from broker.sim.workload_problem import WorkloadProblems
 
 
 class Benchmark(Protocol):
@@ -72,9 +73,13 @@ def main() -> int:
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
     with TemporaryDirectory() as folder, runner:
         os.environ["XDG_STATE_HOME"] = folder  # what the brokers here keep is nobody else's
-        runner.run(
-            _run(benchmarks, quick=options.quick, json_file=options.json, svg_file=options.svg)
-        )
+        try:
+            runner.run(
+                _run(benchmarks, quick=options.quick, json_file=options.json, svg_file=options.svg)
+            )
+        except WorkloadProblems as wrong:
+            print(wrong, file=sys.stderr)
+            return 2
     return 0
 
 

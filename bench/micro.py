@@ -144,19 +144,19 @@ async def _measure_request(sizes: Sizes, figures: _Figures) -> None:
         grpc.aio.insecure_channel(f"127.0.0.1:{server.ready_line.split()[-1]}") as channel,
     ):
         bare = call(channel)
-        await _rpc_us(server, bare, CALLS_AT_ONCE * 4)
+        await rpc_us(server, bare, CALLS_AT_ONCE * 4)
         for _ in range(sizes.rounds):
-            server_us, client_us = await _rpc_us(server, bare, sizes.calls)
+            server_us, client_us = await rpc_us(server, bare, sizes.calls)
             figures.add("rpc_server_us", server_us)
             figures.add("rpc_us", server_us + client_us)
             for suffix, more in (("", ()), ("_untold", ("--untold",))):
-                measured = await _turns(WAITING, sizes.requests, *more)
+                measured = await turns_of(WAITING, sizes.requests, *more)
                 figures.add(f"engine_request{suffix}_us", measured["request_us"])
             observed_us = await observe.cost_us(sizes.requests, MEASURED_CORE)
             figures.add("observe_us", observed_us)
 
 
-async def _rpc_us(server: Measured, bare: Call, total: int) -> tuple[float, float]:
+async def rpc_us(server: Measured, bare: Call, total: int) -> tuple[float, float]:
     """(server, client) in us of processor time per call, CALLS_AT_ONCE at a time."""
     left = iter(range(total))
 
@@ -182,19 +182,19 @@ async def _measure_depth(sizes: Sizes, figures: _Figures) -> None:
     for _ in range(sizes.deep_rounds):
         for name, queued in (("1k", SHALLOW), ("100k", sizes.deep)):
             for suffix, more in (("", ()), ("_untold", ("--untold",))):
-                measured = await _turns(queued, sizes.requests, *more)
+                measured = await turns_of(queued, sizes.requests, *more)
                 figures.add(f"dispatch_{name}{suffix}_us", measured["request_us"])
 
 
 async def _queued_bytes(sizes: Sizes, figures: _Figures) -> float:
     """By how much the process grows and what its objects add up to: the larger one counts."""
     for name, more in (("grown", ()), ("traced", ("--traced",))):
-        measured = await _turns(sizes.deep, 0, *more)
+        measured = await turns_of(sizes.deep, 0, *more)
         figures.add(f"queued_bytes_{name}", measured["held_bytes"])
     return max(max(figures.samples[f"queued_bytes_{name}"]) for name in ("grown", "traced"))
 
 
-async def _turns(queued: int, requests: int, *more: str) -> dict[str, float]:
+async def turns_of(queued: int, requests: int, *more: str) -> dict[str, float]:
     arguments = ["-m", "bench.turns", "--queued", str(queued), "--requests", str(requests), *more]
     printed = await output_of(arguments, core=MEASURED_CORE)
     figures: dict[str, float] = json.loads(printed)

@@ -39,6 +39,7 @@ METRICS = {
         "wait_over_bound_max",
         "eta_coverage",
         "short_sojourn_vs_exhaustive",
+        "engine_request_10k_vs_rpc",
     },
     "pubsub": {"level_seen_ms", "fanout_token_cost_percent"},
     "monitors": {"sampling_cpu_percent"},
