@@ -93,6 +93,8 @@ class Residencies:
         What changed here after the backend was asked is newer than its answer and stays.
         """
         backend = self.backends[seen.backend]
+        if backend.is_leaving or _is_taken_back(backend):
+            return  # its models are forgotten: what it holds could not be told by their names
         backend.is_listed = True
         listed = {self._runner_of(backend, each): each for each in seen.residents}
         may_show_what_left = seen.asked_ns <= backend.left_ns
@@ -257,3 +259,8 @@ class Residencies:
             residency.renewed_ns = now_ns
             self._emit(Renew(backend.name, residency.model, residency.num_ctx_sent))
         self._keep(backend, residency, now_ns)
+
+
+def _is_taken_back(backend: BackendState) -> bool:
+    """Is what it holds known, and not yet anew what it has?"""
+    return bool(backend.residents) and not backend.is_listed and not backend.by_runner

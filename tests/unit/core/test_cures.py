@@ -198,6 +198,23 @@ def test_a_cure_goes_on_where_its_backend_is_taken_back() -> None:
     assert steps(scene.unloaded("m")) == ["cured m on b1"]
 
 
+def test_a_list_that_comes_while_its_models_are_forgotten_ends_no_cure() -> None:
+    scene, back = taken_out()
+    scene.open("b9", model("x"))
+    scene.seen("b9")
+    assert scene.engine.backends["b1"].models == {}
+    told = scene.seen("b1", resident("m"))
+    told += scene.turn(back)
+    told += scene.seen("b1", resident("m"))
+    told += scene.ends("r", CLOSED)
+    told += scene.seen("b1", resident("m"))
+    assert steps(told) == []
+    scene.open("b1", model("m", slots=2), model("n"))
+    scene.seen("b1", resident("m"))
+    assert scene.state("m") is ResidencyState.UNLOADING
+    assert steps(scene.unloaded("m")) == ["cured m on b1"]
+
+
 def test_a_backend_that_leaves_does_not_wait_for_a_cure() -> None:
     scene, _ = taken_out()
     effects = scene.ends("r", CLOSED)

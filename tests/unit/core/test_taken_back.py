@@ -90,6 +90,20 @@ def test_what_waits_is_kept_for_one_that_is_taken_back_when_the_other_leaves() -
     assert (finished(effects), started(scene.up("b1"))) == ([("r1", Outcome.COMPLETED)], ["r3"])
 
 
+def test_what_was_loaded_there_is_still_the_brokers() -> None:
+    scene = serving(model("m", slots=2))
+    scene.turn(arrived("r1"))
+    before = scene.engine.policy.backends
+    configured(scene, B2)
+    scene.open("b2", model("x"))
+    scene.seen("b2")
+    scene.seen("b1", resident("m"))
+    configured(scene, *before)
+    scene.open("b1", model("m", slots=2))
+    scene.seen("b1", resident("m"))
+    assert scene.residency("m").managed
+
+
 def test_of_backends_that_come_and_go_nothing_remains() -> None:
     scene = Scene(B1)
     for number in range(5):
