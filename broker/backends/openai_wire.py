@@ -5,8 +5,9 @@ other has failed, whatever the HTTP status was and however cleanly the body ende
 whole, from a server that passes over `stream`, is taken as one piece. An `error` inside the stream
 is a failure. Ollama's own /v1 swallows the errors of its runner: what is left is an empty
 chunk that names no model (recorded: 67_killed_mid_v1_chat). A tool call comes in parts and is
-handed out whole; one that the length cut off is dropped. What stands before a failure is handed out
-first. Sources: platform.openai.com/docs/api-reference/chat-streaming; vllm/entrypoints/openai;
+handed out whole; one that the length cut off is dropped. A character whose halves come in two
+events is put together. What stands before a failure is handed out first.
+Sources: platform.openai.com/docs/api-reference/chat-streaming; vllm/entrypoints/openai;
 llama.cpp tools/server; reference/OLLAMA.md §1.8 and §2.
 """
 
@@ -20,6 +21,7 @@ import msgspec
 from broker.backends.figures import COUNT_MAX, Count
 from broker.backends.openai_errors import error_of_event
 from broker.backends.server_sent_events import ERROR, Event, EventSplitter
+from broker.backends.surrogates import Halves
 from broker.core.content import Completion, FinishReason, Piece, ToolCall
 from broker.core.errors import BackendFailed, BrokerError
 
@@ -138,6 +140,7 @@ class OpenAiAnswerReader:
         "_calls",
         "_events",
         "_finish_reason",
+        "_halves",
         "_has_spoken",
         "_named_model",
         "_pieces",
@@ -150,6 +153,7 @@ class OpenAiAnswerReader:
 
     def __init__(self) -> None:
         self._events = EventSplitter(EVENT_BYTES_MAX)
+        self._halves = Halves()
         self._calls: dict[int, _Call] = {}
         self._finish_reason: FinishReason | None = None
         self._has_spoken = False
@@ -195,15 +199,9 @@ class OpenAiAnswerReader:
             if event.data == _DONE:
                 self._finish(pieces)
                 break
-            try:
-                chunk = _decode(event.data)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-                if event.kind == ERROR:
-                    self.failure = error_of_event(event.data.decode("utf-8", "replace"), False)
-                else:
-                    self._garble(f"an event of the answer cannot be read: {error}")
-                break
-            self._take(event.kind, chunk, pieces)
+            chunk = self._chunk(event)
+            if chunk is not None:
+                self._take(event.kind, chunk, pieces)
             if self.is_over:
                 break
         if self._events.problem and not self.is_over:
@@ -211,6 +209,23 @@ class OpenAiAnswerReader:
         self._pieces += len(pieces)
         self._has_spoken = self._has_spoken or bool(pieces)
         return pieces
+
+    def _chunk(self, event: Event) -> Chunk | None:
+        """What the event says; None where it cannot be read, which is a failure."""
+        try:
+            try:
+                return _decode(event.data)
+            except msgspec.DecodeError:
+                mended = self._halves.mended(event.data)
+                if mended == event.data:
+                    raise
+                return _decode(mended)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            if event.kind == ERROR:
+                self.failure = error_of_event(event.data.decode("utf-8", "replace"), False)
+            else:
+                self._garble(f"an event of the answer cannot be read: {error}")
+            return None
 
     def _take(self, kind: str, chunk: Chunk, pieces: list[Piece]) -> None:
         if chunk.error is not None or kind == ERROR or chunk.kind == ERROR:

@@ -1,7 +1,8 @@
 """Server-sent events: bytes in, events out, wherever the network cuts them.
 
 Rules: an event ends with an empty line, whichever of LF and CRLF ends the lines; comments are
-left out (servers send them so that a connection does not idle). A field name that the standard
+left out (servers send them so that a connection does not idle), and so is a byte order mark before
+the first line. A field name that the standard
 does not know makes the stream unreadable instead of being passed over: it may have been words. Two
 things that servers do and the standard does not: a field `error` (llama-server until 2025), and a
 bare JSON object where events were promised. Source: html.spec.whatwg.org, 9.2.6.
@@ -9,6 +10,7 @@ bare JSON object where events were promised. Source: html.spec.whatwg.org, 9.2.6
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from typing import Final, NamedTuple
 
 from broker.backends.error_text import IS_THIS_THE_API, is_page
@@ -29,7 +31,7 @@ class EventSplitter:
     """Cuts a stream of bytes into events. Once `problem` is set the bytes are no events, or one of
     them is over the limit: nothing more can be read."""
 
-    __slots__ = ("_bytes_max", "_data", "_held", "_kind", "_size", "problem")
+    __slots__ = ("_bytes_max", "_data", "_has_begun", "_held", "_kind", "_size", "problem")
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
@@ -37,11 +39,13 @@ class EventSplitter:
         self._data: list[bytes] = []  # of the event that has begun
         self._size = 0
         self._kind = ""
+        self._has_begun = False  # a line was read, so that no byte order mark can come
         self.problem = ""
 
     def feed(self, data: bytes) -> list[Event]:
         """The events that `data` completes, as far as it can be read."""
         if self._is_one_event(data):
+            self._has_begun = True
             return [Event("", data[len(_DATA) : -2])]
         lines = data.split(b"\n")
         rest = lines.pop()
@@ -82,6 +86,9 @@ class EventSplitter:
         return events
 
     def _take(self, line: bytes, events: list[Event]) -> None:
+        if not self._has_begun:
+            self._has_begun = True
+            line = line.removeprefix(BOM_UTF8)
         if not line:
             if self._data:
                 data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)

@@ -97,6 +97,34 @@ def test_a_server_that_does_not_count_is_counted_for() -> None:
     assert reader.completion.output_tokens == 2
 
 
+def escaped(word: str) -> str:
+    """An event whose text is written as it stands, escapes and all."""
+    return f'data: {{"choices": [{{"index": 0, "delta": {{"content": "{word}"}}}}]}}\n\n'
+
+
+@pytest.mark.parametrize(
+    ("words", "texts"),
+    [
+        ([r"a\ud83d", r"\ude00b"], ["a", "😀b"]),
+        ([r"\uD83D", "", r"\uDE00", r"\ud83d\ude00"], ["😀", "😀"]),
+        ([r"a\ud83d", r"\ude00\ud83d", r"\ude01"], ["a", "😀", "😁"]),
+        ([r"\ude00b", "c"], ["\ufffdb", "c"]),
+        ([r"a\ud83d", "b"], ["a", "b"]),
+        ([r"a\ud83d", r"b\ud83e", r"\udd14"], ["a", "b\ufffd", "🤔"]),
+        ([r"\\ud83d\ud83d", r"\ude00\\"], [r"\ud83d", "😀\\"]),
+    ],
+    ids=["split", "apart", "twice", "no first", "no second", "another first", "backslashes"],
+)
+def test_the_halves_of_a_character_are_put_together(words: list[str], texts: list[str]) -> None:
+    pieces, reader = read(*map(escaped, words), DONE, size=3)
+    assert [piece.text for piece in pieces] == texts
+    assert reader.completion is not None
+
+
+def test_what_else_is_wrong_with_an_event_is_not_mended() -> None:
+    assert "cannot be read" in failure('data: {"choices": [\\ud83d oops\n\n').message
+
+
 def whole(message: object, finish: str | None = "stop", **more: object) -> str:
     """An answer of a server that passes over `stream`."""
     choice = {"index": 0, "message": message, "finish_reason": finish}

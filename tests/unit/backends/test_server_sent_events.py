@@ -39,6 +39,18 @@ def test_events_do_not_depend_on_the_cuts(size: int) -> None:
     assert events + splitter.end() == EVENTS
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 50])
+def test_a_byte_order_mark_before_all_is_left_out(size: int) -> None:
+    stream = b"\xef\xbb\xbfdata: one\n\ndata: \xef\xbb\xbftwo\n\n"
+    splitter = EventSplitter(1_000)
+    events: list[Event] = []
+    for start in range(0, len(stream), size):
+        events += splitter.feed(stream[start : start + size])
+    assert events == [Event("", b"one"), Event("", b"\xef\xbb\xbftwo")]
+    splitter.feed(b"\xef\xbb\xbfdata: three\n\n")
+    assert "cannot be read" in splitter.problem, "it is one at the beginning only"
+
+
 @pytest.mark.parametrize("line", [b"HTTP/1.1 200 OK\n", b"oops: 1\n", b"da ta: 1\n"])
 def test_a_line_of_no_known_field_is_no_event(line: bytes) -> None:
     splitter = EventSplitter(1_000)
