@@ -201,6 +201,13 @@ class RestartBackend:
 
 
 @value
+class ListAgain:
+    """Ask this backend for the models that it has, before it is time: what it said is not so."""
+
+    backend: str
+
+
+@value
 class BackendGone:
     """Nothing of this backend, which was taken out of the configuration, is under way any more."""
 
@@ -282,6 +289,7 @@ Effect = (
     | Renew
     | Own
     | RestartBackend
+    | ListAgain
     | BackendGone
     | TellBreaker
     | TellHealing

@@ -14,8 +14,8 @@ from typing import Any
 
 from broker.core.assembly import Assembly
 from broker.core.dispatch import next_dispatch
-from broker.core.effects import Drained, Effect, SetTimer
-from broker.core.errors import BrokerError
+from broker.core.effects import Drained, Effect, ListAgain, SetTimer
+from broker.core.errors import BrokerError, ModelUnknown
 from broker.core.lifecycle import Trigger
 from broker.core.ownership import OWNS_OTHERS
 from broker.core.placement import BackendState
@@ -163,6 +163,16 @@ class Engine(Assembly):
         """A call is over, whatever becomes of its request."""
         self.breakers.ended(attempt, error, now_ns)
         self._healer.attempt_ended(attempt, ended, now_ns)
+        if isinstance(error, ModelUnknown):
+            self._model_missing(attempt, now_ns)
+
+    def _model_missing(self, attempt: Attempt, now_ns: int) -> None:
+        """A backend has not what it listed: nobody asks it for that before it lists it again."""
+        backend = self.backends[attempt.backend]
+        if attempt.model in backend.models:  # else another call has found that out
+            left = tuple(each for key, each in backend.models.items() if key != attempt.model)
+            self._models_listed(ModelsListed(backend.name, left), now_ns)
+            self._emit(ListAgain(backend.name))
 
     def _quiet(self, quiet: Quiet, now_ns: int) -> None:
         self._healer.quiet(quiet, now_ns)

@@ -21,6 +21,7 @@ from broker.core.errors import (
     ClosedForCure,
     DeadlineExpired,
     LoadFailed,
+    ModelUnknown,
     TimedOut,
 )
 from broker.core.time_outs import Phase
@@ -44,6 +45,7 @@ class Failure(NamedTuple):
 NOT_THE_BACKENDS: Final = Failure(counts=False, retries=False)
 BROKE: Final = Failure(counts=True, retries=True, answer_why="every attempt failed")
 AWAY: Final = BROKE._replace(counts=False, was_called=False)
+GONE: Final = Failure(counts=False, retries=True, was_called=False)
 OUR_DOING: Final = AWAY._replace(costs_try=False)
 
 FAILURES: Final[Mapping[type[BrokerError], Failure]] = {
@@ -54,6 +56,7 @@ FAILURES: Final[Mapping[type[BrokerError], Failure]] = {
     AccessDenied: BROKE._replace(elsewhere_only=True),  # it would take the next as little
     BackendBusy: BROKE,  # its own queue is full: others would be turned away as well
     BackendUnreachable: AWAY,  # that a server is away is known without a breaker
+    ModelUnknown: GONE,  # from there, though it was listed: another may have it
     BackendRefused: NOT_THE_BACKENDS,  # the request is wrong, and would be again
     LoadFailed: NOT_THE_BACKENDS._replace(answer_why="its model could not be loaded"),
     DeadlineExpired: NOT_THE_BACKENDS._replace(answer_why="its deadline passed"),

@@ -9,7 +9,7 @@ from typing import Any
 import platformdirs
 
 from broker.config.schema import BackendConfig, Config
-from broker.core.effects import BackendGone, Effect, Own, RestartBackend
+from broker.core.effects import BackendGone, Effect, ListAgain, Own, RestartBackend
 from broker.core.ports import Backend
 from broker.core.stimuli import OwnedBefore
 from broker.daemon.backends import make_backend
@@ -68,6 +68,7 @@ class Pooling:
         """Who does what the engine wants of backends as a whole."""
         return {
             Own: self._own,
+            ListAgain: self.pool.list_again,
             BackendGone: self.pool.gone,
             RestartBackend: self._restarts.restart,
         }

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from broker.core.effects import BackendGone
+from broker.core.effects import BackendGone, ListAgain
 from broker.core.errors import FieldProblem, InvalidRequest
 from broker.core.ports import Backend
 from broker.runtime.supervisor import Supervisor
@@ -146,6 +146,10 @@ class BackendPool(Mapping[str, Backend], Generic[P]):
         """Returns when each has been asked once."""
         waits = (each.discovery.was_asked.wait() for each in self._members.values())
         await asyncio.gather(*waits)
+
+    def list_again(self, effect: ListAgain) -> None:
+        """What it listed is not so, or no longer."""
+        self._members[effect.backend].discovery.list_again()
 
     def gone(self, effect: BackendGone) -> None:
         """Nothing uses it any more."""

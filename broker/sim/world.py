@@ -21,6 +21,7 @@ from broker.core.effects import (
     Drained,
     Effect,
     Finish,
+    ListAgain,
     Load,
     Own,
     Refuse,
@@ -156,6 +157,7 @@ class World:
             Renew: self._switches.renew,
             TellAttemptFailed: _nothing,
             Own: _nothing,
+            ListAgain: lambda effect: self._discoveries[effect.backend].list_again(),
             BackendGone: _nothing,
             RestartBackend: self._restart,
             TellBreaker: _nothing,
@@ -165,8 +167,11 @@ class World:
             SetTimer: self._set_timer,
             Drained: self._set_drained,
         }
-        for name, site in sites.items():
-            discovery = Discovery(self.servers[name], site.specs, self.timeline, self.feed)
+        self._discoveries = {
+            name: Discovery(self.servers[name], site.specs, self.timeline, self.feed)
+            for name, site in sites.items()
+        }
+        for discovery in self._discoveries.values():
             self.timeline.at(0, discovery.ask)
 
     @property

@@ -43,6 +43,10 @@ class Discovery:
             self._feed(ModelsListed(self._server.name, there))
         self._server.ask_residents(partial(self._hear, now_ns))
 
+    def list_again(self) -> None:
+        """What it listed is not so: the next round asks for that, too."""
+        self._listed_ns = None
+
     def _hear(self, asked_ns: int, answer: tuple[Resident, ...] | BrokerError) -> None:
         name = self._server.name
         if isinstance(answer, BrokerError):

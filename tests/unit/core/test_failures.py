@@ -27,6 +27,7 @@ from broker.core.errors import (
 from broker.core.failures import (
     AWAY,
     BROKE,
+    GONE,
     NOT_THE_BACKENDS,
     OUR_DOING,
     TIMED_OUT,
@@ -54,7 +55,7 @@ class HalfBroken(BackendFailed):
         (BackendRefused("400", status=400), NOT_THE_BACKENDS),
         (ClientTooSlow("its buffer is full"), NOT_THE_BACKENDS),
         (Cancelled("its agent"), NOT_THE_BACKENDS),
-        (ModelUnknown("x", ()), NOT_THE_BACKENDS),
+        (ModelUnknown("x", ()), GONE),
         (Internal("a bug"), NOT_THE_BACKENDS),
         (TimedOut("no first token", Phase.FIRST_TOKEN), BROKE),
         (TimedOut("no further token", Phase.TOKEN_GAP), BROKE),
@@ -71,6 +72,7 @@ def test_an_error_means(error: BrokerError, failure: Failure) -> None:
 def test_the_answers_of_the_table() -> None:
     assert BROKE[:5] == (True, True, True, True, False)
     assert AWAY[:5] == (False, True, False, True, False)
+    assert GONE[:5] == (False, True, False, True, False)
     assert OUR_DOING[:5] == (False, True, False, False, False)
     assert NOT_THE_BACKENDS[:5] == (False, False, True, True, False)
 
@@ -103,9 +105,11 @@ def kinds(base: type[BrokerError]) -> Iterator[type[BrokerError]]:
 
 
 def test_only_what_a_backend_did_counts_or_is_tried_again() -> None:
-    """Of every class there is: bad input and ends that somebody asked for are no failures."""
+    """Of every class there is: bad input and ends that somebody asked for are no failures. What a
+    backend lists and has not is its own doing, too."""
     for kind in kinds(BrokerError):
         if kind.__module__ != errors.__name__ or kind is TimedOut:
             continue
         failure = failure_of(kind.__new__(kind))
-        assert (failure.counts or failure.retries) == issubclass(kind, BackendFailed), kind
+        is_its_doing = issubclass(kind, BackendFailed | ModelUnknown)
+        assert (failure.counts or failure.retries) == is_its_doing, kind

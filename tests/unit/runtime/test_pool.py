@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from broker.core.effects import BackendGone
+from broker.core.effects import BackendGone, ListAgain
 from broker.core.errors import InvalidRequest
 from broker.core.ports import Backend
 from broker.runtime.pool import Asking, BackendPool, Place
@@ -111,6 +111,12 @@ async def test_a_new_one_is_asked_at_once_and_one_that_stays_asked_otherwise(sta
     await stage.pool.wait_asked()
     assert stage.asking["a"].policies == [1, 2]
     assert (stage.asking["a"].lists, stage.new) == (0, ["a", "b"])
+
+
+async def test_what_listed_wrongly_is_asked_for_its_models_again(stage: Stage) -> None:
+    stage.pool.apply((place("a"), place("b")))
+    stage.pool.list_again(ListAgain("b"))
+    assert [stage.asking[name].lists for name in ("a", "b")] == [0, 1]
 
 
 async def test_one_that_was_taken_out_works_on_until_it_is_gone(stage: Stage) -> None:
