@@ -20,6 +20,7 @@ from aiohttp import hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 from multidict import CIMultiDict
 
+from broker.sim.client_gone import lets_go
 from broker.sim.ollama_answers import local_stamp
 from broker.sim.ollama_asked import Action, Asked, Endpoint, Refusal
 from broker.sim.ollama_exchange import JSON_UTF8, End, Exchange, Head
@@ -180,7 +181,7 @@ class SimulatedOllama:
 
     def application(self) -> web.Application:
         # Ollama sets no limit on a request's size; 0 means the same to aiohttp.
-        application = web.Application(client_max_size=0)
+        application = web.Application(client_max_size=0, middlewares=[lets_go])
         application.router.add_route("*", "/{path:.*}", self._dispatch)
         application.on_response_prepare.append(order_headers)
         return application
@@ -277,10 +278,11 @@ class SimulatedOllama:
 
     async def _answer(self, request: web.Request, asked: Asked) -> web.StreamResponse:
         pump = self._pump
+        speaks = asked.action is Action.ANSWER  # a load has no tokens, and uses up no such fault
         exchange = Exchange(
             asked,
             plan(asked, pump.settings, pump.seed),
-            fault=pump.faults.take(AT_TOKENS, asked.model.name),
+            fault=pump.faults.take(AT_TOKENS, asked.model.name) if speaks else None,
             wall_ns=pump.clock.wall_ns,
             strike=pump.strike,
             server_seed=pump.seed,

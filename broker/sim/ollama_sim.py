@@ -26,7 +26,7 @@ from broker.sim.ollama_catalogue import Catalogue, default_catalogue, recorded_c
 from broker.sim.ollama_catalogue_file import CatalogueFileError, read_catalogue
 from broker.sim.ollama_control import Control, set_fault
 from broker.sim.ollama_environment import address_of, duration_ns_of, unsigned_of
-from broker.sim.ollama_faults import Fault, FaultError, fault_of_flag
+from broker.sim.ollama_faults import Fault, FaultError, FaultKind, fault_of_flag
 from broker.sim.ollama_fields import FOREVER_NS, parse_duration_ns
 from broker.sim.ollama_gojson import GoJsonError
 from broker.sim.ollama_http import SimulatedOllama
@@ -172,7 +172,8 @@ def _whole(environment: Mapping[str, str], name: str, given: int | None, default
     "--fault",
     multiple=True,
     metavar="KIND[:PART=VALUE,...]",
-    help="A fault from the start, e.g. die_mid_stream:model=llama3.2,after=5,count=1.",
+    help="A fault from the start, e.g. die_mid_stream:model=llama3.2,after=5,count=1. KIND is one "
+    f"of {', '.join(kind.value for kind in FaultKind)}.",
 )
 def main(
     host: str | None,

@@ -16,7 +16,7 @@ import uvloop
 from aiohttp import web
 
 from broker.sim.openai_control import OpenAiControl
-from broker.sim.openai_faults import FaultError, fault_of_flag
+from broker.sim.openai_faults import FaultError, FaultKind, fault_of_flag
 from broker.sim.openai_flavour import DEFAULT_MODELS, Flavour, SimModel
 from broker.sim.openai_http import OpenAiSettings, SimulatedOpenAi
 
@@ -121,7 +121,8 @@ def models_of(names: tuple[str, ...]) -> tuple[SimModel, ...]:
     "--fault",
     multiple=True,
     metavar="KIND[:PART=VALUE,...]",
-    help="A fault from the start, e.g. cut:after=5,count=1.",
+    help="A fault from the start, e.g. cut:after=5,count=1. KIND is one of "
+    f"{', '.join(kind.value for kind in FaultKind)}.",
 )
 def main(
     host: str,

@@ -54,6 +54,14 @@ async def test_lines_that_no_client_can_read(simulator: Simulator) -> None:
     assert (first.status, first.lines) == (200, [{"error": "an error in the stream"}])
 
 
+async def test_a_load_uses_up_no_fault_of_an_answer(simulator: Simulator) -> None:
+    """As a broker loads a model before it asks anything of it."""
+    await simulator.set_fault(kind="end_without_done", after=2)
+    load = await simulator.ask("POST", "/api/generate", {"model": "tiny-s"})
+    assert load.lines[-1]["done_reason"] == "load"
+    assert counted(await generate(simulator)) == 2
+
+
 async def raw(simulator: Simulator) -> bytes:
     """Every byte of an answer whose connection ends with it."""
     reader, writer = await asyncio.open_connection("127.0.0.1", simulator.port)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+from enum import Enum
 
+import click
+import pytest
+from click.testing import CliRunner
+
+from broker.sim import openai_faults
 from broker.sim.ollama_catalogue import recorded_catalogue
 from broker.sim.ollama_faults import (
     AT_ARRIVAL,
@@ -16,6 +21,8 @@ from broker.sim.ollama_faults import (
     fault_of_flag,
 )
 from broker.sim.ollama_gojson import Json
+from broker.sim.ollama_sim import main as ollama_main
+from broker.sim.openai_sim import main as openai_main
 
 CATALOGUE = recorded_catalogue()
 
@@ -107,3 +114,12 @@ def test_the_plan_is_bounded() -> None:
         plan.add(Fault(kind=FaultKind.CUT))
     with pytest.raises(FaultError, match="wait already"):
         plan.add(Fault(kind=FaultKind.CUT))
+
+
+@pytest.mark.parametrize(
+    ("command", "kinds"), [(ollama_main, FaultKind), (openai_main, openai_faults.FaultKind)]
+)
+def test_the_help_names_every_kind(command: click.Command, kinds: type[Enum]) -> None:
+    told = " ".join(CliRunner().invoke(command, ["--help"]).output.split())
+    for kind in kinds:
+        assert kind.value in told
