@@ -1,8 +1,8 @@
 """Pictures of a played workload as SVG: who held which slot, what was loaded when, who waited how
 long. Pure text, coloured by the page's style sheet, so that light and dark readers can read them.
 
-Rules: what is narrower than a thousandth of a picture is drawn together with its neighbour of the
-same model, so that a picture of a million requests is no larger than one of a thousand.
+Rules: what is narrower than a thousandth of a picture is drawn together with its neighbours, so
+that a picture of a million requests is hardly larger than one of a thousand.
 """
 
 from __future__ import annotations
@@ -172,18 +172,26 @@ def _bars(
 def _merged(
     lane: list[Stretch], narrowest_ns: float
 ) -> Iterator[tuple[StretchKind, str, int, int]]:
-    """Neighbours of one kind and model whose gap would not be seen are one."""
-    ordered = sorted(lane, key=lambda each: each.begin_ns)
+    """Neighbours of one kind and model whose gap would not be seen are one; of those that lie in
+    one pixel together the longest stands for all. Two that follow one another are wider."""
     at: tuple[StretchKind, str, int, int] | None = None
-    for each in ordered:
-        end_ns = each.begin_ns if each.end_ns is None else each.end_ns
+    longest_ns = 0
+    for each in sorted(lane, key=lambda each: each.begin_ns):
+        length_ns = each.length_ns()
+        end_ns = each.begin_ns + length_ns
         is_same = at is not None and at[:2] == (each.kind, each.model)
         if at is not None and is_same and each.begin_ns - at[3] < narrowest_ns:
-            at = (each.kind, each.model, at[2], max(at[3], end_ns))
-            continue
-        if at is not None:
-            yield at
-        at = (each.kind, each.model, each.begin_ns, end_ns)
+            at = (*at[:3], max(at[3], end_ns))
+            longest_ns = at[3] - at[2]
+        elif at is not None and end_ns - at[2] < narrowest_ns:
+            shown = at[:2] if longest_ns >= length_ns else (each.kind, each.model)
+            at = (*shown, at[2], end_ns)
+            longest_ns = max(longest_ns, length_ns)
+        else:
+            if at is not None:
+                yield at
+            at = (each.kind, each.model, each.begin_ns, end_ns)
+            longest_ns = length_ns
     if at is not None:
         yield at
 

@@ -64,7 +64,8 @@ def simulate(html: Path | None, as_json: bool, workload: Path, **asked: object) 
     servers. The same files and seed give the same answer to the last byte.
     """
     try:
-        sides = sides_of(Asked(workload=workload, **asked))  # type: ignore[arg-type]
+        with SimulationProgress(f"reading {workload.name}"):
+            sides = sides_of(Asked(workload=workload, **asked))  # type: ignore[arg-type]
         played = _play(sides)
         reports = [report for report, _ in played]
         if html is not None:

@@ -17,7 +17,6 @@ from broker.sim.report import report_of
 from broker.sim.simulation import Simulation
 from broker.sim.workload_file import read_workload
 from broker.sim.workload_sites import backends_of, models_of
-from brokerctl import simulate_progress
 from brokerctl.main import main
 from brokerctl.simulate_progress import SimulationProgress
 from brokerctl.simulate_tables import simulation_view
@@ -250,20 +249,25 @@ def test_tables_fit_eighty_columns(tmp_path: Path) -> None:
     assert any("wait p50" in each and "p99" in each for each in lines)
 
 
-def test_progress_is_shown_where_somebody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    def shown(*, is_terminal: bool) -> str:
-        console = Console(file=StringIO(), force_terminal=is_terminal, width=80)
-        with SimulationProgress("w.toml", console) as progress:
-            progress.hear(500, 1000)
-            progress.hear(700, 1000)
-        assert isinstance(console.file, StringIO)
-        return console.file.getvalue()
+def progress_on(console: Console, *, takes_long: bool) -> str:
+    with SimulationProgress("w.toml", console) as progress:
+        if takes_long:
+            progress.show()
+        progress.hear(700, 1000)
+    progress.show()  # its time came when it was over
+    assert isinstance(console.file, StringIO)
+    return console.file.getvalue()
 
-    monkeypatch.setattr(simulate_progress, "SILENT_S", 3600.0)
-    assert shown(is_terminal=True) == ""
-    monkeypatch.setattr(simulate_progress, "SILENT_S", 0.0)
-    assert shown(is_terminal=False) == ""
-    assert "700 of 1000 requests" in shown(is_terminal=True)
+
+def test_progress_is_shown_where_somebody_waits() -> None:
+    def console(*, is_terminal: bool) -> Console:
+        return Console(file=StringIO(), force_terminal=is_terminal, width=80)
+
+    assert progress_on(console(is_terminal=True), takes_long=False) == ""
+    assert progress_on(console(is_terminal=False), takes_long=True) == ""
+    shown = progress_on(console(is_terminal=True), takes_long=True)
+    assert "w.toml" in shown
+    assert "700 of 1000 requests" in shown
 
 
 def documented() -> list[tuple[str, ...]]:
