@@ -15,6 +15,7 @@ from typing import Final
 
 from aiohttp import web
 
+from broker.sim.client_gone import lets_go
 from broker.sim.ollama_gojson import Json
 from broker.sim.openai_answers import (
     COMMENT,
@@ -74,7 +75,7 @@ class SimulatedOpenAi:
         self._thaws = asyncio.Event()
 
     def application(self, extra_routes: Mapping[str, Mapping[str, Handler]]) -> web.Application:
-        application = web.Application(client_max_size=0)
+        application = web.Application(client_max_size=0, middlewares=[lets_go])
         routes: dict[str, Mapping[str, Handler]] = {
             "/health": {"GET": self._health},
             "/v1/models": {"GET": self._models},
