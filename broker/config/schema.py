@@ -12,7 +12,8 @@ import json
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, Field
+from pydantic_core import to_jsonable_python
 
 from broker.config.machine import (
     AlertsConfig,
@@ -309,10 +310,11 @@ class Config(Section):
 
     def describe(self) -> str:
         """The effective settings as `path = value` lines, those that are not the default marked."""
-        defaults = Config().settings()
+        # A backend or a type beyond those that are there by default has the defaults of its kind.
+        defaults = (Config().settings(), dict(_of_fields(self, "")))
         lines = []
         for path, value in self.settings().items():
-            is_default = path in defaults and defaults[path] == value
+            is_default = any(path in each and each[path] == value for each in defaults)
             shown = json.dumps(value, ensure_ascii=False)
             lines.append(f"{path} = {shown}" + ("" if is_default else "  # set"))
         return "\n".join(lines)
@@ -322,6 +324,25 @@ def key(name: str) -> str:
     """A key as TOML writes it: bare where it may be, else quoted."""
     is_bare = bool(name) and all(c.isascii() and (c.isalnum() or c in "_-") for c in name)
     return name if is_bare else json.dumps(name, ensure_ascii=False)
+
+
+def _of_fields(section: BaseModel, path: str) -> Iterator[tuple[str, object]]:
+    """The default of every single setting that has one, by its path, whatever it is now."""
+    for name, field in type(section).model_fields.items():
+        value, at = getattr(section, name), f"{path}.{name}" if path else name
+        members = list[tuple[str, object]]()
+        if isinstance(value, BaseModel):
+            members = [(at, value)]
+        elif isinstance(value, dict):
+            members = [(f"{at}.{key(each)}", value[each]) for each in value]
+        elif isinstance(value, tuple):
+            members = [(f"{at}[{index}]", each) for index, each in enumerate(value)]
+        sections = [(where, each) for where, each in members if isinstance(each, BaseModel)]
+        for where, each in sections:
+            yield from _of_fields(each, where)
+        if not sections and not field.is_required():
+            default = field.get_default(call_default_factory=True)
+            yield at, to_jsonable_python(default)
 
 
 def _settings(value: object, path: str) -> Iterator[tuple[str, object]]:

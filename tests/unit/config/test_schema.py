@@ -26,6 +26,20 @@ def test_a_description_marks_what_was_set() -> None:
     assert 'agents.types[0].match = ["opus-*"]' in lines
 
 
+def test_each_of_several_backends_and_types_has_the_defaults_of_its_kind() -> None:
+    backends = [{"name": name, "url": f"http://{name}:1", "slots": 3} for name in "abc"]
+    types = [{"name": name, "match": ["*"], "weight": 2.0} for name in "abcd"]
+    lines = Config.model_validate({"backends": backends, "agents": {"types": types}}).describe()
+    marked = [each for each in lines.splitlines() if each.endswith("  # set")]
+    assert 'backends[2].url = "http://c:1"  # set' in marked
+    assert "backends[2].slots = 3  # set" in marked
+    assert "agents.types[3].weight = 2.0  # set" in marked
+    assert "backends[2].retry_interval_ms = 2000" in lines.splitlines()
+    assert {each.partition("].")[2].split(" ")[0] for each in marked if each[0] == "b"} == {
+        *("name", "url", "slots"),
+    }
+
+
 @pytest.mark.parametrize("text", ["127.0.0.1:0", "localhost:65535", "[::1]:50434", "0.0.0.0:80"])
 def test_addresses_to_listen_on(text: str) -> None:
     assert check_listen_address(text) == text
