@@ -97,7 +97,7 @@ class HostLoad:
             value=others.used_bytes,
             limit=others.limit_bytes,
             at_ns=at_ns,
-            detail=f"{of_total(*others)} that models leave are used by others",
+            detail=f"others use {of_total(*others)} that no model holds",
         )
 
 

@@ -47,7 +47,7 @@ def test_a_page_cache_that_fills_memory_is_healthy() -> None:
 def test_what_others_hold_is_judged_by_what_models_leave() -> None:
     memory, _ = judged(host(free_gb=4, models_gb=40))
     assert memory.share == pytest.approx(20 / 24)
-    assert memory.detail == "20.0 GB of 24.0 GB that models leave are used by others"
+    assert memory.detail == "others use 20.0 GB of 24.0 GB that no model holds"
 
 
 def test_others_on_the_processor_count() -> None:
