@@ -259,3 +259,5 @@ class RequestReport:
     changes: tuple[str, ...]
     traceparent: str
     content: GenerateContent | EmbedContent
+    session_id: str = ""
+    allowed_ns: int = 0  # how long it might take in all, by its deadline; 0: not known

@@ -55,18 +55,12 @@ class RequestLog(Observer):
             "load_level": report.level.word,
             "outcome": report.outcome.value,
         }
+        if report.session_id:
+            fields["session"] = report.session_id
         if report.reason:
             fields["reason"] = report.reason
             fields["message"] = report.message
-        if report.total_ns:
-            fields["queue_wait_ms"] = _ms(report.queue_wait_ns)
-            fields["total_ms"] = _ms(report.total_ns)
-        if report.load_wait_ns:
-            fields["load_wait_ms"] = _ms(report.load_wait_ns)
-        if report.first_token_ns:
-            fields["first_token_ms"] = _ms(report.first_token_ns)
-        if report.per_token_ns:
-            fields["per_token_ms"] = _ms(report.per_token_ns)
+        fields.update(_times(report))
         if report.backend:
             fields["prompt_tokens"] = report.prompt_tokens
             fields["output_tokens"] = report.output_tokens
@@ -124,6 +118,19 @@ class RequestLog(Observer):
             log.info("level stays", now=told.level.word, why=told.why)
             return
         log.warning("level changed", now=told.level.word, before=told.before.word, why=told.why)
+
+
+def _times(report: RequestReport) -> dict[str, float]:
+    """In milliseconds, those that came."""
+    times_ns = {
+        "queue_wait_ms": report.queue_wait_ns if report.total_ns else None,
+        "total_ms": report.total_ns or None,
+        "deadline_ms": report.allowed_ns or None,
+        "load_wait_ms": report.load_wait_ns or None,
+        "first_token_ms": report.first_token_ns or None,
+        "per_token_ms": report.per_token_ns or None,
+    }
+    return {name: _ms(time_ns) for name, time_ns in times_ns.items() if time_ns is not None}
 
 
 def shown_prompt(content: GenerateContent | EmbedContent) -> str:

@@ -77,6 +77,8 @@ class Reports:
                 changes=started.changes if started is not None else (),
                 traceparent=errand.traceparent,
                 content=errand.content,
+                session_id=record.spec.session_id,
+                allowed_ns=record.spec.deadline_ns - record.arrived_ns,
             )
         )
 
@@ -107,6 +109,8 @@ class Reports:
                 changes=(),
                 traceparent=errand.traceparent,
                 content=errand.content,
+                session_id=spec.session_id,
+                allowed_ns=max(0, spec.deadline_ns - self._clock.monotonic_ns()),
             )
         )
 

@@ -57,7 +57,8 @@ class Fleet:
         self._world: World | None = None
         agents = [*sessions.agents, *(each.agents for each in planned)]
         deadline_s = max((each.deadline_s for each in agents), default=0.0)
-        self._deadline_ns_max = int(deadline_s * SECOND_NS)
+        told_ns = (call.deadline_ns for each in planned for call in each.calls)
+        self._deadline_ns_max = max([int(deadline_s * SECOND_NS), *told_ns])
         self.over_ns = GRACE_NS  # by then all that is known so far must have ended
 
     @property
@@ -148,7 +149,7 @@ class Fleet:
             priority=session.priority,
             prompt_tokens=call.prompt_tokens,
             output_tokens=call.output_tokens,
-            patience_ns=int(agents.deadline_s * SECOND_NS),
+            patience_ns=call.deadline_ns or int(agents.deadline_s * SECOND_NS),
             gives_up_after_ns=int((agents.gives_up_s or 0.0) * SECOND_NS),
             fallback_models=agents.fallback_models,
             preemptible=agents.preemptible,

@@ -35,6 +35,7 @@ class Call:
     prompt_tokens: int
     output_tokens: int
     not_before_ns: int = 0
+    deadline_ns: int = 0  # how long it may take; 0: as its agents have it
     blocks: tuple[int, ...] = ()
 
 
@@ -206,6 +207,7 @@ class Sessions:
             prompt_tokens=max(1, sized.prompt_tokens or 0),
             output_tokens=max(1, sized.output_tokens or 0),
             not_before_ns=row.arrival_ns,
+            deadline_ns=row.deadline_ns,
             blocks=row.blocks,
         )
 

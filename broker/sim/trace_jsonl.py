@@ -110,19 +110,27 @@ def _row(told: dict[str, object], line: str, number: int) -> TraceRow:
 def _row_of_log(told: dict[str, object], line: str, number: int) -> TraceRow:
     if told.get("timestamp") is None:
         raise Misplaced(len(line) + 1, "timestamp is missing")
-    took_ns = 0
-    if told.get("total_ms") is not None:
-        try:
-            took_ns = arrival_ns_of(told["total_ms"])
-        except ValueError as error:
-            raise Misplaced(_column(line, "total_ms"), f"total_ms {error}") from None
+    took_ns = _time_ns("total_ms", told, line)
     values: dict[str, Any] = {"prompt_tokens": None, "output_tokens": None}
+    values["deadline_ns"] = _time_ns("deadline_ms", told, line)
     is_whole = told.get("outcome") == COMPLETED
     for name in (*_OF_LOG, *_TOKENS) if is_whole else _OF_LOG:
         if told.get(name) not in (None, ""):  # the model is "" where none of them answered
             values[_FIELDS[name][0]] = _value(name, told[name], line)
     ended_ns = _value("timestamp", told["timestamp"], line)
     return TraceRow(**values, arrival_ns=ended_ns - took_ns, line=number)
+
+
+def _time_ns(name: str, told: dict[str, object], line: str) -> int:
+    """Of a field in milliseconds; 0 where it is not there."""
+    if told.get(name) is None:
+        return 0
+    try:
+        if isinstance(told[name], str):
+            raise ValueError(f"is {shown(told[name])}; must be milliseconds")
+        return arrival_ns_of(told[name])
+    except ValueError as error:
+        raise Misplaced(_column(line, name), f"{name} {error}") from None
 
 
 def _value(name: str, value: object, line: str) -> Any:

@@ -28,6 +28,7 @@ class TraceRow:
     model: str = ""
     priority: int | None = None
     session: str = ""
+    deadline_ns: int = 0  # how long it might take in all; 0: not told
     blocks: tuple[int, ...] = ()  # names of its prompt's tokens, see workload.Task
     line: int = 0
 

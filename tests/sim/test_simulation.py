@@ -271,6 +271,20 @@ def test_a_trace_decides_what_it_says_and_the_agents_the_rest(tmp_path: Path) ->
     assert [each.last.task.prompt_tokens for each in jobs] == [10, 11, 12, 13]
 
 
+def test_a_log_tells_the_deadline_of_each_request(tmp_path: Path) -> None:
+    ended = {"event": "request ended", "agent": "a", "outcome": "completed", "model": "qwen3:8b"}
+    sizes = {"prompt_tokens": 70, "output_tokens": 3000, "timestamp": "2026-01-01T00:00:00Z"}
+    path = tmp_path / "log.jsonl"
+    lines = [{**ended, **sizes}, {**ended, **sizes, "deadline_ms": 20_000.0}]
+    path.write_text("\n".join(json.dumps(each) for each in lines))
+    workload = read_workload(path)
+    backends = backends_of(workload.spec.backends, models_of(workload.spec.models))
+    patient, hurried = Simulation(workload, backends).play().jobs
+    assert patient.last.outcome is Outcome.COMPLETED
+    assert hurried.last.outcome is Outcome.EXPIRED
+    assert hurried.last.ended_ns == 20 * SECOND_NS
+
+
 def test_what_never_ran_is_drawn_from_what_did(tmp_path: Path) -> None:
     ended = {"event": "request ended", "agent": "a", "timestamp": "2026-01-01T00:00:00Z"}
     ran = {**ended, "prompt_tokens": 70, "output_tokens": 7, "outcome": "completed"}

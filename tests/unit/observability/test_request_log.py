@@ -48,6 +48,11 @@ def test_a_completed_request_says_who_what_where_and_how_long() -> None:
     }
 
 
+def test_what_a_replay_needs_is_told_where_it_is_known() -> None:
+    found = line(RequestLog(), session_id="s1", allowed_ns=60_000_000_000)
+    assert (found["session"], found["deadline_ms"]) == ("s1", 60_000.0)
+
+
 def test_what_was_changed_is_told_where_anything_was() -> None:
     trace = "4bf92f3577b34da6a3ce929d0e0e4736"
     found = line(

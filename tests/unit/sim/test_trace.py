@@ -8,10 +8,14 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
+from broker.core.requests import Outcome
+from broker.observability.request_log import RequestLog
 from broker.sim.trace import LINE_BYTES_MAX, Trace, TraceKind, parse_trace, read_trace
 from broker.sim.workload_problem import PROBLEMS_MAX, WorkloadProblems
 from tests.tidy.sources import ROOT
+from tests.unit.observability.ended import refused, report
 
 AZURE_10_MIN = ROOT / "bench" / "data" / "azure_llm_2023_conv_10min.csv"
 # The first two requests of the trace as Microsoft publishes it, and of Mooncake's conversations.
@@ -101,6 +105,23 @@ def test_a_log_counts_from_arrivals_and_skips_what_is_no_request() -> None:
     assert (answered.agent, answered.prompt_tokens, answered.output_tokens) == ("opus-1", 40, 90)
 
 
+def test_the_lines_that_a_broker_writes_are_a_trace() -> None:
+    with capture_logs() as logged:
+        log = RequestLog()
+        log.request_ended(report(session_id="s1", allowed_ns=60_000_000_000))
+        log.request_ended(report(outcome=Outcome.FAILED, reason="BACKEND_FAILED"))
+        log.request_ended(refused())
+    lines = [{**each, "timestamp": "2026-01-01T00:00:01Z"} for each in logged]
+    trace = parse_trace("\n".join(map(json.dumps, lines)).encode(), "t")
+    assert trace.kind is TraceKind.REQUEST_LOG
+    done, failed, late = trace.rows
+    assert (done.agent, done.model, done.priority, done.session) == ("opus-1", "m:latest", 5, "s1")
+    assert (done.prompt_tokens, done.output_tokens) == (7, 50)
+    assert done.deadline_ns == 60_000_000_000
+    assert (failed.output_tokens, failed.deadline_ns) == (None, 0)
+    assert late.arrival_ns - done.arrival_ns == 800_000_000  # refused at once, the others took that
+
+
 def test_all_malformed_lines_are_named_together_with_their_columns() -> None:
     assert problems(
         "arrival_ms,prompt_tokens,output_tokens,agent\n"
@@ -152,6 +173,7 @@ def test_a_header_that_cannot_be_used(header: str, problem: str) -> None:
         ('{"hash_ids": [1, "b"]}', "t:2:14: hash_ids holds 'b'"),
         ('{"priority": 11}', "t:2:14: priority is 11; must be a whole number from 1 to 10"),
         ('{"agent": "\\u001b[2J"}', "t:2:11: agent is '\\x1b[2J'; must be text of 1 to 256 pri"),
+        ('{"agent": "x", "session": ""}', "t:2:27: session is ''; must be text"),
         ("[1]", "t:2:1: must be an object"),
         ("[" * 100_000, "t:2:1: is not JSON that can be used: nested too deeply"),
         ("1" * 10_000, "t:2:1: is not JSON that can be used: Exceeds the limit"),
