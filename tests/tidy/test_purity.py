@@ -66,6 +66,7 @@ SHELLS: Final = {
     "broker.sim.ollama_pump": "the real clock",
     "broker.sim.ollama_origin": "asks for this machine's name, as Ollama does",
     "broker.sim.ollama_catalogue_file": "reads a file of models",
+    "broker.sim.client_gone": "a part of both HTTP servers",
     "broker.sim.openai_sim": "the command line, the sockets, the signals",
     "broker.sim.openai_http": "the HTTP server, the real clock",
     "broker.sim.openai_control": "the control endpoint",
