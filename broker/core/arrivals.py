@@ -146,6 +146,7 @@ class Arrivals:
             starts_before=self._ledger.attempts_made,
             service_ns=self._estimates.size_ns(admission.line[0], spec),
         )
+        self._estimates.offered.add(record.service_ns, now_ns)
         record.move(Trigger.ADMIT)
         self._ledger.open(record)
         self._emit(Admit(spec.key))

@@ -30,7 +30,7 @@ from broker.core.operations import Operations
 from broker.core.ownership import Ownership
 from broker.core.phases import Phases
 from broker.core.placement import BackendState
-from broker.core.placement_rule import Exhaustive, PlacementRule
+from broker.core.placement_rule import PlacementRule
 from broker.core.policy import EnginePolicy
 from broker.core.queueing import Line, LineKey
 from broker.core.quota import Quotas
@@ -49,6 +49,7 @@ from broker.core.switching import Switching
 from broker.core.tally import Tally
 from broker.core.timers import Timers
 from broker.core.waiting_room import WaitingRoom
+from broker.core.worth import Worth
 
 
 class Assembly(ABC):
@@ -56,7 +57,7 @@ class Assembly(ABC):
 
     def __init__(self, policy: EnginePolicy, rule: PlacementRule | None = None) -> None:
         self.policy = policy
-        self.rule: PlacementRule = Exhaustive() if rule is None else rule
+        self.rule: PlacementRule = Worth() if rule is None else rule
         self.estimates = Estimates()
         self.tally = Tally()
         self.timers = Timers()
@@ -193,6 +194,7 @@ class Assembly(ABC):
             self.rule,
             self.backlog,
             self.estimates,
+            lambda record: self._phases.waits_until_ns(record),
             self._emit,
             self._note,
         )

@@ -38,8 +38,9 @@ class Demand:
 @dataclass(frozen=True, slots=True)
 class View:
     """One backend at one moment, with what waits. `lines`: whose wants count here; `is_first`: of
-    these only what goes before what the level holds back. `waiting` gives the requests of the lines
-    that are meant, in no order; it looks through all that waits."""
+    these only what goes before what the level holds back. `forward` gives the first requests of a
+    runner in the order in which they would start, at a cost that grows with how many are asked for;
+    `starts_until_ns` says when the wait of one is over at the latest."""
 
     backend: BackendState
     others: Sequence[BackendState]
@@ -47,7 +48,8 @@ class View:
     is_first: bool
     estimates: Estimates
     now_ns: int
-    waiting: Callable[[Callable[[LineKey], bool]], list[Record]]
+    forward: Callable[[str, int, int], list[Record]]
+    starts_until_ns: Callable[[Record], int]
 
     def is_exhausted(self, residency: Residency) -> bool:
         """Is it ours and open, and does nothing wait that it could serve? What nothing may be
@@ -62,22 +64,30 @@ class View:
         heads = [line.head(is_for_all=not self.is_first) for line in demand.lines]
         return min((each for each in heads if each is not None), default=None)
 
-    def backlog_of(self, runner: str) -> tuple[int, int]:
-        """(how many could run, their waits in ns added up) of a runner, be it resident or not."""
-        size = waited_ns = 0
-        for key, line in self.lines.items():
-            if key[0] == runner:
-                count, waits_ns = self.demand_of(line)
-                size, waited_ns = size + count, waited_ns + waits_ns
-        return size, waited_ns
+    def size_of(self, runner: str) -> int:
+        """How many wait for a runner, be it resident or not."""
+        return sum(line.size for key, line in self.lines.items() if key[0] == runner)
 
     def demand_of(self, line: Line) -> tuple[int, int]:
         """The same of one line."""
         return line.demand_first(self.now_ns) if self.is_first else line.demand(self.now_ns)
 
-    def requests(self, runner: str) -> list[Record]:
-        """What waits for a runner, each by itself, in no order. O(all that waits)."""
-        return self.waiting(lambda key: key[0] == runner)
+    def front(self, runner: str, limit: int) -> list[Record]:
+        """The first requests of a runner, in the order in which they would start."""
+        return self.forward(runner, self.now_ns, limit)
+
+    @property
+    def slots(self) -> float:
+        """How many requests run at once on all backends where as many models as fit are loaded."""
+        return sum(_slots(each) for each in (self.backend, *self.others))
+
+
+def _slots(backend: BackendState) -> float:
+    specs = backend.by_runner.values()
+    if not specs or not backend.is_open:
+        return 0.0
+    fits = min(backend.policy.resident_max, len(specs))
+    return fits * sum(each.slots for each in specs) / len(specs)
 
 
 def find_demands(view: View, *, with_promises: bool) -> list[Demand]:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from _sched.average import MovingAverage, ServiceRates
+from broker.core.offered_load import OfferedLoad
 from broker.core.requests import RequestKind, RequestSpec
 from broker.core.sizes import Sizes
 
@@ -19,6 +20,9 @@ SAMPLE_WEIGHT: Final = 0.1
 
 # Below so many samples an average of lengths and rates is a guess.
 SAMPLES_MIN: Final = 20
+
+# For how long a load that was measured says that the next one takes too long to be worth it.
+LOAD_KNOWN_NS: Final = 600_000_000_000
 
 # Prompts shorter than this tell little of the time per byte: what every call costs is most of it.
 PROMPT_BYTES_MIN: Final = 1_000
@@ -50,12 +54,14 @@ class Estimates:
         "_gap_ns",
         "_last_departure_ns",
         "_load_ns",
+        "_loaded_at_ns",
         "_loads_on",
         "_prefill_ns",
         "_rates",
         "_service",
         "_service_ns",
         "_sizes",
+        "offered",
     )
 
     def __init__(self) -> None:
@@ -65,10 +71,12 @@ class Estimates:
         self._service_ns: dict[str, float] = {}
         self._costs: dict[str, MovingAverage] = {}
         self._load_ns: dict[str, MovingAverage] = {}
+        self._loaded_at_ns: dict[str, dict[str, int]] = {}  # by runner, then by backend
         self._loads_on: dict[str, dict[str, MovingAverage]] = {}  # by backend
         self._gap_ns: dict[str, dict[str, MovingAverage]] = {}  # by runner, then by backend
         self._prefill_ns: dict[str, dict[str, float]] = {}  # per byte, of the slowest; the same
         self._sizes = Sizes()
+        self.offered = OfferedLoad()
         self._departure_gap_ns = _average()
         self._last_departure_ns: int | None = None
 
@@ -103,7 +111,9 @@ class Estimates:
         if best_ns is not None:
             self._service_ns[runner] = best_ns
 
-    def loaded(self, runner: str, load_ns: int, backend: str = "") -> None:
+    def loaded(self, runner: str, load_ns: int, backend: str = "", now_ns: int = 0) -> None:
+        """A load came to a good end, just now."""
+        self._loaded_at_ns.setdefault(runner, {})[backend] = now_ns
         self._load_ns.setdefault(runner, _average()).add(load_ns)
         self._loads_on.setdefault(runner, {}).setdefault(backend, _average()).add(load_ns)
 
@@ -128,6 +138,7 @@ class Estimates:
             self._costs,
             self._load_ns,
             self._loads_on,
+            self._loaded_at_ns,
             self._service_ns,
             self._gap_ns,
             self._prefill_ns,
@@ -188,6 +199,13 @@ class Estimates:
         average = self._loads_on.get(runner, {}).get(backend)
         known_ns = average.mean() if average else self.load_ns(runner)
         return known_ns or 0.0
+
+    def load_ns_lately(self, backend: str, runner: str, now_ns: int) -> float:
+        """How long this backend loads it, where it has done so lately; else 0. What was measured
+        long ago must not keep away for ever what nobody would measure again then."""
+        at_ns = self._loaded_at_ns.get(runner, {}).get(backend)
+        is_known = at_ns is not None and now_ns - at_ns < LOAD_KNOWN_NS
+        return self.load_ns_on(backend, runner) if is_known else 0.0
 
     def load_ns(self, runner: str) -> float | None:
         average = self._load_ns.get(runner)

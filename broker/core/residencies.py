@@ -191,7 +191,7 @@ class Residencies:
             residency.loaded_ns = residency.used_ns = now_ns
             backend.has_loaded(ended.runner)
             load_ns = now_ns - residency.load_started_ns
-            self._estimates.loaded(residency.runner, load_ns, backend.name)
+            self._estimates.loaded(residency.runner, load_ns, backend.name, now_ns)
             self._keep(backend, residency, now_ns)
             self._on_change(now_ns)
             return

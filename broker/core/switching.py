@@ -23,6 +23,7 @@ from broker.core.placement import (
 )
 from broker.core.placement_rule import PlacementRule, choose_victim
 from broker.core.queueing import Line, LineKey
+from broker.core.record import Record
 from broker.core.residency import Residency, ResidencyState, ResidencyTrigger
 
 _State, _Trigger = ResidencyState, ResidencyTrigger
@@ -39,6 +40,7 @@ class Switching:
         rule: PlacementRule,
         backlog: Backlog,
         estimates: Estimates,
+        starts_until_ns: Callable[[Record], int],
         emit: Callable[[Effect], None],
         note: Callable[[str], None],
     ) -> None:
@@ -48,6 +50,7 @@ class Switching:
         self._backlog = backlog
         self._lines = backlog.ready
         self._estimates = estimates
+        self._starts_until_ns = starts_until_ns
         self._emit = emit
         self._note = note
 
@@ -130,8 +133,16 @@ class Switching:
         is_first: bool,
     ) -> View:
         others = [each for each in self.backends.values() if each is not backend]
-        backlog = self._backlog
-        return View(backend, others, lines, is_first, self._estimates, now_ns, backlog.waiting)
+        return View(
+            backend,
+            others,
+            lines,
+            is_first,
+            self._estimates,
+            now_ns,
+            self._backlog.forward,
+            self._starts_until_ns,
+        )
 
     def _lines_for(self, backend: BackendState, now_ns: int) -> Mapping[LineKey, Line]:
         """Whose wants count here: what the level lets go after the others wants no model loaded,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from broker.core.requests import AttemptId, RequestKey, RequestSpec
 from broker.sim.workload import Task
+
+LOAD_NS_UNKNOWN: Final = 5_000_000_000  # what a load is taken for before any was measured
 
 
 class Wrong(AssertionError):
@@ -54,7 +57,21 @@ class Books:
     listed_ns: dict[str, int] = field(default_factory=dict)
     load_failed_ns: dict[str, int] = field(default_factory=dict)
     loads: int = 0
+    loading_since_ns: int = 0
+    load_ns_min: int = LOAD_NS_UNKNOWN  # of those that came to a good end
     is_missing: bool = False  # the last look found it away
+
+    def has_loaded(self, runner: str, now_ns: int) -> None:
+        """A load of ours came to a good end."""
+        self.ours[runner] = now_ns
+        self.load_ns_min = min(self.load_ns_min, now_ns - self.loading_since_ns)
+        self.pressed.add(runner)
+
+    def check_cut(self, runner: str, shortest_ns: int, now_ns: int) -> None:
+        """What has work left is there for as long as the shortest load takes before it leaves: else
+        its own would have been for nothing."""
+        stayed_ns = now_ns - self.ours.get(runner, now_ns - shortest_ns)
+        must(stayed_ns >= shortest_ns, f"{runner} is to leave with work left, and has just come")
 
     def looked_at(self, *, is_up: bool) -> None:
         """One that was away may be another process: it may load what failed before."""

@@ -133,8 +133,7 @@ class Oracle:
                 self.draining = True
 
     def _residents_seen(self, seen: ResidentsSeen) -> None:
-        """What is idle, was ours before this was asked, and is not listed, is ours no more; unless
-        a renewal since it was last listed may load it again."""
+        """What is idle, was ours when asked and is not listed, is ours no more, if nothing renews it."""
         scenario, books = self._scenario, self.books[seen.backend]
         specs = [scenario.spec(seen.backend, each.name) for each in seen.residents]
         listed = {each.runner for each in specs if each}
@@ -171,8 +170,7 @@ class Oracle:
         must(books.loading == ended.runner, f"a load of {ended.runner} ended that was not asked")
         books.loading = ""
         if ended.error is None:
-            books.ours[ended.runner] = now_ns
-            books.pressed.add(ended.runner)
+            books.has_loaded(ended.runner, now_ns)
         elif isinstance(ended.error, errors.LoadFailed) and not books.is_aborting:
             books.load_failed_ns[ended.runner] = now_ns
         books.is_aborting = False
@@ -279,8 +277,7 @@ class Oracle:
         self._held[effect.attempt] = Held(effect.key, effect.backend, runner, cut_to)
 
     def _check_turn(self, live: Live) -> None:
-        """First come, first served among the requests of one agent, priority, compartment and line;
-        or by their deadlines, where the operator says so."""
+        """First come, first served, or by deadline, among the requests of one agent in one class."""
         for other in self.live.values():
             if other.attempt is None and self._place(other) == self._place(live):
                 is_first = self._rank(live) <= self._rank(other)
@@ -342,8 +339,7 @@ class Oracle:
     # The models
 
     def _wanted(self) -> set[str]:
-        """Runners for which somebody waits who could run and needs no more than the usual
-        context."""
+        """Runners for which somebody waits who could run, with no more than the usual context."""
         return {
             each.line[0]
             for key, each in self.live.items()
@@ -367,6 +363,7 @@ class Oracle:
         held = failed_ns is not None and now_ns < failed_ns + hold_ns
         must(not held, f"{effect.runner} is loaded again at once after it failed")
         books.loading, books.loads = effect.runner, books.loads + 1
+        books.loading_since_ns = now_ns
 
     def _abort_load(self, effect: AbortLoad, stimulus: Stimulus, now_ns: int) -> None:
         books = self.books[effect.backend]
@@ -383,8 +380,11 @@ class Oracle:
         if not self._scenario.is_exclusive(effect.backend):
             must(effect.runner in books.ours, f"{effect.runner} is not ours to unload")
         is_cured = (effect.backend, effect.runner) in self.retries.cures
-        left_early = not is_cured and effect.runner in self._wanted() & books.pressed
-        must(not left_early, f"{effect.runner} is to leave, and its queue was not exhausted")
+        wanted = self._wanted()
+        if not is_cured and effect.runner in wanted & books.pressed:
+            must(len(wanted) > 1, f"{effect.runner} is to leave, and nobody waits but for it")
+            shortest_ns = min(each.load_ns_min for each in self.books.values())
+            books.check_cut(effect.runner, shortest_ns, now_ns)
         running = [each for each in self._held.values() if each.backend == effect.backend]
         for each in running:
             must(each.runner != effect.runner, f"{effect.runner} is to leave while it works")

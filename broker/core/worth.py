@@ -1,0 +1,243 @@
+"""The product's placement rule: load what is worth most per second, and leave what is worth little.
+
+The worth of a runner is the most requests per second that a turn of it would start in time, with
+what its load takes counted, over the first of its requests in the order in which they would start.
+What cannot start in time is worth nothing, urgent work more and more as its time runs out. Off that
+comes a part of what would be late elsewhere by the end of such a turn. A resident model is left
+when its queue is exhausted, or when what it could still do is worth far less than a turn of the
+next: one rule for both would change for every small gain and only load.
+
+Nobody waits for ever: a runner whose oldest request has waited for its patience comes first, and
+may cut a residency short. The patience breathes with the load (a fixed one makes things worse than
+no broker, reference/SWAPS.md): so many times the cycle of loads that the work leaves time for. It
+is Boxma's mean cycle of a polling system with set-up times, S / (1 - rho).
+
+What else was tried, and what each part is good for by itself: docs/adr/0021.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from broker.core.demands import Demand, View
+from broker.core.residency import Residency
+
+# Requests of a runner that are looked at: more than start in any turn that is compared here.
+FRONT_MAX: Final = 64
+
+# How long what was seen of a runner is believed; it takes a tenth of a millisecond to look.
+LOOK_NS: Final = 500_000_000
+
+# It is looked at anew where so much has changed: one in so many came or went.
+SIZE_CHANGE: Final = 4
+
+# Of what would be late elsewhere so much counts against a turn. All of it makes long turns of the
+# popular look worthless, none of it forgets that the unpopular have deadlines as well.
+LATE_ELSEWHERE: Final = 0.5
+
+# By which factor the next must be worth more than what a resident still does.
+CUT_FACTOR: Final = 2.0
+
+# Those of the demands with the highest worth for which it is worked out what would be late
+# elsewhere.
+COMPARED_MAX: Final = 4
+
+# Urgent is priority 2 and better. It counts a little more, and much more once so little time is
+# left; until then several can share one load.
+URGENT_WORST: Final = 2
+URGENT_WEIGHT: Final = 1.5
+URGENT_WEIGHT_LATE: Final = 16.0
+URGENT_LATE_NS: Final = 20_000_000_000
+
+# Where nothing was measured yet.
+SERVICE_NS_UNKNOWN: Final = 1_000_000_000.0
+LOAD_NS_UNKNOWN: Final = 5_000_000_000.0
+SERVICE_NS_MIN: Final = 10_000_000.0
+
+# The patience in cycles of loads, how much of the work they may take at most, and the least.
+PATIENCE_CYCLES: Final = 2.0
+IDLE_SHARE_MIN: Final = 0.1
+PATIENCE_NS_MIN: Final = 60_000_000_000
+
+
+class Waiting(NamedTuple):
+    """One request as a rule sees it: until when it may start, how long it runs."""
+
+    latest_ns: int
+    service_ns: float
+    is_urgent: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """The first requests of a runner, in the order in which they would start, as seen `at_ns`, when
+    `size` waited in all. `turns`: what each backend could make of them, by (its name, whether the
+    runner is there)."""
+
+    at_ns: int
+    size: int
+    requests: tuple[Waiting, ...]
+    oldest_ns: int  # when the oldest of them came
+    turns: dict[tuple[str, bool], Turn] = field(default_factory=dict)
+
+    def is_of(self, size: int, now_ns: int) -> bool:
+        """Is it still about so?"""
+        is_alike = abs(size - self.size) * SIZE_CHANGE <= self.size
+        return is_alike and now_ns - self.at_ns < LOOK_NS
+
+
+class Turn(NamedTuple):
+    """The best that a turn of a runner could come to: so much per second, over so long."""
+
+    per_s: float
+    span_ns: float
+
+
+NOTHING: Final = Turn(0.0, 0.0)
+
+
+class Worth:
+    """See the module."""
+
+    def __init__(self) -> None:
+        self._fronts: dict[str, Front] = {}
+
+    def rank(self, view: View, demands: Sequence[Demand]) -> list[Demand]:
+        """What is overdue, the longest wait first; then by worth. What is worth nothing, as nothing
+        of it could start in time, is not loaded."""
+        self._forget(view)
+        overdue_ns = view.now_ns - self.patience_ns(view)
+        turns = {each.runner: self._turn(view, each.runner) for each in demands}
+        worth = self._compared(view, demands, turns)
+
+        def place(each: Demand) -> tuple[bool, bool, int, float, int, str]:
+            oldest_ns = self._front(view, each.runner).oldest_ns
+            return (
+                each.was_gated,
+                each.is_placed_elsewhere,
+                oldest_ns if oldest_ns <= overdue_ns else view.now_ns,
+                -worth[each.runner],
+                -each.waited_ns,
+                each.runner,
+            )
+
+        return sorted((each for each in demands if turns[each.runner].per_s > 0), key=place)
+
+    def leaving(
+        self, view: View, target: Demand, candidates: Sequence[Residency]
+    ) -> list[Residency]:
+        """Those whose queue is exhausted, idle longest; then those that are worth least, if that is
+        far less than the target is or the target is overdue."""
+        exhausted = [each for each in candidates if view.is_exhausted(each)]
+        exhausted.sort(key=lambda each: (each.running, each.used_ns, each.runner))
+        overdue_ns = view.now_ns - self.patience_ns(view)
+        is_overdue = self._front(view, target.runner).oldest_ns <= overdue_ns
+        load_ns = _load_ns(view, target.runner)
+        enough = self._turn(view, target.runner).per_s / CUT_FACTOR
+        cut = [
+            (still, each.used_ns, each.runner, each)
+            for each in candidates
+            if each not in exhausted
+            # A turn that was cut at once would have been a load for nothing.
+            and view.now_ns - each.loaded_ns >= load_ns
+            and ((still := self._turn(view, each.runner).per_s) < enough or is_overdue)
+        ]
+        return [*exhausted, *(each for *_, each in sorted(cut, key=lambda those: those[:3]))]
+
+    def patience_ns(self, view: View) -> int:
+        """How long a request may wait before its model goes first, whatever that costs."""
+        loads_ns = sum(_load_ns(view, runner) for runner in {key[0] for key in view.lines})
+        rho = view.estimates.offered.slots_used(view.now_ns) / view.slots
+        idle = max(IDLE_SHARE_MIN, 1.0 - rho)
+        return max(PATIENCE_NS_MIN, int(PATIENCE_CYCLES * loads_ns / idle))
+
+    def _compared(
+        self, view: View, demands: Sequence[Demand], turns: dict[str, Turn]
+    ) -> dict[str, float]:
+        """What each is worth, what would be late elsewhere taken off the best of them."""
+        worth = {each.runner: turns[each.runner].per_s for each in demands}
+        best = sorted(worth, key=lambda runner: (-worth[runner], runner))[:COMPARED_MAX]
+        if len(demands) > 1:
+            for runner in best:
+                span_ns = turns[runner].span_ns
+                late = sum(
+                    self._late_after(view, each.runner, span_ns)
+                    for each in demands
+                    if each.runner != runner
+                )
+                worth[runner] -= LATE_ELSEWHERE * late / span_ns * 1e9 if span_ns else 0.0
+        return worth
+
+    def _late_after(self, view: View, runner: str, span_ns: float) -> float:
+        """The weight of what could start if this runner were loaded now, and could not after so
+        long."""
+        ready_ns = _ready_ns(view, runner)
+        return sum(
+            _weight(each, ready_ns)
+            for each in self._front(view, runner).requests
+            if ready_ns <= each.latest_ns < ready_ns + span_ns
+        )
+
+    def _turn(self, view: View, runner: str) -> Turn:
+        """What the first of its requests come to, the load counted where it is not there."""
+        is_there = runner in view.backend.residents
+        load_ns = 0.0 if is_there else _load_ns(view, runner)
+        ready_ns = view.now_ns if is_there else _ready_ns(view, runner)
+        slots = view.backend.by_runner[runner].slots
+        front = self._front(view, runner)
+        known = front.turns.get((view.backend.name, is_there))
+        if known is not None:
+            return known
+        best, weight, work_ns = NOTHING, 0.0, 0.0
+        for each in front.requests:
+            starts_ns = ready_ns + work_ns / slots
+            if each.latest_ns < starts_ns:
+                continue
+            weight += _weight(each, starts_ns)
+            work_ns += each.service_ns
+            span_ns = load_ns + work_ns / slots
+            per_s = weight / span_ns * 1e9
+            if per_s > best.per_s:
+                best = Turn(per_s, span_ns)
+        front.turns[view.backend.name, is_there] = best
+        return best
+
+    def _front(self, view: View, runner: str) -> Front:
+        found, size = self._fronts.get(runner), view.size_of(runner)
+        if found is not None and found.is_of(size, view.now_ns):
+            return found
+        usual_ns = view.estimates.service_ns(runner) or SERVICE_NS_UNKNOWN
+        requests, oldest_ns = list[Waiting](), view.now_ns
+        for record in view.front(runner, FRONT_MAX):
+            oldest_ns = min(oldest_ns, record.arrived_ns)
+            service_ns = max(SERVICE_NS_MIN, float(record.service_ns or usual_ns))
+            surely_ns = int(view.estimates.expected_ns(runner, record.spec) or 0)
+            latest_ns = min(view.starts_until_ns(record), record.deadline_ns - surely_ns)
+            requests.append(Waiting(latest_ns, service_ns, record.priority <= URGENT_WORST))
+        front = self._fronts[runner] = Front(view.now_ns, size, tuple(requests), oldest_ns)
+        return front
+
+    def _forget(self, view: View) -> None:
+        """What nobody waits for any more was seen for nothing."""
+        waiting = {key[0] for key in view.lines}
+        for runner in [each for each in self._fronts if each not in waiting]:
+            del self._fronts[runner]
+
+
+def _weight(waiting: Waiting, starts_ns: float) -> float:
+    if not waiting.is_urgent:
+        return 1.0
+    is_late = waiting.latest_ns - starts_ns < URGENT_LATE_NS
+    return URGENT_WEIGHT_LATE if is_late else URGENT_WEIGHT
+
+
+def _ready_ns(view: View, runner: str) -> float:
+    """When it would be there if it were loaded now, as far as was measured lately: nothing is given
+    up for a guess."""
+    return view.now_ns + view.estimates.load_ns_lately(view.backend.name, runner, view.now_ns)
+
+
+def _load_ns(view: View, runner: str) -> float:
+    return view.estimates.load_ns_on(view.backend.name, runner) or LOAD_NS_UNKNOWN
