@@ -133,7 +133,7 @@ class Oracle:
                 self.draining = True
 
     def _residents_seen(self, seen: ResidentsSeen) -> None:
-        """What is idle, was ours when asked and is not listed, is ours no more, if nothing renews it."""
+        """What idles, was ours when asked and is not listed, is ours no more, if not renewed."""
         scenario, books = self._scenario, self.books[seen.backend]
         specs = [scenario.spec(seen.backend, each.name) for each in seen.residents]
         listed = {each.runner for each in specs if each}
@@ -277,7 +277,7 @@ class Oracle:
         self._held[effect.attempt] = Held(effect.key, effect.backend, runner, cut_to)
 
     def _check_turn(self, live: Live) -> None:
-        """First come, first served, or by deadline, among the requests of one agent in one class."""
+        """First come, first served, or by deadline, among an agent's requests of one class."""
         for other in self.live.values():
             if other.attempt is None and self._place(other) == self._place(live):
                 is_first = self._rank(live) <= self._rank(other)
