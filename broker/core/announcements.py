@@ -39,7 +39,7 @@ def is_material(told: int, position: int) -> bool:
 def wait_reason(
     record: Record, backends: Mapping[str, BackendState], backlog: Backlog, now_ns: int
 ) -> tuple[WaitReason, str]:
-    """What a request waits for, as a reason and in words."""
+    """What a request waits for, as a reason and in words that follow "waits for"."""
     if record.state is State.ADMITTED:
         return WaitReason.QUEUE_FULL, "a place in the queue, which is full"
     if record.state is State.REQUEUED:
@@ -62,12 +62,16 @@ def _wait_for_model(
 ) -> tuple[WaitReason, str]:
     for backend in backends.values():  # the usual case first: asked for with every arrival
         if backend.takes(line[0]) and serves(backend, line):
-            return WaitReason.SLOT, f"a free slot of {model} on {backend.name}"
+            return _wait_for_slot(line[0], model, backend)
+    model = _spelled(model, backends)
     having = [each for each in backends.values() if line[0] in each.by_runner]
     up = [each for each in having if each.up]
     if not up:
-        names = ", ".join(each.name for each in having) or "no backend has it"
-        return WaitReason.BACKEND_DOWN, f"the backend of {model} does not answer ({names})"
+        words = f"a backend that has {model}"
+        if having:
+            do_not = "does not" if len(having) == 1 else "do not"
+            words += f" to answer: {', '.join(each.name for each in having)} {do_not}"
+        return WaitReason.BACKEND_DOWN, words
     closed = [(each, barrier(each, line[0], now_ns)) for each in up]
     open_ = [each for each, found in closed if found is None]
     if open_:
@@ -75,6 +79,24 @@ def _wait_for_model(
     barred = [(each, found) for each, found in closed if found is not None]
     backend, why = min(barred, key=lambda each: each[1].wait_ns)
     return _why_closed(backend, line[0], model, why)
+
+
+def _wait_for_slot(runner: str, model: str, backend: BackendState) -> tuple[WaitReason, str]:
+    """Who comes while one is free is told so: it has only its turn to wait for."""
+    spec = backend.models.get(model)
+    where = f"{spec.name if spec else model} on {backend.name}"
+    residency = backend.residents[runner]
+    if residency.running < residency.slots:
+        return WaitReason.SLOT, f"its turn at {where}, which has a free slot"
+    return WaitReason.SLOT, f"a free slot of {where}"
+
+
+def _spelled(model: str, backends: Mapping[str, BackendState]) -> str:
+    """The name (comparison key) as a backend that has it spells it: not each knows tags."""
+    for backend in backends.values():
+        if model in backend.models:
+            return backend.models[model].name
+    return model
 
 
 def _why_closed(
@@ -113,17 +135,18 @@ def _wait_for_room(line: LineKey, model: str, up: Sequence[BackendState]) -> tup
     for backend in up:
         residency = backend.residents.get(line[0])
         if residency is not None and residency.state is ResidencyState.LOADING:
-            return WaitReason.LOADING, f"{model} is being loaded on {backend.name}"
+            return WaitReason.LOADING, f"{model}, which is being loaded on {backend.name}"
     for backend in up:
         if has_room(backend, line[0]) and not backend.is_switching:
-            return WaitReason.LOADING, f"{model} is about to be loaded on {backend.name}"
+            return WaitReason.LOADING, f"{model}, which is about to be loaded on {backend.name}"
     for backend in up:
         if may_get_room(backend, line[0]):
             held = ", ".join(each.model for each in backend.residents.values())
             return WaitReason.SWAP, f"{backend.name} to make room for {model} (it holds {held})"
     backend = up[0]
     held = ", ".join(each.model for each in backend.residents.values() if not each.managed)
-    return WaitReason.NO_ROOM, f"{backend.name} holds {held}, which the broker does not manage"
+    words = f"room for {model} on {backend.name}, which holds {held}, loaded by others"
+    return WaitReason.NO_ROOM, words
 
 
 # What no measurement of service tells the length of.

@@ -121,9 +121,11 @@ def _refusal(backend: BackendState, model: ModelSpec, found: Barrier) -> BrokerE
             f"is tried in {wait_ns / 1e9:.0f} s",
             retry_after_ns=wait_ns,
         )
-    return LoadFailed(
-        f"{model.name} could not be loaded and is not tried again yet", retry_after_ns=wait_ns
-    )
+    why = backend.held_because.get(model.runner, "")
+    words = f"{model.name} could not be loaded on {backend.name}"
+    words = why if why.startswith(words) else f"{words}: {why}" if why else words
+    again = f"it is tried again in {max(1, round(wait_ns / 1e9))} s"
+    return LoadFailed(f"{words}; {again}", retry_after_ns=wait_ns)
 
 
 def may_start(backend: BackendState, runner: str, now_ns: int) -> bool:

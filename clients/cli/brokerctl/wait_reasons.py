@@ -70,8 +70,6 @@ WAITS: Final[Mapping[str, Wait]] = {
         next_step="`brokerctl resume --backend` with its name",
     ),
 }
-# Of these the broker's own words are a whole sentence, of the others what is waited for.
-TOLD_AS_SENTENCE: Final = frozenset({"loading", "no_room", "backend_down"})
 UNKNOWN: Final = Wait(words="something that this brokerctl does not know", next_step="")
 
 

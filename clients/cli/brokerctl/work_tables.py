@@ -21,7 +21,7 @@ from brokerctl.fitting_table import Column, FittingTable
 from brokerctl.health_lines import backend_state
 from brokerctl.one_line import one_line
 from brokerctl.queue_groups import is_waiting
-from brokerctl.wait_reasons import TOLD_AS_SENTENCE, wait_of
+from brokerctl.wait_reasons import wait_of
 
 AGENTS_SHOWN: Final = 10
 
@@ -182,8 +182,6 @@ def requests_table(requests: Sequence[RequestStatus]) -> FittingTable:
 def standing_text(request: RequestStatus) -> str:
     """What it waits for, or where it runs."""
     if is_waiting(request):
-        if request.wait_detail and request.wait_reason in TOLD_AS_SENTENCE:
-            return f"waits, as {request.wait_detail}"
         return f"waits for {request.wait_detail or wait_of(request.wait_reason).words}"
     return f"{request.state} on {request.backend}" if request.backend else request.state
 

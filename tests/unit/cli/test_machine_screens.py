@@ -96,11 +96,10 @@ def test_requests_say_what_they_wait_for_or_how_fast_they_run() -> None:
     assert "waits for another model to make room first" in line_with(lines, "r4 ")
 
 
-def test_what_the_broker_tells_as_a_sentence_is_shown_as_one() -> None:
-    waiting = replace(
-        busy().requests[-1], wait_reason="loading", wait_detail="big is being loaded on gpu0"
-    )
-    assert standing_text(waiting) == "waits, as big is being loaded on gpu0"
+def test_the_brokers_own_words_say_what_a_request_waits_for() -> None:
+    words = "big, which is being loaded on gpu0"
+    waiting = replace(busy().requests[-1], wait_reason="loading", wait_detail=words)
+    assert standing_text(waiting) == f"waits for {words}"
 
 
 def level(**changes: object) -> LevelStatus:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from broker.core.announcements import is_material, wait_reason
@@ -49,6 +51,22 @@ def test_the_first_word_comes_at_once_and_says_what_it_waits_for() -> None:
     [word] = of(scene.turn(arrived("r1")), TellQueued)
     assert (word.position, word.reason.value) == (1, "SLOT")
     assert word.detail == "a free slot of m:latest on b1"
+
+
+def test_who_comes_while_a_slot_is_free_waits_for_its_turn_only() -> None:
+    [word] = of(serving(model("m")).turn(arrived("r1")), TellQueued)
+    assert (word.reason.value, word.detail) == (
+        *("SLOT", "its turn at m:latest on b1, which has a free slot"),
+    )
+
+
+def test_models_are_called_as_their_backend_calls_them() -> None:
+    """Not each dialect knows tags: a name that nobody has would be of no use to anybody."""
+    scene = serving(model("m"))
+    scene.turn(arrived("running"))
+    [backend] = scene.engine.backends.values()
+    backend.models["m:latest"] = replace(backend.models["m:latest"], name="Org/M")
+    assert reason_of(scene, "m")[1] == "a free slot of Org/M on b1"
 
 
 def test_nobody_is_told_anything_while_nothing_changes() -> None:
@@ -153,9 +171,9 @@ def reason_of(scene: Scene, name: str) -> tuple[str, str]:
 def test_an_empty_backend_is_about_to_load() -> None:
     scene = Scene()
     scene.open("b1", model("m"))
-    assert reason_of(scene, "m") == ("LOADING", "m:latest is about to be loaded on b1")
+    assert reason_of(scene, "m") == ("LOADING", "m:latest, which is about to be loaded on b1")
     scene.turn(arrived("second"))
-    assert reason_of(scene, "m") == ("LOADING", "m:latest is being loaded on b1")
+    assert reason_of(scene, "m") == ("LOADING", "m:latest, which is being loaded on b1")
 
 
 def test_room_beside_others_is_no_swap() -> None:
@@ -177,7 +195,7 @@ def test_no_room_names_what_the_broker_does_not_manage() -> None:
     scene = Scene()
     scene.open("b1", model("m"), model("n"))
     scene.seen("b1", resident("m"))
-    words = "b1 holds m:latest, which the broker does not manage"
+    words = "room for n:latest on b1, which holds m:latest, loaded by others"
     assert reason_of(scene, "n") == ("NO_ROOM", words)
 
 
@@ -188,7 +206,7 @@ def test_a_backend_that_is_down_is_named() -> None:
     scene.wait(2 * SECOND_NS)
     scene.down("b1")
     [word] = of(scene.wait(SECOND_NS), TellQueued)
-    assert word.detail == "the backend of m:latest does not answer (b1)"
+    assert word.detail == "a backend that has m:latest to answer: b1 does not"
     assert word.eta_ns is None
 
 

@@ -59,7 +59,7 @@ def test_what_waits_goes_to_its_fallback_and_what_has_none_stays() -> None:
         "a try in 9 s: calls of m:latest on b1 have failed too often lately",
     )
     assert words_to(effects, "may not")[0] == "BREAKER"
-    assert words_to(effects, "goes") == ("LOADING", "n:latest is being loaded on b1")
+    assert words_to(effects, "goes") == ("LOADING", "n:latest, which is being loaded on b1")
     assert on_what(scene.loaded("n")) == [("goes", "n:latest", "b1")]
 
 

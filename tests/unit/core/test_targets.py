@@ -188,6 +188,18 @@ def test_of_two_capabilities_that_will_do_one_is_enough() -> None:
     assert "it lacks vision or audio" in error.message
 
 
+def test_of_several_that_start_nothing_the_one_is_named_that_will_first_with_its_problem() -> None:
+    held, drained = backend("b1", model("m")), backend("b2", model("m"))
+    held.held_until_ns["blob-m"] = NOW_NS + 30 * 10**9
+    drained.is_draining = True
+    for why in ("out of memory", "m:latest could not be loaded on b1: out of memory"):
+        held.held_because["blob-m"] = why
+        error = refused(request("r"), drained, held)
+        assert isinstance(error, LoadFailed)
+        said = "m:latest could not be loaded on b1: out of memory; it is tried again in 30 s"
+        assert error.message == said
+
+
 def test_what_is_asked_for_is_judged_in_one_order() -> None:
     """A request that every check would refuse hears the first, then the second, and so on."""
     down = backend("b1", model("m"), up=False)
