@@ -14,6 +14,7 @@ from functools import partial
 from typing import Final
 
 from broker.core.requests import Outcome, RequestKey
+from broker.sim.ollama_catalogue import parse_name
 from broker.sim.sessions import SECOND_NS, SESSIONS_MAX, Session, Sessions, think_ns
 from broker.sim.workload import Story, Task
 from broker.sim.workload_spec import AgentsDraft
@@ -151,7 +152,11 @@ class Fleet:
             output_tokens=call.output_tokens,
             patience_ns=call.deadline_ns or int(agents.deadline_s * SECOND_NS),
             gives_up_after_ns=int((agents.gives_up_s or 0.0) * SECOND_NS),
-            fallback_models=agents.fallback_models,
+            fallback_models=tuple(
+                parsed.short
+                for name in agents.fallback_models
+                if (parsed := parse_name(name)) is not None
+            ),
             preemptible=agents.preemptible,
             session_id=session.session_id,
             blocks=call.blocks,

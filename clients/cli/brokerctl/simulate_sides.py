@@ -17,6 +17,7 @@ from typing import Final
 from broker.config.load import load
 from broker.config.schema import Config
 from broker.daemon.engine_policy import engine_policy
+from broker.sim.ollama_catalogue import parse_name
 from broker.sim.simulation import Simulation
 from broker.sim.workload_file import Workload, read_workload
 from broker.sim.workload_problem import Problem, WorkloadProblems
@@ -95,7 +96,11 @@ def _side(asked: Asked, workload: Workload, config_file: Path | None) -> Side:
 
 def _backends(config: Config, file: Path) -> Iterator[Backend]:
     """The servers of a configuration. What a server of the other dialect holds it does not tell."""
-    slots_of = {name: each.slots for name, each in config.models.items() if each.slots is not None}
+    slots_of = {
+        parsed.short: each.slots
+        for name, each in config.models.items()
+        if each.slots is not None and (parsed := parse_name(name)) is not None
+    }
     others = [
         Problem(
             source=str(file),
