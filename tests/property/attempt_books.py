@@ -9,6 +9,7 @@ from broker.core.stimuli import AttemptEnded
 from broker.core.time_outs import Phase
 from tests.property.entry_books import Live, Where
 from tests.property.operator_books import OperatorBooks
+from tests.property.server_books import Call
 
 FOR_THE_LEVEL = "as the level is"
 
@@ -20,27 +21,21 @@ class AttemptBooks:
         self.draining = False
         self._operators = operators
 
-    def start(self, effect: StartAttempt, live: Live) -> None:
-        """Attempts are numbered, and go on from what was kept."""
+    def start(self, effect: StartAttempt, live: Live, runner: str) -> None:
+        """Attempts are numbered, and go on from what was kept, which the same model began."""
         live.tries += 1
         assert effect.number == live.tries
         assert effect.continues == (live.kept > 0)
+        assert not effect.continues or live.begun_by == runner, "goes on with another model's text"
 
-    def put_back(
-        self,
-        effect: TellRequeued,
-        live: Live,
-        ended: AttemptEnded,
-        *,
-        is_given_up: bool,
-        is_for_cure: bool,
-    ) -> None:
+    def put_back(self, effect: TellRequeued, call: Call, ended: AttemptEnded) -> None:
         """Its call came to nothing and another may help; what its client has read is only void, or
         gone on from, where it asked for that."""
-        error = ended.error
-        assert isinstance(error, BackendFailed) or (is_given_up and isinstance(error, Cancelled))
+        live, error = call.live, ended.error
+        is_closed = call.is_aborted and isinstance(error, Cancelled)
+        assert is_closed or isinstance(error, BackendFailed)
         assert not self.draining, "put back while the broker leaves"
-        is_free = is_for_cure and isinstance(error, Cancelled)
+        is_free = is_closed and call.is_for_cure
         live.tries_free += is_free
         tries = live.tries - live.tries_free
         assert is_free or tries < self._operators.policy.retry.tries_max, "one attempt too many"
@@ -50,7 +45,7 @@ class AttemptBooks:
         pieces = live.kept + ended.pieces
         goes_on = way is OnInterruption.CONTINUE and ended.is_continuable
         assert effect.voids_pieces == (pieces > 0 and not goes_on)
-        live.kept = pieces if goes_on else 0
+        live.kept, live.begun_by = pieces if goes_on else 0, call.runner
 
     def rests(self, ended: AttemptEnded, live: Live) -> None:
         """Only a backend that was not called may be called again at once, or one that should."""

@@ -33,6 +33,7 @@ class Live:
 
     rank: int = 0  # its place among its agent's requests
     tries: int = 0
+    begun_by: str = ""  # the runner of the pieces that are kept
     tries_free: int = 0  # of these, closed for a cure
     kept: int = 0  # pieces of attempts before, from which the next goes on
     has_streamed: bool = False

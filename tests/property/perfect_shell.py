@@ -174,9 +174,7 @@ class PerfectShell:
             self.order.release(live.compartment)
         back = [each for each in effects if isinstance(each, TellRequeued) and each.key == key]
         if back:
-            self.tries.put_back(
-                back[0], live, ended, is_given_up=call.is_aborted, is_for_cure=call.is_for_cure
-            )
+            self.tries.put_back(back[0], call, ended)
             self.order.rest(ended.attempt)
             live.where, live.is_back, live.waits_since_ns = Where.QUEUE, True, self.now_ns
             words = [each for each in effects if isinstance(each, TellQueued) and each.key == key]
@@ -301,9 +299,9 @@ class PerfectShell:
         live = self.live[effect.key]
         assert live.where is Where.QUEUE
         self.levels.check_started(effect, live)
-        self.tries.start(effect, live)
         server = self.servers[effect.backend]
         runner = {each.name: each.runner for each in server.listed}[effect.model]
+        self.tries.start(effect, live, runner)
         assert server.switching is None or server.switching.runner != runner
         slots = next(each.slots for each in server.listed if each.runner == runner)
         assert self._held(effect.backend, runner) < slots, "two attempts for one slot"
