@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from broker.core.barriers import Bar, Barrier, barrier
 from broker.core.errors import (
@@ -89,25 +89,33 @@ def check_startable(model: ModelSpec, backends: Mapping[str, BackendState], now_
     it failed to load just now, its calls have failed too often, nothing is started there. Of these
     what ends first counts. What may end at any moment (a cure, a restart, a call or a load that was
     let through to prove something) is waited for."""
-    errors = list[tuple[float, BrokerError]]()
+    barred, away = list[tuple[BackendState, Barrier]](), list[str]()
     for backend in backends.values():
-        if not backend.up or model.runner not in backend.by_runner:
+        if model.runner not in backend.by_runner:
             continue
         found = barrier(backend, model.runner, now_ns)
         if found is None or found.wait_ns <= 0:
             return
-        errors.append((found.wait_ns, _refusal(backend, model, found)))
-    if errors:
-        raise min(errors, key=lambda each: each[0])[1]
+        if backend.up:
+            barred.append((backend, found))
+        else:
+            away.append(backend.name)
+    if barred:
+        backend, found = min(barred, key=lambda each: each[1].wait_ns)
+        raise _refusal(backend, model, found, away)
 
 
-def _refusal(backend: BackendState, model: ModelSpec, found: Barrier) -> BrokerError:
-    """What a newcomer is told of a barrier that lasts."""
+def _refusal(
+    backend: BackendState, model: ModelSpec, found: Barrier, away: Sequence[str]
+) -> BrokerError:
+    """What a newcomer is told of a barrier that lasts; `away` have the model and do not answer."""
     if found.kind is Bar.CLOSED:
-        return NoBackend(
-            f"{backend.name}, which has {model.name}, is being drained: nothing is started there",
-            retry_after_ns=NO_BACKEND_RETRY_NS,
+        words = (
+            f"{backend.name}, which has {model.name}, is being drained: nothing is started there"
         )
+        if away:
+            words += f"; {', '.join(away)} {'does' if len(away) == 1 else 'do'} not answer"
+        return NoBackend(words, retry_after_ns=NO_BACKEND_RETRY_NS)
     wait_ns = int(found.wait_ns)
     if found.kind is Bar.BROKEN:
         return CircuitOpen(

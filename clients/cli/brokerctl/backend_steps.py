@@ -30,7 +30,9 @@ def get_model_step(backends: Sequence[BackendStatus]) -> str:
 
 
 def down_text(backend: BackendStatus) -> str:
-    """That it does not answer, and why."""
+    """That it does not answer, and why; the url once, which problems of a connection begin with."""
+    if backend.problem.startswith(f"{backend.url} "):
+        return f"backend {backend.name} at {backend.problem}"
     why = f": {backend.problem}" if backend.problem else ""
     return f"backend {backend.name} at {backend.url} does not answer{why}"
 

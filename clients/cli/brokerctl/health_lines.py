@@ -39,7 +39,8 @@ def backend_state(backend: BackendStatus) -> Text:
 def down_state_text(backend: BackendStatus) -> str:
     """Since when it does not answer, and why."""
     since = "" if backend.down_ms is None else f" for {duration_text(backend.down_ms)}"
-    why = f": {backend.problem}" if backend.problem else ""
+    problem = backend.problem.removeprefix(f"{backend.url} ")  # which has a column of its own
+    why = f": {problem}" if problem else ""
     return f"down{since}{why}"
 
 

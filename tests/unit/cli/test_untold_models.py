@@ -78,6 +78,10 @@ def test_without_a_model_a_backend_that_is_down_comes_first_with_its_problem() -
         "refused; start Ollama there (`ollama serve`), or correct the url under [[backends]]; the "
         "broker takes it up by itself as soon as it answers"
     )
+    refused = replace(down(BACKEND), problem=f"{BACKEND.url} takes no connection: refused")
+    assert no_model_text((refused,), lists_any=False).startswith(
+        f"no model is known: backend gpu0 at {BACKEND.url} takes no connection: refused; start "
+    )
     words = no_model_text((BACKEND, down(VLLM)), lists_any=True)
     assert words.startswith("no model that generates text is known: backend vllm at")
     assert "start its server there, or correct" in words

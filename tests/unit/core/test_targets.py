@@ -200,6 +200,16 @@ def test_of_several_that_start_nothing_the_one_is_named_that_will_first_with_its
         assert error.message == said
 
 
+def test_who_is_drained_is_not_all_that_keeps_a_request_out() -> None:
+    drained = backend("b2", model("m"))
+    drained.is_draining = True
+    error = refused(request("r"), backend("b1", model("m"), up=False), drained)
+    assert isinstance(error, NoBackend)
+    assert error.message == (
+        "b2, which has m:latest, is being drained: nothing is started there; b1 does not answer"
+    )
+
+
 def test_what_is_asked_for_is_judged_in_one_order() -> None:
     """A request that every check would refuse hears the first, then the second, and so on."""
     down = backend("b1", model("m"), up=False)
