@@ -46,7 +46,7 @@ def barrier(backend: BackendState, runner: str, now_ns: int) -> Barrier | None:
 def _of_server(backend: BackendState) -> Barrier | None:
     if not backend.up:
         return Barrier(Bar.AWAY, inf)
-    if not backend.is_open:
+    if backend.is_draining or backend.is_leaving:
         return Barrier(Bar.CLOSED, inf)
     if backend.health is Health.RESTARTING:
         return Barrier(Bar.RESTARTING, 0.0)

@@ -114,12 +114,12 @@ class BackendState:
     @property
     def is_open(self) -> bool:
         """May work be started on it, as far as the whole server goes?"""
-        return self.up and not self.is_draining and not self.is_leaving
+        is_restarting = self.health is Health.RESTARTING
+        return self.up and not self.is_draining and not self.is_leaving and not is_restarting
 
     def takes(self, runner: str) -> bool:
         """May work for this runner be started on it, if it has a slot or can load it?"""
-        is_sound = runner not in self.broken and runner not in self.healing
-        return is_sound and self.is_open and self.health is not Health.RESTARTING
+        return self.is_open and runner not in self.broken and runner not in self.healing
 
     @property
     def may_load(self) -> bool:

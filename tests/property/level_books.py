@@ -12,8 +12,10 @@ from typing import Final
 from broker.core.effects import Answer, StartAttempt
 from broker.core.engine import Engine
 from broker.core.errors import BrokerError, Degraded, SmallModelsOnly
+from broker.core.healing import Health
 from broker.core.level import Level
 from broker.core.model_name import comparison_key
+from broker.core.placement import BackendState
 from broker.core.queueing import LineKey
 from broker.core.requests import Criticality, RequestKind, RequestSpec, Substitution
 from tests.property.entry_books import Live
@@ -122,6 +124,12 @@ class LevelBooks:
         return any(
             each.takes(runner)
             and runner in each.by_runner
-            and (runner in each.residents or runner not in each.held_until_ns)
+            and (runner in each.residents or _may_load(each, runner))
             for each in self._engine.backends.values()
         )
+
+
+def _may_load(backend: BackendState, runner: str) -> bool:
+    """Has its load not failed just now, and is the server not wedged, or tried by this load?"""
+    is_tried = backend.health is Health.WEDGED and backend.is_switching
+    return runner not in backend.held_until_ns and backend.may_load and not is_tried

@@ -155,7 +155,10 @@ class UnrulyWorld(UnrulyPeople):
 
     def others_load(self) -> None:
         name = self.choose(list(self.servers))
-        known, server = self.engine.backends[name].residents, self.servers[name]
+        backend, server = self.engine.backends[name], self.servers[name]
+        # What a renewal may bring back cannot be told from what others load meanwhile.
+        back = {x for x, until in backend.expected_until_ns.items() if self.now_ns < until}
+        known = backend.residents.keys() | back
         free = [each.runner for each in server.listed if each.runner not in known]
         if free and server.switching is None:
             server.loaded.setdefault(self.choose(free), "others")

@@ -114,3 +114,11 @@ def test_what_is_there_serves_and_what_is_not_may_be_loaded(
 def test_a_load_that_has_just_been_held_long_enough_may_be_tried() -> None:
     state = backend(sick)
     assert barrier(state, RUNNER, NOW_NS + 5 * SECOND_NS) is None
+
+
+@pytest.mark.parametrize("change", [away, drained, restarting])
+def test_what_bars_a_whole_server_bars_switches_as_well(
+    change: Callable[[BackendState], None],
+) -> None:
+    assert backend().is_open
+    assert not backend(change).is_open
