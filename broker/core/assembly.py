@@ -23,6 +23,7 @@ from broker.core.errors import BrokerError
 from broker.core.estimates import Estimates
 from broker.core.healer import Healer, new_healer
 from broker.core.ledger import Ledger
+from broker.core.load_charges import LoadCharges
 from broker.core.level import Level
 from broker.core.membership import Membership
 from broker.core.offers import Offers
@@ -59,6 +60,7 @@ class Assembly(ABC):
         self.policy = policy
         self.rule: PlacementRule = Worth() if rule is None else rule
         self.estimates = Estimates()
+        self._load_charges = LoadCharges(self.estimates)
         self.tally = Tally()
         self.timers = Timers()
         self.bulkheads = Bulkheads(policy.agents.bulkheads)
@@ -79,6 +81,7 @@ class Assembly(ABC):
             self.backlog,
             self.timers,
             self.estimates,
+            self._load_charges,
             self._emit,
             self._note,
             self._load_failed,
@@ -139,6 +142,7 @@ class Assembly(ABC):
             self.timers,
             self.backends,
             self._phases,
+            self._load_charges,
             self._emit,
         )
 

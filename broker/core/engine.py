@@ -219,6 +219,7 @@ class Engine(Assembly):
         self.residencies.models_listed(listed, now_ns)
         known = {runner for each in self.backends.values() for runner in each.by_runner}
         self.estimates.keep(known)
+        self._load_charges.keep(known)
         self._offers.models_changed()
         self.breakers.tidy(backend, now_ns)
         self._healer.tidy(backend)

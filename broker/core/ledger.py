@@ -14,6 +14,7 @@ from broker.core.errors import BrokerError, Cancelled, DeadlineExpired, Draining
 from broker.core.failures import failure_of
 from broker.core.journal import Ended, Journal
 from broker.core.lifecycle import LIFECYCLE, OUTCOME_OF, WAITS, State, Trigger
+from broker.core.load_charges import LoadCharges
 from broker.core.phases import Phases
 from broker.core.placement import BackendState
 from broker.core.queueing import QueuePolicy
@@ -46,6 +47,7 @@ class Ledger:
         timers: Timers,
         backends: Mapping[str, BackendState],
         phases: Phases,
+        load_charges: LoadCharges,
         emit: Callable[[Effect], None],
     ) -> None:
         self.records: dict[RequestKey, Record] = {}
@@ -60,6 +62,7 @@ class Ledger:
         self._timers = timers
         self._backends = backends
         self._phases = phases
+        self._load_charges = load_charges
         self._emit = emit
         self._on_deadline = self._deadline_passed  # one for all: each look makes a new object
 
@@ -220,10 +223,12 @@ class Ledger:
 
     def pay(self, attempt: Attempt, ended: AttemptEnded, policy: QueuePolicy, now_ns: int) -> int:
         """What an attempt really used takes the place of what was charged and reserved for it; its
-        cost. What its client keeps of attempts before it is paid with it."""
+        cost, with its share of the load that it was served by. What its client keeps of attempts
+        before it is paid with it."""
         prompt, output = tokens_of(attempt, ended)
         output += attempt.record.pieces_kept
         cost = policy.prompt_token_cost * prompt + policy.output_token_cost * output
+        cost += self._load_charges.share(attempt.residency, cost)
         self._backlog.settle(attempt.flow, attempt.charged, cost)
         attempt.record.agent.served_cost += cost
         self._pay_tokens(attempt.record, prompt + output, now_ns)

@@ -15,6 +15,7 @@ from broker.core.barriers import barrier
 from broker.core.effects import Effect, Renew
 from broker.core.errors import BackendUnreachable
 from broker.core.estimates import Estimates
+from broker.core.load_charges import LoadCharges
 from broker.core.model_name import comparison_key
 from broker.core.placement import BackendState, PlacementPolicy
 from broker.core.ports import Resident
@@ -46,6 +47,7 @@ class Residencies:
         backlog: Backlog,
         timers: Timers,
         estimates: Estimates,
+        load_charges: LoadCharges,
         emit: Callable[[Effect], None],
         note: Callable[[str], None],
         on_load_failed: Callable[[BackendState, str, LoadEnded, int, int], None],
@@ -57,6 +59,7 @@ class Residencies:
         self._lines = backlog.ready
         self._timers = timers
         self._estimates = estimates
+        self._load_charges = load_charges
         self._emit = emit
         self._note = note
         self._on_load_failed = on_load_failed
@@ -174,6 +177,7 @@ class Residencies:
     ) -> None:
         residency.move(trigger, now_ns)
         self._timers.cancel(residency.renew_timer)
+        self._load_charges.left(residency)
         del backend.residents[residency.runner]
         backend.left_ns = now_ns
 
@@ -192,6 +196,7 @@ class Residencies:
             backend.has_loaded(ended.runner)
             load_ns = now_ns - residency.load_started_ns
             self._estimates.loaded(residency.runner, load_ns, backend.name, now_ns)
+            self._load_charges.loaded(residency, load_ns)
             self._keep(backend, residency, now_ns)
             self._on_change(now_ns)
             return

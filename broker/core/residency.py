@@ -84,6 +84,10 @@ class Residency:
     renew_timer: int = 0
     renewed_ns: int = -1  # when its keep_alive was last asked to be renewed
     listed_ns: int = -1  # when the backend was last asked for a list that had it
+    # What its load still costs those that it serves, and how many it has served (load_charges.py):
+    load_owed: int = 0
+    load_share: int = 0
+    load_served: int = 0
     # What calls on it have shown, for `silence.py` and `lost_slots.py`:
     readings: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=READINGS_KEPT))
     cut_off_ns: int = -1  # when a call was last closed or broken before its end
