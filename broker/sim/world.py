@@ -140,7 +140,17 @@ class World:
         self._turning = False
         self._stops = 0  # how often the broker is stopped at once
         self._waiting: list[tuple[Stimulus, Story | None]] = []  # and whose arrival it is
-        self._performers: dict[type[Effect], Callable[[Any], None]] = {
+        self._performers = self._table()
+        self._discoveries = {
+            name: Discovery(self.servers[name], site.specs, self.timeline, self.feed)
+            for name, site in sites.items()
+        }
+        for discovery in self._discoveries.values():
+            self.timeline.at(0, discovery.ask)
+
+    def _table(self) -> dict[type[Effect], Callable[[Any], None]]:
+        """Who performs each kind of effect."""
+        return {
             Admit: _nothing,
             Refuse: self._refuse,
             TakeOver: _nothing,
@@ -167,12 +177,6 @@ class World:
             SetTimer: self._set_timer,
             Drained: self._set_drained,
         }
-        self._discoveries = {
-            name: Discovery(self.servers[name], site.specs, self.timeline, self.feed)
-            for name, site in sites.items()
-        }
-        for discovery in self._discoveries.values():
-            self.timeline.at(0, discovery.ask)
 
     @property
     def calls_open(self) -> int:
