@@ -90,6 +90,7 @@ class BackendState:
     ever_loaded: set[str] = field(default_factory=set)  # runners that this server has held
     expected_until_ns: dict[str, int] = field(default_factory=dict)  # what a renewal brings back
     left_ns: int = -1  # when a runner last left: older lists of residents still show it
+    looked_ns: int = -1  # when it was last looked at whether it has better to do
     gated: str = ""  # the runner that was told to leave for another since the last load
     promised: str = ""  # the runner for which something leaves
     is_draining: bool = False  # an operator wants nothing started on it

@@ -8,6 +8,7 @@ one step a turn. One load at a time; the victim is gated and drained first.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Final
 
 from broker.core.backlog import Backlog
 from broker.core.demands import Demand, View, find_demands
@@ -27,6 +28,9 @@ from broker.core.record import Record
 from broker.core.residency import Residency, ResidencyState, ResidencyTrigger
 
 _State, _Trigger = ResidencyState, ResidencyTrigger
+
+# How often it is looked at whether a backend that is full of work has better to do.
+LOOK_NS: Final = 500_000_000
 
 
 class Switching:
@@ -68,7 +72,7 @@ class Switching:
         for backend in self.backends.values():
             if backend.is_switching:
                 self._abort_unwanted(backend, now_ns)
-            elif backend.is_open and not backend.is_curing:
+            elif backend.is_open and not backend.is_curing and not self._is_busy(backend, now_ns):
                 ready.append(backend)
         if len(ready) > 1:
             ready.sort(key=lambda each: self._cost_of_next(each, now_ns))
@@ -85,6 +89,23 @@ class Switching:
                 targets = self._targets(backend, now_ns, with_promises=True)
             has_opened |= self._gate_or_open(backend, targets, now_ns)
         return has_opened
+
+    def _is_busy(self, backend: BackendState, now_ns: int) -> bool:
+        """Is it full of models that all have work, and was it looked at just now? Then nothing but
+        a better use of it could change anything, and that need not be found in the same turn."""
+        residents = backend.residents.values()
+        if backend.promised or backend.broken or backend.healing:
+            return False
+        if len(residents) < backend.policy.resident_max:
+            return False
+        if self._backlog.is_holding or now_ns - backend.looked_ns >= LOOK_NS:
+            backend.looked_ns = now_ns
+            return False
+        return all(
+            each.state is _State.RESIDENT
+            and any(key[0] == each.runner and each.fits(key[1]) for key in self._lines)
+            for each in residents
+        )
 
     def _cost_of_next(self, backend: BackendState, now_ns: int) -> tuple[float, float, float]:
         """By which backends come in their order: of what each would load next."""
