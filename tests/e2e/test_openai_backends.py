@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 
 from broker_client.pb.broker.v1 import inference_pb2 as pb
+from tests.e2e.demonstration import ROOT
 from tests.e2e.processes import QUICK, SERVER, BrokerProcess, backend_table, brokerd
 from tests.integration.daemon import read_until, refused, text_of
 from tests.integration.ollama_sim_process import PATIENCE_S, Simulator, start_simulator
@@ -23,6 +24,7 @@ pytestmark = pytest.mark.slow
 
 SWIFT = "acme/Swift-7B"
 KEY = {"SWIFT_KEY": "s3cret"}
+EXAMPLE = ROOT / "clients" / "python" / "examples" / "ten_lines.py"
 
 
 def openai_table(name: str, port: int, more: str = "") -> str:
@@ -105,6 +107,30 @@ async def test_one_call_is_served_by_either(broker: BrokerProcess) -> None:
     kinds = {each.name: (each.kind, each.loads, each.version) for each in status.backends}
     assert kinds["ollama"][:2] == ("ollama", 1)
     assert kinds["vllm"] == ("openai", 0, "0.19.0"), "nothing was ever loaded there"
+
+
+async def test_the_first_steps_work_before_such_servers_alone(
+    swift: Simulator, tmp_path: Path
+) -> None:
+    """They tell of a model nothing but its name."""
+    config = SERVER + QUICK + openai_table("vllm", swift.port, 'api_key_env = "SWIFT_KEY"')
+    async with brokerd(config, tmp_path, environment=KEY) as running:
+        await running.until_status(lambda status: status.backends[0].up)
+        assert "good  1 model; of 1 no backend tells" in await brokerctl(running, "doctor")
+        (row,) = [
+            each for each in (await brokerctl(running, "models")).splitlines() if SWIFT in each
+        ]
+        assert row.split() == [SWIFT, "?", "?", "vllm", "(resident)"]
+        assert await brokerctl(running, "generate", "why?", "--max-tokens", "4")
+        address = (await running.said("broker listening"))["grpc"]
+        example = await asyncio.create_subprocess_exec(
+            *(sys.executable, str(EXAMPLE)),
+            stdout=asyncio.subprocess.PIPE,
+            env={"PYTHONPATH": ":".join(filter(None, sys.path)), "BROKER_ADDRESS": address},
+        )
+        async with asyncio.timeout(PATIENCE_S):
+            said, _ = await example.communicate()
+        assert (example.returncode, bool(said.strip())) == (0, True)
 
 
 async def test_what_an_operator_sees(broker: BrokerProcess) -> None:

@@ -120,7 +120,8 @@ def abilities_text(able: Sequence[Model]) -> str:
     text = f", {len(able) - untold} of them for generating text" if untold < len(able) else ""
     if not untold:
         return text
-    return f"{text}; of {untold} no backend tells what they can do, so they may generate text"
+    can = "it can do, so it may" if untold == 1 else "they can do, so they may"
+    return f"{text}; of {untold} no backend tells what {can} generate text"
 
 
 def admission_findings(status: Status) -> list[Finding]:

@@ -51,8 +51,10 @@ def test_the_doctor_counts_what_is_not_told_apart() -> None:
     [only_untold] = model_findings((UNTOLD,), (VLLM,))
     assert only_untold.severity is Severity.GOOD
     assert only_untold.text == (
-        "1 model; of 1 no backend tells what they can do, so they may generate text"
+        "1 model; of 1 no backend tells what it can do, so it may generate text"
     )
+    [two] = model_findings((UNTOLD, UNTOLD), (VLLM,))
+    assert two.text.endswith("; of 2 no backend tells what they can do, so they may generate text")
     [mixed] = model_findings((MODEL, EMBEDDER, UNTOLD), (BACKEND, VLLM))
     assert mixed.text.startswith("3 models, 1 of them for generating text; of 1 no backend")
 
