@@ -203,17 +203,17 @@ class Oracle:
         if not isinstance(stimulus, Arrived):
             return
         key = stimulus.spec.key
-        live = self.live.get(key)
-        if live is not None:
+        if (live := self.live.get(key)) is not None:
             differs = live.spec.fingerprint != stimulus.spec.fingerprint
             must(differs, f"{key} came again and was refused")
             must(isinstance(effect.error, errors.RequestIdInUse), f"{key}: {effect.error!r}")
             self.outcomes[Outcome.REFUSED] += 1  # of the second call; the first goes on
             return
         self._count_ending(key, Outcome.REFUSED)
-        allowed = self._refusals(self._tasks[key], now_ns)
-        is_allowed = isinstance(effect.error, (*allowed, *BY_THE_GATES))
-        must(is_allowed, f"{key} was refused: {effect.error!r}")
+        allowed = (*self._refusals(self._tasks[key], now_ns), *BY_THE_GATES)
+        if self._scenario.loses_models and not all(each.up for each in self.books.values()):
+            allowed = (*allowed, errors.NoBackend)  # those that answer may have lost it
+        must(isinstance(effect.error, allowed), f"{key} was refused: {effect.error!r}")
 
     def _refusals(self, task: Task, now_ns: int) -> tuple[type[errors.BrokerError], ...]:
         """Every reason for which this task is to be refused now, of which one is said. LoadFailed
