@@ -4,8 +4,12 @@ Pure."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from broker_client import Model
+
+# The state of a place whose backend does not answer.
+UNKNOWN: Final = "unknown"
 
 
 def is_resident(model: Model) -> bool:
@@ -20,7 +24,9 @@ def completion_models(models: Sequence[Model]) -> list[Model]:
 
 
 def choose_model(models: Sequence[Model]) -> Model | None:
-    """The first resident model that may generate text, else the first; None: there is none."""
+    """The first resident model that may generate text, else the first on a backend that answers,
+    else the first; None: there is none."""
     able = completion_models(models)
     resident = [each for each in able if is_resident(each)]
-    return next(iter(resident or able), None)
+    near = [each for each in able if any(place.state != UNKNOWN for place in each.places)]
+    return next(iter(resident or near or able), None)

@@ -15,12 +15,11 @@ from brokerctl.call import Call, asking, print_json
 from brokerctl.exit_status import EXIT_SAID_NO
 from brokerctl.figures import bytes_text
 from brokerctl.fitting_table import Column, FittingTable
+from brokerctl.model_choice import UNKNOWN
 from brokerctl.work_tables import memory_text
 
 # OpenAI-compatible servers list names and nothing more.
 NOT_TOLD: Final = "?"
-# The state of a place whose backend does not answer.
-UNKNOWN: Final = "unknown"
 
 
 @click.command()

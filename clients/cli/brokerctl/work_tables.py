@@ -19,6 +19,7 @@ from broker_client import (
 from brokerctl.figures import amount_text, bytes_text, counted, duration_text, rate_text, share_text
 from brokerctl.fitting_table import Column, FittingTable
 from brokerctl.health_lines import backend_state
+from brokerctl.model_choice import UNKNOWN
 from brokerctl.one_line import one_line
 from brokerctl.queue_groups import is_waiting
 from brokerctl.wait_reasons import wait_of
@@ -93,7 +94,7 @@ def residents_table(backends: Sequence[BackendStatus]) -> FittingTable:
 
 def place_state_text(backend: BackendStatus, place: ModelPlace) -> str:
     """How a model is there, as far as that is known."""
-    if not backend.up or place.state == "unknown":
+    if not backend.up or place.state == UNKNOWN:
         return f"not known: {backend.name} is down"
     return f"{place.state}, no new work" if backend.draining else place.state
 

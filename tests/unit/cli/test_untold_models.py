@@ -47,6 +47,13 @@ def test_a_model_that_says_so_is_chosen_before_one_that_says_nothing() -> None:
     assert chosen_of(UNTOLD, replace(MODEL, size_bytes=9)) == "tiny:latest"
 
 
+def test_a_model_is_chosen_where_a_backend_answers_before_a_smaller_one_elsewhere() -> None:
+    away = replace(MODEL, places=(replace(PLACE, state="unknown"),))
+    large = replace(MODEL, name="large", size_bytes=9, places=(replace(PLACE, state="absent"),))
+    assert chosen_of(away, large) == "large"
+    assert chosen_of(away) == "tiny:latest"
+
+
 def test_the_doctor_counts_what_is_not_told_apart() -> None:
     [only_untold] = model_findings((UNTOLD,), (VLLM,))
     assert only_untold.severity is Severity.GOOD
