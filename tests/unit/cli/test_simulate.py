@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from html.parser import HTMLParser
 from io import StringIO
 from pathlib import Path
@@ -20,6 +21,7 @@ from broker.sim.workload_sites import backends_of, models_of
 from brokerctl.main import main
 from brokerctl.simulate_progress import SimulationProgress
 from brokerctl.simulate_tables import simulation_view
+from docs import simulated
 from tests.tidy.documented_command import commands
 from tests.tidy.sources import ROOT
 
@@ -268,6 +270,26 @@ def test_progress_is_shown_where_somebody_waits() -> None:
     shown = progress_on(console(is_terminal=True), takes_long=True)
     assert "w.toml" in shown
     assert "700 of 1000 requests" in shown
+
+
+def test_the_page_is_renewed_command_by_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without output a command stays as it is; what is cut stays cut."""
+
+    def run_one(words: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        said = f"{' '.join(words[4:])}\nfirst\n\nsecond\n"
+        return subprocess.CompletedProcess(words, 0, stdout=said)
+
+    monkeypatch.setattr(subprocess, "run", run_one)
+    page = (
+        "```\n$ brokerctl simulate --a 1\nold\n\nolder\n```\n\n"
+        "```\n$ brokerctl simulate --b\n```\n\n"
+        "```\n$ brokerctl simulate --c\nold\n...\n```\n"
+    )
+    assert simulated.renewed(page) == (
+        "```\n$ brokerctl simulate --a 1\n--a 1\nfirst\n\nsecond\n```\n\n"
+        "```\n$ brokerctl simulate --b\n```\n\n"
+        "```\n$ brokerctl simulate --c\n--c\nfirst\n...\n```\n"
+    )
 
 
 def documented() -> list[tuple[str, ...]]:
