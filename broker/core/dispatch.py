@@ -9,6 +9,7 @@ from typing import Final
 from broker.core.effects import StartAttempt
 from broker.core.errors import BackendUnreachable
 from broker.core.level import Level
+from broker.core.model_name import comparison_key
 from broker.core.placement import BackendState
 from broker.core.queueing import Line, LineKey
 from broker.core.record import Attempt, Record
@@ -124,7 +125,7 @@ def changes_made(attempt: Attempt) -> tuple[str, ...]:
         and not record.instead
     ):
         return ()  # the usual request
-    changes = list(substitution(record))
+    changes = list(substitution(record, spelled(attempt)))
     if record.priority != spec.priority:
         changes.append(
             f"priority is {record.priority} instead of {spec.priority}, the best for this agent"
@@ -142,7 +143,14 @@ def changes_made(attempt: Attempt) -> tuple[str, ...]:
     return tuple(changes)
 
 
-def substitution(record: Record) -> tuple[str, ...]:
-    """Why another model answers."""
+def substitution(record: Record, model: str = "") -> tuple[str, ...]:
+    """Why another model answers; `model` as its backend spells it, where one has it already."""
     why = "only small models run" if record.is_for_level else record.instead
-    return (f"model is {record.model} instead of {record.spec.model}: {why}",) if why else ()
+    words = f"model is {model or record.model} instead of {record.spec.model}: {why}"
+    return (words,) if why else ()
+
+
+def spelled(attempt: Attempt) -> str:
+    """The model as its backend spells it. What is loaded may go by another of its names there."""
+    name = attempt.residency.model
+    return name if comparison_key(name) == attempt.model else attempt.model

@@ -9,6 +9,7 @@ from typing import Final
 
 from broker.core.announcements import Announcer
 from broker.core.backlog import Backlog
+from broker.core.dispatch import spelled
 from broker.core.effects import Effect, TellAttemptFailed, TellRequeued
 from broker.core.errors import BrokerError
 from broker.core.failures import failure_of
@@ -148,7 +149,7 @@ class Retries:
         report = AttemptReport(
             key=record.spec.key,
             agent_type=record.agent.type.name,
-            model=attempt.model,
+            model=spelled(attempt),
             backend=attempt.backend,
             number=attempt.number,
             reason=error.reason,
@@ -234,7 +235,7 @@ def view_of(attempt: Attempt, reason: str, problem: str, wait_ns: int = 0) -> At
     return AttemptView(
         number=attempt.number,
         backend=attempt.backend,
-        model=attempt.model,
+        model=spelled(attempt),
         started_ns=attempt.started_ns,
         first_token_ns=attempt.first_token_ns,
         ended_ns=attempt.ended_ns,
