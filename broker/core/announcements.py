@@ -11,9 +11,11 @@ from typing import NamedTuple
 
 from broker.core.backlog import Backlog
 from broker.core.barriers import Bar, Barrier, barrier
+from broker.core.calibration import Calibration
 from broker.core.effects import Effect, TellQueued, WaitReason
 from broker.core.estimates import Estimates
 from broker.core.lifecycle import State
+from broker.core.outlook import Outlook, Pace
 from broker.core.placement import BackendState, has_room, may_get_room, serves
 from broker.core.queueing import LineKey
 from broker.core.record import Record
@@ -25,6 +27,10 @@ POSITION_ALWAYS_TOLD_MAX = 3
 
 # Whose positions a round works out, per runner: the whole queue as the seeds have it.
 PLAYED_FORWARD_MAX = 1_000
+
+# In a line of so many it is worked out what a newcomer has before it; in a longer one it is taken
+# to be last.
+FRONT_MAX = 32
 
 
 def is_material(told: int, position: int) -> bool:
@@ -149,53 +155,12 @@ def _wait_for_room(line: LineKey, model: str, up: Sequence[BackendState]) -> tup
     return WaitReason.NO_ROOM, words
 
 
-# What no measurement of service tells the length of.
-_NO_ESTIMATE = frozenset(
-    {
-        WaitReason.BACKOFF,
-        WaitReason.BACKEND_DOWN,
-        WaitReason.NO_ROOM,
-        WaitReason.PAUSED,
-        WaitReason.QUEUE_FULL,
-        WaitReason.BULKHEAD,
-        WaitReason.LEVEL,
-        WaitReason.BREAKER,
-        WaitReason.SICK,
-        WaitReason.HEALING,
-        WaitReason.BACKEND_DRAINS,
-    }
-)
-
-
-def pace_of(
-    line: LineKey,
-    reason: WaitReason,
-    backends: Mapping[str, BackendState],
-    estimates: Estimates,
-) -> tuple[float, float] | None:
-    """(ns per place, ns before the first) until a request of this line starts, from what was
-    measured for this runner; None while there is too little."""
-    service_ns = estimates.service_ns(line[0])
-    if service_ns is None or reason in _NO_ESTIMATE:
-        return None
-    slots, load_ns = 1, 0.0
-    for backend in backends.values():
-        if line[0] in backend.by_runner:
-            slots = max(slots, backend.by_runner[line[0]].slots)
-    if reason is WaitReason.LOADING or reason is WaitReason.SWAP:
-        measured_ns = estimates.load_ns(line[0])
-        if measured_ns is None:
-            return None
-        load_ns = measured_ns
-    return service_ns / slots, load_ns
-
-
 class _Why(NamedTuple):
     """What some requests wait for, in words, and how fast it goes."""
 
     reason: WaitReason
     detail: str
-    pace: tuple[float, float] | None
+    pace: Pace | None
 
 
 class Announcer:
@@ -207,6 +172,7 @@ class Announcer:
         backlog: Backlog,
         backends: Mapping[str, BackendState],
         estimates: Estimates,
+        waits: Calibration,
         timers: Timers,
         emit: Callable[[Effect], None],
         changed: dict[str, None],
@@ -214,7 +180,8 @@ class Announcer:
         self.interval_ns = interval_ns
         self._backlog = backlog
         self._backends = backends
-        self._estimates = estimates
+        self._outlook = Outlook(backends, backlog, estimates)
+        self._waits = waits
         self._timers = timers
         self._emit = emit
         self._changed = changed  # runners for which what waits may stand elsewhere now
@@ -231,7 +198,23 @@ class Announcer:
             or backlog.bulkheads.is_closed(record.compartment)
             or backlog.offers.holds(record)
         )
-        self._tell(record, line.size if is_held else line.demand_first(0)[0], now_ns)
+        why = self._why(record, now_ns)
+        position = line.size if is_held else line.demand_first(0)[0]
+        ahead_ns = 0.0
+        if why.pace is not None:
+            ahead_ns = self._ahead_ns(record, position, why.pace, now_ns)
+        self._tell_why(record, position, ahead_ns, why, now_ns)
+
+    def _ahead_ns(self, record: Record, position: int, pace: Pace, now_ns: int) -> float:
+        """How much work a newcomer has before it."""
+        if position > FRONT_MAX:
+            return (position - 1) * pace.service_ns
+        ahead_ns = 0.0
+        for each in self._backlog.forward(record.line[0], now_ns, FRONT_MAX):
+            if each is record:
+                return ahead_ns
+            ahead_ns += each.service_ns or pace.service_ns
+        return ahead_ns
 
     def tell_standing(self, record: Record, position: int, now_ns: int) -> None:
         """The first word to a request in the waiting room."""
@@ -260,25 +243,60 @@ class Announcer:
             whys: dict[tuple[LineKey, str, int, bool], _Why] = {}
             holds = self._backlog.offers.holds
             order = self._backlog.forward(runner, now_ns, PLAYED_FORWARD_MAX)
+            ahead_ns = 0.0
             for position, record in enumerate(order, start=1):
                 alike = record.line, record.model, record.compartment, holds(record)
                 why = whys.get(alike)
                 if why is None:
                     why = whys[alike] = self._why(record, now_ns)
-                told = record.told_position
-                has_moved = told != position and is_material(told, position)
-                if has_moved or record.told_reason is not why[0]:
-                    self._tell_why(record, position, why)
+                if self._is_worth_a_word(record, position, ahead_ns, why, now_ns):
+                    self._tell_why(record, position, ahead_ns, why, now_ns)
+                if why.pace is not None:
+                    ahead_ns += record.service_ns or why.pace.service_ns
+
+    def _is_worth_a_word(
+        self, record: Record, position: int, ahead_ns: float, why: _Why, now_ns: int
+    ) -> bool:
+        """Its place or its reason is another, or it will start outside of what it was told."""
+        told = record.told_position
+        if record.told_reason is not why.reason:
+            return True
+        if told != position and is_material(told, position):
+            return True
+        pace = why.pace
+        if pace is None or record.told_starts_ns is None:
+            return pace is not None  # now it can be told
+        first_ns, last_ns = record.told_starts_ns
+        interval = self._waits.interval(pace.situation, pace.point_ns(ahead_ns))
+        return not first_ns <= now_ns + interval.middle_ns <= last_ns
 
     def _why(self, record: Record, now_ns: int) -> _Why:
         reason, detail = wait_reason(record, self._backends, self._backlog, now_ns)
-        return _Why(reason, detail, pace_of(record.line, reason, self._backends, self._estimates))
+        return _Why(reason, detail, self._outlook.pace(record, reason, now_ns))
 
     def _tell(self, record: Record, position: int, now_ns: int) -> None:
-        self._tell_why(record, position, self._why(record, now_ns))
+        """What is before it, of which nothing new is known, is taken to be of the usual size."""
+        why = self._why(record, now_ns)
+        ahead_ns = 0.0 if why.pace is None else (position - 1) * why.pace.service_ns
+        self._tell_why(record, position, ahead_ns, why, now_ns)
 
-    def _tell_why(self, record: Record, position: int, why: _Why) -> None:
+    def _tell_why(
+        self, record: Record, position: int, ahead_ns: float, why: _Why, now_ns: int
+    ) -> None:
         reason, detail, pace = why
+        key = record.spec.key
+        is_first = record.told_reason is None
         record.told_position, record.told_reason = position, reason
-        eta_ns = None if pace is None else int(pace[0] * position + pace[1])
-        self._emit(TellQueued(record.spec.key, position, eta_ns, reason, detail))
+        if pace is None:
+            record.told_starts_ns = None
+            self._emit(TellQueued(key, position, None, reason, detail))
+            return
+        point_ns = pace.point_ns(ahead_ns)
+        if is_first:
+            word = record.first_word = self._waits.word(pace.situation, point_ns, now_ns)
+            interval = word.interval
+        else:
+            interval = self._waits.interval(pace.situation, point_ns)
+        low_ns, middle_ns, high_ns = interval
+        record.told_starts_ns = now_ns + low_ns, now_ns + high_ns
+        self._emit(TellQueued(key, position, middle_ns, reason, detail, low_ns, high_ns))

@@ -17,6 +17,7 @@ from broker.core.attempts import Attempts
 from broker.core.backlog import Backlog
 from broker.core.breakers import Breakers
 from broker.core.bulkheads import Bulkheads
+from broker.core.calibration import Calibration
 from broker.core.degradation import Degradation
 from broker.core.effects import Effect
 from broker.core.errors import BrokerError
@@ -61,6 +62,7 @@ class Assembly(ABC):
         self.rule: PlacementRule = Worth() if rule is None else rule
         self.estimates = Estimates()
         self._load_charges = LoadCharges(self.estimates)
+        self.waits = Calibration()
         self.tally = Tally()
         self.timers = Timers()
         self.bulkheads = Bulkheads(policy.agents.bulkheads)
@@ -142,6 +144,7 @@ class Assembly(ABC):
             self.timers,
             self.backends,
             self._phases,
+            self.waits,
             self._load_charges,
             self._emit,
         )
@@ -209,6 +212,7 @@ class Assembly(ABC):
             self.backlog,
             self.backends,
             self.estimates,
+            self.waits,
             self.timers,
             self._emit,
             self._changed,

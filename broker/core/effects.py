@@ -54,13 +54,16 @@ class Refuse:
 
 @value
 class TellQueued:
-    """Tell the client where it stands."""
+    """Tell the client where it stands. `eta_ns`: until it starts, as far as is known, and an
+    interval in which four of five do; None where nothing that was measured tells."""
 
     key: RequestKey
     position: int
     eta_ns: int | None
     reason: WaitReason
     detail: str
+    eta_low_ns: int | None = None
+    eta_high_ns: int | None = None
 
 
 @value

@@ -8,6 +8,7 @@ from broker.core.agents import Agent
 from broker.core.announcements import wait_reason
 from broker.core.backlog import Backlog
 from broker.core.bulkheads import OPEN
+from broker.core.calibration import Calibration
 from broker.core.dispatch import tokens_of
 from broker.core.effects import AbortAttempt, Answer, Effect, Finish, TellRequeued
 from broker.core.errors import BrokerError, Cancelled, DeadlineExpired, Draining, TimedOut
@@ -47,6 +48,7 @@ class Ledger:
         timers: Timers,
         backends: Mapping[str, BackendState],
         phases: Phases,
+        waits: Calibration,
         load_charges: LoadCharges,
         emit: Callable[[Effect], None],
     ) -> None:
@@ -55,6 +57,7 @@ class Ledger:
         self.attempts_made = 0
         self.backing_off = 0
         self.journal = Journal()
+        self.waits = waits
         self._backlog = backlog
         self._room = room
         self._quotas = quotas
@@ -205,6 +208,8 @@ class Ledger:
         self._timers.cancel(record.deadline_timer)
         if record.wait_timer:
             self._phases.left(record)
+        if record.first_word is not None and record.tries == 0:
+            self.waits.left(record.first_word, now_ns)
         agent.live -= 1
         agent.ended += 1
         self._backlog.bulkheads.hold(record.compartment, -1)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from broker.core.agents import Agent
+from broker.core.calibration import Word
 from broker.core.effects import WaitReason
 from broker.core.errors import BrokerError
 from broker.core.level import Level
@@ -89,6 +90,8 @@ class Record:
     head_since_ns: int = -1  # its place in its line when it was last taken
     told_position: int = 0
     told_reason: WaitReason | None = None
+    told_starts_ns: tuple[int, int] | None = None  # between these moments, as it was last told
+    first_word: Word | None = None  # when it was told that it would start, in its first word
 
     def move(self, trigger: Trigger) -> None:
         after = _TABLE.get((self.state, trigger))  # the table itself: five times in each life
