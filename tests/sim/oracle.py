@@ -379,9 +379,9 @@ class Oracle:
         must(not books.unloading, f"{effect.runner} is to leave beside {books.unloading}")
         if not self._scenario.is_exclusive(effect.backend):
             must(effect.runner in books.ours, f"{effect.runner} is not ours to unload")
-        is_cured = (effect.backend, effect.runner) in self.retries.cures
-        wanted = self._wanted()
-        if not is_cured and effect.runner in wanted & books.pressed:
+        serves = not self.retries.is_open(effect.backend, effect.runner)
+        serves = serves and (effect.backend, effect.runner) not in self.retries.cures
+        if serves and effect.runner in (wanted := self._wanted()) & books.pressed:
             must(len(wanted) > 1, f"{effect.runner} is to leave, and nobody waits but for it")
             shortest_ns = min(each.load_ns_min for each in self.books.values())
             books.check_cut(effect.runner, shortest_ns, now_ns)
