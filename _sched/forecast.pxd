@@ -6,8 +6,8 @@ Numbers are copied, requests are not: a lane knows its first one only, and is to
 from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from _sched.pairing cimport Links, Order, pairing_push, pairing_remove
-from _sched.vtc cimport COUNTER_MAX, grade_of
+from _sched.pairing cimport Links, Order, pairing_push, pairing_remove, pairing_scatter
+from _sched.vtc cimport COUNTER_MAX, grade_of, width_of
 
 cdef struct Lane:            # a flow
     Links links              # in its class's heap of lanes: served least first
@@ -28,6 +28,8 @@ cdef struct Candidate:       # a class
     uint32_t lanes           # the heap of those that have something
     uint32_t claims          # the same, by their claims
     uint8_t priority
+    int64_t largest          # what was charged at once at most
+    int64_t width            # of a grade; 0: there are none
     int64_t handicap_ns
     int64_t key_ns
     uint64_t sequence
@@ -37,7 +39,7 @@ cdef struct Forecast:
     Candidate* candidates
     uint32_t best            # the heap of candidates
     uint64_t charges
-    int64_t grade_units      # how wide a grade is; 0: there are none
+    int64_t grain_units      # how wide a grade is at most; 0: there are none
 
 
 cdef inline bint lane_is_before(const void* a, const void* b) noexcept nogil:
@@ -69,12 +71,12 @@ cdef inline bint candidate_is_before(const void* a, const void* b) noexcept nogi
 
 
 cdef inline int forecast_open(
-    Forecast* all, size_t lanes, size_t candidates, int64_t grade_units
+    Forecast* all, size_t lanes, size_t candidates, int64_t grain_units
 ) except -1:
     """Memory for that many, numbered from 1. `forecast_close` ends it, also after a MemoryError."""
     all.best = 0
     all.charges = 0
-    all.grade_units = grade_units
+    all.grain_units = grain_units
     all.lanes = <Lane*> PyMem_RawCalloc(lanes + 1, sizeof(Lane))
     all.candidates = <Candidate*> PyMem_RawCalloc(candidates + 1, sizeof(Candidate))
     if all.lanes == NULL or all.candidates == NULL:
@@ -116,6 +118,25 @@ cdef inline uint32_t forecast_first(const Forecast* all) noexcept nogil:
     return 0 if all.best == 0 else all.candidates[all.best].lanes
 
 
+cdef inline void _widen(Forecast* all, uint32_t of, int64_t units) noexcept nogil:
+    """So much was charged in this class. Where its grades are wider now, its lanes are put in order
+    anew."""
+    cdef Candidate* candidate = &all.candidates[of]
+    cdef Order order = Order(<char*> all.lanes, sizeof(Lane), 0, lane_is_before)
+    cdef uint32_t rest = candidate.lanes
+    cdef uint32_t each
+    candidate.largest = max(candidate.largest, units)
+    if candidate.width == width_of(all.grain_units, candidate.largest):
+        return
+    candidate.width = width_of(all.grain_units, candidate.largest)
+    candidate.lanes = 0
+    each = pairing_scatter(&order, &rest)
+    while each != 0:
+        all.lanes[each].grade = grade_of(all.lanes[each].counter, candidate.width)
+        pairing_push(&order, &candidate.lanes, each)
+        each = pairing_scatter(&order, &rest)
+
+
 cdef inline void forecast_serve(
     Forecast* all, uint32_t request, int64_t stand_back_ns, int64_t now_ns
 ) noexcept nogil:
@@ -138,8 +159,9 @@ cdef inline void forecast_serve(
     all.charges += 1
     lane.charged = all.charges
     lane.counter = min(lane.counter + lane.units, COUNTER_MAX)
-    lane.grade = grade_of(lane.counter, all.grade_units)
-    lane.stand_ns = now_ns + stand_back_ns if all.grade_units != 0 else 0
+    lane.stand_ns = now_ns + stand_back_ns if all.grain_units != 0 else 0
+    _widen(all, of, lane.units)
+    lane.grade = grade_of(lane.counter, candidate.width)
     lane.claim_ns = now_ns
     lane.request = request
     if request != 0:

@@ -25,7 +25,7 @@ cdef inline uint32_t copy_flows(
         lane.of = candidate
         lane.counter = counter.counter
         lane.grade = counter.grade
-        lane.stand_ns = counter.stand_ns if forecast.grade_units != 0 else 0
+        lane.stand_ns = counter.stand_ns if forecast.grain_units != 0 else 0
         lane.units = units_of(cost, counter.weight)
         lane.charged = counter.charged
         lane.sequence = counter.sequence

@@ -126,6 +126,24 @@ cdef inline uint32_t pairing_walk(const Order* order, uint32_t slot) noexcept no
     return 0
 
 
+cdef inline uint32_t pairing_scatter(const Order* order, uint32_t* rest) noexcept nogil:
+    """Takes a block of a heap that is given up, one after the other, in no order that matters; 0:
+    none is left. What it leaves is no heap: `rest` is for this alone."""
+    cdef uint32_t slot = rest[0]
+    if slot == 0:
+        return 0
+    cdef Links* links = links_of(order, slot)
+    cdef uint32_t last = links.child
+    rest[0] = links.next
+    if last != 0:
+        while links_of(order, last).next != 0:
+            last = links_of(order, last).next
+        links_of(order, last).next = rest[0]
+        rest[0] = links.child
+    links.child = links.next = links.prev = 0
+    return slot
+
+
 cdef inline int check_order(const Order* order, uint32_t root) except -1:
     """Raises AssertionError where a link is broken or a child is before its parent. O(n)."""
     cdef uint32_t slot = root

@@ -14,9 +14,10 @@ class FairQueue(Books):
     whose head stands first; of its requests that of the lowest rank, among equals the first come. A
     turn uses up the oldest claim of its class.
 
-    A grade is `grain` of cost wide: who was served as much to within that counts as served alike,
-    and stands as long as its head is one, later by what that stands back for its size. A grain of 0
-    makes no grades: the least counter is next, and sizes play no part.
+    A grade is `grain` of cost wide, but no wider than the largest cost charged to its class: who
+    was served as much to within that counts as served alike, and stands as long as its head is one,
+    later by what that stands back for its size. A grain of 0 makes no grades: the least counter is
+    next, and sizes play no part.
 
     A mask closes classes: bit c those of compartment c, bit 53 + p those of priority p. Priorities
     beyond 10 have no bit.
@@ -88,7 +89,8 @@ class FairQueue(Books):
     ) -> int:
         """Adds a request and returns its handle. `head_since_ns`, as `take` returned it: it was
         taken and comes back to its old place, without a lift. `stand_back_ns`, 0 to 2**54: how much
-        younger it counts as, for its size."""
+        younger it counts as, for its size. `lift`: it comes from another group, with the age that
+        it has as a head, and is lifted like whoever comes."""
 
     def take(self, entry: int, cost: int, now_ns: int) -> tuple[int, int] | None:
         """Takes a request out to serve it and charges its agent: (flow, since when it was head; for

@@ -325,7 +325,7 @@ cdef class FairQueue(Books):
                 lanes += counters_at(self.counters, class_at(self, of).counters).actives
                 eligible += class_at(self, of).eligible
                 of = self._open(class_at(self, of).next_of_group, closed)
-        forecast_open(forecast, lanes, candidates, self.counters.grade_units)
+        forecast_open(forecast, lanes, candidates, self.counters.grain_units)
         return eligible
 
     cdef int _serve(
@@ -343,6 +343,8 @@ cdef class FairQueue(Books):
                 candidate = &forecast.candidates[candidates]
                 candidate.priority = class_at(self, of).priority
                 candidate.sequence = class_at(self, of).sequence
+                candidate.largest = counters_at(self.counters, class_at(self, of).counters).largest
+                candidate.width = counters_at(self.counters, class_at(self, of).counters).width
                 candidate.handicap_ns = (candidate.priority - 1) * self.handicap_ns
                 lanes = copy_flows(self, of, forecast, candidates, lanes, cost)
                 of = self._open(class_at(self, of).next_of_group, closed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from _sched.reference_vtc import COMPARTMENT_MAX, grade_start, graded
+from _sched.reference_vtc import COMPARTMENT_MAX, grade_start, grade_width, graded
 
 
 @dataclass(slots=True, eq=False)
@@ -35,11 +35,11 @@ class Flow:
         """How old its head counts as, its size considered."""
         return self.head_since_ns + self.sorted()[0].stand_back_ns
 
-    def order(self, grain: int) -> tuple[int, int, int, int]:
+    def order(self, width: int) -> tuple[int, int, int, int]:
         """The least grade first; in one grade the oldest, sizes considered; then the one not served
         for longest, then the older. Without grades sizes play no part."""
-        stand_ns = self.stand_ns() if grain else 0
-        return graded(self.counter, grain), stand_ns, self.taken, self.handle
+        stand_ns = self.stand_ns() if width else 0
+        return graded(self.counter, width), stand_ns, self.taken, self.handle
 
     def idle_order(self) -> tuple[int, int, int]:
         """Those served least are forgotten first."""
@@ -61,6 +61,7 @@ class Class:
     priority: int
     compartment: int
     flows: list[Flow] = field(default_factory=list)
+    largest: int = 0  # what was charged at once, in virtual units
     last: Flow | None = None  # who was the last to stop waiting, also if it is forgotten since
 
     def is_closed(self, mask: int) -> bool:
@@ -70,9 +71,12 @@ class Class:
     def active(self) -> list[Flow]:
         return [each for each in self.flows if each.is_active()]
 
+    def width(self, grain: int) -> int:
+        return grade_width(grain, self.largest)
+
     def next(self, grain: int, besides: Flow | None = None) -> Flow | None:
         waiting = [each for each in self.active() if each is not besides]
-        return min(waiting, key=lambda each: each.order(grain), default=None)
+        return min(waiting, key=lambda each: each.order(self.width(grain)), default=None)
 
     def floor(self, grain: int, besides: Flow | None = None) -> int | None:
         """What a lift gives: the counter of who is next, or, if nobody waits, that of who was the
@@ -83,7 +87,7 @@ class Class:
     def spent(self, grain: int) -> int | None:
         """Up to here a lift gives all that a counter is worth, whoever is next in the grade."""
         found = self.next(grain)
-        return self.floor(grain) if found is None else grade_start(found.counter, grain)
+        return self.floor(grain) if found is None else grade_start(found.counter, self.width(grain))
 
 
 @dataclass(slots=True, eq=False)

@@ -2,8 +2,9 @@
 
 Rules (docs/scheduling.md): within a group, first which class (priority and compartment), the one
 with the oldest claim, handicaps counted; then which agent of that class: of those whose virtual
-token counters lie in the least grade (`grain` wide) the one whose head is the oldest, counted as so
-much younger as it stands back for its size; then which of its requests, the one of the lowest rank.
+token counters lie in the least grade (`grain` wide, but no wider than the largest request) the one
+whose head is the oldest, counted as so much younger as it stands back for its size; then which of
+its requests, the one of the lowest rank.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from _sched.reference_vtc import (
     check_range,
     check_weight,
     clamped_counter,
+    grade_width,
     graded,
     virtual_units,
 )
@@ -148,7 +150,9 @@ class FairQueue:
         stand_back_ns: int = 0,
     ) -> int:
         """Adds a request and returns its handle. `head_since_ns`, as `take` returned it: it was
-        taken and comes back to its old place, without a lift. `stand_back_ns`: for its size."""
+        taken and comes back to its old place, without a lift. `stand_back_ns`: for its size. `lift`:
+        it comes from another group, with the age that it has as a head, and is lifted all the
+        same."""
         check_range("time", now_ns, 0, TIME_NS_MAX)
         check_range("handicap", stand_back_ns, 0, HANDICAP_NS_MAX)
         check_range("time", max(0, head_since_ns), 0, TIME_NS_MAX)
@@ -176,7 +180,9 @@ class FairQueue:
         flow = found.flow
         is_head = flow.sorted()[0] is found
         head_since_ns = flow.head_since_ns if is_head else now_ns
-        flow.counter = clamped_counter(flow.counter + virtual_units(cost, flow.agent.weight))
+        units = virtual_units(cost, flow.agent.weight)
+        flow.counter = clamped_counter(flow.counter + units)
+        flow.of.largest = max(flow.of.largest, units)
         flow.taken = next(self._takes)
         flow.in_flight += 1
         flow.cost_in_flight += cost
@@ -196,8 +202,9 @@ class FairQueue:
         if found is None or found.in_flight == 0:
             return False
         weight = found.agent.weight
-        more = virtual_units(actual, weight) - virtual_units(charged, weight)
-        found.counter = clamped_counter(found.counter + more)
+        units = virtual_units(actual, weight)
+        found.counter = clamped_counter(found.counter + units - virtual_units(charged, weight))
+        found.of.largest = max(found.of.largest, units)
         found.in_flight -= 1
         found.cost_in_flight = max(0, found.cost_in_flight - charged) if found.in_flight else 0
         self._let_go(found)
@@ -220,7 +227,9 @@ class FairQueue:
             flows = each.active()
             if flows and not each.is_closed(closed):
                 key_ns = min(flow.claim_ns for flow in flows) + self._handicap_ns(each)
-                head = min(flows, key=lambda x: x.order(self.grain)).sorted()[0].handle
+                following = each.next(self.grain)
+                assert following is not None
+                head = following.sorted()[0].handle
                 candidates.append((key_ns, each.priority, each.sequence, head))
         if not candidates:
             return None
@@ -238,14 +247,16 @@ class FairQueue:
         counter, taken, rest, since, head_since = {}, {}, {}, {}, {}
         classes = [each for group in set(groups) for each in self._groups[group]]
         classes = [each for each in classes if not each.is_closed(closed)]
+        largest = {each.sequence: each.largest for each in classes}
         for flow in (flow for each in classes for flow in each.active()):
             counter[flow.handle], taken[flow.handle] = flow.counter, flow.taken
             rest[flow.handle], since[flow.handle] = flow.sorted(), flow.claim_ns
             head_since[flow.handle] = flow.head_since_ns
 
         def place(f: int) -> tuple[int, int, int, int]:
-            stand_ns = head_since[f] + rest[f][0].stand_back_ns if self.grain else 0
-            return graded(counter[f], self.grain), stand_ns, taken[f], f
+            width = grade_width(self.grain, largest[self._flows[f].of.sequence])
+            stand_ns = head_since[f] + rest[f][0].stand_back_ns if width else 0
+            return graded(counter[f], width), stand_ns, taken[f], f
 
         order: list[int] = []
         takes = max(taken.values(), default=0)
@@ -264,7 +275,8 @@ class FairQueue:
             since[oldest] = since[best]
             order.append(rest[best].pop(0).handle)
             takes += 1
-            charge = virtual_units(cost, self._flows[best].agent.weight)
+            charge, of = virtual_units(cost, self._flows[best].agent.weight), self._flows[best].of
+            largest[of.sequence] = max(largest[of.sequence], charge)
             counter[best] = clamped_counter(counter[best] + charge)
             taken[best], since[best], head_since[best] = takes, now_ns, now_ns
         return order
@@ -276,6 +288,14 @@ class FairQueue:
         for each in self._groups[group]:
             if (each.priority, each.compartment) == (priority, compartment):
                 return next((f.counter for f in each.flows if f.agent.handle == agent), None)
+        return None
+
+    def grade_of(self, group: int, priority: int, compartment: int, agent: int) -> int | None:
+        """The grade of such a counter, by which it is compared with others of its class."""
+        counter = self.counter_of(group, priority, compartment, agent)
+        for each in self._groups[group]:
+            if (each.priority, each.compartment) == (priority, compartment) and counter is not None:
+                return graded(counter, each.width(self.grain))
         return None
 
     def waiting_of(self, group: int, priority: int, compartment: int, agent: int) -> int:

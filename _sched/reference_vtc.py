@@ -28,9 +28,9 @@ class _Flow:
     is_active: bool = False
     is_parked: bool = False
 
-    def order(self, grain: int) -> tuple[int, int, int, int]:
-        stand_ns = self.stand_ns if grain else 0
-        return graded(self.counter, grain), stand_ns, self.charged, self.handle
+    def order(self, width: int) -> tuple[int, int, int, int]:
+        stand_ns = self.stand_ns if width else 0
+        return graded(self.counter, width), stand_ns, self.charged, self.handle
 
     def parked_order(self) -> tuple[int, int, int]:
         return self.counter, self.charged, self.handle
@@ -46,6 +46,7 @@ class VirtualTokenCounters:
         self._charges = count(1)
         self._classes: set[int] = set()
         self._last: dict[int, _Flow] = {}  # by class, who was the last to stop being active
+        self._largest: dict[int, int] = {}  # by class, what was charged at once, in virtual units
         self._flows: dict[int, _Flow] = {}
 
     def __len__(self) -> int:
@@ -61,6 +62,7 @@ class VirtualTokenCounters:
             return False
         self._classes.remove(of)
         self._last.pop(of, None)
+        self._largest.pop(of, None)
         return True
 
     def add_flow(self, of: int, weight: float) -> int:
@@ -112,6 +114,7 @@ class VirtualTokenCounters:
         if found is None:
             return False
         found.counter = clamped_counter(found.counter + virtual_units(cost, found.weight))
+        self._note_size(found, cost)
         found.charged = next(self._charges)
         found.in_flight += 1
         found.cost_in_flight += cost
@@ -124,6 +127,7 @@ class VirtualTokenCounters:
             return False
         more = virtual_units(actual, found.weight) - virtual_units(charged, found.weight)
         found.counter = clamped_counter(found.counter + more)
+        self._note_size(found, actual)
         found.in_flight -= 1
         found.cost_in_flight = max(0, found.cost_in_flight - charged) if found.in_flight else 0
         return True
@@ -158,7 +162,7 @@ class VirtualTokenCounters:
         if not parked:
             return 0
         if self._next(of) is not None and spent is not None:
-            spent = grade_start(spent, self.grain)
+            spent = grade_start(spent, self._width(of))
         is_spent = spent is not None and parked[0].counter <= spent
         if not is_spent and len(parked) <= self.parked_max:
             return 0
@@ -168,23 +172,37 @@ class VirtualTokenCounters:
     def _of(self, of: int) -> list[_Flow]:
         return [each for each in self._flows.values() if each.of == of]
 
+    def _note_size(self, flow: _Flow, cost: int) -> None:
+        units = virtual_units(cost, flow.weight)
+        self._largest[flow.of] = max(self._largest.get(flow.of, 0), units)
+
+    def _width(self, of: int) -> int:
+        return grade_width(self.grain, self._largest.get(of, 0))
+
     def _next(self, of: int, besides: _Flow | None = None) -> _Flow | None:
         active = [each for each in self._of(of) if each.is_active and each is not besides]
-        return min(active, key=lambda each: each.order(self.grain), default=None)
+        return min(active, key=lambda each: each.order(self._width(of)), default=None)
 
     def _floor(self, of: int, besides: _Flow | None = None) -> int | None:
         found = self._next(of, besides) or self._last.get(of)
         return None if found is None else found.counter
 
 
-def graded(counter: int, grain: int) -> int:
+def grade_width(grain: int, largest: int) -> int:
+    """How wide the grades of a class are, in virtual units, where so much was charged at once at
+    most: never wider than the largest request. 0: there are none."""
+    power_of_two = 1 << (max(largest, 1).bit_length() - 1)
+    return min(grain * VIRTUAL_SCALE, power_of_two)
+
+
+def graded(counter: int, width: int) -> int:
     """Which grade a counter lies in: those in one grade count as served alike."""
-    return counter // (grain * VIRTUAL_SCALE) if grain else counter
+    return counter // width if width else counter
 
 
-def grade_start(counter: int, grain: int) -> int:
+def grade_start(counter: int, width: int) -> int:
     """Where the grade of a counter begins: no counter of the grade is less."""
-    return counter - counter % (grain * VIRTUAL_SCALE) if grain else counter
+    return counter - counter % width if width else counter
 
 
 def virtual_units(cost: int, weight: float) -> int:

@@ -5,7 +5,7 @@ from libc.math cimport isfinite
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from _sched.arena cimport Block, Blocks, block_at
-from _sched.pairing cimport Links, Order
+from _sched.pairing cimport Links, Order, pairing_push, pairing_scatter
 
 cdef enum:
     UNITS_PER_COST = 1000    # virtual units per unit of cost at weight 1
@@ -29,7 +29,7 @@ cdef struct FlowCounter:
     Links links              # in its class's heap of active flows, or in that of parked ones
     uint32_t of              # the class
     int64_t counter
-    int64_t grade            # counter / grain
+    int64_t grade            # counter / width of a grade, while it is active
     int64_t stand_ns         # among those of one grade, the least is next
     uint64_t charged         # the number of its last charge; 0: never
     uint64_t sequence        # breaks ties: the older first
@@ -45,6 +45,8 @@ cdef struct CounterClass:
     uint32_t parked          # the heap of its parked ones, least counter first
     uint32_t last            # the flow that was the last to leave the active ones, while it is kept
     int64_t last_counter     # its counter when it was forgotten; NEVER: none has left yet
+    int64_t largest          # what was charged at once at most
+    int64_t width            # of a grade, in virtual units; 0: there are none
     uint32_t flows
     uint32_t actives
     uint32_t parks
@@ -103,7 +105,7 @@ cdef class VirtualTokenCounters:
     cdef Blocks flows
     cdef Blocks classes
     cdef readonly uint32_t parked_max
-    cdef int64_t grade_units     # how wide a grade is, in virtual units; 0: there are none
+    cdef int64_t grain_units     # how wide a grade is at most; 0: there are none
     cdef uint64_t _sequence
     cdef uint64_t _charges
     cdef uint32_t _unchecked     # changes since the last check of a debug build
@@ -118,10 +120,10 @@ cdef class VirtualTokenCounters:
     cdef void stand(self, uint32_t slot, int64_t stand_ns) noexcept nogil
     cdef void bill(self, uint32_t slot, int64_t cost, int64_t stand_ns) noexcept nogil
     cdef void end(self, uint32_t slot, int64_t charged, int64_t actual) noexcept nogil
+    cdef void _note_size(self, uint32_t of, int64_t units) noexcept nogil
     cdef void reweigh(self, uint32_t slot, double weight) noexcept nogil
     cdef void put_by(self, uint32_t slot) noexcept nogil
     cdef uint32_t spent(self, uint32_t of) noexcept nogil
-    cdef void set_grain(self, int64_t cost) noexcept nogil
     cdef void _rekey(self, uint32_t slot, int64_t counter, int64_t stand_ns) noexcept nogil
     cdef int64_t floor(self, uint32_t of) noexcept nogil
     cdef int _changed(self) except -1
@@ -143,11 +145,38 @@ cdef inline Order parked_order(VirtualTokenCounters all) noexcept nogil:
 
 cdef inline Order active_order(VirtualTokenCounters all) noexcept nogil:
     """Of the active flows of a class; without grades stands play no part."""
-    if all.grade_units == 0:
+    if all.grain_units == 0:
         return parked_order(all)
     return Order(all.flows.memory, sizeof(FlowCounter), sizeof(Block), is_before_in_grades)
 
 
 @cython.cdivision(True)
-cdef inline int64_t grade_of(int64_t counter, int64_t grade_units) noexcept nogil:
-    return counter // grade_units if grade_units != 0 else counter
+cdef inline int64_t grade_of(int64_t counter, int64_t width) noexcept nogil:
+    return counter // width if width != 0 else counter
+
+
+cdef inline int64_t width_of(int64_t grain_units, int64_t largest) noexcept nogil:
+    """The largest power of two that the largest charge holds, and the grain at most. So a grade is
+    never wider than a request, and seldom another one."""
+    cdef int64_t width = 1
+    while width <= largest >> 1 and width < grain_units:
+        width <<= 1
+    return min(width, grain_units)
+
+
+cdef inline void regrade(VirtualTokenCounters all, uint32_t slot) noexcept nogil:
+    """The grades of a class are as wide as they should be. O(its active flows) where they were
+    not, which is as often as its largest charge doubles."""
+    cdef CounterClass* of = class_at(all, slot)
+    cdef int64_t width = width_of(all.grain_units, of.largest)
+    if width == of.width:
+        return
+    of.width = width
+    cdef Order order = active_order(all)
+    cdef uint32_t rest = of.active
+    cdef uint32_t each = pairing_scatter(&order, &rest)
+    of.active = 0
+    while each != 0:
+        counter_at(all, each).grade = grade_of(counter_at(all, each).counter, width)
+        pairing_push(&order, &of.active, each)
+        each = pairing_scatter(&order, &rest)

@@ -4,9 +4,10 @@ from typing import final
 class VirtualTokenCounters:
     """Flows in classes; of the active ones of a class the one served least per weight is next.
 
-    With a grain, counters are told apart by grades of that width alone (as a cost), and of the
-    flows in the least grade the one of the least stand is next. Without, stands play no part. Costs
-    are whole numbers from 0 to 2**40, weights positive and finite (ValueError otherwise).
+    With a grain, counters are told apart by grades of that width alone (as a cost, and no wider
+    than the power of two up to the largest charge), and of the flows in the least grade the one of
+    the least stand is next. Without, stands play no part. Costs are whole numbers from 0 to 2**40,
+    weights positive and finite (ValueError otherwise).
     Source: VTC, arXiv 2401.00588; what a lift gives while nothing waits follows start-time fair
     queueing (Goyal, Vin, Cheng 1996), but not its virtual time, as charges here are estimates.
     """

@@ -4,12 +4,12 @@
 Each flow has a counter of what it was served, in virtual units: cost * 1000 / weight, truncated.
 The next is the active flow with the least (VTC, arXiv 2401.00588). With a grain, counters are told
 apart by grades of that width alone, and of those in the least grade the one of the least stand is
-next. Who returns from idling is lifted to the floor of the class: the counter of who is next there,
-or, where nobody is, of the one that was the last to leave them, as it is now. (The highest counter
-ever served would not do: charges are estimates, and a newcomer would pay for one that was too high.
-Nor the least of those in flight: one long request would hold it back for as long as it runs.)
-A flow that idles above where the least grade begins is parked, so that leaving does not clear its
-counter; below, a lift gives it all it had.
+next; no grade is wider than the largest charge, so that nobody gets two requests ahead by it. Who
+returns from idling is lifted to the floor of the class: the counter of who is next there, or, where
+nobody is, of the one that was the last to leave them, as it is now. (The highest counter ever
+served would not do: charges are estimates, and a newcomer would pay for one that was too high. Nor
+the least of those in flight: one long request would hold it back for as long as it runs.)
+A flow that idles above where the least grade begins is parked; below, a lift gives it all it had.
 """
 cimport cython
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -36,7 +36,7 @@ cdef class VirtualTokenCounters:
 
     def __cinit__(self, uint32_t parked_max=1024, int64_t grain=0):
         self.parked_max = parked_max
-        self.grade_units = check_grain(grain) * UNITS_PER_COST
+        self.grain_units = check_grain(grain) * UNITS_PER_COST
         blocks_open(&self.flows, sizeof(FlowCounter), SLOTS_MAX)
         blocks_open(&self.classes, sizeof(CounterClass), SLOTS_MAX)
 
@@ -98,11 +98,15 @@ cdef class VirtualTokenCounters:
 
     @property
     def grain(self):
-        return self.grade_units // UNITS_PER_COST
+        return self.grain_units // UNITS_PER_COST
 
     @grain.setter
     def grain(self, int64_t grain):
-        self.set_grain(check_grain(grain))
+        cdef uint32_t of
+        self.grain_units = check_grain(grain) * UNITS_PER_COST
+        for of in range(1, self.classes.used):
+            if slot_is_live(&self.classes, of):
+                regrade(self, of)
         self._changed()
 
     def activate(self, uint64_t flow, bint lift=True, int64_t stand_ns=0):
@@ -210,6 +214,7 @@ cdef class VirtualTokenCounters:
     cdef uint32_t open(self) noexcept nogil:
         cdef uint32_t slot = blocks_take(&self.classes)
         class_at(self, slot).last_counter = NEVER
+        class_at(self, slot).width = width_of(self.grain_units, 0)
         return slot
 
     cdef void close(self, uint32_t of) noexcept nogil:
@@ -272,20 +277,29 @@ cdef class VirtualTokenCounters:
             self.leave(slot)
         self._charges += 1
         flow.charged = self._charges
-        self._rekey(slot, flow.counter + units_of(cost, flow.weight), stand_ns)
+        cdef int64_t units = units_of(cost, flow.weight)
+        self._rekey(slot, flow.counter + units, stand_ns)
+        self._note_size(flow.of, units)
         flow.in_flight += 1
         flow.cost_in_flight += cost
 
     cdef void end(self, uint32_t slot, int64_t charged, int64_t actual) noexcept nogil:
         """Settles one charge. The flow has something in flight."""
         cdef FlowCounter* flow = counter_at(self, slot)
-        cdef int64_t more = units_of(actual, flow.weight) - units_of(charged, flow.weight)
+        cdef int64_t units = units_of(actual, flow.weight)
+        cdef int64_t more = units - units_of(charged, flow.weight)
         flow.in_flight -= 1
         flow.cost_in_flight = max(flow.cost_in_flight - charged, <int64_t> 0)
         if flow.in_flight == 0:
             flow.cost_in_flight = 0
         if more != 0:
             self._rekey(slot, flow.counter + more, flow.stand_ns)
+        self._note_size(flow.of, units)
+
+    cdef void _note_size(self, uint32_t of, int64_t units) noexcept nogil:
+        if units > class_at(self, of).largest:
+            class_at(self, of).largest = units
+            regrade(self, of)
 
     cdef void reweigh(self, uint32_t slot, double weight) noexcept nogil:
         """What is in flight is charged anew, so that it can be settled by this weight."""
@@ -294,21 +308,6 @@ cdef class VirtualTokenCounters:
         flow.weight = weight
         more += units_of(flow.cost_in_flight, weight)
         self._rekey(slot, flow.counter + more, flow.stand_ns)
-
-    cdef void set_grain(self, int64_t cost) noexcept nogil:
-        """All grades are other ones now. O(n): only an operator does this."""
-        cdef uint32_t slot
-        cdef FlowCounter* flow
-        self.grade_units = cost * UNITS_PER_COST
-        cdef Order order = active_order(self)
-        for slot in range(1, self.classes.used):
-            class_at(self, slot).active = 0
-        for slot in range(1, self.flows.used):
-            flow = counter_at(self, slot)
-            flow.grade = grade_of(flow.counter, self.grade_units)
-            if slot_is_live(&self.flows, slot) and flow.state == ACTIVE:
-                flow.links.child = flow.links.next = flow.links.prev = 0
-                pairing_push(&order, &class_at(self, flow.of).active, slot)
 
     cdef void put_by(self, uint32_t slot) noexcept nogil:
         """To the parked ones, from those that are out."""
@@ -325,14 +324,14 @@ cdef class VirtualTokenCounters:
         if found.parked == 0 or found.parks > self.parked_max:
             return found.parked
         cdef int64_t worth = self.floor(of)
-        if found.active != 0 and self.grade_units != 0:  # a lift gives this, whoever is next there
-            worth = counter_at(self, found.active).grade * self.grade_units
+        if found.active != 0 and found.width != 0:  # a lift gives this, whoever is next there
+            worth = counter_at(self, found.active).grade * found.width
         return found.parked if counter_at(self, found.parked).counter <= worth else 0
 
     cdef int64_t floor(self, uint32_t of) noexcept nogil:
         """The counter that a lift gives; NEVER where nobody is or was active."""
         cdef CounterClass* found = class_at(self, of)
-        cdef uint32_t slot = found.active if found.active != 0 else found.last
+        cdef uint32_t slot = found.active or found.last
         return counter_at(self, slot).counter if slot != 0 else found.last_counter
 
     cdef void _rekey(self, uint32_t slot, int64_t counter, int64_t stand_ns) noexcept nogil:
@@ -343,7 +342,7 @@ cdef class VirtualTokenCounters:
         if flow.state != OUT:
             pairing_remove(&order, heap, slot)
         flow.counter = min(max(counter, <int64_t> 0), COUNTER_MAX)
-        flow.grade = grade_of(flow.counter, self.grade_units)
+        flow.grade = grade_of(flow.counter, of.width)
         flow.stand_ns = stand_ns
         if flow.state != OUT:
             pairing_push(&order, heap, slot)
@@ -368,9 +367,6 @@ cdef class VirtualTokenCounters:
         for slot in range(1, self.flows.used):
             if slot_is_live(&self.flows, slot):
                 assert 0 <= counter_at(self, slot).counter <= COUNTER_MAX, "a counter is absurd"
-                assert counter_at(self, slot).grade == grade_of(
-                    counter_at(self, slot).counter, self.grade_units
-                ), "a counter is not of its grade"
                 assert slot_is_live(&self.classes, counter_at(self, slot).of), "its class is gone"
         return 0
 
@@ -380,11 +376,15 @@ cdef class VirtualTokenCounters:
         cdef Order parked = parked_order(self)
         cdef uint32_t slot = found.active
         cdef uint32_t actives = 0, parks = 0
+        assert found.width == width_of(self.grain_units, found.largest), "grades are too wide"
         check_order(&order, found.active)
         check_order(&parked, found.parked)
         while slot != 0:
             assert counter_at(self, slot).of == of, "a flow is in another class's heap"
             assert counter_at(self, slot).state == ACTIVE, "what is not active is among the active"
+            assert counter_at(self, slot).grade == grade_of(
+                counter_at(self, slot).counter, found.width
+            ), "a counter is not of its grade"
             actives += 1
             slot = pairing_walk(&order, slot)
         slot = found.parked

@@ -117,6 +117,12 @@ class QueueConfig(Section):
 
     # Each step of priority stands back 5 s, so that priority 10 is at most 45 s behind priority 1.
     handicap_ms_per_priority: int = Field(default=5_000, ge=0, le=3_600_000)
+    # A request stands back by so many times the time it probably runs: what is short does not wait
+    # behind what is long, and what is long still ages into its turn (docs/adr/0020).
+    size_handicap: float = Field(default=3.5, ge=0, le=1_000)
+    # That is among agents that were served alike to within so much; a few requests of usual length.
+    # 0: sizes play no part.
+    fairness_grain_tokens: int = Field(default=4_096, ge=0, le=1_000_000_000)
     # Often enough to see a queue move, seldom enough to cost nothing.
     announce_interval_ms: int = Field(default=1_000, ge=50, le=600_000)
     # Which of an agent's own requests of one priority is first: the oldest, or the one due first.

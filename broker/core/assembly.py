@@ -67,14 +67,22 @@ class Assembly(ABC):
         self.timers = Timers()
         self.bulkheads = Bulkheads(policy.agents.bulkheads)
         self.room = WaitingRoom(policy.queue.room_max)
-        self._queue = FairQueue(policy.queue.handicap_ns_per_priority)
+        self._queue = FairQueue(
+            policy.queue.handicap_ns_per_priority, grain=policy.queue.fairness_grain
+        )
         self._quotas = quotas = Quotas(policy.agents)
         self.agents = Agents(policy.agents, self._queue, quotas, self.bulkheads)
         self._changed: dict[str, None] = {}  # runners for which what waits may stand elsewhere
         self.backends = {each.name: BackendState(each) for each in policy.backends}
         self._offers = Offers(policy.degradation, self.backends, self.bulkheads)
         self.backlog = Backlog(
-            self._queue, self.bulkheads, self._offers, self.tally, self.estimates, self._note
+            policy.queue,
+            self._queue,
+            self.bulkheads,
+            self._offers,
+            self.tally,
+            self.estimates,
+            self._note,
         )
         self._effects: list[Effect] = []
         self.residencies = Residencies(

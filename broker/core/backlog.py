@@ -13,7 +13,7 @@ from broker.core.errors import InvariantBroken
 from broker.core.estimates import Estimates
 from broker.core.lifecycle import State
 from broker.core.offers import NOTHING, Offers
-from broker.core.queueing import Line, LineKey
+from broker.core.queueing import Line, LineKey, QueuePolicy
 from broker.core.record import Record
 from broker.core.tally import Tally
 
@@ -44,6 +44,7 @@ class Backlog:
         "_first",
         "_idle",
         "_note",
+        "_policy",
         "_queue",
         "_tally",
         "_waiting",
@@ -56,6 +57,7 @@ class Backlog:
 
     def __init__(
         self,
+        policy: QueuePolicy,
         queue: FairQueue,
         bulkheads: Bulkheads,
         offers: Offers,
@@ -69,12 +71,20 @@ class Backlog:
         self.bulkheads = bulkheads
         self.offers = offers
         self._first: dict[LineKey, Line] = {}  # kept only while the level holds something back
+        self._policy = policy
         self._queue = queue
         self._idle: dict[LineKey, Line] = {}  # of which something runs and nothing waits
         self._waiting: list[Record | None] = []  # by the slot of the queue's handle
         self._tally = tally
         self._estimates = estimates
         self._note = note
+
+    def configure(self, policy: QueuePolicy) -> None:
+        """What waits is ordered by this from now on, but keeps the size that it was put down at."""
+        self._policy = policy
+        self._queue.handicap_ns_per_priority = policy.handicap_ns_per_priority
+        if self._queue.grain != policy.fairness_grain:
+            self._queue.grain = policy.fairness_grain
 
     @property
     def is_holding(self) -> bool:
@@ -99,6 +109,7 @@ class Backlog:
             record.arrived_ns,
             now_ns,
             record.head_since_ns,
+            self._policy.stand_back_ns(record.service_ns),
         )
         slot = record.entry & SLOT_MASK
         if slot >= len(self._waiting):

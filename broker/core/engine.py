@@ -250,7 +250,7 @@ class Engine(Assembly):
         for scope in self.agents.configure(policy.agents, now_ns):
             self._operations.forgotten(scope)
         self.ledger.limit(self.agents.compartment, now_ns)
-        self._queue.handicap_ns_per_priority = policy.queue.handicap_ns_per_priority
+        self.backlog.configure(policy.queue)
         self._arrivals.configure(policy.queue)
         self._attempts.policy = policy.queue
         self.retries.configure(policy.retry)

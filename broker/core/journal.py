@@ -33,6 +33,7 @@ class Start(NamedTuple):
     held: int  # mask of what the level let go after the others
     was_boosted: bool
     is_small_first: bool  # the level let small models go first, and its own is one
+    service_ns: int  # how long it was thought to run
 
 
 class Ended(NamedTuple):
@@ -81,6 +82,7 @@ class Journal:
                 held,
                 record.agent.weight > record.agent.type.weight,
                 is_small_first,
+                record.service_ns,
             )
         )
 

@@ -1,23 +1,27 @@
 """Who is next among the requests that one runner could serve.
 
 One line per (runner, context size). Within a line: first which priority, the one with the oldest
-claim, handicap(priority) added; then which agent of that priority, the one with the least virtual
-token counter; then which request of that agent, first come or by deadline. A claim is as old as an
-agent's head, and a turn uses up the oldest. So a lower priority ages into its turn, and the long
-tail of one agent's flood does not age at all (docs/adr/0011). The rules live in
-`_sched.queue`; a line is a group of its queue.
+claim, handicap(priority) added; then which agent of that priority: of those that were served alike,
+to within a grain, the one whose head is the oldest, handicap(size) added; then which request of
+that agent, first come or by deadline. A claim is as old as an agent's head, and a turn uses up the
+oldest. So a lower priority ages into its turn, a long request into its own, and the long tail of
+one agent's flood does not age at all (docs/adr/0011, 0020). The rules live in `_sched.queue`; a
+line is a group of its queue.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from _sched.queue import FairQueue
 from broker.core.bulkheads import Bulkheads
 
 LineKey = tuple[str, int]  # (runner, context size; 0: the usual one)
+
+# A request that stood back for longer than this would not be reached within its deadline either.
+STAND_BACK_NS_MAX: Final = 86_400 * 1_000_000_000
 
 
 class AgentOrder(Enum):
@@ -32,7 +36,9 @@ class QueuePolicy:
     """How long each step of priority makes a request stand back, and how much may wait.
 
     `handicap_ns_per_priority`: a request of priority p is ordered as if it had become its agent's
-    head (p - 1) such steps later. `queued_max`: requests that wait at once, over all lines (the
+    head (p - 1) such steps later. `size_handicap`: as if it had become that later by so many times
+    the time that it probably runs, among agents whose served cost differs by less than
+    `fairness_grain`; a grain of 0 lets sizes play no part. `queued_max`: requests that wait at once, over all lines (the
     seed's 1,000); `queued_per_agent_max` of one agent; `live_max` bounds those that run as well.
     The waiting room takes up to `room_max` requests of priority `room_priority_worst` and better
     for `room_wait_ns` while the queue is full. From `slow_down_share` of a limit on, agents are
@@ -42,6 +48,8 @@ class QueuePolicy:
     """
 
     handicap_ns_per_priority: int = 5_000_000_000
+    size_handicap: float = 3.5
+    fairness_grain: int = 4_096
     agent_order: AgentOrder = AgentOrder.ARRIVAL
     queued_max: int = 1_000
     queued_per_agent_max: int = 1_000
@@ -65,12 +73,18 @@ class QueuePolicy:
             raise ValueError("limits of the queue and of the waiting room must be positive")
         if self.handicap_ns_per_priority < 0 or self.announce_interval_ns <= 0:
             raise ValueError("handicap must not be negative, announce interval must be positive")
+        if self.size_handicap < 0 or self.fairness_grain < 0:
+            raise ValueError("the handicap of sizes and the grain must not be negative")
         if not (0 < self.slow_down_early_share <= 1 and 0 < self.slow_down_share <= 1):
             raise ValueError("slow_down shares must be in (0, 1]")
         if self.deadline_margin < 1:
             raise ValueError("deadline_margin must be at least 1")
         if min(self.prompt_token_cost, self.output_token_cost) < 0:
             raise ValueError("costs of tokens must not be negative")
+
+    def stand_back_ns(self, service_ns: int) -> int:
+        """How much younger a request of this size counts as."""
+        return min(int(self.size_handicap * service_ns), STAND_BACK_NS_MAX)
 
 
 class Head(NamedTuple):

@@ -37,7 +37,10 @@ class Rule:
     PRIORITY: Final = "priority: its own is better"
     AGEING: Final = "ageing: a first request of its class had waited for longer"
     BOOST: Final = "fair share: an operator boosted its agent"
-    FAIR_SHARE: Final = "fair share: its agent had been served less"
+    SIZE: Final = "size or fair share: it is shorter, or its agent had been served less"
+    FAIR_SHARE: Final = (
+        "fair share: its agent had been served less, or as much and had waited for longer"
+    )
 
 
 def explain(engine: Engine, key: RequestKey, now_ns: int) -> Explanation:
@@ -250,4 +253,7 @@ def _rule(engine: Engine, record: Record, start: Start) -> str:
         return Rule.AGEING
     if start.key[0] == agent.id:
         return Rule.OWN_ORDER
-    return Rule.BOOST if start.was_boosted else Rule.FAIR_SHARE
+    if start.was_boosted:
+        return Rule.BOOST
+    is_shorter = start.service_ns < record.service_ns and engine.policy.queue.fairness_grain
+    return Rule.SIZE if is_shorter else Rule.FAIR_SHARE

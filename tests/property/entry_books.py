@@ -32,6 +32,7 @@ class Live:
     is_back: bool = False  # it had a slot and lost it
 
     rank: int = 0  # its place among its agent's requests
+    service_ns: int = 0  # how long it probably runs, as it looked when it came
     tries: int = 0
     begun_by: str = ""  # the runner of the pieces that are kept
     tries_free: int = 0  # of these, closed for a cure

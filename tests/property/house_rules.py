@@ -120,13 +120,18 @@ class House:
 _SMALLER: Final = replace(
     _SHARED,
     queue=replace(
-        _QUEUE, queued_max=2, queued_per_agent_max=1, room_max=1, handicap_ns_per_priority=SECOND_NS
+        _QUEUE,
+        queued_max=2,
+        queued_per_agent_max=1,
+        room_max=1,
+        handicap_ns_per_priority=SECOND_NS,
+        fairness_grain=0,
     ),
     agents=replace(_OPEN, bulkheads={"gold": 1, "silver": 1}),
 )
 _SLOWER: Final = replace(
     _METERED,
-    queue=replace(_QUEUE, queued_max=12, room_max=4),
+    queue=replace(_QUEUE, queued_max=12, room_max=4, size_handicap=30.0, fairness_grain=20),
     agents=replace(
         _types(
             replace(_GOLD, weight=1.0, requests=BucketPolicy(per_minute=6.0, burst=1.0)),

@@ -28,6 +28,7 @@ class Waiting:
     live: Live
     line: LineKey
     entry: int = 0
+    stand_back_ns: int = 0  # for its size, as it was when it entered
     overtakings: list[int] = field(default_factory=list)
     has_moved: bool = False  # to the line of a model that was pulled anew
     rules: Counter[str] = field(default_factory=Counter)
@@ -51,7 +52,8 @@ class OrderBooks:
         self.waiting: dict[RequestKey, Waiting] = {}
         self.running: Counter[str] = Counter()  # by compartment
         self._operators = operators
-        self._queue = FairQueue(operators.policy.queue.handicap_ns_per_priority)
+        policy = operators.policy.queue
+        self._queue = FairQueue(policy.handicap_ns_per_priority, grain=policy.fairness_grain)
         self._agents: dict[str, int] = {}
         self._groups: dict[LineKey, int] = {}
         self._bits: dict[str, int] = {NOT_LIMITED: 0}
@@ -62,7 +64,9 @@ class OrderBooks:
     def refit(self, agents: Iterable[str]) -> None:
         """Weights, pauses and handicaps are those in force. Who returns first of several that
         return at once, in this order, is the floor for the others."""
-        self._queue.handicap_ns_per_priority = self._operators.policy.queue.handicap_ns_per_priority
+        policy = self._operators.policy.queue
+        self._queue.handicap_ns_per_priority = policy.handicap_ns_per_priority
+        self._queue.grain = policy.fairness_grain
         for agent in agents:
             if agent in self._agents:
                 self._queue.set_weight(self._agents[agent], self._operators.weight(agent))
@@ -90,6 +94,7 @@ class OrderBooks:
             self.refit([agent])
         if waiting.line not in self._groups:
             self._groups[waiting.line] = self._queue.open_group()
+        waiting.stand_back_ns = int(self._operators.policy.queue.size_handicap * live.service_ns)
         waiting.entry = self._queue.push(
             self._groups[waiting.line],
             live.priority,
@@ -99,6 +104,7 @@ class OrderBooks:
             live.arrived_ns,
             now_ns,
             head_since_ns,
+            waiting.stand_back_ns,
         )
         self.waiting[live.key] = waiting
         self._look_for_head(waiting, head_since_ns if head_since_ns >= 0 else now_ns)
@@ -172,8 +178,9 @@ class OrderBooks:
 
     def _check_turn(self, waiting: Waiting, fitting: set[LineKey]) -> None:
         """Its class has the oldest claim of all that could run, handicaps counted (the oracle of
-        the queue keeps the claims), its agent was served least in its class, and it is the head of
-        its agent. What could run is of no paused agent and in no compartment that is full. What the
+        the queue keeps the claims), no other agent of its class is in a lower grade, nor in the
+        same one with an older head, sizes considered, and it is the head of its agent. What could
+        run is of no paused agent and in no compartment that is full. What the
         level holds back runs after all that it does not, and not at all where memory is short."""
         is_held = self._is_held(waiting)
         assert not self._is_barred(waiting), "the level does not let it run"
@@ -188,7 +195,7 @@ class OrderBooks:
         ]
         may_run = [each for each in could_run if self._is_held(each) == is_held]
         assert not is_held or may_run == could_run, "it ran before one that goes first"
-        mine, counter = self._class(waiting), self._counter(waiting)
+        mine, order = self._class(waiting), self._order(waiting)
         assert self._is_head(waiting), f"{waiting.live.key} was not its agent's head"
         closed = sum(1 << bit for name, bit in self._bits.items() if self.is_closed(name))
         # Whose class is held is closed to the others; all of a line are one model's.
@@ -205,7 +212,7 @@ class OrderBooks:
         assert of_line[1] == waiting.live.priority, f"{waiting.live.key}: another's claim is older"
         for each in may_run:
             if self._class(each) == mine:
-                assert counter <= self._counter(each), f"{waiting.live.key} had been served more"
+                assert order <= self._order(each), f"{waiting.live.key} was not the next"
 
     def _is_barred(self, waiting: Waiting) -> bool:
         return self._levels.bars(waiting.live, waiting.line)
@@ -226,16 +233,24 @@ class OrderBooks:
     def _is_head(self, waiting: Waiting) -> bool:
         return self._heads[self._flow(waiting)][0] == waiting.live.key
 
-    def _counter(self, waiting: Waiting) -> int:
+    def _grade(self, waiting: Waiting) -> int:
+        """What its agent was served, as far as that is told apart."""
         live = waiting.live
-        counter = self._queue.counter_of(
+        grade = self._queue.grade_of(
             self._groups[waiting.line],
             live.priority,
             self._bit(live.compartment),
             self._agents[live.key[0]],
         )
-        assert counter is not None
-        return counter
+        assert grade is not None
+        return grade
+
+    def _order(self, waiting: Waiting) -> tuple[int, int]:
+        """Of a head."""
+        if not self._operators.policy.queue.fairness_grain:
+            return self._grade(waiting), 0
+        head_since_ns = self._heads[self._flow(waiting)][1]
+        return self._grade(waiting), head_since_ns + waiting.stand_back_ns
 
     def _rules(self, late: Waiting, early: Waiting) -> set[str]:
         """By which rules `early`, which came later, may truly be said to start before `late`."""
@@ -257,12 +272,20 @@ class OrderBooks:
             rules.add(Rule.PRIORITY)
         elif self._class(late) != self._class(early):
             rules.add(Rule.AGEING)
-        elif late.live.key[0] == early.live.key[0]:
-            rules.add(Rule.OWN_ORDER)
-        elif self._counter(early) <= self._counter(late):
-            rules.add(Rule.FAIR_SHARE)
-            if self._operators.is_boosted(early.live.key[0]):
-                rules.add(Rule.BOOST)
+        else:
+            rules |= self._rules_in_class(late, early)
+        return rules
+
+    def _rules_in_class(self, late: Waiting, early: Waiting) -> set[str]:
+        if late.live.key[0] == early.live.key[0]:
+            return {Rule.OWN_ORDER}
+        if self._grade(early) > self._grade(late):
+            return set()
+        rules = {Rule.FAIR_SHARE}
+        if early.live.service_ns < late.live.service_ns:
+            rules.add(Rule.SIZE)
+        if self._operators.is_boosted(early.live.key[0]):
+            rules.add(Rule.BOOST)
         return rules
 
     # The end of a start

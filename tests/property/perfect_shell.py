@@ -275,6 +275,7 @@ class PerfectShell:
         elif not stands and live.where in (Where.NOWHERE, Where.ROOM):
             self.entry.enter(live)
             line = self.engine.records[effect.key].line
+            live.service_ns = self.engine.records[effect.key].service_ns
             if isinstance(self.turn, Arrived) and self.turn.spec.key == effect.key:
                 self.levels.check_entered(live, line)
             self.order.enter(live, line, self.now_ns)

@@ -266,6 +266,8 @@ def test_what_is_played_forward_is_the_order_of_taking_if_time_stands_still() ->
         {"room_max": -1},
         {"room_wait_ns": 0},
         {"handicap_ns_per_priority": -1},
+        {"size_handicap": -0.1},
+        {"fairness_grain": -1},
         {"announce_interval_ns": 0},
         {"slow_down_share": 0.0},
         {"slow_down_share": 1.1},

@@ -60,6 +60,8 @@ def test_times_and_limits_reach_the_engine_in_its_own_unit() -> None:
         ),
         queue=QueueConfig(
             handicap_ms_per_priority=11,
+            size_handicap=1.25,
+            fairness_grain_tokens=77,
             announce_interval_ms=60,
             agent_order="deadline",
             room_max=12,
@@ -81,6 +83,8 @@ def test_times_and_limits_reach_the_engine_in_its_own_unit() -> None:
     policy = engine_policy(config)
     assert policy.queue == QueuePolicy(
         handicap_ns_per_priority=11 * MS,
+        size_handicap=1.25,
+        fairness_grain=77,
         agent_order=AgentOrder.DEADLINE,
         queued_max=7,
         queued_per_agent_max=3,
