@@ -19,9 +19,8 @@ from broker.sim.ollama_catalogue import parse_name
 from broker.sim.ollama_model_card import SimModel
 from broker.sim.trace_row import TraceRow
 from broker.sim.workload import hash_of
-from broker.sim.workload_file import Workload
 from broker.sim.workload_problem import Problem, WorkloadProblems
-from broker.sim.workload_spec import AgentsDraft
+from broker.sim.workload_spec import AgentsDraft, Workload
 
 SECOND_NS: Final = 1_000_000_000
 SESSIONS_MAX: Final = 1_000_000

@@ -19,8 +19,8 @@ from broker.sim.fleet import Fleet, Job
 from broker.sim.ollama_model_card import SimModel
 from broker.sim.recording import Recording, Stretch
 from broker.sim.sessions import SECOND_NS, Session, Sessions
-from broker.sim.workload_file import Workload
 from broker.sim.workload_sites import Backend, models_of, site_of
+from broker.sim.workload_spec import Workload
 from broker.sim.world import World
 
 LOOK_EVERY_NS: Final = SECOND_NS

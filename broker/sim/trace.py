@@ -11,35 +11,17 @@ Sources: the columns of the Azure LLM inference traces (2023, 2024) and of Moonc
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from enum import Enum
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from broker.sim.trace_csv import csv_reader
 from broker.sim.trace_jsonl import JsonLines, is_log_line
-from broker.sim.trace_row import Misplaced, ReadRow, TraceRow
+from broker.sim.trace_row import ROWS_MAX, Misplaced, ReadRow, Trace, TraceKind, TraceRow
 from broker.sim.workload_problem import PROBLEMS_MAX, Problem, WorkloadProblems
 
-ROWS_MAX: Final = 1_000_000
 LINE_BYTES_MAX: Final = 1_048_576  # the longest prompt of a trace names some hundreds of blocks
-
-
-class TraceKind(Enum):
-    CSV = "CSV"
-    JSON_LINES = "JSON lines"
-    REQUEST_LOG = "request log"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trace:
-    """`skipped` lines were about something else, as most of a daemon's log are."""
-
-    source: str
-    kind: TraceKind
-    rows: tuple[TraceRow, ...]
-    skipped: int = 0
 
 
 def read_trace(path: Path, *, rows_max: int = ROWS_MAX) -> Trace:

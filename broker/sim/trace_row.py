@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from enum import Enum
 from typing import Final
 
 from broker.core.requests import PRIORITY_HIGHEST, PRIORITY_LOWEST
 from broker.sim.workload_problem import shown
 
+ROWS_MAX: Final = 1_000_000  # of one trace
 TOKENS_MAX: Final = 10_000_000  # the largest context in Ollama's library
 ARRIVAL_MS_MAX: Final = 1e13  # a moment of the present century in Unix milliseconds
 WORD_LENGTH_MAX: Final = 256
@@ -89,3 +91,19 @@ def _unix_ns_of(text: str) -> int:
         return (moment - _UNIX_EPOCH) // timedelta(microseconds=1) * 1000
     except (ValueError, OverflowError):
         raise ValueError(f"is {shown(text)}; must be a date and time") from None
+
+
+class TraceKind(Enum):
+    CSV = "CSV"
+    JSON_LINES = "JSON lines"
+    REQUEST_LOG = "request log"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """`skipped` lines were about something else, as most of a daemon's log are."""
+
+    source: str
+    kind: TraceKind
+    rows: tuple[TraceRow, ...]
+    skipped: int = 0

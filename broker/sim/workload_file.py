@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Final
@@ -22,13 +21,15 @@ from broker.sim.ollama_catalogue import default_catalogue, parse_name
 from broker.sim.ollama_model_card import SimModel
 from broker.sim.toml_places import Path as KeyPath
 from broker.sim.toml_places import TomlPlaces
-from broker.sim.trace import Trace, read_trace
+from broker.sim.trace import read_trace
+from broker.sim.trace_row import Trace
 from broker.sim.workload_problem import Problem, WorkloadProblems, shown
 from broker.sim.workload_spec import (
     AgentsDraft,
     BackendDraft,
     ModelDraft,
     TraceDraft,
+    Workload,
     WorkloadSpec,
 )
 
@@ -60,18 +61,6 @@ _WORDS: Final = {
     "value_error": "{error}",
 }
 _WITHOUT_VALUE: Final = frozenset({"missing", "too_short", "too_long", "model_type", "value_error"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workload:
-    """What a file asks for. `assumed` says in sentences what it left open; `assumed_backends` is
-    one of them, for who takes other backends."""
-
-    source: str
-    spec: WorkloadSpec
-    trace: Trace | None
-    assumed: tuple[str, ...]
-    assumed_backends: str = ""
 
 
 def read_workload(path: Path, *, requests_max: int | None = None) -> Workload:

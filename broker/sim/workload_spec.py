@@ -7,13 +7,13 @@ the bundled simulator knows by name, its figures there. All problems are found t
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, Strict, model_validator
 
 from broker.core.requests import PRIORITY_DEFAULT, PRIORITY_HIGHEST, PRIORITY_LOWEST
-from broker.sim.trace import ROWS_MAX
-from broker.sim.trace_row import TOKENS_MAX
+from broker.sim.trace_row import ROWS_MAX, TOKENS_MAX, Trace
 from broker.sim.workload_problem import shown
 
 COUNT_MAX: Final = 100_000
@@ -138,3 +138,15 @@ class WorkloadSpec(Section):
     backends: Annotated[tuple[BackendDraft, ...], Array, Field(min_length=1, max_length=64)]
     agents: Annotated[tuple[AgentsDraft, ...], Array, Field(max_length=1_000)] = ()
     trace: TraceDraft | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """What a file asks for. `assumed` says in sentences what it left open; `assumed_backends` is
+    one of them, for who takes other backends."""
+
+    source: str
+    spec: WorkloadSpec
+    trace: Trace | None
+    assumed: tuple[str, ...]
+    assumed_backends: str = ""

@@ -18,9 +18,8 @@ from broker.sim.sessions import SECOND_NS
 from broker.sim.simulation import Played, Simulation
 from broker.sim.simulation_page import page_of
 from broker.sim.trace import parse_trace
-from broker.sim.workload_file import Workload
 from broker.sim.workload_sites import backends_of, models_of
-from broker.sim.workload_spec import WorkloadSpec
+from broker.sim.workload_spec import Workload, WorkloadSpec
 
 MODELS = ("a:1b", "b:7b", "c:13b")
 TRACE = "arrival_ms,prompt_tokens,output_tokens,session\n" + "".join(

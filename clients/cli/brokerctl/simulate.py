@@ -15,7 +15,7 @@ from broker.config.load import ConfigProblems
 from broker.sim.report import Report, report_of
 from broker.sim.simulation import Played
 from broker.sim.simulation_page import page_of
-from broker.sim.trace import ROWS_MAX
+from broker.sim.trace_row import ROWS_MAX
 from broker.sim.workload_problem import WorkloadProblems
 from brokerctl.call import print_json
 from brokerctl.exit_status import EXIT_INTERRUPTED, EXIT_SAID_NO

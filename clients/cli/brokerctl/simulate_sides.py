@@ -19,9 +19,10 @@ from broker.config.schema import Config
 from broker.daemon.engine_policy import engine_policy
 from broker.sim.ollama_catalogue import parse_name
 from broker.sim.simulation import Simulation
-from broker.sim.workload_file import Workload, read_workload
+from broker.sim.workload_file import read_workload
 from broker.sim.workload_problem import Problem, WorkloadProblems
 from broker.sim.workload_sites import Backend, backends_of, models_of
+from broker.sim.workload_spec import Workload
 
 NO_CONFIGURATION: Final = (
     "there is no configuration: no agent is limited, all else is as by default"

@@ -12,7 +12,8 @@ from structlog.testing import capture_logs
 
 from broker.core.requests import Outcome
 from broker.observability.request_log import RequestLog
-from broker.sim.trace import LINE_BYTES_MAX, Trace, TraceKind, parse_trace, read_trace
+from broker.sim.trace import LINE_BYTES_MAX, parse_trace, read_trace
+from broker.sim.trace_row import Trace, TraceKind
 from broker.sim.workload_problem import PROBLEMS_MAX, WorkloadProblems
 from tests.tidy.sources import ROOT
 from tests.unit.observability.ended import refused, report

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.sim.toml_places import TomlPlaces
-from broker.sim.workload_file import Workload, read_workload
+from broker.sim.workload_file import read_workload
 from broker.sim.workload_problem import WorkloadProblems
+from broker.sim.workload_spec import Workload
 
 GOOD = """\
 seed = 3
