@@ -15,7 +15,7 @@ from broker.core.calibration import Calibration
 from broker.core.effects import Effect, TellQueued, WaitReason
 from broker.core.estimates import Estimates
 from broker.core.lifecycle import State
-from broker.core.outlook import Outlook, Pace
+from broker.core.outlook import Outlook, Prospect
 from broker.core.placement import BackendState, has_room, may_get_room, serves
 from broker.core.queueing import LineKey
 from broker.core.record import Record
@@ -160,7 +160,7 @@ class _Why(NamedTuple):
 
     reason: WaitReason
     detail: str
-    pace: Pace | None
+    prospect: Prospect | None
 
 
 class Announcer:
@@ -201,19 +201,19 @@ class Announcer:
         why = self._why(record, now_ns)
         position = line.size if is_held else line.demand_first(0)[0]
         ahead_ns = 0.0
-        if why.pace is not None:
-            ahead_ns = self._ahead_ns(record, position, why.pace, now_ns)
+        if why.prospect is not None:
+            ahead_ns = self._ahead_ns(record, position, why.prospect, now_ns)
         self._tell_why(record, position, ahead_ns, why, now_ns)
 
-    def _ahead_ns(self, record: Record, position: int, pace: Pace, now_ns: int) -> float:
+    def _ahead_ns(self, record: Record, position: int, prospect: Prospect, now_ns: int) -> float:
         """How much work a newcomer has before it."""
         if position > FRONT_MAX:
-            return (position - 1) * pace.service_ns
+            return (position - 1) * prospect.service_ns
         ahead_ns = 0.0
         for each in self._backlog.forward(record.line[0], now_ns, FRONT_MAX):
             if each is record:
                 return ahead_ns
-            ahead_ns += each.service_ns or pace.service_ns
+            ahead_ns += each.service_ns or prospect.service_ns
         return ahead_ns
 
     def tell_standing(self, record: Record, position: int, now_ns: int) -> None:
@@ -251,8 +251,8 @@ class Announcer:
                     why = whys[alike] = self._why(record, now_ns)
                 if self._is_worth_a_word(record, position, ahead_ns, why, now_ns):
                     self._tell_why(record, position, ahead_ns, why, now_ns)
-                if why.pace is not None:
-                    ahead_ns += record.service_ns or why.pace.service_ns
+                if why.prospect is not None:
+                    ahead_ns += record.service_ns or why.prospect.service_ns
 
     def _is_worth_a_word(
         self, record: Record, position: int, ahead_ns: float, why: _Why, now_ns: int
@@ -263,40 +263,40 @@ class Announcer:
             return True
         if told != position and is_material(told, position):
             return True
-        pace = why.pace
-        if pace is None or record.told_starts_ns is None:
-            return pace is not None  # now it can be told
+        prospect = why.prospect
+        if prospect is None or record.told_starts_ns is None:
+            return prospect is not None  # now it can be told
         first_ns, last_ns = record.told_starts_ns
-        interval = self._waits.interval(pace.situation, pace.point_ns(ahead_ns))
+        interval = self._waits.interval(prospect.situation, prospect.point_ns(ahead_ns))
         return not first_ns <= now_ns + interval.middle_ns <= last_ns
 
     def _why(self, record: Record, now_ns: int) -> _Why:
         reason, detail = wait_reason(record, self._backends, self._backlog, now_ns)
-        return _Why(reason, detail, self._outlook.pace(record, reason, now_ns))
+        return _Why(reason, detail, self._outlook.prospect(record, reason, now_ns))
 
     def _tell(self, record: Record, position: int, now_ns: int) -> None:
         """What is before it, of which nothing new is known, is taken to be of the usual size."""
         why = self._why(record, now_ns)
-        ahead_ns = 0.0 if why.pace is None else (position - 1) * why.pace.service_ns
+        ahead_ns = 0.0 if why.prospect is None else (position - 1) * why.prospect.service_ns
         self._tell_why(record, position, ahead_ns, why, now_ns)
 
     def _tell_why(
         self, record: Record, position: int, ahead_ns: float, why: _Why, now_ns: int
     ) -> None:
-        reason, detail, pace = why
+        reason, detail, prospect = why
         key = record.spec.key
         is_first = record.told_reason is None
         record.told_position, record.told_reason = position, reason
-        if pace is None:
+        if prospect is None:
             record.told_starts_ns = None
             self._emit(TellQueued(key, position, None, reason, detail))
             return
-        point_ns = pace.point_ns(ahead_ns)
+        point_ns = prospect.point_ns(ahead_ns)
         if is_first:
-            word = record.first_word = self._waits.word(pace.situation, point_ns, now_ns)
+            word = record.first_word = self._waits.word(prospect.situation, point_ns, now_ns)
             interval = word.interval
         else:
-            interval = self._waits.interval(pace.situation, point_ns)
+            interval = self._waits.interval(prospect.situation, point_ns)
         low_ns, middle_ns, high_ns = interval
         record.told_starts_ns = now_ns + low_ns, now_ns + high_ns
         self._emit(TellQueued(key, position, middle_ns, reason, detail, low_ns, high_ns))

@@ -51,7 +51,7 @@ LEFT_FACTOR: Final = 1.25
 # Points are alike within a power of two, from so many seconds (all below are alike) to 2^12.
 BUCKETS_MAX: Final = 12
 
-# Outcomes over which the share that came true is told.
+# Outcomes, the last ones, of which it is told how many came true.
 JUDGED_MAX: Final = 1_000
 
 
@@ -101,9 +101,9 @@ class Calibration:
         self.left_before = 0  # of which nothing is known
 
     @property
-    def share_inside(self) -> float | None:
-        """Of the last ones that were judged; None before the first."""
-        return sum(self._is_inside) / len(self._is_inside) if self._is_inside else None
+    def lately(self) -> tuple[int, int]:
+        """(how many of the last ones were judged, how many of these came true)."""
+        return len(self._is_inside), sum(self._is_inside)
 
     @property
     def remembered(self) -> int:

@@ -29,7 +29,7 @@ LOOK_NS: Final = 100_000_000
 _TOLD: Final = frozenset({WaitReason.SLOT, WaitReason.LOADING, WaitReason.SWAP})
 
 
-class Pace(NamedTuple):
+class Prospect(NamedTuple):
     """How the requests of a runner will start: the first in `before_ns`, then one after the other
     on so many slots, each of which takes so long as those before it run."""
 
@@ -65,7 +65,7 @@ class Outlook:
         self._ready_ns: dict[str, float] = {}  # by runner, at the moment of the last look
         self._looked_ns = -LOOK_NS
 
-    def pace(self, record: Record, reason: WaitReason, now_ns: int) -> Pace | None:
+    def prospect(self, record: Record, reason: WaitReason, now_ns: int) -> Prospect | None:
         """How those like this one will start; None where nothing that was measured tells."""
         runner = record.line[0]
         service_ns = self._estimates.service_ns(runner) or float(record.service_ns)
@@ -79,15 +79,15 @@ class Outlook:
             if residency is not None and residency.state is ResidencyState.LOADING:
                 before_ns = self._rest_of_load_ns(backend, residency, now_ns)
                 if before_ns is not None:
-                    return Pace(Situation.LOADING, before_ns, service_ns, slots)
+                    return Prospect(Situation.LOADING, before_ns, service_ns, slots)
         if not self._estimates.load_ns(runner):
             return None
         before_ns = self._until_loaded_ns(runner, now_ns)
         if before_ns is None:
             return None
-        return Pace(self._situation(runner), before_ns, service_ns, slots)
+        return Prospect(self._situation(runner), before_ns, service_ns, slots)
 
-    def _of_resident(self, line: LineKey, service_ns: float) -> Pace:
+    def _of_resident(self, line: LineKey, service_ns: float) -> Prospect:
         """A slot of several that are busy is free after a part of what one takes."""
         slots = free = 0
         for backend in self._backends.values():
@@ -96,8 +96,8 @@ class Outlook:
                 slots += residency.slots
                 free += max(0, residency.slots - residency.running)
         if free:
-            return Pace(Situation.FREE, 0.0, service_ns, slots)
-        return Pace(Situation.RESIDENT, service_ns / max(1, slots), service_ns, max(1, slots))
+            return Prospect(Situation.FREE, 0.0, service_ns, slots)
+        return Prospect(Situation.RESIDENT, service_ns / max(1, slots), service_ns, max(1, slots))
 
     def _slots(self, runner: str) -> int:
         """That it has where it has most."""

@@ -15,7 +15,7 @@ from broker.core.placement import BackendState
 from broker.core.requests import Outcome, RequestKey
 from broker.core.residency import ResidencyState
 from broker.core.tally import PriorityTally
-from broker.core.views import BreakerView
+from broker.core.views import BreakerView, EstimatesView
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +112,7 @@ class Snapshot:
     refusals: Mapping[str, int]  # by reason
     slow_downs: int  # requests that were taken, with the word to send less
     priorities: Mapping[int, PriorityTally]
+    estimates: EstimatesView
     backends: tuple[BackendView, ...]
     requests: tuple[RequestView, ...]
 
@@ -138,8 +139,21 @@ def take_snapshot(engine: Engine, now_ns: int, *, requests_max: int = 0) -> Snap
         priorities={
             priority: replace(row) for priority, row in sorted(engine.tally.priorities.items())
         },
+        estimates=_estimates_view(engine),
         backends=tuple(_backend_views(engine)),
         requests=tuple(_request_views(engine, requests_max, now_ns)),
+    )
+
+
+def _estimates_view(engine: Engine) -> EstimatesView:
+    waits = engine.waits
+    judged, inside = waits.lately
+    return EstimatesView(
+        judged=judged,
+        inside=inside,
+        inside_ever=waits.inside,
+        outside_ever=waits.judged - waits.inside,
+        left_before_ever=waits.left_before,
     )
 
 

@@ -96,7 +96,14 @@ def _told(
         is_complete=is_complete,
         problem=ended.problem if ended else "",
         attempts=_attempts(record, attempt, ended),
+        told_ns=_told_first(record),
     )
+
+
+def _told_first(record: Record) -> tuple[int, int] | None:
+    """Between which moments after it came its first word said that it would start."""
+    word = record.first_word
+    return None if word is None else (word.interval.low_ns, word.interval.high_ns)
 
 
 def _changes(record: Record, attempt: Attempt | None) -> tuple[str, ...]:

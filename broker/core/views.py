@@ -127,6 +127,19 @@ class BreakerView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EstimatesView:
+    """How what requests were told first of their waits has come true. `judged` and `inside` are of
+    the last ones; the others since start: outside are those that started outside of their interval
+    or left after it, and nothing is known of those that left before its end."""
+
+    judged: int
+    inside: int
+    inside_ever: int
+    outside_ever: int
+    left_before_ever: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
     """The story of one request, under way or lately ended.
 
@@ -151,6 +164,7 @@ class Explanation:
     overtaken: tuple[OvertakingView, ...]
     is_complete: bool
     problem: str  # why it did not complete, in words
+    told_ns: tuple[int, int] | None = None  # its first word: it starts so long after it came
     attempts: tuple[AttemptView, ...] = ()
 
 

@@ -21,7 +21,7 @@ from broker.core.healing import Health
 from broker.core.requests import Outcome
 from broker.core.residency import ResidencyState
 from broker.core.snapshot import ResidencyView, Snapshot
-from broker.core.views import AlertView, LevelView
+from broker.core.views import AlertView, EstimatesView, LevelView
 from broker.observability.bounded import OTHER
 from broker.observability.machine_metrics import machine_metrics
 
@@ -51,6 +51,7 @@ def picture_metrics(picture: Picture) -> Iterator[Metric]:
     yield from _depths(picture.snapshot)
     yield from _priorities(picture.snapshot)
     yield from _bulkheads(picture.snapshot)
+    yield from _estimates(picture.snapshot.estimates)
     yield from _endings(picture.snapshot)
     yield from _backends(picture.snapshot)
     yield from machine_metrics(picture.level)
@@ -76,6 +77,25 @@ def _depths(snapshot: Snapshot) -> Iterator[Metric]:
         ("broker_draining", "Is the broker leaving", snapshot.draining),
     ):
         yield GaugeMetricFamily(name, words, value=value)
+
+
+def _estimates(estimates: EstimatesView) -> Iterator[Metric]:
+    told = CounterMetricFamily(
+        "broker_wait_estimates",
+        "Requests by what became of the interval that they were told first",
+        labels=["outcome"],
+    )
+    told.add_metric(["inside"], estimates.inside_ever)
+    told.add_metric(["outside"], estimates.outside_ever)
+    told.add_metric(["left_before"], estimates.left_before_ever)
+    yield told
+    share = GaugeMetricFamily(
+        "broker_wait_estimates_inside_ratio",
+        "Share of the last 1,000 judged that started within their interval; 0.8 is meant",
+    )
+    if estimates.judged:
+        share.add_metric([], estimates.inside / estimates.judged)
+    yield share
 
 
 def _endings(snapshot: Snapshot) -> Iterator[Metric]:

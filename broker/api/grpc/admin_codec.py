@@ -81,6 +81,8 @@ def encode_explanation(story: Explanation) -> pb.ExplainResponse:
         problem=story.problem,
         attempts=[_encode_attempt(each, story.at_ns) for each in story.attempts],
     )
+    if story.told_ns is not None:
+        encoded.told_low_ms, encoded.told_high_ms = (each / 1e6 for each in story.told_ns)
     if story.wait_reason:
         encoded.wait_reason = WAIT_REASON[WaitReason(story.wait_reason)]
     if story.started_ns:

@@ -296,6 +296,9 @@ class EventEncoder:
         queued.detail, queued.request_id = event.detail, self._request_id
         if event.eta_ns is not None:
             queued.eta_ms = event.eta_ns // 1_000_000
+        if event.eta_low_ns is not None and event.eta_high_ns is not None:
+            queued.eta_low_ms = event.eta_low_ns // 1_000_000
+            queued.eta_high_ms = whole_ms(event.eta_high_ns)
         return encoded
 
 

@@ -16,7 +16,7 @@ from broker.core.pace import Waits, Work
 from broker.core.requests import RequestKey
 from broker.core.snapshot import BackendView, RequestView
 from broker.core.tally import PriorityTally
-from broker.core.views import AlertView, BreakerView, LevelView, WaitView
+from broker.core.views import AlertView, BreakerView, EstimatesView, LevelView, WaitView
 from broker.services.status import Status
 from broker_client.pb.broker.v1 import admin_pb2 as pb
 
@@ -59,7 +59,7 @@ def encode_status(status: Status) -> pb.GetStatusResponse:
         tokens_per_s=sum(status.tokens_per_s.values()),
     )
     _add_machine(encoded, status.level, snapshot.at_ns)
-    _add_pace(encoded, status.waits, status.work)
+    _add_pace(encoded, status.waits, snapshot.estimates, status.work)
     encoded.alerts.extend(encode_alert(each, snapshot.at_ns) for each in status.alerts)
     return encoded
 
@@ -72,9 +72,13 @@ def _add_machine(encoded: pb.GetStatusResponse, level: LevelView, now_ns: int) -
         encoded.host.CopyFrom(encode_host(level.host))
 
 
-def _add_pace(encoded: pb.GetStatusResponse, waits: Waits, work: Work) -> None:
+def _add_pace(
+    encoded: pb.GetStatusResponse, waits: Waits, estimates: EstimatesView, work: Work
+) -> None:
     encoded.queue_wait.CopyFrom(_encode_wait(waits.queue_wait))
     encoded.first_token.CopyFrom(_encode_wait(waits.first_token))
+    encoded.wait_estimates.judged = estimates.judged
+    encoded.wait_estimates.inside = estimates.inside
     encoded.agents_working.extend(
         pb.AgentWork(
             agent_id=each.agent_id,

@@ -8,7 +8,7 @@ import click
 
 from broker_client import Attempt, Explanation, Overtaking
 from brokerctl.call import Call, asking, print_json
-from brokerctl.figures import counted, duration_text
+from brokerctl.figures import counted, duration_text, span_text
 from brokerctl.one_line import one_line
 
 # What a state means for somebody who asks where the request is.
@@ -49,6 +49,7 @@ def page(story: Explanation) -> list[str]:
         f"request {story.request_id} of agent {story.agent_id} {standing_text(story)}",
         f"  {plan_text(story)}",
         f"  {times_text(story)}",
+        *(f"  {each}" for each in told_lines(story)),
         *(f"  changed: {each}" for each in story.changes),
         *gate_lines(story),
         *attempt_lines(story),
@@ -90,6 +91,18 @@ def times_text(story: Explanation) -> str:
     if story.ended_ago_ms is not None:
         parts.append(f"ended {duration_text(story.ended_ago_ms)} ago")
     return ", ".join(parts)
+
+
+def told_lines(story: Explanation) -> list[str]:
+    """What it was told of its wait first, and what became of that."""
+    if story.told_low_ms is None or story.told_high_ms is None:
+        return []
+    text = f"said {span_text(story.told_low_ms, story.told_high_ms)}"
+    waited = duration_text(story.queue_wait_ms)
+    has_started = story.run_ms is not None
+    is_over = has_started or story.ended_ago_ms is not None
+    verb = "waited" if has_started else "left after" if is_over else "has waited"
+    return [f"{text}, {verb} {waited}"]
 
 
 def gate_lines(story: Explanation) -> list[str]:

@@ -17,6 +17,16 @@ def duration_text(milliseconds: float) -> str:
     return f"{hours} h {minutes} min"
 
 
+def span_text(low_ms: float, high_ms: float) -> str:
+    """From one time to another: "20 to 45 s", "0 to 300 ms", "40.0 s to 1 min 30 s"."""
+    if high_ms < 1000:
+        return f"{low_ms:.0f} to {high_ms:.0f} ms"
+    if high_ms < 60_000:
+        digits = 0 if high_ms >= 10_000 else 1
+        return f"{low_ms / 1000:.{digits}f} to {high_ms / 1000:.{digits}f} s"
+    return f"{duration_text(low_ms)} to {duration_text(high_ms)}"
+
+
 def bytes_text(count: int) -> str:
     """Bytes in the decimal units that Ollama prints: 2019393189 -> "2.0 GB"."""
     size = float(count)

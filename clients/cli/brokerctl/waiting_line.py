@@ -10,7 +10,7 @@ import sys
 import click
 
 from broker_client import Event, Queued, Requeued, Retrying, SlowDown, Started
-from brokerctl.figures import duration_text
+from brokerctl.figures import duration_text, span_text
 from brokerctl.one_line import one_line
 
 ERASE_LINE = "\r\x1b[K"
@@ -49,11 +49,22 @@ def is_lasting(event: Event) -> bool:
     return isinstance(event, Started | Requeued | Retrying)
 
 
+def eta_text(queued: Queued) -> str:
+    """When it starts, as far as is known: "about 31.0 s (20 to 45 s)"; empty where nothing is."""
+    if queued.eta_ms is None:
+        return ""
+    if queued.eta_low_ms is None or queued.eta_high_ms is None:
+        return f"about {duration_text(queued.eta_ms)}"  # a broker of an older version
+    span = span_text(queued.eta_low_ms, queued.eta_high_ms)
+    return f"about {duration_text(queued.eta_ms)} ({span})"
+
+
 def waiting_text(event: Event) -> str:
     """The words for an event; empty where there is nothing to say."""
     match event:
         case Queued():
-            eta = "" if event.eta_ms is None else f", about {duration_text(event.eta_ms)}"
+            eta = eta_text(event)
+            eta = f", {eta}" if eta else ""
             detail = f": {event.detail}" if event.detail else ""
             return f"waiting, position {event.position}{eta}{detail}"
         case Started():

@@ -10,6 +10,7 @@ from rich.text import Text
 from broker_client import (
     AgentWork,
     BackendStatus,
+    EstimateStatus,
     ModelPlace,
     PriorityStatus,
     RequestStatus,
@@ -209,7 +210,16 @@ def waits_line(status: Status) -> Text:
     line = Text(f"wait {wait_text(status.queue_wait)}")
     if status.first_token.count:
         line.append(f"; to the first token {wait_text(status.first_token)}")
-    return line.append(f"; of the last {status.queue_wait.count} started")
+    line.append(f"; of the last {status.queue_wait.count} started")
+    return line.append(told_text(status.wait_estimates))
+
+
+def told_text(estimates: EstimateStatus) -> str:
+    """How what was told of waits has come true; empty while nothing was judged."""
+    if not estimates.judged:
+        return ""
+    share = share_text(estimates.inside / estimates.judged)
+    return f"; {share} of the last {estimates.judged} as they were told (80 % are to)"
 
 
 def wait_text(waits: WaitStatus) -> str:

@@ -137,6 +137,13 @@ def test_one_that_is_over_neither_waits_nor_runs_on(
     assert (encoded.run_ms if encoded.HasField("run_ms") else None) == run_ms
 
 
+def test_what_it_was_told_first_is_told_where_it_was() -> None:
+    assert not encode_explanation(STORY).HasField("told_low_ms")
+    encoded = encode_explanation(replace(STORY, told_ns=(0, 45_000 * MS)))
+    assert encoded.HasField("told_low_ms")
+    assert (encoded.told_low_ms, encoded.told_high_ms) == (0, 45_000)
+
+
 @pytest.mark.parametrize("reason", WaitReason)
 def test_every_wait_has_a_number_on_the_wire(reason: WaitReason) -> None:
     encoded = encode_explanation(replace(STORY, wait_reason=reason.value))

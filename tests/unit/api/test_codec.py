@@ -144,8 +144,14 @@ def test_what_waits() -> None:
         detail="to make room",
         request_id="r",
     )
+    told = TellQueued(KEY, 3, 1_999_999, WaitReason.SLOT, "", 0, 2_000_001)
+    told_event = encode(told).queued
+    assert told_event.HasField("eta_low_ms")
+    assert (told_event.eta_low_ms, told_event.eta_ms, told_event.eta_high_ms) == (0, 1, 3)
     unknown = encode(TellQueued(KEY, 1, None, WaitReason.SLOT, ""))
     assert not unknown.queued.HasField("eta_ms")
+    assert not unknown.queued.HasField("eta_low_ms")
+    assert not unknown.queued.HasField("eta_high_ms")
     assert set(WAIT_REASON) == set(WaitReason)
 
 

@@ -287,6 +287,15 @@ def test_a_status_holds_waits_and_who_works() -> None:
     ]
 
 
+def test_a_status_tells_how_estimates_came_true() -> None:
+    whole = status()
+    estimates = replace(whole.snapshot.estimates, judged=50, inside=41)
+    encoded = encode_status(replace(whole, snapshot=replace(whole.snapshot, estimates=estimates)))
+    assert encoded.wait_estimates == pb.EstimateStatus(judged=50, inside=41)
+    read = status_of(encoded).wait_estimates
+    assert (read.judged, read.inside) == (50, 41)
+
+
 def test_rates_are_of_all_that_streams_also_what_is_not_listed() -> None:
     encoded = encode_status(status())
     assert encoded.tokens_per_s == 12.5

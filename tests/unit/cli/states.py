@@ -55,6 +55,7 @@ def busy_message() -> pb.GetStatusResponse:
         ],
         queue_wait=pb.WaitStatus(count=40, p50_ms=120, p99_ms=4_000),
         first_token=pb.WaitStatus(count=40, p50_ms=300, p99_ms=5_000),
+        wait_estimates=pb.EstimateStatus(judged=50, inside=41),
         priorities=[
             pb.PriorityStatus(
                 priority=5,

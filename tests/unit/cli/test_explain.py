@@ -41,6 +41,23 @@ def test_one_that_waits() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({}, "said 20 to 45 s, has waited 2.5 s"),
+        ({"run_ms": 1.0, "queue_wait_ms": 31_000.0}, "said 20 to 45 s, waited 31.0 s"),
+        ({"ended_ago_ms": 1.0}, "said 20 to 45 s, left after 2.5 s"),
+        ({"told_low_ms": 40_000.0, "told_high_ms": 90_000.0}, None),
+    ],
+)
+def test_what_it_was_told_stands_beside_what_came_of_it(
+    change: dict[str, float], line: str | None
+) -> None:
+    told = replace(WAITS, told_low_ms=20_000.0, told_high_ms=45_000.0)
+    found = page(replace(told, **change))[3]  # type: ignore[arg-type]  # each is a float
+    assert found == f"  {line or 'said 40.0 s to 1 min 30 s, has waited 2.5 s'}"
+
+
 def test_one_that_runs_says_what_was_changed() -> None:
     runs = replace(
         WAITS,

@@ -46,6 +46,7 @@ def test_the_screen_fits_and_has_everything_that_matters(width: int) -> None:
         "swap: 1.0 GB of 2.0 GB in use, 5.0 KB/s come back",
         "sensor gpu is failing, last heard 2.5 s ago: GPU 1 is lost",
         "wait p50 120 ms, p99 4.0 s; to the first token p50 300 ms, p99 5.0 s",
+        "of the last 40 started; 82 % of the last 50 as they were told (80 % are to)",
         "2 running at 52 tokens/s in all",
     ):
         assert said in text, said

@@ -33,6 +33,14 @@ FULL = QueueFull(ErrorDetails(code=grpc.StatusCode.UNAVAILABLE, message="full"))
     [
         (QUEUED, "waiting, position 3, about 4.0 s: tiny is loaded"),
         (
+            replace(QUEUED, eta_low_ms=1200, eta_high_ms=9000),
+            "waiting, position 3, about 4.0 s (1.2 to 9.0 s): tiny is loaded",
+        ),
+        (
+            replace(QUEUED, eta_ms=0, eta_low_ms=0, eta_high_ms=300),
+            "waiting, position 3, about 0 ms (0 to 300 ms): tiny is loaded",
+        ),
+        (
             Queued(position=1, eta_ms=None, reason="slot", detail="", request_id="r"),
             "waiting, position 1",
         ),

@@ -74,7 +74,11 @@ def test_the_events_of_the_wire_become_typed() -> None:
     queued.eta_ms = 0
     event = running.take(GenerateEvent(queued=queued))
     assert isinstance(event, Queued)
-    assert event.eta_ms == 0
+    assert (event.eta_ms, event.eta_low_ms, event.eta_high_ms) == (0, None, None)
+    queued.eta_low_ms, queued.eta_high_ms = 0, 400
+    event = running.take(GenerateEvent(queued=queued))
+    assert isinstance(event, Queued)
+    assert (event.eta_low_ms, event.eta_high_ms) == (0, 400)
     started = inference_pb2.Started(
         model="tiny",
         backend="gpu0",

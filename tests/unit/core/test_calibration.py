@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from broker.core.calibration import (
     BUCKETS_MAX,
+    JUDGED_MAX,
     RATIOS_MAX,
     RATIOS_MIN,
     Calibration,
@@ -105,17 +106,13 @@ def test_before_it_has_seen_enough_it_is_wide() -> None:
     assert interval.high_ns > 20 * SECOND_NS
 
 
-def test_no_share_is_told_before_anything_was_judged() -> None:
-    assert Calibration().share_inside is None
-
-
 def test_who_left_after_the_end_is_a_miss_and_before_it_unknown() -> None:
     waits = Calibration()
     word = waits.word(Situation.AWAY, 10 * SECOND_NS, 0)
     waits.left(word, word.interval.high_ns)
-    assert (waits.judged, waits.left_before, waits.share_inside) == (0, 1, None)
+    assert (waits.lately, waits.left_before) == ((0, 0), 1)
     waits.left(word, word.interval.high_ns + 1)
-    assert (waits.judged, waits.inside, waits.share_inside) == (1, 0, 0.0)
+    assert (waits.judged, waits.inside, waits.lately) == (1, 0, (1, 0))
 
 
 def test_the_impatient_do_not_make_waits_look_short() -> None:
@@ -154,6 +151,7 @@ def test_what_is_remembered_is_bounded() -> None:
     most = len(Situation) * (BUCKETS_MAX + 2) * RATIOS_MAX
     assert waits.remembered <= most
     assert waits.judged == 20_000
+    assert waits.lately[0] == JUDGED_MAX
 
 
 @given(

@@ -22,7 +22,14 @@ from broker.core.snapshot import (
     Snapshot,
     take_snapshot,
 )
-from broker.core.views import AlertView, BreakerView, LevelView, LoadPart, SensorView
+from broker.core.views import (
+    AlertView,
+    BreakerView,
+    EstimatesView,
+    LevelView,
+    LoadPart,
+    SensorView,
+)
 from broker.observability.exposition import pieces
 from broker.observability.prometheus import Picture, metrics_registry, picture_metrics
 from tests.unit.core.scene import model, serving
@@ -93,6 +100,21 @@ def test_the_waiting_room_the_agents_and_the_pauses() -> None:
     assert found["broker_waiting_room_limit", ""] == 100
     assert found["broker_agents_remembered", ""] == 12
     assert found["broker_pauses", ""] == 2
+
+
+def test_estimates_are_counted_by_what_became_of_them_and_their_share_is_of_late() -> None:
+    told = EstimatesView(
+        judged=50, inside=41, inside_ever=800, outside_ever=200, left_before_ever=30
+    )
+    found = samples(replace(idle(), estimates=told))
+    assert found["broker_wait_estimates_total", "inside"] == 800
+    assert found["broker_wait_estimates_total", "outside"] == 200
+    assert found["broker_wait_estimates_total", "left_before"] == 30
+    assert found["broker_wait_estimates_inside_ratio", ""] == 0.82
+
+
+def test_before_anything_was_judged_no_share_is_told() -> None:
+    assert ("broker_wait_estimates_inside_ratio", "") not in samples(idle())
 
 
 def test_no_label_names_an_agent() -> None:

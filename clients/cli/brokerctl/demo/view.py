@@ -20,6 +20,7 @@ from rich.text import Text
 from broker_client import AsyncClient, BackendModel, Event, Queued, Retrying, Status
 from brokerctl.demo.fleet import Agent, Outcome, Plan
 from brokerctl.figures import counted, duration_text
+from brokerctl.waiting_line import eta_text
 
 REFRESH_INTERVAL_S: Final = 0.15
 # What the columns beside "now" take of a line, and what "now" gets at least.
@@ -170,7 +171,8 @@ def held_back_text(retrying: Retrying) -> str:
 
 def about(queued: Queued) -> str:
     """The estimate, where there is one."""
-    return "" if queued.eta_ms is None else f", about {duration_text(queued.eta_ms)}"
+    text = eta_text(queued)
+    return f", {text}" if text else ""
 
 
 def who(agent: Agent) -> str:

@@ -37,7 +37,8 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queued:
-    """The request waits. `eta_ms` is None while there is nothing to judge by.
+    """The request waits. `eta_ms` is None while there is nothing to judge by; where it is not, four
+    of five start between `eta_low_ms` and `eta_high_ms` from now.
 
     `reason` is "slot", "loading", "swap", "no_room", "backend_down", "bulkhead", "paused",
     "queue_full", "level", "backoff", "breaker", "sick", "healing" or "backend_drains"; `detail`
@@ -49,6 +50,8 @@ class Queued:
     reason: str
     detail: str
     request_id: str
+    eta_low_ms: int | None = None
+    eta_high_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,6 +200,8 @@ def queued_of(message: inference_pb2.Queued) -> Queued:
         reason=word_of(common_pb2.WaitReason.DESCRIPTOR, message.reason, "WAIT_REASON_"),
         detail=message.detail,
         request_id=message.request_id,
+        eta_low_ms=message.eta_low_ms if message.HasField("eta_low_ms") else None,
+        eta_high_ms=message.eta_high_ms if message.HasField("eta_high_ms") else None,
     )
 
 

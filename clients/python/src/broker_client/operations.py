@@ -87,7 +87,8 @@ class Explanation:
     `state` is of its life, or how it ended. `run_ms` is None where it was never started,
     `ended_ago_ms` where it is under way. `position` is 0 and `wait_reason` empty where it does not
     wait. `complete` False: more may have overtaken it than is remembered. `attempts` are the last
-    of its calls to backends, the oldest first.
+    of its calls to backends, the oldest first. `told_low_ms` and `told_high_ms`: the times after
+    its arrival between which it would start, as it was told first; None where it was told none.
     """
 
     agent_id: str
@@ -109,6 +110,8 @@ class Explanation:
     complete: bool
     problem: str
     attempts: tuple[Attempt, ...]
+    told_low_ms: float | None = None
+    told_high_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,6 +242,8 @@ def explanation_of(message: admin_pb2.ExplainResponse) -> Explanation:
         complete=message.complete,
         problem=message.problem,
         attempts=tuple(attempt_of(each) for each in message.attempts),
+        told_low_ms=message.told_low_ms if message.HasField("told_low_ms") else None,
+        told_high_ms=message.told_high_ms if message.HasField("told_high_ms") else None,
     )
 
 

@@ -31,6 +31,15 @@ class WaitStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EstimateStatus:
+    """Of how many requests it is known lately whether they started within the interval that they
+    were told first, and how many did; four of five are to."""
+
+    judged: int
+    inside: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PriorityStatus:
     """The work of one priority; mean and longest wait in milliseconds are over those started since
     start, `queue_wait` over the last ones."""
@@ -199,6 +208,7 @@ class Status:
     first_token: WaitStatus
     agents_working: tuple[AgentWork, ...]
     tokens_per_s: float
+    wait_estimates: EstimateStatus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,6 +250,9 @@ def status_of(message: admin_pb2.GetStatusResponse) -> Status:
         first_token=wait_of(message.first_token),
         agents_working=tuple(work_of(each) for each in message.agents_working),
         tokens_per_s=message.tokens_per_s,
+        wait_estimates=EstimateStatus(
+            judged=message.wait_estimates.judged, inside=message.wait_estimates.inside
+        ),
     )
 
 

@@ -74,6 +74,7 @@ class GetStatusResponse(_message.Message):
     FIRST_TOKEN_FIELD_NUMBER: _builtins.int
     AGENTS_WORKING_FIELD_NUMBER: _builtins.int
     TOKENS_PER_S_FIELD_NUMBER: _builtins.int
+    WAIT_ESTIMATES_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """The broker's version."""
     uptime_s: _builtins.float
@@ -156,6 +157,10 @@ class GetStatusResponse(_message.Message):
     def agents_working(self) -> _containers.RepeatedCompositeFieldContainer[Global___AgentWork]:
         """Agents with work, those with most of it first, at most 100."""
 
+    @_builtins.property
+    def wait_estimates(self) -> Global___EstimateStatus:
+        """How what requests were told of their waits has come true."""
+
     def __init__(
         self,
         *,
@@ -185,14 +190,41 @@ class GetStatusResponse(_message.Message):
         first_token: Global___WaitStatus | None = ...,
         agents_working: _abc.Iterable[Global___AgentWork] | None = ...,
         tokens_per_s: _builtins.float = ...,
+        wait_estimates: Global___EstimateStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["first_token", b"first_token", "host", b"host", "level_status", b"level_status", "queue_wait", b"queue_wait"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["first_token", b"first_token", "host", b"host", "level_status", b"level_status", "queue_wait", b"queue_wait", "wait_estimates", b"wait_estimates"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "agents_working", b"agents_working", "alerts", b"alerts", "backends", b"backends", "bulkheads", b"bulkheads", "draining", b"draining", "first_token", b"first_token", "gpus", b"gpus", "host", b"host", "level", b"level", "level_status", b"level_status", "outcomes", b"outcomes", "paused", b"paused", "priorities", b"priorities", "queue_wait", b"queue_wait", "queued", b"queued", "queued_max", b"queued_max", "refusals", b"refusals", "requests", b"requests", "running", b"running", "sensors", b"sensors", "standing", b"standing", "standing_max", b"standing_max", "tokens_per_s", b"tokens_per_s", "uptime_s", b"uptime_s", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "agents_working", b"agents_working", "alerts", b"alerts", "backends", b"backends", "bulkheads", b"bulkheads", "draining", b"draining", "first_token", b"first_token", "gpus", b"gpus", "host", b"host", "level", b"level", "level_status", b"level_status", "outcomes", b"outcomes", "paused", b"paused", "priorities", b"priorities", "queue_wait", b"queue_wait", "queued", b"queued", "queued_max", b"queued_max", "refusals", b"refusals", "requests", b"requests", "running", b"running", "sensors", b"sensors", "standing", b"standing", "standing_max", b"standing_max", "tokens_per_s", b"tokens_per_s", "uptime_s", b"uptime_s", "version", b"version", "wait_estimates", b"wait_estimates"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class EstimateStatus(_message.Message):
+    """How often requests started within the interval that they were told first; four of five are to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JUDGED_FIELD_NUMBER: _builtins.int
+    INSIDE_FIELD_NUMBER: _builtins.int
+    judged: _builtins.int
+    """How many were judged lately: up to 1000 that started, or left after the end of theirs."""
+    inside: _builtins.int
+    """How many of these started within theirs."""
+    def __init__(
+        self,
+        *,
+        judged: _builtins.int = ...,
+        inside: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inside", b"inside", "judged", b"judged"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EstimateStatus: _TypeAlias = EstimateStatus  # noqa: Y015
 
 @_typing.final
 class WaitStatus(_message.Message):
@@ -1296,6 +1328,8 @@ class ExplainResponse(_message.Message):
     COMPLETE_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
     ATTEMPTS_FIELD_NUMBER: _builtins.int
+    TOLD_LOW_MS_FIELD_NUMBER: _builtins.int
+    TOLD_HIGH_MS_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     """Who asked."""
     request_id: _builtins.str
@@ -1328,6 +1362,12 @@ class ExplainResponse(_message.Message):
     """Is all that overtook it still remembered? Else the counts are lower bounds."""
     problem: _builtins.str
     """Why it did not complete, in words; empty where it did, or may yet."""
+    told_low_ms: _builtins.float
+    """What it was told first: that it starts between these two, from its arrival; not set where nothing
+    that was measured told.
+    """
+    told_high_ms: _builtins.float
+    """The end of it."""
     @_builtins.property
     def changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What was changed in the request, in words."""
@@ -1366,19 +1406,29 @@ class ExplainResponse(_message.Message):
         complete: _builtins.bool = ...,
         problem: _builtins.str = ...,
         attempts: _abc.Iterable[Global___Attempt] | None = ...,
+        told_low_ms: _builtins.float | None = ...,
+        told_high_ms: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_ended_ago_ms", b"_ended_ago_ms", "_run_ms", b"_run_ms", "ended_ago_ms", b"ended_ago_ms", "run_ms", b"run_ms"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ended_ago_ms", b"_ended_ago_ms", "_run_ms", b"_run_ms", "_told_high_ms", b"_told_high_ms", "_told_low_ms", b"_told_low_ms", "ended_ago_ms", b"ended_ago_ms", "run_ms", b"run_ms", "told_high_ms", b"told_high_ms", "told_low_ms", b"told_low_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ended_ago_ms", b"_ended_ago_ms", "_run_ms", b"_run_ms", "age_ms", b"age_ms", "agent_id", b"agent_id", "attempts", b"attempts", "changes", b"changes", "compartment", b"compartment", "complete", b"complete", "ended_ago_ms", b"ended_ago_ms", "gates", b"gates", "model", b"model", "overtakings", b"overtakings", "position", b"position", "priority", b"priority", "problem", b"problem", "queue_wait_ms", b"queue_wait_ms", "request_id", b"request_id", "run_ms", b"run_ms", "state", b"state", "wait_detail", b"wait_detail", "wait_reason", b"wait_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ended_ago_ms", b"_ended_ago_ms", "_run_ms", b"_run_ms", "_told_high_ms", b"_told_high_ms", "_told_low_ms", b"_told_low_ms", "age_ms", b"age_ms", "agent_id", b"agent_id", "attempts", b"attempts", "changes", b"changes", "compartment", b"compartment", "complete", b"complete", "ended_ago_ms", b"ended_ago_ms", "gates", b"gates", "model", b"model", "overtakings", b"overtakings", "position", b"position", "priority", b"priority", "problem", b"problem", "queue_wait_ms", b"queue_wait_ms", "request_id", b"request_id", "run_ms", b"run_ms", "state", b"state", "told_high_ms", b"told_high_ms", "told_low_ms", b"told_low_ms", "wait_detail", b"wait_detail", "wait_reason", b"wait_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__ended_ago_ms: _TypeAlias = _typing.Literal["ended_ago_ms"]  # noqa: Y015
     _WhichOneofArgType__ended_ago_ms: _TypeAlias = _typing.Literal["_ended_ago_ms", b"_ended_ago_ms"]  # noqa: Y015
     _WhichOneofReturnType__run_ms: _TypeAlias = _typing.Literal["run_ms"]  # noqa: Y015
     _WhichOneofArgType__run_ms: _TypeAlias = _typing.Literal["_run_ms", b"_run_ms"]  # noqa: Y015
+    _WhichOneofReturnType__told_high_ms: _TypeAlias = _typing.Literal["told_high_ms"]  # noqa: Y015
+    _WhichOneofArgType__told_high_ms: _TypeAlias = _typing.Literal["_told_high_ms", b"_told_high_ms"]  # noqa: Y015
+    _WhichOneofReturnType__told_low_ms: _TypeAlias = _typing.Literal["told_low_ms"]  # noqa: Y015
+    _WhichOneofArgType__told_low_ms: _TypeAlias = _typing.Literal["_told_low_ms", b"_told_low_ms"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__ended_ago_ms) -> _WhichOneofReturnType__ended_ago_ms | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__run_ms) -> _WhichOneofReturnType__run_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__told_high_ms) -> _WhichOneofReturnType__told_high_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__told_low_ms) -> _WhichOneofReturnType__told_low_ms | None: ...
 
 Global___ExplainResponse: _TypeAlias = ExplainResponse  # noqa: Y015
 

@@ -742,6 +742,8 @@ class Queued(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ETA_LOW_MS_FIELD_NUMBER: _builtins.int
+    ETA_HIGH_MS_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     """1: next in line for its model."""
     eta_ms: _builtins.int
@@ -752,6 +754,12 @@ class Queued(_message.Message):
     """The same for people, e.g. "qwen3:8b is being loaded on gpu0"."""
     request_id: _builtins.str
     """The request's id, also where the broker drew it."""
+    eta_low_ms: _builtins.int
+    """Four of five start between these two, in milliseconds from now; set where eta_ms is. How wide
+    that is says how far the estimate may be believed.
+    """
+    eta_high_ms: _builtins.int
+    """The end of it."""
     def __init__(
         self,
         *,
@@ -760,13 +768,24 @@ class Queued(_message.Message):
         reason: _common_pb2.WaitReason.ValueType = ...,
         detail: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        eta_low_ms: _builtins.int | None = ...,
+        eta_high_ms: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_eta_ms", b"_eta_ms", "eta_ms", b"eta_ms"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_eta_high_ms", b"_eta_high_ms", "_eta_low_ms", b"_eta_low_ms", "_eta_ms", b"_eta_ms", "eta_high_ms", b"eta_high_ms", "eta_low_ms", b"eta_low_ms", "eta_ms", b"eta_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_eta_ms", b"_eta_ms", "detail", b"detail", "eta_ms", b"eta_ms", "position", b"position", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_eta_high_ms", b"_eta_high_ms", "_eta_low_ms", b"_eta_low_ms", "_eta_ms", b"_eta_ms", "detail", b"detail", "eta_high_ms", b"eta_high_ms", "eta_low_ms", b"eta_low_ms", "eta_ms", b"eta_ms", "position", b"position", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__eta_high_ms: _TypeAlias = _typing.Literal["eta_high_ms"]  # noqa: Y015
+    _WhichOneofArgType__eta_high_ms: _TypeAlias = _typing.Literal["_eta_high_ms", b"_eta_high_ms"]  # noqa: Y015
+    _WhichOneofReturnType__eta_low_ms: _TypeAlias = _typing.Literal["eta_low_ms"]  # noqa: Y015
+    _WhichOneofArgType__eta_low_ms: _TypeAlias = _typing.Literal["_eta_low_ms", b"_eta_low_ms"]  # noqa: Y015
     _WhichOneofReturnType__eta_ms: _TypeAlias = _typing.Literal["eta_ms"]  # noqa: Y015
     _WhichOneofArgType__eta_ms: _TypeAlias = _typing.Literal["_eta_ms", b"_eta_ms"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__eta_high_ms) -> _WhichOneofReturnType__eta_high_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__eta_low_ms) -> _WhichOneofReturnType__eta_low_ms | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__eta_ms) -> _WhichOneofReturnType__eta_ms | None: ...
 
 Global___Queued: _TypeAlias = Queued  # noqa: Y015
