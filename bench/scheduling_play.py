@@ -19,7 +19,7 @@ from broker.core.effects import Effect, StartAttempt
 from broker.core.engine import Engine
 from broker.core.level import DegradationPolicy
 from broker.core.placement import BackendPolicy
-from broker.core.placement_rule import Exhaustive, PlacementRule
+from broker.core.placement_rule import PlacementRule
 from broker.core.policy import EnginePolicy
 from broker.core.queueing import QueuePolicy
 from broker.core.requests import Outcome, RequestKey
@@ -33,7 +33,7 @@ from broker.sim.ollama_model_card import SimModel, Speed
 from broker.sim.ollama_work import ExchangeId, Signal, Work
 from broker.sim.rival_collation import Collation
 from broker.sim.rival_direct import Direct
-from broker.sim.rival_rules import FixedPatience
+from broker.sim.rival_rules import Exhaustive, FixedPatience
 from broker.sim.timeline import Timeline
 from broker.sim.workload import Story, Task
 from broker.sim.world import Site, World

@@ -35,37 +35,6 @@ class PlacementRule(Protocol):
         ...
 
 
-class Exhaustive:
-    """Exhaust the resident model's queue before leaving it; then load the model whose requests have
-    waited longest, all together.
-
-    Measured on a real Ollama, every rule that leaves a backlog because somebody has waited a fixed
-    time was slower than no broker at all (reference/SWAPS.md).
-    """
-
-    def rank(self, view: View, demands: Sequence[Demand]) -> list[Demand]:
-        """The longest total wait. What was gated for others is last, whatever has gathered since:
-        else it would be loaded again at once, and they would wait for ever."""
-        return sorted(
-            demands,
-            key=lambda each: (
-                each.was_gated,
-                each.is_placed_elsewhere,
-                -each.waited_ns,
-                each.runner,
-            ),
-        )
-
-    def leaving(
-        self, view: View, target: Demand, candidates: Sequence[Residency]
-    ) -> list[Residency]:
-        """Those whose queue is exhausted, idle longest."""
-        return sorted(
-            (each for each in candidates if view.is_exhausted(each)),
-            key=lambda each: (each.running, each.used_ns, each.runner),
-        )
-
-
 def choose_victim(rule: PlacementRule, view: View, target: Demand) -> Residency | None:
     """What is told to leave for `target` first; None where nothing may yet, or where that would
     not make room enough even with all that may."""

@@ -9,7 +9,7 @@ import pytest
 
 from broker.core.engine import Engine
 from broker.core.placement import BackendPolicy
-from broker.core.placement_rule import Exhaustive, PlacementRule
+from broker.core.placement_rule import PlacementRule
 from broker.core.policy import EnginePolicy
 from broker.core.requests import Outcome
 from broker.core.stimuli import ModelSpec
@@ -19,7 +19,7 @@ from broker.sim.ollama_machine import GIB, Quirks, ServerSettings
 from broker.sim.ollama_model import OllamaModel
 from broker.sim.rival_collation import Collation
 from broker.sim.rival_direct import Direct
-from broker.sim.rival_rules import FixedPatience
+from broker.sim.rival_rules import Exhaustive, FixedPatience
 from broker.sim.workload import Story, Task
 from broker.sim.world import Site, World
 
