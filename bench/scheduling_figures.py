@@ -9,6 +9,7 @@ from bench.scheduling_play import Ended, Played
 from broker.core.requests import RequestKey
 
 URGENT_WORST = 2  # the worst priority that counts as urgent
+WAITED_NS_MIN = 1_000_000_000  # a wait that its estimate can be compared with
 
 
 def goodput(ended: Sequence[Ended]) -> float:
@@ -83,6 +84,19 @@ def eta_coverage(
         elif each.ended_ns > last_ns:
             counted += 1
     return inside / counted if counted else None
+
+
+def eta_width(
+    ended: Iterable[Ended], told_ns: Mapping[RequestKey, tuple[int, int]]
+) -> float | None:
+    """The median width of these intervals over the wait, of those that started and waited for a
+    second at least: a wide interval is easily true. None: there are none."""
+    widths = [
+        (told_ns[each.task.key][1] - told_ns[each.task.key][0]) / each.waited_ns
+        for each in ended
+        if each.task.key in told_ns and each.started_ns >= 0 and each.waited_ns >= WAITED_NS_MIN
+    ]
+    return statistics.median(widths) if widths else None
 
 
 def percentile(values: Sequence[float], percent: int) -> float:

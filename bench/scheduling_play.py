@@ -15,7 +15,7 @@ from functools import cache, partial
 from bench.scheduling_cells import GIVES_UP_NS, SECOND_NS, Cell, service_ns
 from bench.scheduling_profile import Profile
 from bench.workload import DECODE_TOKENS_PER_S, MODELS, PREFILL_TOKENS_PER_S
-from broker.core.effects import Effect, StartAttempt
+from broker.core.effects import Effect, StartAttempt, TellQueued
 from broker.core.engine import Engine
 from broker.core.level import DegradationPolicy
 from broker.core.placement import BackendPolicy
@@ -82,13 +82,15 @@ class Ended:
 class Played:
     """One run. `loading_share`: of the time until the last arrival, that in which a load was under
     way. `loads_bound`: what serving the same requests in time takes at least. `profile`: where the
-    time of the slots went until then, where an engine tells."""
+    time of the slots went until then, where an engine tells. `told_ns`: between which moments each
+    would start, as its first word said where that said anything."""
 
     ended: tuple[Ended, ...]
     loads: int
     loads_bound: int
     loading_share: float
     profile: Mapping[str, float] = field(default_factory=dict)
+    told_ns: Mapping[RequestKey, tuple[int, int]] = field(default_factory=dict)
 
 
 Play = Callable[[Cell, Sequence[Task]], Played]
@@ -196,14 +198,16 @@ def _play_engine(cell: Cell, tasks: Sequence[Task], rule: PlacementRule | None) 
     _run(world.timeline, tasks, lambda: sum(each.endings for each in stories.values()))
     ended = [_ended(each, notes.model_of.get(key, "")) for key, each in stories.items()]
     played = _played(cell, ended, world.servers[_BACKEND].model)
-    return replace(played, profile=notes.profile.shares())
+    told_ns = {key: each for key, each in notes.told_ns.items() if each is not None}
+    return replace(played, profile=notes.profile.shares(), told_ns=told_ns)
 
 
 class _Notes:
-    """Remembers which model answered whom, and where time went."""
+    """Remembers which model answered whom, what each was told first, and where time went."""
 
     def __init__(self, engine: Engine, profile: Profile) -> None:
         self.model_of: dict[RequestKey, str] = {}
+        self.told_ns: dict[RequestKey, tuple[int, int] | None] = {}
         self.profile = profile
         self._engine = engine
 
@@ -211,6 +215,8 @@ class _Notes:
         for effect in effects:
             if type(effect) is StartAttempt:
                 self.model_of[effect.key] = effect.model
+            elif type(effect) is TellQueued and effect.key not in self.told_ns:
+                self.told_ns[effect.key] = _interval_of(effect, now_ns)
         self.profile.turned(self._engine, now_ns)
 
     def opened(self, server: str, exchange: ExchangeId, work: Work) -> None: ...
@@ -218,6 +224,13 @@ class _Notes:
     def closed(self, server: str, exchange: ExchangeId) -> None: ...
 
     def signalled(self, server: str, signal: Signal) -> None: ...
+
+
+def _interval_of(word: TellQueued, now_ns: int) -> tuple[int, int] | None:
+    """Between which moments the request starts, as it was told."""
+    if word.eta_low_ns is None or word.eta_high_ns is None:
+        return None
+    return now_ns + word.eta_low_ns, now_ns + word.eta_high_ns
 
 
 def _run(timeline: Timeline, tasks: Sequence[Task], ended: Callable[[], int]) -> None:

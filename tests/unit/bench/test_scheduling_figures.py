@@ -20,6 +20,7 @@ from bench.scheduling_cells import (
 )
 from bench.scheduling_figures import (
     eta_coverage,
+    eta_width,
     goodput,
     median_ratio,
     percentile,
@@ -126,6 +127,19 @@ def test_an_estimate_is_right_if_the_start_lies_in_its_interval() -> None:
     )
     assert share == pytest.approx(1 / 4)
     assert eta_coverage([ended("a")], {}) is None
+
+
+def test_how_wide_intervals_are_is_told_over_the_wait() -> None:
+    told = {key(name): (5 * SECOND_NS, 25 * SECOND_NS) for name in "abcd"}
+    waits = [
+        ended("a", started_s=10),
+        ended("b", started_s=20),
+        ended("c", started_s=0),  # has not waited
+        ended("d", started_s=-1, ended_s=10, outcome=Outcome.CANCELLED),
+        ended("e", started_s=6),  # was told nothing
+    ]
+    assert eta_width(waits, told) == pytest.approx(1.5)
+    assert eta_width(waits, {}) is None
 
 
 def test_percentiles_are_of_the_nearest_rank() -> None:

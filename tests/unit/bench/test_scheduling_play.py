@@ -69,3 +69,12 @@ def test_every_slot_is_accounted_for_at_every_moment(play: Play) -> None:
 
 def test_the_same_tasks_give_the_same_run() -> None:
     assert play_broker(CELLS["2x4_rho09"], few()) == play_broker(CELLS["2x4_rho09"], few())
+
+
+def test_what_each_was_told_first_is_written_down_where_it_said_when() -> None:
+    tasks = few()
+    told_ns = play_broker(ONE, tasks).told_ns
+    assert tasks[0].key not in told_ns  # nothing had been measured
+    assert tasks[-1].key in told_ns
+    at_ns = {each.key: each.at_ns for each in tasks}
+    assert all(at_ns[key] <= first <= last for key, (first, last) in told_ns.items())
