@@ -20,7 +20,7 @@ import aiohttp
 
 from broker.backends.broken_framing import watching
 from broker.backends.connections import ERROR_BYTES_MAX, Connections, TransportLimits, reason_of
-from broker.core.errors import BackendBusy, BackendFailed, BrokerError
+from broker.core.errors import BackendBusy, BackendFailed, BackendSilent, BrokerError
 
 # The body of an error comes with its head.
 _ERROR_BODY_S: Final = 10.0
@@ -101,7 +101,8 @@ class HttpTransport:
         look: Callable[[aiohttp.ClientResponse], None] | None = None,
     ) -> bytes:
         """Asks and returns the whole body of a 200. No body means GET; no timeout, any wait.
-        `look` sees the head."""
+        `look` sees the head. BackendSilent where that takes longer, with the time for the
+        connection."""
 
         async def read(response: aiohttp.ClientResponse) -> bytes:
             if look is not None:
@@ -112,7 +113,7 @@ class HttpTransport:
             async with asyncio.timeout(timeout_s):
                 return await self.converse(path, body, model, read)
         except TimeoutError as error:
-            raise BackendFailed(f"{path} gave no answer within {timeout_s:g} s") from error
+            raise BackendSilent(f"{path} gave no answer within {timeout_s:g} s") from error
 
     async def close(self) -> None:
         """Drops every connection. Calls that still run fail; later ones are refused."""

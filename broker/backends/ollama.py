@@ -35,6 +35,7 @@ from broker.core.errors import BackendRefused, BrokerError
 from broker.core.model_name import comparison_key
 from broker.core.ports import ModelFacts, Resident
 
+# Beside the time for the connection: who takes none must not look like one that says nothing.
 VERSION_TIMEOUT_S: Final = 5.0
 # After a start the first one waits until the server has read all its manifests.
 TAGS_TIMEOUT_S: Final = 30.0
@@ -62,7 +63,9 @@ class OllamaBackend:
     def __init__(self, *, name: str, host: str = "", limits: TransportLimits | None = None) -> None:
         self._name = name
         self._url = parse_host(host).client_url
-        self._transport = HttpTransport(self._url, limits or TransportLimits(), error_of_status)
+        limits = limits or TransportLimits()
+        self._transport = HttpTransport(self._url, limits, error_of_status)
+        self._version_timeout_s = limits.connect_timeout_s + VERSION_TIMEOUT_S
         self._shown: dict[str, ollama_inventory.Shown] = {}
         self._not_shown: frozenset[str] = frozenset()  # digests whose show failed the last time
         self._capabilities: dict[str, frozenset[str]] = {}  # by comparison key, as last listed
@@ -85,7 +88,7 @@ class OllamaBackend:
 
     async def version(self) -> str:
         """What /api/version says; development builds all say 0.0.0."""
-        body = await self._transport.ask(VERSION, None, timeout_s=VERSION_TIMEOUT_S)
+        body = await self._transport.ask(VERSION, None, timeout_s=self._version_timeout_s)
         return ollama_inventory.version(body)
 
     async def models(self) -> tuple[ModelFacts, ...]:

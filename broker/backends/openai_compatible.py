@@ -28,6 +28,7 @@ from broker.core.ports import ModelFacts, Resident
 
 # Below what uvicorn waits, which serves vLLM and many others: 5 s. Who closes first loses no call.
 IDLE_CONNECTION_S: Final = 4.0
+# Beside the time for the connection: who takes none must not look like one that says nothing.
 HEALTH_TIMEOUT_S: Final = 5.0
 MODELS_TIMEOUT_S: Final = 10.0
 
@@ -60,6 +61,7 @@ class OpenAiBackend:
         self._key = ApiKey(api_key)
         self._key_env = api_key_env
         limits = limits or TransportLimits()
+        self._health_timeout_s = limits.connect_timeout_s + HEALTH_TIMEOUT_S
         idle_s = min(limits.idle_connection_s, IDLE_CONNECTION_S)
         self._transport = HttpTransport(
             self._url,
@@ -198,14 +200,14 @@ class OpenAiBackend:
             said.append(response.headers.get("Server", ""))
 
         with self._key.kept():
-            await self._transport.ask(path, None, timeout_s=HEALTH_TIMEOUT_S, look=look)
+            await self._transport.ask(path, None, timeout_s=self._health_timeout_s, look=look)
         name = self._key.struck_out(said[0])
         return "" if name.lower() in _SAYS_NOTHING else name
 
     async def _ask_version(self) -> str:
         try:
             with self._key.kept():
-                body = await self._transport.ask(VERSION, None, timeout_s=HEALTH_TIMEOUT_S)
+                body = await self._transport.ask(VERSION, None, timeout_s=self._health_timeout_s)
         except BackendFailed as error:
             if error.status not in _ABSENT:
                 raise

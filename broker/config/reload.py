@@ -51,7 +51,9 @@ LIVE: Final[Mapping[str, frozenset[str] | None]] = {
     "timeouts": None,
     "retries": None,
     "breaker": None,
-    "healing": frozenset({"gap_extra_s", "gap_factor", "restart_backoff_s", "restarts_max"}),
+    "healing": frozenset(
+        {"gap_extra_s", "gap_factor", "mute_s", "restart_backoff_s", "restarts_max"}
+    ),
 }
 
 

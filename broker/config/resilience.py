@@ -86,6 +86,9 @@ class HealingConfig(Section):
     gap_extra_s: float = Field(default=1.25, ge=0.1, le=3_600)
     # How long an unload that cures may take: Ollama itself needs 20 s with a frozen runner.
     cure_timeout_s: int = Field(default=25, ge=1, le=3_600)
+    # A server that takes connections and has said nothing of what it is asked for so long does not
+    # serve: one with a frozen runner, the slowest known to work, needs 20 s.
+    mute_s: int = Field(default=22, ge=1, le=3_600)
     # Restarts by a backend's restart_command: at least so far apart, twice as far each time, and
     # so many at most until the backend has served for an hour.
     restart_backoff_s: int = Field(default=60, ge=1, le=DAY_S)

@@ -311,6 +311,10 @@ class ClosedForCure(BackendFailed):
     to be cured. Nothing is known against this one."""
 
 
+class BackendSilent(BackendFailed):
+    """The backend takes connections, and gave no answer in time."""
+
+
 class BackendUnreachable(BackendFailed):
     """The backend takes no connection: nobody listens there, or nothing leads there."""
 

@@ -91,8 +91,8 @@ class Quiet:
 
 @value
 class BackendSeen:
-    """A backend answered, or did not. `problem` says why not. `is_mute`: it answers, but not to
-    what needs its scheduler."""
+    """A backend answered, or did not. `problem` says why not. `is_mute`: it takes connections, and
+    has not said for long what it holds, or anything at all."""
 
     backend: str
     up: bool

@@ -130,6 +130,7 @@ def _places(config: Config) -> tuple[Place[DiscoveryPolicy], ...]:
                 poll_interval_ns=each.poll_interval_ms * _MS,
                 catalog_interval_ns=each.catalogue_interval_s * _S,
                 retry_interval_ns=each.retry_interval_ms * _MS,
+                mute_ns=config.healing.mute_s * _S,
             ),
         )
         for each in config.backends

@@ -10,32 +10,31 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final
 
 import structlog
 
-from broker.core.errors import BrokerError
+from broker.core.errors import BackendSilent, BrokerError
 from broker.core.ports import Backend
 from broker.core.stimuli import BackendSeen, ModelsListed, ResidentsSeen, Stimulus
 from broker.models.catalog import Catalog
 
 _log = structlog.get_logger(__name__)
 
-# A server that says its version at once and has not said for so long what it holds does not serve:
-# one with a frozen runner, the slowest known to work, needs 20 s at most (OLLAMA.md §3.7).
-MUTE_NS: Final = 22_000_000_000
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiscoveryPolicy:
     """How often one backend is asked, and what it is told apart by: how many requests a model runs
-    there at once, and the tags that models may be confined to."""
+    there at once, and the tags that models may be confined to.
+
+    `mute_ns`: what takes connections and has not said for so long what it holds does not serve; one
+    with a frozen runner, the slowest known to work, needs 20 s (OLLAMA.md §3.7). Nor does what has
+    not even said its version: it is stopped, or hangs as a whole."""
 
     slots: int = 1
     tags: frozenset[str] = frozenset()
     poll_interval_ns: int = 5_000_000_000
     catalog_interval_ns: int = 60_000_000_000
     retry_interval_ns: int = 2_000_000_000
+    mute_ns: int = 22_000_000_000
 
     def __post_init__(self) -> None:
         if min(self.poll_interval_ns, self.catalog_interval_ns, self.retry_interval_ns) <= 0:
@@ -63,7 +62,8 @@ class Discovery:
         self._listed_ns: int | None = None
         self._is_up: bool | None = None
         self._is_wanted = asyncio.Event()  # a look before its time
-        self._is_mute = False  # it said its version, and then for long not what it holds
+        self._is_mute = False  # it takes connections, and has not said for long what is asked
+        self._silent_since_ns: int | None = None  # since when it has not said its version
         self._crash = ""  # the last one that was logged, while it lasts
         self.version = ""
         self.down_since_ns: int | None = None  # None: it answered when it was last asked
@@ -134,7 +134,7 @@ class Discovery:
 
     async def _ask_all(self) -> None:
         name = self._backend.name
-        self.version = await self._backend.version()
+        await self._ask_version()
         # What keeps its models tells all of them in one cheap answer, the same as its residents.
         is_cheap = self._backend.keeps_models
         if self._listed_ns is None or is_cheap or self._is_stale(self._listed_ns):
@@ -147,9 +147,23 @@ class Discovery:
         try:
             residents = await self._backend.residents()
         except BrokerError:
-            self._is_mute = self._now_ns() - asked_ns >= MUTE_NS
+            self._is_mute = self._now_ns() - asked_ns >= self._policy.mute_ns
             raise
         self._feed(ResidentsSeen(name, residents, asked_ns))
+
+    async def _ask_version(self) -> None:
+        asked_ns = self._now_ns()
+        try:
+            self.version = await self._backend.version()
+        except BackendSilent:
+            since_ns = asked_ns if self._silent_since_ns is None else self._silent_since_ns
+            self._is_mute = self._now_ns() - since_ns >= self._policy.mute_ns
+            self._silent_since_ns = None if self._is_mute else since_ns  # one more has its own time
+            raise
+        except BrokerError:
+            self._silent_since_ns = None
+            raise
+        self._silent_since_ns = None
 
     def _is_stale(self, listed_ns: int) -> bool:
         return self._now_ns() - listed_ns >= self._policy.catalog_interval_ns

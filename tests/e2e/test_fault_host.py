@@ -19,6 +19,8 @@ from broker.config.schema import BackendConfig, Config
 from broker.runtime.clock import LoopClock
 from broker_client import AsyncClient, Chunk, Event, NoBackend
 from tests.e2e.fault_scene import IDLE_MAX, LONG, MODEL, scene, until
+from tests.e2e.processes import QUICK as QUICK_FILE
+from tests.e2e.processes import SERVER, backend_table, brokerd
 from tests.integration.daemon import FREE_PORTS, QUICK, RunningDaemon, running_daemon
 from tests.integration.ollama_sim_process import start_simulator
 
@@ -43,6 +45,29 @@ async def test_a_broker_that_was_stopped_goes_on_where_it_was(tmp_path: Path) ->
         assert (await waiting).is_done, (await waiting).error
         await at.serves()
         assert set(await at.broker.outcomes()) == {"completed"}
+
+
+async def test_a_server_that_hangs_as_a_whole_is_restarted_by_the_operators_command(
+    tmp_path: Path,
+) -> None:
+    """It takes connections, so that nothing says that it is away; it is no server that is down."""
+    simulator = start_simulator("--speed", "50", "--seed", "7")
+    wake = f'restart_command = ["kill", "-CONT", "{simulator.process.pid}"]'
+    hasty = "connect_timeout_ms = 100"  # each look takes that and five seconds
+    table = backend_table(simulator.port, f"{wake}\n{hasty}")
+    config = SERVER + QUICK_FILE + "[healing]\nmute_s = 1\n" + table
+    try:
+        async with brokerd(config, tmp_path) as broker:
+            await broker.until_status(lambda status: status.backends[0].up)
+            simulator.process.send_signal(signal.SIGSTOP)
+            said = await broker.said("restarting a backend")
+            assert said["command"][:2] == ["kill", "-CONT"]
+            assert "gave no answer within" in (await broker.said("wedged"))["evidence"]
+            again = await broker.until_status(lambda status: status.backends[0].up)
+            assert again.backends[0].restarts == 1
+    finally:
+        simulator.process.send_signal(signal.SIGCONT)
+        simulator.stop()
 
 
 async def test_a_broker_without_descriptors_is_back_when_it_has_some(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_control_calls_wait_no_longer_than_they_say() -> None:
                 await running
 
         async with serving(handler, patience_s=None) as (one, _):
-            await check(one.version(), "/api/version", 5)
+            await check(one.version(), "/api/version", 10)
             await check(one.residents(), "/api/ps", 25)
             await check(one.unload("m"), "/api/generate", 25)
             await check(one.models(), "/api/tags", 30)

@@ -11,7 +11,8 @@ from brokerctl.backend_steps import KEEPS_MODELS, down_text, get_model_step, sta
 from brokerctl.explanation import sentence_of, unreachable_words
 from brokerctl.figures import counted
 from brokerctl.finding import Finding, bad, good, odd
-from brokerctl.health_findings import health_findings
+from brokerctl.health_findings import health_findings, standing_finding
+from brokerctl.health_lines import is_well
 from brokerctl.machine_findings import machine_findings
 from brokerctl.model_choice import completion_models
 
@@ -72,7 +73,9 @@ def broker_findings(status: Status, address: str) -> list[Finding]:
 def backend_findings(backend: BackendStatus) -> list[Finding]:
     """One server, its loads, and what occupies it."""
     if not backend.up:
-        return [bad(down_text(backend), start_step(backend))]
+        away = bad(down_text(backend), start_step(backend))
+        # One that takes connections and says nothing is there: to start it again would not help.
+        return [away] if is_well(backend) else [standing_finding(backend), away]
     findings = health_findings(backend)
     if backend.loads_failed:
         findings.append(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import structlog.testing
 
-from broker.core.errors import BackendFailed, BackendUnreachable
+from broker.core.errors import BackendFailed, BackendSilent, BackendUnreachable
 from broker.core.ports import Resident
 from broker.core.stimuli import BackendSeen, ModelsListed, ResidentsSeen, Stimulus
 from broker.models.catalog import Catalog
@@ -224,3 +224,41 @@ async def test_the_same_policy_again_asks_for_nothing() -> None:
     stage.heard.clear()
     await stage.discovery.ask()
     assert stage.kinds() == [ResidentsSeen, BackendSeen]
+
+
+# A server that hangs as a whole
+
+
+async def looks(stage: Stage, *took_s: float, error: BackendFailed | None = None) -> list[bool]:
+    """Rounds in which the version is not told, each after so long; which of them count as mute."""
+    told = []
+    for each in took_s:
+
+        async def version(seconds: float = each) -> str:
+            stage.now_ns += int(seconds * 1e9)
+            raise error or BackendSilent("/api/version gave no answer")
+
+        stage.backend.version = version  # type: ignore[method-assign]
+        assert not await stage.discovery.ask()
+        seen = stage.heard[-1]
+        assert isinstance(seen, BackendSeen)
+        assert not seen.up
+        told.append(seen.is_mute)
+    return told
+
+
+async def test_what_takes_connections_and_says_nothing_for_long_is_told_again_and_again() -> None:
+    stage = Stage()
+    assert await stage.discovery.ask()
+    assert await looks(stage, *[10.0] * 9) == [False, False, True] * 3
+
+
+async def test_what_takes_no_connection_is_away_and_no_more() -> None:
+    assert not any(await looks(Stage(), *[30.0] * 4, error=BackendUnreachable("nobody listens")))
+
+
+async def test_silence_that_was_broken_begins_anew() -> None:
+    stage = Stage()
+    assert await looks(stage, 10.0, 10.0) == [False, False]
+    assert await looks(stage, 1.0, error=BackendUnreachable("nobody listens")) == [False]
+    assert await looks(stage, 10.0, 10.0, 10.0) == [False, False, True]
