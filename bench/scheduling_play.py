@@ -112,6 +112,11 @@ def start(cell: Cell) -> OllamaModel:
     return OllamaModel(_catalogue(), settings, tokens="first_and_last")
 
 
+_OWN_QUEUE = QueuePolicy(queued_max=QUEUED_MAX, queued_per_agent_max=QUEUED_MAX)
+# What knows no sizes: of agents served alike the one that was not served for longest is next.
+_RIVALS_QUEUE = replace(_OWN_QUEUE, size_handicap=0.0, fairness_grain=0)
+
+
 @cache
 def _catalogue() -> Catalogue:
     return Catalogue(
@@ -186,7 +191,7 @@ def _play_engine(cell: Cell, tasks: Sequence[Task], rule: PlacementRule | None) 
     )
     policy = EnginePolicy(
         backends=(BackendPolicy(name=_BACKEND, resident_max=cell.resident),),
-        queue=QueuePolicy(queued_max=QUEUED_MAX, queued_per_agent_max=QUEUED_MAX),
+        queue=_OWN_QUEUE if rule is None else _RIVALS_QUEUE,
         degradation=DegradationPolicy(is_automatic=False),
     )
     site = Site(start=partial(start, cell), specs=specs)

@@ -36,9 +36,9 @@ class QueuePolicy:
     """How long each step of priority makes a request stand back, and how much may wait.
 
     `handicap_ns_per_priority`: a request of priority p is ordered as if it had become its agent's
-    head (p - 1) such steps later. `size_handicap`: as if it had become that later by so many times
-    the time that it probably runs, among agents whose served cost differs by less than
-    `fairness_grain`; a grain of 0 lets sizes play no part. `queued_max`: requests that wait at once, over all lines (the
+    head (p - 1) such steps later. `size_handicap`: and, among agents whose served cost differs by
+    less than `fairness_grain`, as if later by so many times the time that it probably runs; a grain
+    of 0 lets sizes play no part. `queued_max`: requests that wait at once, over all lines (the
     seed's 1,000); `queued_per_agent_max` of one agent; `live_max` bounds those that run as well.
     The waiting room takes up to `room_max` requests of priority `room_priority_worst` and better
     for `room_wait_ns` while the queue is full. From `slow_down_share` of a limit on, agents are

@@ -105,10 +105,10 @@ class Sizes:
             lengths = self._by_sort.get(sort)
             if lengths is None:
                 lengths = self._by_sort[sort] = MovingAverage(SAMPLE_WEIGHT)
-            lengths.add(output_tokens)
-        self._note_author((spec.key[0], runner, limit), output_tokens)
+            lengths.add(output_tokens / _unit(spec, sort[2]))
+        self._note_author((spec.key[0], runner, limit), output_tokens / _unit(spec, limit))
 
-    def _note_author(self, author: _Author, output_tokens: int) -> None:
+    def _note_author(self, author: _Author, length: float) -> None:
         lengths = self._by_author.get(author)
         if lengths is None:
             if len(self._by_author) >= AUTHORS_MAX:
@@ -116,7 +116,7 @@ class Sizes:
             lengths = self._by_author[author] = MovingAverage(SAMPLE_WEIGHT)
         else:
             self._by_author.move_to_end(author)
-        lengths.add(output_tokens)
+        lengths.add(length)
 
     def expected_ns(self, runner: str, spec: RequestSpec) -> int:
         """How long such a request of this agent runs; on a runner that has served none, as on the
@@ -133,11 +133,12 @@ class Sizes:
         limit = _limit(spec)
         lengths = self._by_author.get((spec.key[0], runner, limit))
         own = min(lengths.count, 1 / SAMPLE_WEIGHT) if lengths else 0.0
-        usual = (lengths.mean() or 0.0) if lengths else 0.0
+        usual = (lengths.mean() or 0.0) * _unit(spec, limit) if lengths else 0.0
         for sort in _sorts(runner, spec.kind, limit):
             others = self._by_sort.get(sort)
             if others is not None:
-                usual = (own * usual + OWN_AFTER * (others.mean() or 0.0)) / (own + OWN_AFTER)
+                theirs = (others.mean() or 0.0) * _unit(spec, sort[2])
+                usual = (own * usual + OWN_AFTER * theirs) / (own + OWN_AFTER)
                 break
         most = spec.output_tokens_max
         return min(usual, most) if most > 0 else usual
@@ -156,6 +157,13 @@ class Sizes:
 def _limit(spec: RequestSpec) -> int:
     """Limits within the same power of two are alike; 0: none is known."""
     return min(spec.output_tokens_max.bit_length(), LIMIT_BITS_MAX)
+
+
+def _unit(spec: RequestSpec, limit: int) -> int:
+    """Answers with a like limit are told as parts of it: who asks for at most a third more than
+    another will use about a third more. Those with different ones, an absurd one or none, in
+    tokens."""
+    return spec.output_tokens_max if 0 < limit < LIMIT_BITS_MAX else 1
 
 
 def _sorts(runner: str, kind: RequestKind, limit: int) -> tuple[_Sort, ...]:
