@@ -267,8 +267,9 @@ class Announcer:
         if prospect is None or record.told_starts_ns is None:
             return prospect is not None  # now it can be told
         first_ns, last_ns = record.told_starts_ns
-        interval = self._waits.interval(prospect.situation, prospect.point_ns(ahead_ns))
-        return not first_ns <= now_ns + interval.middle_ns <= last_ns
+        point_ns = prospect.point_ns(ahead_ns)
+        starts_ns = now_ns + self._waits.middle_ns(prospect.situation, point_ns)
+        return not first_ns <= starts_ns <= last_ns
 
     def _why(self, record: Record, now_ns: int) -> _Why:
         reason, detail = wait_reason(record, self._backends, self._backlog, now_ns)

@@ -44,6 +44,7 @@ LEVEL_MOST: Final = 0.45
 # Before anything was seen: what waits come to where lines are long and models change.
 RATIO_LOW: Final = 0.3
 RATIO_HIGH: Final = 2.5
+_UNKNOWN: Final = (RATIO_LOW, 1.0, RATIO_HIGH)
 
 # How much longer than it stayed somebody who left is taken to have waited in the end.
 LEFT_FACTOR: Final = 1.25
@@ -114,6 +115,11 @@ class Calibration:
         """What to say of such an estimate."""
         return self._interval(self._where(situation, point_ns), point_ns)
 
+    def middle_ns(self, situation: Situation, point_ns: float) -> int:
+        """The middle of it alone: asked for of all that wait, again and again."""
+        ratios = self._ratios.get(self._where(situation, point_ns))
+        return _scaled(point_ns, 1.0 if ratios is None else ratios.bounds()[1])
+
     def word(self, situation: Situation, point_ns: float, now_ns: int) -> Word:
         """The same for the first word to a request, which is to be judged."""
         where = self._where(situation, point_ns)
@@ -143,12 +149,8 @@ class Calibration:
 
     def _interval(self, where: _Where, point_ns: float) -> Interval:
         ratios = self._ratios.get(where)
-        low, middle, high = ratios.bounds() if ratios else (RATIO_LOW, 1.0, RATIO_HIGH)
-        base_ns = point_ns + GRAIN_NS
-        low_ns, middle_ns, high_ns = (
-            max(0, int(base_ns * each) - GRAIN_NS) for each in (low, middle, high)
-        )
-        return Interval(low_ns, middle_ns, high_ns)
+        low, middle, high = _UNKNOWN if ratios is None else ratios.bounds()
+        return Interval(_scaled(point_ns, low), _scaled(point_ns, middle), _scaled(point_ns, high))
 
     def _learn(self, word: Word, waited_ns: int) -> None:
         ratio = (waited_ns + GRAIN_NS) / (word.point_ns + GRAIN_NS)
@@ -169,9 +171,10 @@ class Calibration:
 class _Ratios:
     """Those of one situation, the last ones; and the levels of its two sides."""
 
-    __slots__ = ("_in_order", "_level_high", "_level_low", "_sorted")
+    __slots__ = ("_bounds", "_in_order", "_level_high", "_level_low", "_sorted")
 
     def __init__(self) -> None:
+        self._bounds: tuple[float, float, float] | None = None  # until something changes them
         self._in_order: deque[float] = deque()
         self._sorted: list[float] = []
         self._level_low = self._level_high = MISSED_EACH_SIDE
@@ -180,20 +183,27 @@ class _Ratios:
         return len(self._sorted)
 
     def add(self, ratio: float) -> None:
+        self._bounds = None
         if len(self._in_order) >= RATIOS_MAX:
             del self._sorted[bisect_left(self._sorted, self._in_order.popleft())]
         self._in_order.append(ratio)
         insort(self._sorted, ratio)
 
     def judge(self, *, is_early: bool, is_late: bool) -> None:
+        self._bounds = None
         self._level_low = _moved(self._level_low, is_missed=is_early)
         self._level_high = _moved(self._level_high, is_missed=is_late)
 
     def bounds(self) -> tuple[float, float, float]:
         """The low, the middle and the high ratio."""
+        if self._bounds is None:
+            self._bounds = self._find_bounds()
+        return self._bounds
+
+    def _find_bounds(self) -> tuple[float, float, float]:
         count = len(self._sorted)
         if count < RATIOS_MIN:
-            return RATIO_LOW, 1.0, RATIO_HIGH
+            return _UNKNOWN
         middle = self._sorted[count // 2]
         low = self._sorted[int(max(0.0, self._level_low) * count)]
         high = self._sorted[count - 1 - int(max(0.0, self._level_high) * count)]
@@ -208,6 +218,10 @@ def _moved(level: float, *, is_missed: bool) -> float:
     """The level after one outcome: it rises slowly with hits, and falls at once with a miss."""
     moved = level + LEVEL_STEP * (MISSED_EACH_SIDE - is_missed)
     return min(max(moved, LEVEL_LEAST), LEVEL_MOST)
+
+
+def _scaled(point_ns: float, ratio: float) -> int:
+    return max(0, int((point_ns + GRAIN_NS) * ratio) - GRAIN_NS)
 
 
 def _bucket(point_ns: float) -> int:
