@@ -103,21 +103,25 @@ class Worth:
 
     def __init__(self) -> None:
         self._fronts: dict[str, Front] = {}
+        self._there_ns: dict[str, int] = {}  # when a runner was last seen loaded, anywhere
 
     def rank(self, view: View, demands: Sequence[Demand]) -> list[Demand]:
         """What is overdue, the longest wait first; then by worth. What is worth nothing, as nothing
         of it could start in time, is not loaded."""
         self._forget(view)
+        for backend in (view.backend, *view.others):
+            for runner in backend.residents:
+                self._there_ns[runner] = view.now_ns
         overdue_ns = view.now_ns - self.patience_ns(view)
         turns = {each.runner: self._turn(view, each.runner) for each in demands}
         worth = self._compared(view, demands, turns)
 
         def place(each: Demand) -> tuple[bool, bool, int, float, int, str]:
-            oldest_ns = self._front(view, each.runner).oldest_ns
+            since_ns = self._since_ns(view, each.runner)
             return (
                 each.was_gated,
                 each.is_placed_elsewhere,
-                oldest_ns if oldest_ns <= overdue_ns else view.now_ns,
+                since_ns if since_ns <= overdue_ns else view.now_ns,
                 -worth[each.runner],
                 -each.waited_ns,
                 each.runner,
@@ -133,7 +137,7 @@ class Worth:
         exhausted = [each for each in candidates if view.is_exhausted(each)]
         exhausted.sort(key=lambda each: (each.running, each.used_ns, each.runner))
         overdue_ns = view.now_ns - self.patience_ns(view)
-        is_overdue = self._front(view, target.runner).oldest_ns <= overdue_ns
+        is_overdue = self._since_ns(view, target.runner) <= overdue_ns
         load_ns = _load_ns(view, target.runner)
         enough = self._turn(view, target.runner).per_s / CUT_FACTOR
         cut = [
@@ -152,6 +156,12 @@ class Worth:
         rho = view.estimates.offered.slots_used(view.now_ns) / view.slots
         idle = max(IDLE_SHARE_MIN, 1.0 - rho)
         return max(PATIENCE_NS_MIN, int(PATIENCE_CYCLES * loads_ns / idle))
+
+    def _since_ns(self, view: View, runner: str) -> int:
+        """Since when it is waited for in vain: its oldest request came, and it has not been there
+        since. What was there goes behind those that were not, whatever it has left to do: else two
+        old ones would take turns before a third."""
+        return max(self._front(view, runner).oldest_ns, self._there_ns.get(runner, 0))
 
     def _compared(
         self, view: View, demands: Sequence[Demand], turns: dict[str, Turn]
@@ -224,6 +234,8 @@ class Worth:
         waiting = {key[0] for key in view.lines}
         for runner in [each for each in self._fronts if each not in waiting]:
             del self._fronts[runner]
+        for runner in [each for each in self._there_ns if each not in waiting]:
+            del self._there_ns[runner]
 
 
 def _weight(waiting: Waiting, starts_ns: float) -> float:

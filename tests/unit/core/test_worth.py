@@ -127,6 +127,37 @@ def test_what_still_has_as_much_to_do_is_not_left() -> None:
     assert scene.state("m") is ResidencyState.DRAINING  # its last one runs
 
 
+def test_what_has_no_queue_serves_who_comes_while_more_than_a_few_of_its_slots_work() -> None:
+    """It could not leave before they have ended, and who comes meanwhile needs no load."""
+    scene = serving(model("m", slots=2), model("n"))
+    come(scene, "m")
+    assert come(scene, "n") == []
+    assert scene.state("m") is ResidencyState.RESIDENT
+    assert started(scene.turn(arrived("late"))) == ["late"]
+    end_one(scene)
+    assert scene.state("m") is ResidencyState.RESIDENT
+    end_one(scene)
+    assert scene.state("m") is ResidencyState.UNLOADING
+
+
+def test_of_many_slots_the_last_few_keep_no_model_open() -> None:
+    scene = serving(model("m", slots=8), model("n"))
+    come(scene, *["m"] * 3)
+    come(scene, "n")
+    assert scene.state("m") is ResidencyState.RESIDENT
+    end_one(scene)
+    assert scene.state("m") is ResidencyState.DRAINING
+
+
+def test_who_has_waited_beyond_the_patience_is_not_kept_waiting_by_who_comes_meanwhile() -> None:
+    scene = serving(model("m", slots=2), model("n"))
+    come(scene, "m", within_s=DAY_NS / SECOND_NS)
+    come(scene, "n", within_s=DAY_NS / SECOND_NS)
+    scene.wait(10 * MINUTE_NS)
+    come(scene, "m", within_s=DAY_NS / SECOND_NS)
+    assert scene.state("m") is ResidencyState.DRAINING
+
+
 def test_what_has_little_to_do_is_left_for_far_more() -> None:
     """One of m that takes a minute, against many of n that take a second."""
     scene = learned("m", "n", loads_s={"m": 2.0, "n": 2.0})
@@ -195,3 +226,27 @@ def test_where_two_fit_the_one_that_idles_leaves() -> None:
     scene.end_one()
     assert come(scene, "o") == ["unload m on b1"]
     assert scene.state("n") is ResidencyState.RESIDENT
+
+
+def test_a_third_is_not_forgotten_while_two_with_older_requests_take_turns() -> None:
+    """Of both some request always stays behind that is older than all of the third."""
+    scene = learned("one", "two", "third")
+    come(scene, *["one"] * 400, *["two"] * 400)
+    scene.wait(SECOND_NS)
+    come(scene, "third")
+    there = list[str]()
+    for _ in range(2000):
+        scene.wait(SECOND_NS)
+        if scene.engine.attempts:
+            scene.end_one(output_tokens=10)
+        for name in ("one", "two", "third"):
+            if scene.state(name) is ResidencyState.UNLOADING:
+                scene.unloaded(name)
+            elif scene.state(name) is ResidencyState.LOADING:
+                scene.wait(LOAD_NS)
+                scene.loaded(name)
+                there.append(name)
+        if "third" in there:
+            break
+    assert there[-1] == "third"
+    assert there.count("one") + there.count("two") <= 3
