@@ -17,13 +17,18 @@ COST_MAX = 100
 
 @dataclass
 class Servers:
-    """One class, `slots` servers. The first two agents begin together and never run dry."""
+    """One class, `slots` servers. The first two agents begin together and never run dry. What they
+    send stands back for its size by anything up to `stands_back_ns` of its agent."""
 
     slots: int
-    queue: FairQueue = field(default_factory=lambda: FairQueue(0))
+    grain: int = 0
+    chance: Random = field(default_factory=lambda: Random(0))
+    stands_back_ns: tuple[int, int, int, int] = (0, 0, 0, 0)
+    now_ns: int = 0
     running: list[tuple[int, int, int, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.queue = FairQueue(0, grain=self.grain)
         self.group = self.queue.open_group()
         self.agents = [self.queue.add_agent(1.0) for _ in range(4)]
         self.agent_of: dict[int, int] = {}
@@ -31,7 +36,12 @@ class Servers:
         self.served = [0] * 4  # what is over
 
     def push(self, agent: int) -> None:
-        handle = self.queue.push(self.group, 1, 0, self.agents[agent], 0, 0, 0)
+        self.now_ns += 1
+        back_ns = self.chance.choice([0, self.stands_back_ns[agent]])
+        now_ns = self.now_ns
+        handle = self.queue.push(
+            self.group, 1, 0, self.agents[agent], 0, now_ns, now_ns, stand_back_ns=back_ns
+        )
         self.agent_of[handle] = agent
 
     def top_up(self) -> None:
@@ -43,7 +53,7 @@ class Servers:
         best = self.queue.best(self.group, 0)
         if best is not None and len(self.running) < self.slots:
             agent = self.agent_of.pop(best[2])
-            taken = self.queue.take(best[2], charged, 0)
+            taken = self.queue.take(best[2], charged, self.now_ns)
             assert taken is not None
             self.running.append((taken[0], agent, charged, actual))
             self.dispatched[agent] += actual
@@ -55,15 +65,30 @@ class Servers:
             self.served[agent] += actual
 
 
+# Without grades, with narrow ones, and with such as only the largest charge bounds.
+GRAINS = (0, 7, 10**6)
+
+
+def width(grain: int) -> int:
+    """How wide a grade can be at most: no wider than the largest request, in a power of two."""
+    return min(grain, 2**16 // 1000 + 1)
+
+
+def someone_stands_back(chance: Random) -> tuple[int, int, int, int]:
+    """One agent's requests are short, another's long, or both are mixed."""
+    return (*chance.choice([(0, 0), (0, 10**6), (10**6, 0), (30, 30)]), 30, 10**6)
+
+
 @pytest.mark.parametrize("slots", [1, 2, 3, 5])
 @pytest.mark.parametrize("error_max", [0, 10, COST_MAX])
-def test_two_flows_that_stay_backlogged_stay_close(slots: int, error_max: int) -> None:
+@pytest.mark.parametrize("grain", GRAINS)
+def test_two_flows_that_stay_backlogged_stay_close(slots: int, error_max: int, grain: int) -> None:
     """What is served differs by less than (slots + 1) of the largest requests, however wrong the
-    estimates are; what is begun, over any stretch of time, by at most twice the largest and the
-    errors of those that run beside it."""
+    estimates are, and whatever the sizes; what is begun, over any stretch of time, by at most twice
+    the largest, a grade and the errors of those that run beside it."""
     for seed in range(40):
         chance = Random(seed)
-        servers = Servers(slots)
+        servers = Servers(slots, grain, chance, someone_stands_back(chance))
         leads = []
         servers.top_up()
         for _ in range(150):
@@ -77,19 +102,24 @@ def test_two_flows_that_stay_backlogged_stay_close(slots: int, error_max: int) -
                 leads.append(servers.dispatched[0] - servers.dispatched[1])
             for _ in range(chance.choice([0, 1, 1, 2, 5])):
                 servers.end(chance.choice([-1, -1, chance.randrange(slots)]))
-                assert abs(servers.served[0] - servers.served[1]) < (slots + 1) * COST_MAX, seed
-        assert max(leads) - min(leads) <= 2 * (COST_MAX + (slots - 1) * error_max), seed
+                apart = abs(servers.served[0] - servers.served[1])
+                assert apart <= slots * COST_MAX + width(grain) < (slots + 1) * COST_MAX, seed
+        bound = COST_MAX + (slots - 1) * error_max + width(grain)
+        assert max(leads) - min(leads) <= 2 * bound, seed
 
 
 @pytest.mark.parametrize("slots", [1, 2, 4])
 @pytest.mark.parametrize("error_max", [0, 10, COST_MAX])
-def test_flows_that_come_and_go_stay_close_while_both_wait(slots: int, error_max: int) -> None:
+@pytest.mark.parametrize("grain", GRAINS)
+def test_flows_that_come_and_go_stay_close_while_both_wait(
+    slots: int, error_max: int, grain: int
+) -> None:
     """The same of any two, from whenever both wait until one of them does not: a lift puts who
     comes where the others are."""
-    bound = 2 * (COST_MAX + (slots - 1) * error_max)
+    bound = 2 * (COST_MAX + (slots - 1) * error_max + width(grain))
     for seed in range(60):
         chance = Random(seed)
-        servers = Servers(slots)
+        servers = Servers(slots, grain, chance, someone_stands_back(chance))
         leads: dict[tuple[int, int], list[int]] = {}
         for _ in range(200):
             for _ in range(chance.choice([0, 0, 1, 2, 6])):
@@ -102,6 +132,40 @@ def test_flows_that_come_and_go_stay_close_while_both_wait(slots: int, error_max
             for _ in range(chance.choice([0, 1, 1, 2])):
                 servers.end(chance.choice([-1, chance.randrange(slots)]))
             assert all(max(each) - min(each) <= bound for each in leads.values()), seed
+
+
+@pytest.mark.parametrize("back_ns", [0, 1, 50, 1_000])
+def test_within_a_grade_nobody_passes_who_comes_later_than_sizes_allow(back_ns: int) -> None:
+    """A head that stands back by so much is passed by others that became heads before that, and by
+    none after it, whatever their sizes."""
+    for seed in range(20):
+        chance = Random(seed)
+        queue = FairQueue(0, grain=10**6)
+        group = queue.open_group()
+        first = queue.take(queue.push(group, 1, 0, queue.add_agent(1.0), 0, 0, 0), 10**6, 0)
+        assert first is not None  # from now on a grade holds all that follows
+        since = {}
+        patient = queue.push(group, 1, 0, queue.add_agent(1.0), 0, 0, 0, stand_back_ns=back_ns)
+        for _ in range(200):
+            now_ns = chance.randrange(back_ns * 2 + 10)
+            entry = queue.push(
+                group,
+                1,
+                0,
+                queue.add_agent(1.0),
+                0,
+                now_ns,
+                now_ns,
+                stand_back_ns=chance.choice([0, 0, chance.randrange(100)]),
+            )
+            since[entry] = now_ns
+        passed = []
+        while (best := queue.best(group, 0)) is not None and best[2] != patient:
+            passed.append(since[best[2]])
+            assert queue.take(best[2], chance.randrange(3), back_ns * 3)
+        assert all(each <= back_ns for each in passed)
+        assert passed or back_ns < 50
+        assert queue.settle(first[0], 10**6, 0)
 
 
 def _note_leads(servers: Servers, leads: dict[tuple[int, int], list[int]]) -> None:

@@ -96,9 +96,7 @@ def test_a_runner_that_has_served_nobody_is_taken_for_one_like_the_others() -> N
     assert expected_tokens(known, asked(), "unheard of") == pytest.approx(50)
 
 
-def test_what_an_agent_uses_elsewhere_tells_nothing_of_this_runner() -> (
-    None
-):
+def test_what_an_agent_uses_elsewhere_tells_nothing_of_this_runner() -> None:
     known = Sizes()
     note(known, asked("a"), 1_000, runner="other", times=10)
     note(known, asked("b"), 10)
