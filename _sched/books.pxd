@@ -114,7 +114,9 @@ cdef class Books:
         self, uint32_t group, long priority, long compartment, uint32_t agent
     ) noexcept nogil
     cdef int64_t stand_ns(self, uint32_t flow) noexcept nogil
-    cdef void put_in(self, uint32_t slot, int64_t now_ns, int64_t head_since_ns) noexcept nogil
+    cdef void put_in(
+        self, uint32_t slot, int64_t now_ns, int64_t head_since_ns, bint lift
+    ) noexcept nogil
     cdef void take_out(self, uint32_t slot, int64_t now_ns) noexcept nogil
     cdef void set_eligible(self, uint32_t flow, bint eligible) noexcept nogil
     cdef void activate(self, uint32_t flow, bint lift) noexcept nogil

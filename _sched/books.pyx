@@ -115,9 +115,11 @@ cdef class Books:
             return 0
         return found.head_since_ns + request_at(self, found.requests).stand_back_ns
 
-    cdef void put_in(self, uint32_t slot, int64_t now_ns, int64_t head_since_ns) noexcept nogil:
+    cdef void put_in(
+        self, uint32_t slot, int64_t now_ns, int64_t head_since_ns, bint lift
+    ) noexcept nogil:
         """A request whose fields are filled in begins to wait. `head_since_ns` of at least 0: it
-        comes back, and was its flow's head since then."""
+        comes back, or from another group, and was its flow's head since then."""
         cdef Request* request = request_at(self, slot)
         cdef Flow* flow = flow_at(self, request.flow)
         cdef Agent* agent = agent_at(self, flow.agent)
@@ -129,7 +131,7 @@ cdef class Books:
         if flow.size == 0 and agent.paused:
             self.counters.leave(flow.counter)
         elif flow.size == 0:
-            self.activate(request.flow, head_since_ns < 0)
+            self.activate(request.flow, lift)
         elif flow.requests == slot:
             self.counters.stand(flow.counter, self.stand_ns(request.flow))
         pairing_push(&worst, &agent.requests, slot)

@@ -86,6 +86,7 @@ class FairQueue(Books):
         now_ns: int,
         head_since_ns: int = -1,
         stand_back_ns: int = 0,
+        lift: bool = False,
     ) -> int:
         """Adds a request and returns its handle. `head_since_ns`, as `take` returned it: it was
         taken and comes back to its old place, without a lift. `stand_back_ns`, 0 to 2**54: how much
@@ -101,6 +102,9 @@ class FairQueue(Books):
 
     def remove(self, entry: int, now_ns: int) -> bool:
         """A request leaves from wherever it stands. False where the handle is stale."""
+
+    def head_since(self, entry: int) -> int:
+        """Since when it is its agent's head; -1 where it is not, or the handle is stale."""
 
     def best(self, group: int, closed: int) -> tuple[int, int, int] | None:
         """(order key in ns, priority, request) of what is next, what is closed left out."""

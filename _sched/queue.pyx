@@ -166,7 +166,7 @@ cdef class FairQueue(Books):
 
     def push(self, uint64_t group, long priority, long compartment, uint64_t agent, int64_t rank,
              int64_t arrived_ns, int64_t now_ns, int64_t head_since_ns=-1,
-             int64_t stand_back_ns=0):
+             int64_t stand_back_ns=0, bint lift=False):
         """Adds a request and returns its handle."""
         _check_time(max(now_ns, head_since_ns))
         _check_time(now_ns)
@@ -190,7 +190,7 @@ cdef class FairQueue(Books):
         request.stand_back_ns = stand_back_ns
         self.sequence += 1
         request.sequence = self.sequence
-        self.put_in(slot, now_ns, head_since_ns)
+        self.put_in(slot, now_ns, head_since_ns, lift or head_since_ns < 0)
         self.changed()
         return handle
 
@@ -242,6 +242,13 @@ cdef class FairQueue(Books):
         self.let_go(flow)
         self.changed()
         return True
+
+    def head_since(self, uint64_t entry):
+        """Since when it is its agent's head; -1 where it is not, or the handle is stale."""
+        cdef uint32_t slot = slot_of(&self.request_blocks, entry)
+        if slot == 0 or flow_at(self, request_at(self, slot).flow).requests != slot:
+            return -1
+        return flow_at(self, request_at(self, slot).flow).head_since_ns
 
     def best(self, uint64_t group, uint64_t closed):
         """(order key in ns, priority, request) of what is next, what is closed left out."""

@@ -148,6 +148,7 @@ class FairQueue:
         now_ns: int,
         head_since_ns: int = -1,
         stand_back_ns: int = 0,
+        lift: bool = False,
     ) -> int:
         """Adds a request and returns its handle. `head_since_ns`, as `take` returned it: it was
         taken and comes back to its old place, without a lift. `stand_back_ns`: for its size. `lift`:
@@ -163,7 +164,7 @@ class FairQueue:
         entry = Entry(next(self._sequence), flow, rank, arrived_ns, stand_back_ns)
         self._entries[entry.handle] = entry
         flow.entries.append(entry)
-        if was_idle and head_since_ns < 0 and not flow.agent.paused:
+        if was_idle and (lift or head_since_ns < 0) and not flow.agent.paused:
             self._lift(flow)
         if flow.sorted()[:1] != old_head:
             flow.head_since_ns = flow.claim_ns = head_since_ns if head_since_ns >= 0 else now_ns
@@ -219,6 +220,13 @@ class FairQueue:
         self._take_out(found, now_ns)
         self._let_go(found.flow)
         return True
+
+    def head_since(self, entry: int) -> int:
+        """Since when it is its agent's head; -1 where it is not, or the handle is stale."""
+        found = self._entries.get(entry)
+        if found is None or found.flow.sorted()[0] is not found:
+            return -1
+        return found.flow.head_since_ns
 
     def best(self, group: int, closed: int) -> tuple[int, int, int] | None:
         """(order key in ns, priority, request) of what is next, what is closed left out."""

@@ -137,6 +137,7 @@ def tasks_of(cell: Cell, rows: Sequence[TraceRow], drawn: Sequence[Draw]) -> lis
                 fallback_models=(
                     (draw.other_model,) if cell.is_flexible and draw.other_model else ()
                 ),
+                prefer_loaded=cell.is_flexible,
                 queue_limit_ns=0 if cell.is_patient else GIVES_UP_NS,
                 gives_up_after_ns=0 if cell.is_patient else GIVES_UP_NS,
             )

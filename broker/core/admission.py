@@ -22,6 +22,7 @@ from broker.core.errors import AgentBlocked, BrokerError, DeadlineExpired
 from broker.core.estimates import Estimates
 from broker.core.failover import Ways, check_own, fallback_keys, find_target
 from broker.core.feasibility import Asker, Feasibility
+from broker.core.flexible import Flexible
 from broker.core.model_name import comparison_key
 from broker.core.offers import is_held as mask_holds
 from broker.core.phases import Phases
@@ -66,6 +67,7 @@ class Target(NamedTuple):
     line: LineKey
     instead: str = ""  # why another one, where it is not for the level
     is_in_haste: bool = False  # because the line of its own would take too long
+    is_at_hand: bool = False  # because it is loaded, and its own is not
 
 
 class Admission(NamedTuple):
@@ -80,6 +82,7 @@ class Admission(NamedTuple):
     line: LineKey
     instead: str  # why another one, in words
     is_in_haste: bool
+    is_at_hand: bool
     place: Place
     victim: Record | None
     passage: Passage
@@ -99,7 +102,9 @@ class Gates:
         estimates: Estimates,
         tally: Tally,
         phases: Phases,
+        flexible: Flexible,
     ) -> None:
+        self._flexible = flexible
         self._backends = backends
         self._agents = agents
         self._quotas = quotas
@@ -174,6 +179,12 @@ class Gates:
         # From level 2 on another one may answer; what does is looked at there.
         if own and offers.has_small_only and not offers.is_small_runner(own[0].runner):
             return Target(comparison_key(spec.model), "", False, own[1])
+        at_hand = self._flexible.find(spec, self._flexible.accepted(spec))
+        if at_hand is not None:
+            substituted_for = spec.model if at_hand.instead else ""
+            model, line, instead = at_hand.model, at_hand.line, at_hand.instead
+            is_at_hand = at_hand.is_at_hand
+            return Target(model, substituted_for, False, line, instead, is_at_hand=is_at_hand)
         found = find_target(spec, self._ways(now_ns))
         substituted_for = spec.model if found.instead else ""
         return Target(found.key, substituted_for, False, found.line, found.instead)

@@ -14,6 +14,7 @@ from broker.core.degradation import Degradation
 from broker.core.effects import Admit, Effect, Refuse, TakeOver, TellSlowDown
 from broker.core.errors import BrokerError, Displaced, Draining, RequestIdInUse
 from broker.core.estimates import Estimates
+from broker.core.flexible import Flexible
 from broker.core.journal import Refused
 from broker.core.ledger import Ledger
 from broker.core.lifecycle import WAITS, Trigger
@@ -46,6 +47,7 @@ class Arrivals:
         announcer: Announcer,
         degradation: Degradation,
         reassignment: Reassignment,
+        flexible: Flexible,
         estimates: Estimates,
         tally: Tally,
         timers: Timers,
@@ -56,10 +58,20 @@ class Arrivals:
         self.draining = False
         pressure = Backpressure(policy, backlog, room, tally, estimates)
         self._gates = Gates(
-            backends, agents, quotas, degradation, backlog, pressure, estimates, tally, phases
+            backends,
+            agents,
+            quotas,
+            degradation,
+            backlog,
+            pressure,
+            estimates,
+            tally,
+            phases,
+            flexible,
         )
         self._degradation = degradation
         self._reassignment = reassignment
+        self._flexible = flexible
         self._backpressure = pressure
         self._ledger = ledger
         self._backlog = backlog
@@ -139,6 +151,7 @@ class Arrivals:
             is_for_level=admission.is_for_level,
             instead=admission.instead,
             is_in_haste=admission.is_in_haste,
+            is_at_hand=admission.is_at_hand,
             line=admission.line,
             arrived_ns=now_ns,
             rank=self._rank(spec),
@@ -168,6 +181,8 @@ class Arrivals:
         return rank
 
     def _enter(self, record: Record, now_ns: int) -> None:
+        if record.spec.prefer_loaded:
+            self._flexible.place(record, now_ns)
         record.move(Trigger.ENQUEUE)
         self._backlog.enter(record, now_ns)
         self._announcer.tell_first(record, now_ns)

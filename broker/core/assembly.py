@@ -22,10 +22,11 @@ from broker.core.degradation import Degradation
 from broker.core.effects import Effect
 from broker.core.errors import BrokerError
 from broker.core.estimates import Estimates
+from broker.core.flexible import Flexible
 from broker.core.healer import Healer, new_healer
 from broker.core.ledger import Ledger
-from broker.core.load_charges import LoadCharges
 from broker.core.level import Level
+from broker.core.load_charges import LoadCharges
 from broker.core.membership import Membership
 from broker.core.offers import Offers
 from broker.core.operations import Operations
@@ -112,6 +113,7 @@ class Assembly(ABC):
         self._phases = self._new_phases()
         self.ledger = self._new_ledger()
         self._reassignment = Reassignment(self.ledger, self.backlog, self.backends)
+        self._flexible = Flexible(self.ledger, self.backlog, self._reassignment, self.backends)
         self._announcer = self._new_announcer()
         self.retries = self._new_retries()
         self._attempts = self._new_attempts()
@@ -164,6 +166,7 @@ class Assembly(ABC):
             self.ledger,
             self.backlog,
             self._reassignment,
+            self._flexible,
             self._announcer,
             self._phases,
             self.backends,
@@ -237,6 +240,7 @@ class Assembly(ABC):
             self._announcer,
             self.degradation,
             self._reassignment,
+            self._flexible,
             self.estimates,
             self.tally,
             self.timers,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from _sched.queue import FairQueue
+from broker.core.accepting import Accepting
 from broker.core.agent_policy import COMPARTMENTS_MAX
 from broker.core.agents import Agent
 from broker.core.bulkheads import Bulkheads
@@ -48,6 +49,7 @@ class Backlog:
         "_queue",
         "_tally",
         "_waiting",
+        "accepting",
         "bulkheads",
         "lines",
         "offers",
@@ -68,6 +70,7 @@ class Backlog:
         self.lines: dict[LineKey, Line] = {}
         self.ready: dict[LineKey, Line] = {}
         self.size_bytes = 0  # of all that waits
+        self.accepting = Accepting()
         self.bulkheads = bulkheads
         self.offers = offers
         self._first: dict[LineKey, Line] = {}  # kept only while the level holds something back
@@ -96,8 +99,9 @@ class Backlog:
         """See the class."""
         return self._first if self.offers.held else self.ready
 
-    def enter(self, record: Record, now_ns: int) -> None:
-        """A request waits now; where it was taken before, at its old place."""
+    def enter(self, record: Record, now_ns: int, *, lift: bool = False) -> None:
+        """A request waits now; where it was taken before, at its old place. `lift`: it brings its
+        age from another line, and its agent is lifted there like whoever comes."""
         line = self._line(record.line)
         record.line = line.key  # one tuple for all that wait here
         record.entry = self._queue.push(
@@ -110,6 +114,7 @@ class Backlog:
             now_ns,
             record.head_since_ns,
             self._policy.stand_back_ns(record.service_ns),
+            lift,
         )
         slot = record.entry & SLOT_MASK
         if slot >= len(self._waiting):
@@ -118,6 +123,8 @@ class Backlog:
         self._tally.queue(record.priority, 1)
         self.size_bytes += record.spec.size_bytes
         record.agent.waiting_bytes += record.spec.size_bytes
+        if record.accepts:
+            self.accepting.add(record)
         if line.key not in self.first:
             self._look(line, now_ns)
         self._note(record.line[0])
@@ -155,17 +162,23 @@ class Backlog:
         line: LineKey | None = None,
         rank: int | None = None,
         compartment: int | None = None,
+        keeps_age: bool = False,
     ) -> None:
         """Changes what decides where a request stands. If it waits it does so there from now on, as
-        if it had come now."""
+        if it had come now; or `keeps_age`: as old as it has become as head of its agent."""
         is_queued = record.state is State.QUEUED
+        since_ns = -1
         if is_queued:
+            if keeps_age:  # as it would have where it was before, had it stayed
+                known = (self._queue.head_since(record.entry), record.head_since_ns)
+                since_ns = min((each for each in known if each >= 0), default=-1)
             self.withdraw(record, now_ns)
+            record.head_since_ns = since_ns
         record.line = record.line if line is None else line
         record.rank = record.rank if rank is None else rank
         record.compartment = record.compartment if compartment is None else compartment
         if is_queued:
-            self.enter(record, now_ns)
+            self.enter(record, now_ns, lift=keeps_age)
 
     def record_of(self, entry: int) -> Record:
         """The request behind a handle of the queue."""
@@ -238,6 +251,21 @@ class Backlog:
             entries += self._queue.forward(groups, cost, now_ns, rest, closed ^ EVERY_BIT)
         return [self.record_of(each) for each in entries]
 
+    def joining(self, runner: str) -> list[Record]:
+        """Those that this runner may answer and that could run, wherever they wait; in the order in
+        which they began to wait there."""
+        if not self.offers.lets_answer(runner):
+            return []
+        closed = self.bulkheads.closed
+        return [
+            each
+            for each in self.accepting.of(runner)
+            if each.may_join
+            and not each.agent.is_paused
+            and not closed >> each.compartment & 1
+            and not (self.is_holding and self.offers.holds(each))
+        ]
+
     def let_run(self) -> int:
         """How many waiting requests the level lets run, be it only in a slot that would idle: what
         it holds back altogether is no load that could hold the level up."""
@@ -267,6 +295,8 @@ class Backlog:
             raise InvariantBroken("what waits is not said to wait")
         if not len(records) == len(self._queue) == sum(x.size for x in self.lines.values()):
             raise InvariantBroken("the queue, its lines and what waits differ")
+        if not self.accepting.check(records):
+            raise InvariantBroken("what accepts other models is kept wrong")
         if sum(each.spec.size_bytes for each in records) != self.size_bytes:
             raise InvariantBroken("the bytes that wait are counted wrong")
         may_run = [key for key, line in self.lines.items() if line.demand(0)[0]]
@@ -307,6 +337,8 @@ class Backlog:
         self._tally.queue(record.priority, -1)
         self.size_bytes -= record.spec.size_bytes
         record.agent.waiting_bytes -= record.spec.size_bytes
+        if record.accepts:
+            self.accepting.drop(record)
         if not self.lines:
             self._estimates.emptied()
         self._note(record.line[0])

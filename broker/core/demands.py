@@ -17,6 +17,16 @@ from broker.core.record import Record
 from broker.core.residency import Residency
 
 
+def _nobody(runner: str) -> Sequence[Record]:
+    """Where requests have no choice."""
+    return ()
+
+
+def _none(runner: str) -> int:
+    """How many there are of them."""
+    return 0
+
+
 @dataclass(slots=True)
 class Demand:
     """The requests for one runner that this backend cannot serve as it is.
@@ -40,7 +50,8 @@ class View:
     """One backend at one moment, with what waits. `lines`: whose wants count here; `is_first`: of
     these only what goes before what the level holds back. `forward` gives the first requests of a
     runner in the order in which they would start, at a cost that grows with how many are asked for;
-    `starts_until_ns` says when the wait of one is over at the latest."""
+    `starts_until_ns` says when the wait of one is over at the latest. `accepting`: which of those
+    that have a choice a runner may answer, wherever they wait; `choosers` counts them, at once."""
 
     backend: BackendState
     others: Sequence[BackendState]
@@ -50,6 +61,8 @@ class View:
     now_ns: int
     forward: Callable[[str, int, int], list[Record]]
     starts_until_ns: Callable[[Record], int]
+    accepting: Callable[[str], Sequence[Record]] = _nobody
+    choosers: Callable[[str], int] = _none
 
     def is_exhausted(self, residency: Residency) -> bool:
         """Is it ours and open, and does nothing wait that it could serve? What nothing may be
@@ -75,6 +88,22 @@ class View:
     def front(self, runner: str, limit: int) -> list[Record]:
         """The first requests of a runner, in the order in which they would start."""
         return self.forward(runner, self.now_ns, limit)
+
+    def joining(self, runner: str) -> list[Record]:
+        """Those that wait for another runner which nobody serves, and that this one would answer as
+        soon as it were there; in no order that means anything."""
+        served: dict[LineKey, bool] = {}
+        found = list[Record]()
+        for record in self.accepting(runner):
+            line = record.line
+            if line[0] == runner:
+                continue
+            if line not in served:
+                those = (self.backend, *self.others)
+                served[line] = any(slots_for(each, line) for each in those)
+            if not served[line]:
+                found.append(record)
+        return found
 
     @property
     def slots(self) -> float:

@@ -94,9 +94,11 @@ class Engine(Assembly):
         self._membership.settle(now_ns)
         if type(stimulus) is Quiet and not self._effects:
             return self._effects  # told again and again of each stream that is silent
+        self._flexible.settle(now_ns)
         self._dispatch(now_ns)
         self._healer.settle(now_ns)
-        if self._switching.settle(now_ns):
+        has_opened = self._switching.settle(now_ns)
+        if self._flexible.settle(now_ns) or has_opened:
             self._dispatch(now_ns)
         if type(stimulus) in OWNS_OTHERS:
             self._ownership.look()
@@ -226,6 +228,7 @@ class Engine(Assembly):
         if self._offers.has_small_only:  # another model than before may be small
             self.backlog.hold_anew(now_ns)
         self._reassignment.look_at_all(now_ns)
+        self._flexible.models_changed()
 
     # Time, level and policy
 

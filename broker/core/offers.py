@@ -208,6 +208,10 @@ class Offers:
             self._small_runners[runner] = known
         return known
 
+    def lets_answer(self, runner: str) -> bool:
+        """May it answer where others could as well, as far as the level goes?"""
+        return not self.has_small_only or self.is_small_runner(runner)
+
     def models_changed(self) -> None:
         """Backends have others than before."""
         self._small_runners.clear()

@@ -23,6 +23,7 @@ from broker.core.offers import is_held
 from broker.core.placement import BackendState
 from broker.core.queueing import LineKey
 from broker.core.record import Record
+from broker.core.requests import RequestSpec
 from broker.core.stimuli import ModelSpec
 from broker.core.targets import (
     check_capabilities,
@@ -42,6 +43,7 @@ class Choice(NamedTuple):
     is_for_level: bool  # another model than was asked for, because only small ones run
     instead: str = ""  # why another is to answer, in words, where it is not for the level
     is_in_haste: bool = False  # is that because the line of its own would take too long?
+    is_at_hand: bool = False  # is that because it is loaded, and its own is not?
 
 
 class Reassignment:
@@ -81,7 +83,8 @@ class Reassignment:
         was asked for again, or the default answer. Where the model is gone for good this is the
         end. `is_there`: some backend has its runner; `is_able`: and would start it."""
         offers = self._offers
-        is_at_home = is_there and is_able and (not record.instead or record.is_in_haste)
+        is_own_way = not record.instead or record.is_in_haste or record.is_at_hand
+        is_at_home = is_there and is_able and is_own_way
         if is_at_home and not record.is_for_level and not offers.has_small_only:
             return  # the usual case
         allows_answer = offers.allows_answer(record.spec) and not record.has_streamed
@@ -94,14 +97,28 @@ class Reassignment:
             if record.state is State.QUEUED:  # one in the waiting room hears of it when it enters
                 self._ledger.end(record, Trigger.FAIL, error, now_ns)
             return
+        # That it was at hand elsewhere for a while costs it no age.
+        self.assign(record, choice, now_ns, keeps_age=record.is_at_hand)
+        if allows_answer and offers.holds(record):
+            self._ledger.answer(record, now_ns)
+
+    def assign(
+        self, record: Record, choice: Choice, now_ns: int, *, keeps_age: bool = False
+    ) -> None:
+        """Another model is to answer, or another line to be waited in, or for another reason;
+        `keeps_age`: where it waits it is as old there as it was."""
         is_other = choice.model != record.model
         self._assign(record, choice)
         if choice.line != record.line:
-            self._backlog.move(record, now_ns, line=choice.line)
+            self._backlog.move(record, now_ns, line=choice.line, keeps_age=keeps_age)
         if is_other:
             self._ledger.hold_to_time_outs(record, now_ns)
-        if allows_answer and offers.holds(record):
-            self._ledger.answer(record, now_ns)
+
+    def by_need(self, spec: RequestSpec, now_ns: int) -> Choice | None:
+        """What was asked for where some backend takes it, else a fallback that one takes; None
+        where there is neither."""
+        found = self._ways(now_ns).find(spec)
+        return found and Choice(found.key, found.line, False, found.instead)
 
     def _assign(self, record: Record, choice: Choice) -> None:
         if record.pieces_kept and choice.line[0] != record.line[0]:
@@ -117,6 +134,7 @@ class Reassignment:
             record.told_reason = None  # what it waits for has another name: it is told in any case
         record.model, record.is_for_level = choice.model, choice.is_for_level
         record.instead, record.is_in_haste = choice.instead, choice.is_in_haste
+        record.is_at_hand = choice.is_at_hand
 
     def _choose(self, record: Record, is_there: bool, now_ns: int) -> Choice:
         """What is to answer from now on. ModelUnknown where nothing is left that may."""
@@ -146,8 +164,8 @@ class Reassignment:
             line = record.line if is_there else find_line(record.spec, record.model, self._backends)
         except BrokerError as error:
             return None, error
-        instead, is_in_haste = record.instead, record.is_in_haste
-        return Choice(record.model, line, record.is_for_level, instead, is_in_haste), None
+        whose = record.is_for_level, record.instead, record.is_in_haste, record.is_at_hand
+        return Choice(record.model, line, *whose), None
 
     def _by_need(
         self, record: Record, kept: Choice | None, problem: BrokerError | None, now_ns: int
@@ -156,7 +174,7 @@ class Reassignment:
         there is none it waits for what it has, or for what was asked for to come back."""
         asked = comparison_key(record.spec.model)
         runner = "" if kept is None else kept.line[0]
-        is_own = kept is not None and (kept.is_in_haste or kept.model == asked)
+        is_own = kept is not None and (kept.is_in_haste or kept.is_at_hand or kept.model == asked)
         if kept is not None and is_own and may_run(runner, self._backends, now_ns):
             return kept
         found = self._ways(now_ns).find(record.spec, runner)

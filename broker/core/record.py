@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from broker.core.agents import Agent
 from broker.core.calibration import Word
@@ -47,6 +47,13 @@ class Passage:
     stopped_at: str = ""  # the gate that said no
 
 
+class Accepted(NamedTuple):
+    """A model that may answer a request, and the line to wait in for it."""
+
+    model: str  # comparison key
+    line: LineKey
+
+
 @dataclass(slots=True, kw_only=True)
 class Record:
     """One request. `line` says where it waits or waited; `priority` and `compartment` are those it
@@ -71,6 +78,8 @@ class Record:
     is_for_level: bool = False  # is another model to answer because only small ones run?
     instead: str = ""  # why another model is to answer, in words, where it is not for the level
     is_in_haste: bool = False  # is that because the line of its own would take too long?
+    is_at_hand: bool = False  # is that because it is loaded, and its own is not?
+    accepts: tuple[Accepted, ...] = ()  # where it has a choice: what may answer, its own first
     state: State = State.RECEIVED
     deadline_ns: int = 0
     asked_until_ns: int = 0  # as its newest call gives it; a time-out may be tighter
@@ -92,6 +101,12 @@ class Record:
     told_reason: WaitReason | None = None
     told_starts_ns: tuple[int, int] | None = None  # between these moments, as it was last told
     first_word: Word | None = None  # when it was told that it would start, in its first word
+
+    @property
+    def may_join(self) -> bool:
+        """May it go to another line for that it accepts its model? What one model began, and what
+        another rule has decided, stays."""
+        return not (self.pieces_kept or self.is_for_level or self.is_in_haste)
 
     def move(self, trigger: Trigger) -> None:
         after = _TABLE.get((self.state, trigger))  # the table itself: five times in each life

@@ -82,6 +82,7 @@ class RequestSpec:
     needs: frozenset[str] = frozenset()  # capabilities that the content calls for
     preemptible: bool = False
     fallback_models: tuple[str, ...] = ()
+    prefer_loaded: bool = False  # of all these models, one that is loaded rather than wait for one
     text_bytes: int = -1
     output_tokens_max: int = 0
     substitution: Substitution = Substitution.ANY

@@ -13,6 +13,7 @@ from broker.core.dispatch import spelled
 from broker.core.effects import Effect, TellAttemptFailed, TellRequeued
 from broker.core.errors import BrokerError
 from broker.core.failures import failure_of
+from broker.core.flexible import Flexible
 from broker.core.ledger import Ledger
 from broker.core.lifecycle import State, Trigger
 from broker.core.phases import Phases
@@ -40,6 +41,7 @@ class Retries:
         ledger: Ledger,
         backlog: Backlog,
         reassignment: Reassignment,
+        flexible: Flexible,
         announcer: Announcer,
         phases: Phases,
         backends: Mapping[str, BackendState],
@@ -51,6 +53,7 @@ class Retries:
         self._ledger = ledger
         self._backlog = backlog
         self._reassignment = reassignment
+        self._flexible = flexible
         self._announcer = announcer
         self._phases = phases
         self._backends = backends
@@ -213,6 +216,8 @@ class Retries:
         self._reassignment.look(record, now_ns)
         if record.state is not State.REQUEUED:
             return  # it was answered
+        if record.spec.prefer_loaded:
+            self._flexible.place(record, now_ns)
         record.move(Trigger.ENQUEUE)
         record.starts_before = self._ledger.attempts_made
         self._backlog.enter(record, now_ns)

@@ -163,6 +163,8 @@ class Switching:
             now_ns,
             self._backlog.forward,
             self._starts_until_ns,
+            self._backlog.joining,
+            self._backlog.accepting.count,
         )
 
     def _lines_for(self, backend: BackendState, now_ns: int) -> Mapping[LineKey, Line]:

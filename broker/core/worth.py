@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from broker.core.demands import Demand, View
+from broker.core.record import Accepted, Record
 from broker.core.residency import Residency
 
 # Requests of a runner that are looked at: more than start in any turn that is compared here.
@@ -39,6 +40,9 @@ LATE_ELSEWHERE: Final = 0.5
 
 # By which factor the next must be worth more than what a resident still does.
 CUT_FACTOR: Final = 2.0
+
+# A resident without a queue stays open while more than one in so many of its slots works.
+SLOTS_PER_LAST: Final = 4
 
 # Those of the demands with the highest worth for which it is worked out what would be late
 # elsewhere.
@@ -68,6 +72,7 @@ class Waiting(NamedTuple):
     latest_ns: int
     service_ns: float
     is_urgent: bool
+    accepts: tuple[Accepted, ...] = ()  # where it has a choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +137,13 @@ class Worth:
     def leaving(
         self, view: View, target: Demand, candidates: Sequence[Residency]
     ) -> list[Residency]:
-        """Those whose queue is exhausted, idle longest; then those that are worth least, if that is
-        far less than the target is or the target is overdue."""
-        exhausted = [each for each in candidates if view.is_exhausted(each)]
-        exhausted.sort(key=lambda each: (each.running, each.used_ns, each.runner))
+        """Those whose queue is exhausted and that hardly work any more, idle longest; then those
+        that are worth least, if that is far less than the target is or the target is overdue."""
         overdue_ns = view.now_ns - self.patience_ns(view)
         is_overdue = self._since_ns(view, target.runner) <= overdue_ns
+        exhausted = [each for each in candidates if view.is_exhausted(each)]
+        idle = [each for each in exhausted if is_overdue or _is_nearly_idle(each)]
+        idle.sort(key=lambda each: (each.running, each.used_ns, each.runner))
         load_ns = _load_ns(view, target.runner)
         enough = self._turn(view, target.runner).per_s / CUT_FACTOR
         cut = [
@@ -148,7 +154,7 @@ class Worth:
             and view.now_ns - each.loaded_ns >= load_ns
             and ((still := self._turn(view, each.runner).per_s) < enough or is_overdue)
         ]
-        return [*exhausted, *(each for *_, each in sorted(cut, key=lambda those: those[:3]))]
+        return [*idle, *(each for *_, each in sorted(cut, key=lambda those: those[:3]))]
 
     def patience_ns(self, view: View) -> int:
         """How long a request may wait before its model goes first, whatever that costs."""
@@ -173,21 +179,21 @@ class Worth:
             for runner in best:
                 span_ns = turns[runner].span_ns
                 late = sum(
-                    self._late_after(view, each.runner, span_ns)
+                    self._late_after(view, each.runner, runner, span_ns)
                     for each in demands
                     if each.runner != runner
                 )
                 worth[runner] -= LATE_ELSEWHERE * late / span_ns * 1e9 if span_ns else 0.0
         return worth
 
-    def _late_after(self, view: View, runner: str, span_ns: float) -> float:
+    def _late_after(self, view: View, runner: str, instead: str, span_ns: float) -> float:
         """The weight of what could start if this runner were loaded now, and could not after so
-        long."""
+        long a turn of the one that is loaded `instead`, which does not answer it either."""
         ready_ns = _ready_ns(view, runner)
         return sum(
             _weight(each, ready_ns)
             for each in self._front(view, runner).requests
-            if ready_ns <= each.latest_ns < ready_ns + span_ns
+            if ready_ns <= each.latest_ns < ready_ns + span_ns and not _accepts(each, instead)
         )
 
     def _turn(self, view: View, runner: str) -> Turn:
@@ -215,17 +221,18 @@ class Worth:
         return best
 
     def _front(self, view: View, runner: str) -> Front:
-        found, size = self._fronts.get(runner), view.size_of(runner)
+        found, size = self._fronts.get(runner), view.size_of(runner) + view.choosers(runner)
         if found is not None and found.is_of(size, view.now_ns):
             return found
         usual_ns = view.estimates.service_ns(runner) or SERVICE_NS_UNKNOWN
         requests, oldest_ns = list[Waiting](), view.now_ns
-        for record in view.front(runner, FRONT_MAX):
+        for record in _merged(view.front(runner, FRONT_MAX), view.joining(runner)):
             oldest_ns = min(oldest_ns, record.arrived_ns)
             service_ns = max(SERVICE_NS_MIN, float(record.service_ns or usual_ns))
             surely_ns = int(view.estimates.expected_ns(runner, record.spec) or 0)
             latest_ns = min(view.starts_until_ns(record), record.deadline_ns - surely_ns)
-            requests.append(Waiting(latest_ns, service_ns, record.priority <= URGENT_WORST))
+            is_urgent = record.priority <= URGENT_WORST
+            requests.append(Waiting(latest_ns, service_ns, is_urgent, record.accepts))
         front = self._fronts[runner] = Front(view.now_ns, size, tuple(requests), oldest_ns)
         return front
 
@@ -236,6 +243,28 @@ class Worth:
             del self._fronts[runner]
         for runner in [each for each in self._there_ns if each not in waiting]:
             del self._there_ns[runner]
+
+
+def _is_nearly_idle(residency: Residency) -> bool:
+    """Is it time to gate it, now that its queue is exhausted? It cannot leave before what runs has
+    ended, and what comes until then would find free slots and need no load. A single slot is not
+    free before that."""
+    return residency.slots == 1 or residency.running * SLOTS_PER_LAST <= residency.slots
+
+
+def _merged(own: list[Record], joining: list[Record]) -> list[Record]:
+    """The first of them all: those that would join stand by their age."""
+    if not joining:
+        return own
+    return sorted((*own, *joining), key=_place)[:FRONT_MAX]
+
+
+def _place(record: Record) -> tuple[int, int]:
+    return record.arrived_ns, record.rank
+
+
+def _accepts(waiting: Waiting, runner: str) -> bool:
+    return any(each.line[0] == runner for each in waiting.accepts)
 
 
 def _weight(waiting: Waiting, starts_ns: float) -> float:

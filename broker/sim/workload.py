@@ -46,6 +46,7 @@ class Task:
     num_ctx_needed: int = 0
     output_tokens_max: int = 0
     fallback_models: tuple[str, ...] = ()
+    prefer_loaded: bool = False  # one of these that is loaded, rather than wait for a load
     preemptible: bool = False
     session_id: str = ""
     blocks: tuple[int, ...] = ()
@@ -94,6 +95,7 @@ class Task:
             num_ctx_needed=self.num_ctx_needed,
             output_tokens_max=self.output_tokens_max,
             fallback_models=self.fallback_models,
+            prefer_loaded=self.prefer_loaded,
             preemptible=self.preemptible,
             session_id=self.session_id,
             on_interruption=self.on_interruption,

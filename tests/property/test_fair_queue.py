@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import pytest
@@ -185,6 +185,17 @@ class FairQueueMachine(RuleBasedStateMachine):
             mine = self.queue.settle(flow[0], charged, 0)
             assert mine == self.oracle.settle(flow[1], charged, 0)
 
+    @rule(at=AT, to=AT, step_ns=STEPS_NS)
+    def move(self, at: int, to: int, step_ns: int) -> None:
+        """Into any group, with the age that it has, and a lift."""
+        self.now_ns += step_ns
+        mine, theirs = self.entries[-1 - at % len(self.entries)]
+        since_ns = self.queue.head_since(mine)
+        assert since_ns == self.oracle.head_since(theirs)
+        if self.queue.remove(mine, self.now_ns) and self.oracle.remove(theirs, self.now_ns):
+            place = replace(self.places[mine], group=self.groups[to % len(self.groups)])
+            self._push(place, since_ns, lift=True)
+
     @rule(at=AT, step_ns=STEPS_NS)
     def remove(self, at: int, step_ns: int) -> None:
         self.now_ns += step_ns
@@ -223,8 +234,8 @@ class FairQueueMachine(RuleBasedStateMachine):
                 demand = self.oracle.demand(group[1], closed, self.now_ns)
                 assert self.queue.demand(group[0], closed, self.now_ns) == demand
 
-    def _push(self, place: Place, head_since_ns: int) -> None:
-        rest = place.rank, place.arrived_ns, self.now_ns, head_since_ns, place.stand_back_ns
+    def _push(self, place: Place, head_since_ns: int, *, lift: bool = False) -> None:
+        rest = place.rank, place.arrived_ns, self.now_ns, head_since_ns, place.stand_back_ns, lift
         where = place.priority, place.compartment
         theirs = self.oracle.push(place.group[1], *where, place.agent[1], *rest)
         mine = self.queue.push(place.group[0], *where, place.agent[0], *rest)

@@ -30,12 +30,12 @@ BROKEN = LoadFailed("out of memory")
 
 
 def test_the_victim_is_gated_drained_unloaded_and_proven_gone_before_the_load() -> None:
-    scene = serving(model("m", slots=2), model("n"))
+    scene = serving(model("m", slots=8), model("n"))
     scene.turn(arrived("m1"))
     scene.turn(arrived("m2"))
     effects = scene.turn(arrived("n1", model="n"))
     assert (switches(effects), scene.state("m")) == ([], ResidencyState.DRAINING)
-    assert started(scene.turn(arrived("m3"))) == []  # gated: nothing new although a slot comes free
+    assert started(scene.turn(arrived("m3"))) == []  # gated: nothing new although slots are free
     effects = scene.ends("m1")
     assert (started(effects), switches(effects)) == ([], [])
     effects = scene.ends("m2")
@@ -57,7 +57,7 @@ def test_a_slot_in_its_grace_is_drained_too() -> None:
 
 
 def test_what_was_gated_for_another_serves_on_when_nobody_waits_for_that_any_more() -> None:
-    scene = serving(model("m", slots=2), model("n"))
+    scene = serving(model("m", slots=4), model("n"))
     scene.turn(arrived("m1"))
     scene.turn(arrived("n1", model="n"))
     scene.turn(arrived("m2"))
@@ -69,7 +69,7 @@ def test_what_was_gated_for_another_serves_on_when_nobody_waits_for_that_any_mor
 
 def test_another_model_has_its_turn_though_the_victims_requests_pile_up() -> None:
     """Else a busy model would be unloaded and loaded again, and the others would wait for ever."""
-    scene = serving(model("m", slots=2), model("n"))
+    scene = serving(model("m", slots=4), model("n"))
     scene.turn(arrived("m1"))
     scene.turn(arrived("n1", model="n"))
     scene.wait(MINUTE_NS)
