@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from broker.core.backlog import Backlog
 from broker.core.barriers import Bar, Barrier, barrier
-from broker.core.calibration import Calibration
+from broker.core.calibration import Calibration, Word
 from broker.core.effects import Effect, TellQueued, WaitReason
 from broker.core.estimates import Estimates
 from broker.core.lifecycle import State
@@ -249,10 +249,17 @@ class Announcer:
                 why = whys.get(alike)
                 if why is None:
                     why = whys[alike] = self._why(record, now_ns)
+                if record.first_word is not None and not record.is_overdue:
+                    self._look_if_overdue(record, record.first_word, now_ns)
                 if self._is_worth_a_word(record, position, ahead_ns, why, now_ns):
                     self._tell_why(record, position, ahead_ns, why, now_ns)
                 if why.prospect is not None:
                     ahead_ns += record.service_ns or why.prospect.service_ns
+
+    def _look_if_overdue(self, record: Record, word: Word, now_ns: int) -> None:
+        if now_ns - word.at_ns > word.interval.high_ns and record.tries == 0:
+            record.is_overdue = True
+            self._waits.overdue(word)
 
     def _is_worth_a_word(
         self, record: Record, position: int, ahead_ns: float, why: _Why, now_ns: int

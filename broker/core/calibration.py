@@ -126,17 +126,25 @@ class Calibration:
         interval = self._interval(where, point_ns)
         return Word(now_ns, situation, int(point_ns), where, interval)
 
-    def started(self, word: Word, now_ns: int) -> None:
-        """A request that was told this has started."""
+    def overdue(self, word: Word) -> None:
+        """A request that was told this still waits after the end of its interval. That is a miss
+        whenever it starts: to know it now is to be less wrong where waits are growing."""
+        self._judge(word, is_early=False, is_late=True)
+
+    def started(self, word: Word, now_ns: int, *, is_judged: bool = False) -> None:
+        """A request that was told this has started. `is_judged`: it was overdue."""
         waited_ns = now_ns - word.at_ns
         low_ns, _, high_ns = word.interval
         self._learn(word, waited_ns)
-        self._judge(word, is_early=waited_ns < low_ns, is_late=waited_ns > high_ns)
+        if not is_judged:
+            self._judge(word, is_early=waited_ns < low_ns, is_late=waited_ns > high_ns)
 
-    def left(self, word: Word, now_ns: int) -> None:
+    def left(self, word: Word, now_ns: int, *, is_judged: bool = False) -> None:
         """A request that was told this waits no longer, and has not started."""
         waited_ns = now_ns - word.at_ns
         self._learn(word, int(waited_ns * LEFT_FACTOR))
+        if is_judged:
+            return
         if waited_ns > word.interval.high_ns:
             self._judge(word, is_early=False, is_late=True)
         else:
@@ -155,17 +163,20 @@ class Calibration:
     def _learn(self, word: Word, waited_ns: int) -> None:
         ratio = (waited_ns + GRAIN_NS) / (word.point_ns + GRAIN_NS)
         for where in ((word.situation, _bucket(word.point_ns)), (word.situation, _ALL)):
-            ratios = self._ratios.get(where)
-            if ratios is None:
-                ratios = self._ratios[where] = _Ratios()
-            ratios.add(ratio)
+            self._of(where).add(ratio)
 
     def _judge(self, word: Word, *, is_early: bool, is_late: bool) -> None:
         is_inside = not (is_early or is_late)
         self.judged += 1
         self.inside += is_inside
         self._is_inside.append(is_inside)
-        self._ratios[word.where].judge(is_early=is_early, is_late=is_late)
+        self._of(word.where).judge(is_early=is_early, is_late=is_late)
+
+    def _of(self, where: _Where) -> _Ratios:
+        ratios = self._ratios.get(where)
+        if ratios is None:
+            ratios = self._ratios[where] = _Ratios()
+        return ratios
 
 
 class _Ratios:

@@ -209,7 +209,7 @@ class Ledger:
         if record.wait_timer:
             self._phases.left(record)
         if record.first_word is not None and record.tries == 0:
-            self.waits.left(record.first_word, now_ns)
+            self.waits.left(record.first_word, now_ns, is_judged=record.is_overdue)
         agent.live -= 1
         agent.ended += 1
         self._backlog.bulkheads.hold(record.compartment, -1)

@@ -101,6 +101,7 @@ class Record:
     told_reason: WaitReason | None = None
     told_starts_ns: tuple[int, int] | None = None  # between these moments, as it was last told
     first_word: Word | None = None  # when it was told that it would start, in its first word
+    is_overdue: bool = False  # has it waited for longer than it was told first?
 
     @property
     def may_join(self) -> bool:

@@ -115,6 +115,25 @@ def test_who_left_after_the_end_is_a_miss_and_before_it_unknown() -> None:
     assert (waits.judged, waits.inside, waits.lately) == (1, 0, (1, 0))
 
 
+def test_who_still_waits_after_the_end_is_a_miss_at_once_and_only_once() -> None:
+    waits = Calibration()
+    word = waits.word(Situation.AWAY, 10 * SECOND_NS, 0)
+    waits.overdue(word)
+    assert (waits.judged, waits.inside) == (1, 0)
+    waits.started(word, word.interval.high_ns + 1, is_judged=True)
+    waits.left(word, word.interval.high_ns + 1, is_judged=True)
+    assert (waits.judged, waits.inside, waits.left_before) == (1, 0, 0)
+    assert waits.remembered == 4  # both waits are known now, in two lists each
+
+
+def test_while_waits_grow_intervals_widen_before_anybody_starts() -> None:
+    waits = learned(ratio=1.0)
+    before = waits.interval(Situation.AWAY, 20 * SECOND_NS)
+    for _ in range(20):
+        waits.overdue(waits.word(Situation.AWAY, 20 * SECOND_NS, 0))
+    assert waits.interval(Situation.AWAY, 20 * SECOND_NS).high_ns > before.high_ns
+
+
 def test_the_impatient_do_not_make_waits_look_short() -> None:
     """Half of all would have waited for longer than anybody stays."""
     chance, waits = random.Random(5), Calibration()

@@ -144,6 +144,7 @@ def test_who_leaves_after_its_interval_was_told_wrong_and_before_it_tells_nothin
     [word] = of(scene.turn(arrived("r1")), TellQueued)
     scene.turn(arrived("r2"))
     judged, inside = waits.judged, waits.inside
+    assert not scene.engine.records["a", "r1"].is_overdue
     scene.turn(CancelAsked(("a", "r2"), CancelCause.CLIENT_GONE))
     assert (waits.judged, waits.left_before) == (judged, 1)
     _, _, high_ns = interval_of(word)
@@ -203,3 +204,19 @@ def test_a_model_whose_load_was_never_measured_tells_nothing() -> None:
     [word] = of(scene.turn(arrived("other", model="n")), TellQueued)
     assert word.reason.value == "SWAP"
     assert (word.eta_low_ns, word.eta_ns, word.eta_high_ns) == (None, None, None)
+
+
+def test_who_waits_for_longer_than_it_was_told_is_judged_before_it_starts() -> None:
+    scene = serving(model("m"))
+    scene.measured(4 * SECOND_NS)
+    waits = scene.engine.waits
+    scene.turn(arrived("running"))
+    [word] = of(scene.turn(arrived("r1")), TellQueued)
+    judged, inside = waits.judged, waits.inside
+    _, _, high_ns = interval_of(word)
+    scene.wait(high_ns + 1)
+    scene.turn(arrived("r2"))
+    scene.wait(2 * SECOND_NS)  # a round
+    assert (waits.judged, waits.inside) == (judged + 1, inside)
+    scene.ends("running")
+    assert (waits.judged, waits.inside) == (judged + 1, inside)  # r1 has started
