@@ -86,18 +86,7 @@ class Assembly(ABC):
             self._note,
         )
         self._effects: list[Effect] = []
-        self.residencies = Residencies(
-            self.backends,
-            policy.placement,
-            self.backlog,
-            self.timers,
-            self.estimates,
-            self._load_charges,
-            self._emit,
-            self._note,
-            self._load_failed,
-            self._choices_changed,
-        )
+        self.residencies = self._new_residencies()
         self.breakers = self._new_breakers()
         self._switching = self._new_switching()
         self.degradation = Degradation(
@@ -124,6 +113,20 @@ class Assembly(ABC):
         self._routing = Routing(self.backends, self.backlog.record_of)
         self._operations = Operations(
             self.agents, self.backlog, self.ledger, self._announcer, self.timers, self._emit
+        )
+
+    def _new_residencies(self) -> Residencies:
+        return Residencies(
+            self.backends,
+            self.policy.placement,
+            self.backlog,
+            self.timers,
+            self.estimates,
+            self._load_charges,
+            self._emit,
+            self._note,
+            self._load_failed,
+            self._choices_changed,
         )
 
     def _new_breakers(self) -> Breakers:

@@ -62,6 +62,7 @@ from tests.property.level_books import LevelBooks
 from tests.property.operator_books import OperatorBooks
 from tests.property.order_books import OrderBooks
 from tests.property.server_books import MODELS, SIZES, Call, Server
+from tests.property.told_times import check_times
 from tests.unit.core.scene import SECOND_NS
 
 
@@ -268,10 +269,7 @@ class PerfectShell:
 
     def _queued(self, effect: TellQueued) -> None:
         assert effect.position >= 1
-        times_ns = (effect.eta_low_ns, effect.eta_ns, effect.eta_high_ns)
-        known_ns = [each for each in times_ns if each is not None]
-        assert len(known_ns) in (0, len(times_ns))
-        assert known_ns == sorted(max(0, each) for each in known_ns)
+        check_times(effect)
         live = self.live[effect.key]
         stands = effect.reason is WaitReason.QUEUE_FULL
         if stands and live.where is Where.NOWHERE:
