@@ -112,7 +112,7 @@ class Flexible:
             choice = self._reassignment.by_need(record.spec, now_ns) or _own(record)
         if choice is None or (choice.line == record.line and choice.model == record.model):
             return False
-        self._reassignment.assign(record, choice, now_ns, keeps_age=True)
+        self._reassignment.assign(record, choice, now_ns)
         return True
 
     def _model(self, key: str) -> ModelSpec | None:

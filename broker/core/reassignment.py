@@ -97,19 +97,17 @@ class Reassignment:
             if record.state is State.QUEUED:  # one in the waiting room hears of it when it enters
                 self._ledger.end(record, Trigger.FAIL, error, now_ns)
             return
-        # That it was at hand elsewhere for a while costs it no age.
-        self.assign(record, choice, now_ns, keeps_age=record.is_at_hand)
+        self.assign(record, choice, now_ns)
         if allows_answer and offers.holds(record):
             self._ledger.answer(record, now_ns)
 
-    def assign(
-        self, record: Record, choice: Choice, now_ns: int, *, keeps_age: bool = False
-    ) -> None:
-        """Another model is to answer, or another line to be waited in, or for another reason;
-        `keeps_age`: where it waits it is as old there as it was."""
+    def assign(self, record: Record, choice: Choice, now_ns: int) -> None:
+        """Another model is to answer, or another line to be waited in, or for another reason. Who
+        goes wherever a model is loaded keeps its age on all its ways."""
         is_other = choice.model != record.model
         self._assign(record, choice)
         if choice.line != record.line:
+            keeps_age = record.spec.prefer_loaded
             self._backlog.move(record, now_ns, line=choice.line, keeps_age=keeps_age)
         if is_other:
             self._ledger.hold_to_time_outs(record, now_ns)

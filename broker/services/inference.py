@@ -60,6 +60,7 @@ class Submission:
     substitution: Substitution = Substitution.ANY
     accepts_default: bool = False
     prompt_type: str = ""
+    prefer_loaded: bool = False
     on_interruption: OnInterruption = OnInterruption.FAIL
     time_outs: TimeOuts = NO_TIME_OUTS
     session_id: str = ""
@@ -96,6 +97,7 @@ class InferenceService:
             needs=call.needs,
             preemptible=call.preemptible,
             fallback_models=call.fallback_models,
+            prefer_loaded=call.prefer_loaded,
             substitution=call.substitution,
             accepts_default=call.accepts_default,
             prompt_type=call.prompt_type,

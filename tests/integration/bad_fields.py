@@ -129,6 +129,12 @@ def _numbers() -> Iterator[BadField]:
         field="substitution",
         says="forbids any other model, and fallback_models names some",
     )
+    yield BadField(
+        covers="GenerateRequest.prefer_loaded",
+        request=generate(prefer_loaded=True),
+        field="prefer_loaded",
+        says="chooses among models, and fallback_models names none",
+    )
     for number in (-1, 65_537):
         yield BadField(
             covers="EmbedRequest.dimensions",

@@ -153,11 +153,12 @@ async def test_a_request_that_the_broker_never_judged_is_not_to_be_explained(
 
 async def test_fallbacks_and_the_default_answer(broker: ScriptedBroker) -> None:
     broker.script.append(answer)
-    options = ("--fallback", "small", "--fallback", "tiny", "--accept-default")
+    options = ("--fallback", "small", "--fallback", "tiny", "--accept-default", "--prefer-loaded")
     result = await brokerctl(broker, "generate", "why?", "--model", "m", *options)
     assert result.exit_code == 0, result.output
     assert list(broker.requests[0].fallback_models) == ["small", "tiny"]
     assert broker.requests[0].accept_default
+    assert broker.requests[0].prefer_loaded
 
 
 async def test_who_listens_and_says_nothing_is_not_taken_for_nobody() -> None:

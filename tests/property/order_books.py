@@ -31,6 +31,7 @@ class Waiting:
     stand_back_ns: int = 0  # for its size, as it was when it entered
     overtakings: list[int] = field(default_factory=list)
     has_moved: bool = False  # to the line of a model that was pulled anew
+    head_since_ns: int = -1  # its age where it was before, which it brought along
     rules: Counter[str] = field(default_factory=Counter)
 
 
@@ -86,8 +87,10 @@ class OrderBooks:
         self._push(Waiting(served.waiting.live, line), now_ns, served.head_since_ns)
         self._queue.settle(served.flow, served.charged, 0)
 
-    def _push(self, waiting: Waiting, now_ns: int, head_since_ns: int) -> None:
-        live = waiting.live
+    def _push(
+        self, waiting: Waiting, now_ns: int, head_since_ns: int, *, lift: bool = False
+    ) -> None:
+        live, waiting.head_since_ns = waiting.live, head_since_ns
         agent = live.key[0]
         if agent not in self._agents:
             self._agents[agent] = self._queue.add_agent(1.0)
@@ -105,6 +108,7 @@ class OrderBooks:
             now_ns,
             head_since_ns,
             waiting.stand_back_ns,
+            lift,
         )
         self.waiting[live.key] = waiting
         self._look_for_head(waiting, head_since_ns if head_since_ns >= 0 else now_ns)
@@ -115,9 +119,15 @@ class OrderBooks:
     def move(self, key: RequestKey, line: LineKey, now_ns: int) -> None:
         """Its model was pulled anew, or the level gives it another: it waits for that now."""
         waiting = self.waiting[key]
+        head, since_ns = self._heads[self._flow(waiting)]
+        known = (since_ns if head == key else -1, waiting.head_since_ns)
+        age_ns = min((each for each in known if each >= 0), default=-1)
         self.leave(key, now_ns)
         waiting.line, waiting.has_moved = line, True
-        self._push(waiting, now_ns, -1)
+        if waiting.live.spec.prefer_loaded:
+            self._push(waiting, now_ns, age_ns, lift=True)  # as old as where it was before
+        else:
+            self._push(waiting, now_ns, -1)
 
     def leave(self, key: RequestKey, now_ns: int) -> None:
         """It waits no longer, if it did, for whatever reason."""

@@ -66,7 +66,7 @@ class UnrulyPeople(PerfectShell):
             deadline_ns=self.now_ns + self.choose([*[10 * MINUTE_NS] * 6, 30 * SECOND_NS, 0]),
             content=self.choose([b"content"] * 5 + [b"other"]),
             num_ctx_needed=self.choose([*[0] * 9, 5000, 8000, 9000]),
-            fallback_models=self.choose([(), ("m",)]),
+            fallback_models=self.choose([(), ("m",), ("o", "m"), ("n",)]),
             size_bytes=self.choose([100, 100, 100, 3000, 11_000]),
         )
         criticality = self.choose([Criticality.NORMAL] * 4 + list(Criticality))
@@ -77,6 +77,7 @@ class UnrulyPeople(PerfectShell):
             spec,
             criticality=criticality,
             substitution=substitution,
+            prefer_loaded=self.choose([False, True]),
             accepts_default=self.choose([False, False, True]),
             output_tokens_max=self.choose([0, 0, 20, 500]),
             on_interruption=self.choose(list(OnInterruption)),

@@ -109,6 +109,7 @@ def decode_generate(
         agent_id=request.agent_id,
         model=request.model,
         fallback_models=tuple(request.fallback_models),
+        prefer_loaded=request.prefer_loaded,
         content=GenerateContent(
             input=_decode_input(request),
             options=_decode_options(options) if request.HasField("options") else {},

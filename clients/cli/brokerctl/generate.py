@@ -61,6 +61,12 @@ BEGINS_ANEW: Final = "--- begins anew ---"
     help="Answer with this model where the other cannot. May be given for several, the best first.",
 )
 @click.option(
+    "--prefer-loaded",
+    is_flag=True,
+    default=None,
+    help="Of these models let one answer that is loaded, rather than wait for a load.",
+)
+@click.option(
     "--accept-default",
     is_flag=True,
     default=None,

@@ -115,6 +115,7 @@ class Ask(Options, total=False):
     format: Literal["json"] | Mapping[str, Any]
     think: bool | str
     fallback_models: Sequence[str]
+    prefer_loaded: bool
     priority: int
     criticality: Criticality
     session_id: str
@@ -166,6 +167,7 @@ def generate_request(ask: Ask, *, agent_id: str) -> inference_pb2.GenerateReques
         agent_id=agent_id,
         model=ask["model"],
         fallback_models=ask.get("fallback_models", ()),
+        prefer_loaded=ask.get("prefer_loaded", False),
         options=options_message(ask),
         priority=ask.get("priority", 0),
         criticality=criticality_number(ask.get("criticality")),
