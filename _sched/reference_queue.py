@@ -151,9 +151,8 @@ class FairQueue:
         lift: bool = False,
     ) -> int:
         """Adds a request and returns its handle. `head_since_ns`, as `take` returned it: it was
-        taken and comes back to its old place, without a lift. `stand_back_ns`: for its size. `lift`:
-        it comes from another group, with the age that it has as a head, and is lifted all the
-        same."""
+        taken and comes back to its old place, without a lift. `stand_back_ns`: for its size.
+        `lift`: it comes from another group with its age as a head, and is lifted all the same."""
         check_range("time", now_ns, 0, TIME_NS_MAX)
         check_range("handicap", stand_back_ns, 0, HANDICAP_NS_MAX)
         check_range("time", max(0, head_since_ns), 0, TIME_NS_MAX)

@@ -123,18 +123,13 @@ def _numbers() -> Iterator[BadField]:
                 field=field,
                 says=f"is {number}, which is none of its values",
             )
-    yield BadField(
-        covers="GenerateRequest.substitution",
-        request=generate(substitution=pb.SUBSTITUTION_NEVER, fallback_models=["n"]),
-        field="substitution",
-        says="forbids any other model, and fallback_models names some",
-    )
-    yield BadField(
-        covers="GenerateRequest.prefer_loaded",
-        request=generate(prefer_loaded=True),
-        field="prefer_loaded",
-        says="chooses among models, and fallback_models names none",
-    )
+    never = generate(substitution=pb.SUBSTITUTION_NEVER, fallback_models=["n"])
+    for field, request, says in (
+        ("substitution", never, "forbids any other model, and fallback_models names some"),
+        ("prefer_loaded", generate(prefer_loaded=True), "fallback_models names none"),
+    ):
+        covers = f"GenerateRequest.{field}"
+        yield BadField(covers=covers, request=request, field=field, says=says)
     for number in (-1, 65_537):
         yield BadField(
             covers="EmbedRequest.dimensions",

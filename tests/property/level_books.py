@@ -92,6 +92,19 @@ class LevelBooks:
         assert any("max_tokens" in each for each in effect.changes) == is_cut
         if effect.substituted_for:
             assert spec.substitution is not Substitution.NEVER
+        self._check_accepted(live)
+
+    def _check_accepted(self, live: Live) -> None:
+        """What answers is what was asked for, or a fallback of the caller, or is for the level's
+        sake; one that is loaded rather than another only where the caller prefers that."""
+        spec, record = live.spec, self._engine.records[live.key]
+        if record.is_for_level:
+            return
+        asked = comparison_key(spec.model)
+        fallbacks = {comparison_key(each) for each in spec.fallback_models}
+        assert record.model == asked or record.model in fallbacks, "nobody named this model"
+        is_at_hand = record.is_at_hand
+        assert not is_at_hand or (spec.prefer_loaded and record.model != asked)
 
     def check_answered(self, effect: Answer, live: Live, line: LineKey | None) -> None:
         """Only at the critical level, where it may be, and where the level would hold it."""

@@ -39,8 +39,7 @@ from broker.core.effects import (
 )
 from broker.core.engine import Engine
 from broker.core.errors import BackendUnreachable, BrokerError
-from broker.core.model_name import comparison_key
-from broker.core.requests import AttemptId, Outcome, RequestKey, RequestSpec, Substitution
+from broker.core.requests import AttemptId, Outcome, RequestKey, RequestSpec
 from broker.core.stimuli import (
     Arrived,
     AttemptEnded,
@@ -303,7 +302,6 @@ class PerfectShell:
         live = self.live[effect.key]
         assert live.where is Where.QUEUE
         self.levels.check_started(effect, live)
-        self._check_accepted(effect, live)
         server = self.servers[effect.backend]
         runner = {each.name: each.runner for each in server.listed}[effect.model]
         self.tries.start(effect, live, runner)
@@ -316,18 +314,6 @@ class PerfectShell:
         lines = {each.line for each in self.order.waiting.values() if each.line[0] == runner}
         fitting = [line for line in lines if attempt.residency.fits(line[1])]
         self.order.start(effect.key, effect.attempt, attempt.charged, fitting, self.now_ns)
-
-    def _check_accepted(self, effect: StartAttempt, live: Live) -> None:
-        """What answers is what was asked for, or a fallback of the caller, or is for the level's
-        sake; with one that is loaded rather than another only where that is said."""
-        spec, record = live.spec, self.engine.records[live.key]
-        if record.is_for_level:
-            return
-        named = (spec.model, *spec.fallback_models)
-        assert record.model in {comparison_key(each) for each in named}, "nobody named this model"
-        is_other = record.model != comparison_key(spec.model)
-        assert not is_other or spec.substitution is not Substitution.NEVER
-        assert not record.is_at_hand or (spec.prefer_loaded and is_other)
 
     def _held(self, backend: str, runner: str) -> int:
         return sum(each.backend == backend and each.runner == runner for each in self._holding())
