@@ -30,7 +30,7 @@ AUTHORS_MAX: Final = 10_000
 # Limits of tokens are told apart by powers of two, up to this one.
 LIMIT_BITS_MAX: Final = 31
 
-# What answers have in common: the runner ("": any), the kind, the limit of tokens (-1: any).
+# What answers have in common: the runner, the kind, the limit of tokens (-1: any).
 _Sort = tuple[str, RequestKind, int]
 _Author = tuple[str, str, int]  # agent, runner, limit; of one kind
 
@@ -71,10 +71,11 @@ def _scaled(time_ns: MovingAverage, amount: MovingAverage, wanted: float) -> flo
 class Sizes:
     """See the module. All steps take constant time."""
 
-    __slots__ = ("_by_author", "_by_sort", "_speeds")
+    __slots__ = ("_by_author", "_by_sort", "_latest", "_speeds")
 
     def __init__(self) -> None:
         self._speeds: dict[tuple[str, RequestKind], _Speed] = {}
+        self._latest: dict[RequestKind, str] = {}  # the runner that has served one last
         self._by_sort: dict[_Sort, MovingAverage] = {}
         self._by_author: OrderedDict[_Author, MovingAverage] = OrderedDict()
 
@@ -93,11 +94,11 @@ class Sizes:
         """A request was completed. `first_token_ns` after it started; 0: there was none, and all
         of its time was for the prompt. Tokens are 0 where nobody counted them."""
         read_ns = first_token_ns or service_ns
-        for where in (runner, ""):
-            speed = self._speeds.get((where, spec.kind))
-            if speed is None:
-                speed = self._speeds[where, spec.kind] = _Speed()
-            speed.add(spec.prompt_bytes, read_ns, output_tokens, service_ns - read_ns)
+        speed = self._speeds.get((runner, spec.kind))
+        if speed is None:
+            speed = self._speeds[runner, spec.kind] = _Speed()
+        speed.add(spec.prompt_bytes, read_ns, output_tokens, service_ns - read_ns)
+        self._latest[spec.kind] = runner
         if spec.kind is RequestKind.EMBED or not output_tokens:
             return
         limit = _limit(spec)
@@ -120,8 +121,10 @@ class Sizes:
 
     def expected_ns(self, runner: str, spec: RequestSpec) -> int:
         """How long such a request of this agent runs; on a runner that has served none, as on the
-        others. 0: nothing is known."""
-        speed = self._speeds.get((runner, spec.kind)) or self._speeds.get(("", spec.kind))
+        one that has served last. 0: nothing is known."""
+        if (runner, spec.kind) not in self._speeds:
+            runner = self._latest.get(spec.kind, "")
+        speed = self._speeds.get((runner, spec.kind))
         if speed is None:
             return 0
         return int(speed.expected_ns(spec.prompt_bytes, self._tokens(runner, spec)))
@@ -144,14 +147,15 @@ class Sizes:
         return min(usual, most) if most > 0 else usual
 
     def keep(self, runners: set[str]) -> None:
-        """Forgets the runners that no backend has any more. What is known of all stays."""
-        runners = runners | {""}
+        """Forgets the runners that no backend has any more."""
         for speed in [each for each in self._speeds if each[0] not in runners]:
             del self._speeds[speed]
         for sort in [each for each in self._by_sort if each[0] not in runners]:
             del self._by_sort[sort]
         for author in [each for each in self._by_author if each[1] not in runners]:
             del self._by_author[author]
+        for kind in [each for each, runner in self._latest.items() if runner not in runners]:
+            del self._latest[kind]
 
 
 def _limit(spec: RequestSpec) -> int:
@@ -168,4 +172,4 @@ def _unit(spec: RequestSpec, limit: int) -> int:
 
 def _sorts(runner: str, kind: RequestKind, limit: int) -> tuple[_Sort, ...]:
     """From what is most alike to what is least."""
-    return (runner, kind, limit), (runner, kind, _ANY), ("", kind, limit), ("", kind, _ANY)
+    return (runner, kind, limit), (runner, kind, _ANY)
