@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import deque
-from enum import Enum
+from enum import IntEnum
 from math import exp
 from typing import Final, NamedTuple
 
@@ -56,20 +56,15 @@ BUCKETS_MAX: Final = 12
 JUDGED_MAX: Final = 1_000
 
 
-class Situation(Enum):
+class Situation(IntEnum):
     """What a request finds when it comes, as far as it makes estimates better or worse."""
 
-    FREE = "free"  # a slot is free for it, and it has its turn now
-    RESIDENT = "resident"
-    LOADING = "loading"
-    NEXT = "next"  # something leaves for its model
-    LEAVING = "leaving"  # its model has been told to make room for another
-    AWAY = "away"  # other models are to be exhausted first
-
-
-_Where = tuple[Situation, int]  # the bucket of the point; -1: all of them
-
-_ALL: Final = -1
+    FREE = 0  # a slot is free for it, and it has its turn now
+    RESIDENT = 1
+    LOADING = 2
+    NEXT = 3  # something leaves for its model
+    LEAVING = 4  # its model has been told to make room for another
+    AWAY = 5  # other models are to be exhausted first
 
 
 class Interval(NamedTuple):
@@ -81,13 +76,15 @@ class Interval(NamedTuple):
 
 
 class Word(NamedTuple):
-    """What a request was told first, as it takes to judge it. `where`: by whose ratios."""
+    """What a request was told first, as it takes to judge it: by the ratios that were `used`, those
+    of points like its own or those of `all` in its situation."""
 
     at_ns: int
-    situation: Situation
-    point_ns: int
-    where: _Where
+    point_ns: float
     interval: Interval
+    own: Ratios
+    all: Ratios
+    used: Ratios
 
 
 class Calibration:
@@ -96,7 +93,8 @@ class Calibration:
     __slots__ = ("_is_inside", "_ratios", "inside", "judged", "left_before")
 
     def __init__(self) -> None:
-        self._ratios: dict[_Where, _Ratios] = {}
+        # By situation, and by the bucket of the point; the last one of each is for all points.
+        self._ratios = [[Ratios() for _ in range(BUCKETS_MAX + 2)] for _ in Situation]
         self._is_inside: deque[bool] = deque(maxlen=JUDGED_MAX)
         self.inside = self.judged = 0  # since start
         self.left_before = 0  # of which nothing is known
@@ -109,22 +107,22 @@ class Calibration:
     @property
     def remembered(self) -> int:
         """Ratios, of all situations; each is in two lists, that of its bucket and that of all."""
-        return sum(len(each) for each in self._ratios.values())
+        return sum(len(each) for row in self._ratios for each in row)
 
     def interval(self, situation: Situation, point_ns: float) -> Interval:
         """What to say of such an estimate."""
-        return self._interval(self._where(situation, point_ns), point_ns)
+        return _interval(self._used(situation, point_ns), point_ns)
 
     def middle_ns(self, situation: Situation, point_ns: float) -> int:
         """The middle of it alone: asked for of all that wait, again and again."""
-        ratios = self._ratios.get(self._where(situation, point_ns))
-        return _scaled(point_ns, 1.0 if ratios is None else ratios.bounds()[1])
+        return _scaled(point_ns, self._used(situation, point_ns).bounds()[1])
 
     def word(self, situation: Situation, point_ns: float, now_ns: int) -> Word:
         """The same for the first word to a request, which is to be judged."""
-        where = self._where(situation, point_ns)
-        interval = self._interval(where, point_ns)
-        return Word(now_ns, situation, int(point_ns), where, interval)
+        row = self._ratios[situation]
+        own, of_all = row[_bucket(point_ns)], row[-1]
+        used = own if len(own) >= RATIOS_MIN else of_all
+        return Word(now_ns, point_ns, _interval(used, point_ns), own, of_all, used)
 
     def overdue(self, word: Word) -> None:
         """A request that was told this still waits after the end of its interval. That is a miss
@@ -135,14 +133,14 @@ class Calibration:
         """A request that was told this has started. `is_judged`: it was overdue."""
         waited_ns = now_ns - word.at_ns
         low_ns, _, high_ns = word.interval
-        self._learn(word, waited_ns)
+        _learn(word, waited_ns)
         if not is_judged:
             self._judge(word, is_early=waited_ns < low_ns, is_late=waited_ns > high_ns)
 
     def left(self, word: Word, now_ns: int, *, is_judged: bool = False) -> None:
         """A request that was told this waits no longer, and has not started."""
         waited_ns = now_ns - word.at_ns
-        self._learn(word, int(waited_ns * LEFT_FACTOR))
+        _learn(word, waited_ns * LEFT_FACTOR)
         if is_judged:
             return
         if waited_ns > word.interval.high_ns:
@@ -150,36 +148,31 @@ class Calibration:
         else:
             self.left_before += 1
 
-    def _where(self, situation: Situation, point_ns: float) -> _Where:
-        where = situation, _bucket(point_ns)
-        known = self._ratios.get(where)
-        return where if known is not None and len(known) >= RATIOS_MIN else (situation, _ALL)
-
-    def _interval(self, where: _Where, point_ns: float) -> Interval:
-        ratios = self._ratios.get(where)
-        low, middle, high = _UNKNOWN if ratios is None else ratios.bounds()
-        return Interval(_scaled(point_ns, low), _scaled(point_ns, middle), _scaled(point_ns, high))
-
-    def _learn(self, word: Word, waited_ns: int) -> None:
-        ratio = (waited_ns + GRAIN_NS) / (word.point_ns + GRAIN_NS)
-        for where in ((word.situation, _bucket(word.point_ns)), (word.situation, _ALL)):
-            self._of(where).add(ratio)
+    def _used(self, situation: Situation, point_ns: float) -> Ratios:
+        row = self._ratios[situation]
+        own = row[_bucket(point_ns)]
+        return own if len(own) >= RATIOS_MIN else row[-1]
 
     def _judge(self, word: Word, *, is_early: bool, is_late: bool) -> None:
         is_inside = not (is_early or is_late)
         self.judged += 1
         self.inside += is_inside
         self._is_inside.append(is_inside)
-        self._of(word.where).judge(is_early=is_early, is_late=is_late)
-
-    def _of(self, where: _Where) -> _Ratios:
-        ratios = self._ratios.get(where)
-        if ratios is None:
-            ratios = self._ratios[where] = _Ratios()
-        return ratios
+        word.used.judge(is_early=is_early, is_late=is_late)
 
 
-class _Ratios:
+def _learn(word: Word, waited_ns: float) -> None:
+    ratio = (waited_ns + GRAIN_NS) / (word.point_ns + GRAIN_NS)
+    word.own.add(ratio)
+    word.all.add(ratio)
+
+
+def _interval(ratios: Ratios, point_ns: float) -> Interval:
+    low, middle, high = ratios.bounds()
+    return Interval(_scaled(point_ns, low), _scaled(point_ns, middle), _scaled(point_ns, high))
+
+
+class Ratios:
     """Those of one situation, the last ones; and the levels of its two sides."""
 
     __slots__ = ("_bounds", "_in_order", "_level_high", "_level_low", "_sorted")
@@ -236,4 +229,5 @@ def _scaled(point_ns: float, ratio: float) -> int:
 
 
 def _bucket(point_ns: float) -> int:
-    return min(int(point_ns // GRAIN_NS).bit_length(), BUCKETS_MAX)
+    bits = (int(point_ns) // GRAIN_NS).bit_length()
+    return bits if bits < BUCKETS_MAX else BUCKETS_MAX
