@@ -30,9 +30,10 @@ AUTHORS_MAX: Final = 10_000
 # Limits of tokens are told apart by powers of two, up to this one.
 LIMIT_BITS_MAX: Final = 31
 
-# What answers have in common: the runner, the kind, the limit of tokens (-1: any).
-_Sort = tuple[str, RequestKind, int]
-_Author = tuple[str, str, int]  # agent, runner, limit; of one kind
+# What answers have in common: the runner, and the limit of tokens (-1: any).
+_Sort = tuple[str, int]
+_Author = tuple[str, str, int]  # agent, runner, limit
+_Rated = tuple[str, bool]  # a runner, and whether it is of its embeddings: enums hash slowly
 
 _ANY: Final = -1
 
@@ -74,8 +75,8 @@ class Sizes:
     __slots__ = ("_by_author", "_by_sort", "_latest", "_speeds")
 
     def __init__(self) -> None:
-        self._speeds: dict[tuple[str, RequestKind], _Speed] = {}
-        self._latest: dict[RequestKind, str] = {}  # the runner that has served one last
+        self._speeds: dict[_Rated, _Speed] = {}
+        self._latest: dict[bool, _Rated] = {}  # what was served last, of embeddings and of others
         self._by_sort: dict[_Sort, MovingAverage] = {}
         self._by_author: OrderedDict[_Author, MovingAverage] = OrderedDict()
 
@@ -94,19 +95,20 @@ class Sizes:
         """A request was completed. `first_token_ns` after it started; 0: there was none, and all
         of its time was for the prompt. Tokens are 0 where nobody counted them."""
         read_ns = first_token_ns or service_ns
-        speed = self._speeds.get((runner, spec.kind))
+        rated = runner, spec.kind is RequestKind.EMBED
+        speed = self._speeds.get(rated)
         if speed is None:
-            speed = self._speeds[runner, spec.kind] = _Speed()
+            speed = self._speeds[rated] = _Speed()
         speed.add(spec.prompt_bytes, read_ns, output_tokens, service_ns - read_ns)
-        self._latest[spec.kind] = runner
-        if spec.kind is RequestKind.EMBED or not output_tokens:
+        self._latest[rated[1]] = rated
+        if rated[1] or not output_tokens:
             return
         limit = _limit(spec)
-        for sort in _sorts(runner, spec.kind, limit):
+        for sort in ((runner, limit), (runner, _ANY)):
             lengths = self._by_sort.get(sort)
             if lengths is None:
                 lengths = self._by_sort[sort] = MovingAverage(SAMPLE_WEIGHT)
-            lengths.add(output_tokens / _unit(spec, sort[2]))
+            lengths.add(output_tokens / _unit(spec, sort[1]))
         self._note_author((spec.key[0], runner, limit), output_tokens / _unit(spec, limit))
 
     def _note_author(self, author: _Author, length: float) -> None:
@@ -122,25 +124,26 @@ class Sizes:
     def expected_ns(self, runner: str, spec: RequestSpec) -> int:
         """How long such a request of this agent runs; on a runner that has served none, as on the
         one that has served last. 0: nothing is known."""
-        if (runner, spec.kind) not in self._speeds:
-            runner = self._latest.get(spec.kind, "")
-        speed = self._speeds.get((runner, spec.kind))
+        rated = runner, spec.kind is RequestKind.EMBED
+        speed = self._speeds.get(rated)
+        if speed is None:
+            rated = self._latest.get(rated[1], rated)
+            speed = self._speeds.get(rated)
         if speed is None:
             return 0
-        return int(speed.expected_ns(spec.prompt_bytes, self._tokens(runner, spec)))
+        tokens = 0.0 if rated[1] else self._tokens(rated[0], spec)
+        return int(speed.expected_ns(spec.prompt_bytes, tokens))
 
     def _tokens(self, runner: str, spec: RequestSpec) -> float:
         """How long its answer will be."""
-        if spec.kind is RequestKind.EMBED:
-            return 0.0
         limit = _limit(spec)
         lengths = self._by_author.get((spec.key[0], runner, limit))
         own = min(lengths.count, 1 / SAMPLE_WEIGHT) if lengths else 0.0
         usual = (lengths.mean() or 0.0) * _unit(spec, limit) if lengths else 0.0
-        for sort in _sorts(runner, spec.kind, limit):
+        for sort in ((runner, limit), (runner, _ANY)):
             others = self._by_sort.get(sort)
             if others is not None:
-                theirs = (others.mean() or 0.0) * _unit(spec, sort[2])
+                theirs = (others.mean() or 0.0) * _unit(spec, sort[1])
                 usual = (own * usual + OWN_AFTER * theirs) / (own + OWN_AFTER)
                 break
         most = spec.output_tokens_max
@@ -154,7 +157,7 @@ class Sizes:
             del self._by_sort[sort]
         for author in [each for each in self._by_author if each[1] not in runners]:
             del self._by_author[author]
-        for kind in [each for each, runner in self._latest.items() if runner not in runners]:
+        for kind in [each for each, rated in self._latest.items() if rated[0] not in runners]:
             del self._latest[kind]
 
 
@@ -168,8 +171,3 @@ def _unit(spec: RequestSpec, limit: int) -> int:
     another will use about a third more. Those with different ones, an absurd one or none, in
     tokens."""
     return spec.output_tokens_max if 0 < limit < LIMIT_BITS_MAX else 1
-
-
-def _sorts(runner: str, kind: RequestKind, limit: int) -> tuple[_Sort, ...]:
-    """From what is most alike to what is least."""
-    return (runner, kind, limit), (runner, kind, _ANY)
