@@ -51,6 +51,7 @@ LEFT_FACTOR: Final = 1.25
 
 # Points are alike within a power of two, from so many seconds (all below are alike) to 2^12.
 BUCKETS_MAX: Final = 12
+_ALL: Final = BUCKETS_MAX + 1
 
 # Outcomes, the last ones, of which it is told how many came true.
 JUDGED_MAX: Final = 1_000
@@ -76,15 +77,14 @@ class Interval(NamedTuple):
 
 
 class Word(NamedTuple):
-    """What a request was told first, as it takes to judge it: by the ratios that were `used`, those
-    of points like its own or those of `all` in its situation."""
+    """What a request was told first, as it takes to judge it. `used`: the bucket of points by whose
+    ratios, its own one or that of all points. It is kept with its request, so it is plain."""
 
     at_ns: int
+    situation: Situation
     point_ns: float
+    used: int
     interval: Interval
-    own: Ratios
-    all: Ratios
-    used: Ratios
 
 
 class Calibration:
@@ -119,10 +119,9 @@ class Calibration:
 
     def word(self, situation: Situation, point_ns: float, now_ns: int) -> Word:
         """The same for the first word to a request, which is to be judged."""
-        row = self._ratios[situation]
-        own, of_all = row[_bucket(point_ns)], row[-1]
-        used = own if len(own) >= RATIOS_MIN else of_all
-        return Word(now_ns, point_ns, _interval(used, point_ns), own, of_all, used)
+        row, bucket = self._ratios[situation], _bucket(point_ns)
+        used = bucket if len(row[bucket]) >= RATIOS_MIN else _ALL
+        return Word(now_ns, situation, point_ns, used, _interval(row[used], point_ns))
 
     def overdue(self, word: Word) -> None:
         """A request that was told this still waits after the end of its interval. That is a miss
@@ -133,14 +132,14 @@ class Calibration:
         """A request that was told this has started. `is_judged`: it was overdue."""
         waited_ns = now_ns - word.at_ns
         low_ns, _, high_ns = word.interval
-        _learn(word, waited_ns)
+        self._learn(word, waited_ns)
         if not is_judged:
             self._judge(word, is_early=waited_ns < low_ns, is_late=waited_ns > high_ns)
 
     def left(self, word: Word, now_ns: int, *, is_judged: bool = False) -> None:
         """A request that was told this waits no longer, and has not started."""
         waited_ns = now_ns - word.at_ns
-        _learn(word, waited_ns * LEFT_FACTOR)
+        self._learn(word, waited_ns * LEFT_FACTOR)
         if is_judged:
             return
         if waited_ns > word.interval.high_ns:
@@ -151,20 +150,20 @@ class Calibration:
     def _used(self, situation: Situation, point_ns: float) -> Ratios:
         row = self._ratios[situation]
         own = row[_bucket(point_ns)]
-        return own if len(own) >= RATIOS_MIN else row[-1]
+        return own if len(own) >= RATIOS_MIN else row[_ALL]
 
     def _judge(self, word: Word, *, is_early: bool, is_late: bool) -> None:
         is_inside = not (is_early or is_late)
         self.judged += 1
         self.inside += is_inside
         self._is_inside.append(is_inside)
-        word.used.judge(is_early=is_early, is_late=is_late)
+        self._ratios[word.situation][word.used].judge(is_early=is_early, is_late=is_late)
 
-
-def _learn(word: Word, waited_ns: float) -> None:
-    ratio = (waited_ns + GRAIN_NS) / (word.point_ns + GRAIN_NS)
-    word.own.add(ratio)
-    word.all.add(ratio)
+    def _learn(self, word: Word, waited_ns: float) -> None:
+        ratio = (waited_ns + GRAIN_NS) / (word.point_ns + GRAIN_NS)
+        row = self._ratios[word.situation]
+        row[_bucket(word.point_ns)].add(ratio)
+        row[_ALL].add(ratio)
 
 
 def _interval(ratios: Ratios, point_ns: float) -> Interval:
