@@ -32,8 +32,8 @@ class RetryPolicy:
     """
 
     refusals_max: int = 4
-    # Twenty reconnects at these delays span 38 s on average, and 25 s in 99 of 100 cases: a broker's
-    # restart, on a busy machine too. Ten would span 13 s on average, and 6 s in 99 of 100.
+    # Twenty reconnects at these delays span 38 s on average, and 25 s in 99 of 100 cases: the
+    # restart of a broker, on a busy machine too. Ten would span 13 s on average, and 6 s.
     reconnects_max: int = 20
     backoff_ms: int = 100
     backoff_ms_max: int = 5_000
