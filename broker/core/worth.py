@@ -4,8 +4,9 @@ The worth of a runner is the most requests per second that a turn of it would st
 what its load takes counted, over the first of its requests in the order in which they would start.
 What cannot start in time is worth nothing, urgent work more and more as its time runs out. Off that
 comes a part of what would be late elsewhere by the end of such a turn. A resident model is left
-when its queue is exhausted, or when what it could still do is worth far less than a turn of the
-next: one rule for both would change for every small gain and only load.
+when its queue is exhausted and hardly any of its slots works, or when what it could still do is
+worth far less than a turn of the next: one rule for both would change for every small gain and only
+load. Requests that take whatever is loaded count for each model that would answer them.
 
 Nobody waits for ever: a runner whose oldest request has waited for its patience comes first, and
 may cut a residency short. The patience breathes with the load (a fixed one makes things worse than

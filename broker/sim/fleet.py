@@ -157,6 +157,7 @@ class Fleet:
                 for name in agents.fallback_models
                 if (parsed := parse_name(name)) is not None
             ),
+            prefer_loaded=agents.prefer_loaded,
             preemptible=agents.preemptible,
             session_id=session.session_id,
             blocks=call.blocks,

@@ -109,6 +109,7 @@ class AgentsDraft(Section):
     retries: int = Field(default=0, ge=0, le=100)
     retry_s: Seconds = 5.0
     fallback_models: Annotated[tuple[ModelName, ...], Array] = ()
+    prefer_loaded: bool = False
     preemptible: bool = False
 
     @model_validator(mode="after")
