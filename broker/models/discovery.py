@@ -20,6 +20,7 @@ from broker.models.catalog import Catalog
 
 _log = structlog.get_logger(__name__)
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiscoveryPolicy:
     """How often one backend is asked, and what it is told apart by: how many requests a model runs
