@@ -53,8 +53,8 @@ COMPARED_MAX: Final = 4
 # left; until then several can share one load.
 URGENT_WORST: Final = 2
 URGENT_WEIGHT: Final = 1.5
-URGENT_WEIGHT_LATE: Final = 16.0
-URGENT_LATE_NS: Final = 20_000_000_000
+URGENT_WEIGHT_LATE: Final = 8.0
+URGENT_LATE_NS: Final = 25_000_000_000
 
 # Where nothing was measured yet.
 SERVICE_NS_UNKNOWN: Final = 1_000_000_000.0

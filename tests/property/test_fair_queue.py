@@ -235,10 +235,10 @@ class FairQueueMachine(RuleBasedStateMachine):
                 assert self.queue.demand(group[0], closed, self.now_ns) == demand
 
     def _push(self, place: Place, head_since_ns: int, *, lift: bool = False) -> None:
-        rest = place.rank, place.arrived_ns, self.now_ns, head_since_ns, place.stand_back_ns, lift
+        rest = place.rank, place.arrived_ns, self.now_ns, head_since_ns, place.stand_back_ns
         where = place.priority, place.compartment
-        theirs = self.oracle.push(place.group[1], *where, place.agent[1], *rest)
-        mine = self.queue.push(place.group[0], *where, place.agent[0], *rest)
+        theirs = self.oracle.push(place.group[1], *where, place.agent[1], *rest, lift=lift)
+        mine = self.queue.push(place.group[0], *where, place.agent[0], *rest, lift=lift)
         assert mine not in self.twin
         self.twin[mine] = theirs
         self.places[mine] = place
