@@ -199,14 +199,13 @@ class Worth:
 
     def _turn(self, view: View, runner: str) -> Turn:
         """What the first of its requests come to, the load counted where it is not there."""
-        is_there = runner in view.backend.residents
-        load_ns = 0.0 if is_there else _load_ns(view, runner)
-        ready_ns = view.now_ns if is_there else _ready_ns(view, runner)
-        slots = view.backend.by_runner[runner].slots
-        front = self._front(view, runner)
+        front, is_there = self._front(view, runner), runner in view.backend.residents
         known = front.turns.get((view.backend.name, is_there))
         if known is not None:
             return known
+        load_ns = 0.0 if is_there else _load_ns(view, runner)
+        ready_ns = view.now_ns if is_there else _ready_ns(view, runner)
+        slots = view.backend.by_runner[runner].slots
         best, weight, work_ns = NOTHING, 0.0, 0.0
         for each in front.requests:
             starts_ns = ready_ns + work_ns / slots

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Generic, Self, TypeVar
 
 import grpc
 
@@ -27,6 +28,7 @@ from broker_client.pacing import PacePolicy, Pacing, Turn, Window
 from broker_client.retry import NS_PER_S
 
 Clock = Callable[[], int]
+_P = TypeVar("_P")
 
 
 def policy_of(pace: PacePolicy | bool | None) -> PacePolicy | None:
@@ -54,6 +56,31 @@ def patience_s(deadline_ns: int | None, window: Window, now_ns: int) -> float:
 def keeps_its_place(error: BrokerError) -> bool:
     """May the broker still be at work on it, or was it until the connection was lost?"""
     return isinstance(error, ConnectionLost | Unreachable | RequestUnknown)
+
+
+class _Place(ABC, Generic[_P]):
+    """What a place is, however its pacer waits."""
+
+    def __init__(self, pacer: _P, window: Window | None, priority: int) -> None:
+        self._pacer = pacer
+        self._window = window
+        self._priority = priority
+        self._turn: Turn | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.leave()
+
+    @abstractmethod
+    def leave(self) -> None:
+        """Gives it back, where it is held."""
 
 
 class AsyncPacer:
@@ -107,25 +134,8 @@ class AsyncPacer:
         return self._clock()
 
 
-class AsyncPlace:
+class AsyncPlace(_Place[AsyncPacer]):
     """One request's place in the window: `take` it before each try, leave it in the end."""
-
-    def __init__(self, pacer: AsyncPacer, window: Window | None, priority: int) -> None:
-        self._pacer = pacer
-        self._window = window
-        self._priority = priority
-        self._turn: Turn | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.leave()
 
     async def take(self, deadline_ns: int | None) -> None:
         """Waits for it, where it is not held already; DeadlineExpired, and then nothing is held."""
@@ -202,25 +212,8 @@ class SyncPacer:
         return self._clock()
 
 
-class SyncPlace:
+class SyncPlace(_Place[SyncPacer]):
     """The same for plain threads."""
-
-    def __init__(self, pacer: SyncPacer, window: Window | None, priority: int) -> None:
-        self._pacer = pacer
-        self._window = window
-        self._priority = priority
-        self._turn: Turn | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.leave()
 
     def take(self, deadline_ns: int | None) -> None:
         """Waits for it, where it is not held already; DeadlineExpired, and then nothing is held."""
