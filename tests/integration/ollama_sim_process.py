@@ -18,6 +18,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 30.0  # after which a wait is a failure; nothing is expected to come near it
+# A request of a model that is recorded.
+SHORT = {"model": "tiny-s", "prompt": "x", "options": {"num_predict": 8}}
 LISTENING = re.compile(rb"ollama-sim listening on http://(\S+):(\d+) \(simulated Ollama")
 
 
@@ -205,3 +207,13 @@ def start_simulator(*arguments: str, environment: Mapping[str, str] | None = Non
         process.kill()
         raise AssertionError(f"ollama-sim did not start: {line!r}")
     return Simulator(process, int(found.group(2)))
+
+
+async def generate(simulator: Simulator, **fields: Any) -> Answer:
+    """SHORT, with these fields, and all that is answered."""
+    return await simulator.ask("POST", "/api/generate", {**SHORT, **fields})
+
+
+def counted(answer: Answer) -> int:
+    """How many lines of text came before whatever ended the stream."""
+    return sum(1 for chunk in answer.chunks if '"done":false' in chunk)

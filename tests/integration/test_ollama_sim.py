@@ -8,14 +8,20 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from tests.integration.ollama_sim_process import ROOT, Answer, Simulator, start_simulator
+from tests.integration.ollama_sim_process import (
+    ROOT,
+    SHORT,
+    Answer,
+    Simulator,
+    counted,
+    generate,
+    start_simulator,
+)
 
-SHORT = {"model": "tiny-s", "prompt": "x", "options": {"num_predict": 8}}
 LONG = {"model": "tiny-s", "prompt": "x", "options": {"num_predict": 5_000}}
 DIED = "an error was encountered while running the model: unexpected EOF"
 
@@ -32,15 +38,6 @@ async def simulator(process: Simulator) -> AsyncIterator[Simulator]:
     await process.reset()
     yield process
     await process.wait_until("active", 0)
-
-
-async def generate(simulator: Simulator, **fields: Any) -> Answer:
-    return await simulator.ask("POST", "/api/generate", {**SHORT, **fields})
-
-
-def counted(answer: Answer) -> int:
-    """How many lines of text came before whatever ended the stream."""
-    return sum(1 for chunk in answer.chunks if '"done":false' in chunk)
 
 
 async def test_a_runner_that_dies_mid_stream_ends_with_an_error_line(simulator: Simulator) -> None:

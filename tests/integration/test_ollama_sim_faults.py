@@ -10,9 +10,13 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.integration.ollama_sim_process import Answer, Simulator, start_simulator
-
-SHORT = {"model": "tiny-s", "prompt": "x", "options": {"num_predict": 8}}
+from tests.integration.ollama_sim_process import (
+    SHORT,
+    Simulator,
+    counted,
+    generate,
+    start_simulator,
+)
 
 
 @pytest.fixture(scope="module")
@@ -27,15 +31,6 @@ async def simulator(process: Simulator) -> AsyncIterator[Simulator]:
     await process.reset()
     yield process
     await process.wait_until("active", 0)
-
-
-async def generate(simulator: Simulator, **fields: Any) -> Answer:
-    return await simulator.ask("POST", "/api/generate", {**SHORT, **fields})
-
-
-def counted(answer: Answer) -> int:
-    """How many lines of text came before whatever ended the stream."""
-    return sum(1 for chunk in answer.chunks if '"done":false' in chunk)
 
 
 async def test_lines_that_no_client_can_read(simulator: Simulator) -> None:
