@@ -34,9 +34,14 @@ class LogEntry:
     exchange: ExchangeId | None
 
 
+_LOAD_OVER = (LogKind.LOADED, LogKind.ABORTED, LogKind.LOAD_FAILED)
+
+
 class Ledger:
     def __init__(self, entries_max: int) -> None:
         self.runner_starts = 0
+        self._loaded_ns = 0  # in loads that are over
+        self._loads_since_ns: int | None = None
         self.loads_by_model: Counter[str] = Counter()
         self.counts: Counter[LogKind] = Counter()
         self.entries: deque[LogEntry] = deque(maxlen=entries_max)
@@ -49,4 +54,14 @@ class Ledger:
             self.runner_starts += 1
         elif kind is LogKind.LOADED:
             self.loads_by_model[model] += 1
+        if kind is LogKind.SPAWNED and self._loads_since_ns is None:
+            self._loads_since_ns = at_ns
+        elif kind in _LOAD_OVER and self._loads_since_ns is not None:
+            self._loaded_ns += at_ns - self._loads_since_ns
+            self._loads_since_ns = None
         self.entries.append(LogEntry(at_ns=at_ns, kind=kind, model=model, exchange=exchange))
+
+    def loading_ns(self, now_ns: int) -> int:
+        """For how long a load was under way; there is one at a time at most."""
+        under_way_ns = 0 if self._loads_since_ns is None else now_ns - self._loads_since_ns
+        return self._loaded_ns + under_way_ns

@@ -82,6 +82,12 @@ class OllamaModel:
         loader = self._scheduler.loader
         return loader.held.id if loader.held is not None and loader.loads(None) else None
 
+    @property
+    def loading(self) -> str | None:
+        """The model for which a runner is being started now."""
+        loader = self._scheduler.loader
+        return loader.held.model.name if loader.held and loader.loads(None) else None
+
     def sizing(self, model: str, options: RunnerOptions) -> Sizing:
         """The runner that a request with these options asks for; KeyError for no such model."""
         found = self.catalogue.find(model)

@@ -39,6 +39,7 @@ class SaysKind(Enum):
     SEEDED = "seeded"  # words drawn from the seed, as many as the length range allows
     SCRIPT = "script"  # `thinking`, then `pieces`, then the end, the same every time
     LOOP = "loop"  # `pieces` over and over, for ever
+    TOLD = "told"  # words as of SEEDED, as many tokens as the first number in the prompt says
 
 
 class BrokenFile(Enum):

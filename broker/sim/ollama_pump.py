@@ -106,6 +106,8 @@ class Pump:
             "queue": model.queued,
             "resident": names,
             "runner_starts": model.runner_starts,
+            "loading": model.loading,
+            "loading_ns": model.ledger.loading_ns(now_ns),
             "loads": loads,
         }
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -27,6 +28,7 @@ _ENDLESS_TOKENS: Final = 1_000_000  # num_predict 0: more than any client waits 
 _WRITTEN_OUT_TOKENS_MAX: Final = 20_000
 _CALL_ID_LETTERS: Final = "abcdefghijklmnopqrstuvwxyz0123456789"
 _NATIVE_ID_LETTERS: Final = _CALL_ID_LETTERS + "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_NUMBER: Final = re.compile(r"[0-9]+")
 
 
 class DoneReason(Enum):
@@ -149,7 +151,16 @@ def compose(
         schema: Json = asked.format if isinstance(asked.format, dict) else {"type": "object"}
         text = marshal(sample_of_schema(schema, seed))
         return _recite(asked, [(_Channel.CONTENT, part) for part in _slices(text)], limit)
-    return _improvise(asked, says, seed, limit)
+    said = draw(seed, 2, says.output_tokens_min, says.output_tokens_max)
+    if says.kind is SaysKind.TOLD:
+        said = _told(prompt, said)
+    return _improvise(asked, says, seed, said, limit)
+
+
+def _told(prompt: str, otherwise: int) -> int:
+    """The tokens before the closing one that a prompt asks for by its first number, if any."""
+    number = _NUMBER.search(prompt)
+    return max(0, int(number.group()[:9]) - 1) if number is not None else otherwise
 
 
 def _limit(asked: Asked, num_ctx: int) -> int:
@@ -299,8 +310,7 @@ class _Reader:
         return pending[: len(pending) - keep]
 
 
-def _improvise(asked: Asked, says: Says, seed: int, limit: int) -> Speech:
-    said = draw(seed, 2, says.output_tokens_min, says.output_tokens_max)
+def _improvise(asked: Asked, says: Says, seed: int, said: int, limit: int) -> Speech:
     thought = 0
     if asked.think and says.thinking_tokens_max:
         thought = draw(seed, 3, says.thinking_tokens_min, says.thinking_tokens_max)

@@ -284,3 +284,20 @@ def test_a_template_of_the_request_is_filled_in_or_refused() -> None:
         render(generate(said_by, template="{{ .X"))
     assert caught.value.text == "template: :1: unclosed action"
     assert render(replace(generate(said_by), raw=True)) == "x"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "limit", "tokens", "reason"),
+    [
+        ("say 12 words, not 40", -1, 12, DoneReason.STOP),
+        ("12", 5, 5, DoneReason.LENGTH),
+        ("0", -1, 1, DoneReason.STOP),
+        ("as many as you like", -1, 4, DoneReason.STOP),
+    ],
+)
+def test_a_model_that_is_told_its_length_keeps_to_it(
+    prompt: str, limit: int, tokens: int, reason: DoneReason
+) -> None:
+    obedient = model(Says(kind=SaysKind.TOLD, output_tokens_min=3, output_tokens_max=3))
+    said = speech(generate(obedient, prompt=prompt, options={"num_predict": limit}))
+    assert (said.tokens, said.reason) == (tokens, reason)
