@@ -19,6 +19,7 @@ from broker.core.breakers import Breakers
 from broker.core.bulkheads import Bulkheads
 from broker.core.calibration import Calibration
 from broker.core.degradation import Degradation
+from broker.core.drains import Drains
 from broker.core.effects import Effect
 from broker.core.errors import BrokerError
 from broker.core.estimates import Estimates
@@ -216,6 +217,12 @@ class Assembly(ABC):
             self.backlog,
             self.estimates,
             lambda record: self._phases.waits_until_ns(record),
+            Drains(
+                self.timers,
+                lambda: self.policy.placement.drain_timeout_ns,
+                self._emit,
+                self._note,
+            ),
             self._emit,
             self._note,
         )

@@ -10,6 +10,7 @@ from broker.core.errors import BrokerError
 from broker.core.healing import HealingStep
 from broker.core.level import Level
 from broker.core.requests import AttemptId, Outcome, RequestKey
+from broker.core.residency import SwitchStep
 from broker.core.state_machine import Symbol
 from broker.core.stimuli import Scope
 from broker.core.value import value
@@ -188,6 +189,11 @@ class Renew:
 
 
 @value
+class SenseGpus:
+    """Ask the sensor of this host's GPUs now, before it is time. Its answer is a stimulus."""
+
+
+@value
 class Own:
     """These runners on a backend are the broker's own from now on, all of them: to be remembered
     for the broker after this one."""
@@ -241,6 +247,17 @@ class TellHealing:
 
 
 @value(kw_only=True)
+class TellSwitch:
+    """Something on the way from one model to another that operators should know. `detail` in
+    words."""
+
+    backend: str
+    model: str
+    step: SwitchStep
+    detail: str
+
+
+@value(kw_only=True)
 class TellLevel:
     """The level has changed; or, where `before` is the same, who has set it or until when. `why` in
     words."""
@@ -290,12 +307,14 @@ Effect = (
     | AbortLoad
     | Unload
     | Renew
+    | SenseGpus
     | Own
     | RestartBackend
     | ListAgain
     | BackendGone
     | TellBreaker
     | TellHealing
+    | TellSwitch
     | TellLevel
     | TellPriority
     | SetTimer

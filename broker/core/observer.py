@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from broker.core.effects import TellBreaker, TellHealing, TellLevel, TellPriority
+from broker.core.effects import TellBreaker, TellHealing, TellLevel, TellPriority, TellSwitch
 from broker.core.views import AlertView, AttemptReport, RequestReport, RequestStart
 
 
@@ -29,6 +29,9 @@ class Observer(Protocol):
         return
 
     def healing(self, told: TellHealing) -> None:
+        return
+
+    def switching(self, told: TellSwitch) -> None:
         return
 
     def loop_stalled(self, stalled_ns: int, where: str) -> None:

@@ -35,7 +35,9 @@ class BackendPolicy:
     operator has configured a command for that.
     `resident_max` models fit together. `memory_bytes`, where known, must hold them all as well, and
     is what lets the broker load beside models that it does not manage. `exclusive`: the whole
-    server is the broker's, so it may unload what others loaded.
+    server is the broker's, so it may unload what others loaded. `loaded_max`: how many the server
+    itself holds before it evicts one, None: as many; what is more than `resident_max` is room for
+    the next model while another still leaves, where `memory_bytes` holds them all.
     """
 
     name: str
@@ -47,24 +49,30 @@ class BackendPolicy:
     tags: frozenset[str] = frozenset()
     keeps_models: bool = False
     may_restart: bool = False
+    loaded_max: int | None = None
 
     def __post_init__(self) -> None:
         if self.resident_max < 1 or self.weight <= 0:
             raise ValueError("resident_max must be at least 1, weight positive")
+        if self.loaded_max is not None and self.loaded_max < self.resident_max:
+            raise ValueError("a server that holds fewer models than resident_max evicts by itself")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacementPolicy:
-    """Times of the switch protocol. keep_alive is short enough that a dead broker pins nothing."""
+    """Times of the switch protocol. keep_alive is short enough that a dead broker pins nothing.
+    What was gated and does not drain within `drain_timeout_ns` serves on for as long again."""
 
     keep_alive_ns: int = 600_000_000_000
     failed_load_hold_ns: int = 15_000_000_000
     num_ctx_hold_ns: int = 600_000_000_000
     slot_grace_ns: int = 300_000_000
+    drain_timeout_ns: int = 600_000_000_000
 
     def __post_init__(self) -> None:
         # A keep_alive is renewed at half of it, which must be a time as well.
-        if min(self.keep_alive_ns // 2, self.failed_load_hold_ns, self.num_ctx_hold_ns) <= 0:
+        times = (self.failed_load_hold_ns, self.num_ctx_hold_ns, self.drain_timeout_ns)
+        if min(self.keep_alive_ns // 2, *times) <= 0:
             raise ValueError("placement times must be positive")
         if self.slot_grace_ns < 0:
             raise ValueError("the grace of a slot must not be negative")
@@ -93,6 +101,8 @@ class BackendState:
     looked_ns: int = -1  # when it was last looked at whether it has better to do
     gated: str = ""  # the runner that was told to leave for another since the last load
     promised: str = ""  # the runner for which something leaves
+    ahead: str = ""  # the runner that was loaded beside the others
+    ahead_of: str = ""  # the one that is to leave once that is there
     is_draining: bool = False  # an operator wants nothing started on it
     is_leaving: bool = False  # it is no longer in the configuration
     broken: set[str] = field(default_factory=set)  # runners whose circuit breaker lets nothing pass
@@ -104,6 +114,8 @@ class BackendState:
     retries: int = 0  # attempts made again because this backend failed one
     restarts: int = 0  # by the operator's command, since it last served for long
     restarts_made: int = 0  # the same since start
+    drains_given_up: int = 0  # since start
+    loads_ahead: int = 0  # loads beside what left after them
     loads: int = 0
     loads_failed: int = 0
     load_ns_sum: int = 0  # of loads that have ended, however they did
@@ -148,7 +160,7 @@ class BackendState:
     @property
     def is_at_rest(self) -> bool:
         """Does nothing here wait for a next step, whatever the time?"""
-        if self.gated or self.promised:
+        if self.gated or self.promised or self.ahead_of:
             return False
         for each in self.residents.values():
             if each.state is not ResidencyState.RESIDENT or each.is_large:
@@ -264,6 +276,17 @@ def has_room(backend: BackendState, runner: str) -> bool:
     return _fits_beside(backend, runner, backend.residents.values())
 
 
+def has_room_ahead(backend: BackendState, runner: str) -> bool:
+    """May it be loaded beside all that is there, if one of those leaves as soon as it is? Only
+    where the server itself holds so many, and bytes prove that they fit: a guess would have it
+    evict one that still works."""
+    policy, others = backend.policy, backend.residents.values()
+    if policy.loaded_max is None or policy.memory_bytes is None:
+        return False
+    is_there = runner in backend.residents
+    return not is_there and len(others) < policy.loaded_max and _is_held(backend, runner, others)
+
+
 def may_get_room(backend: BackendState, runner: str) -> bool:
     """Would there be room if everything left that the broker may tell to leave?"""
     own = backend.residents.get(runner)
@@ -280,6 +303,12 @@ def _fits_beside(backend: BackendState, runner: str, others: Collection[Residenc
         return False
     if backend.policy.memory_bytes is None:
         return all(each.managed for each in others)
+    return _is_held(backend, runner, others)
+
+
+def _is_held(backend: BackendState, runner: str, others: Collection[Residency]) -> bool:
+    """Does the memory that is known hold it beside these, each of a known size?"""
+    limit_bytes = backend.policy.memory_bytes or 0
     taken = 0
     for needed in (
         memory_needed(backend, runner),
@@ -288,7 +317,7 @@ def _fits_beside(backend: BackendState, runner: str, others: Collection[Residenc
         if needed is None:
             return False
         taken += needed
-    return taken <= backend.policy.memory_bytes
+    return taken <= limit_bytes
 
 
 def movable(backend: BackendState, runner: str) -> list[Residency]:
@@ -302,11 +331,13 @@ def movable(backend: BackendState, runner: str) -> list[Residency]:
 
 
 def fits_without(backend: BackendState, runner: str, leaving: Collection[Residency]) -> bool:
-    """Would this runner have room if these left?"""
+    """Would this runner have room if these left, and what leaves whoever comes?"""
     staying = [
         each
         for each in backend.residents.values()
-        if each.runner != runner and not any(each is other for other in leaving)
+        if each.runner != runner
+        and not each.replaced_by
+        and not any(each is other for other in leaving)
     ]
     return _fits_beside(backend, runner, staying)
 
@@ -331,4 +362,5 @@ def may_leave(residency: Residency, lines: Mapping[LineKey, Line]) -> bool:
 
 
 def _may_be_told(residency: Residency) -> bool:
-    return residency.managed and residency.state is ResidencyState.RESIDENT
+    is_open = residency.state is ResidencyState.RESIDENT
+    return residency.managed and is_open and not residency.is_kept

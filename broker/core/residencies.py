@@ -177,6 +177,7 @@ class Residencies:
     ) -> None:
         residency.move(trigger, now_ns)
         self._timers.cancel(residency.renew_timer)
+        self._timers.cancel(residency.drain_timer)
         self._load_charges.left(residency)
         del backend.residents[residency.runner]
         backend.left_ns = now_ns
@@ -200,6 +201,10 @@ class Residencies:
             self._keep(backend, residency, now_ns)
             self._on_change(now_ns)
             return
+        backend.ahead_of = ""  # nothing need leave for it
+        for each in backend.residents.values():
+            if each.replaced_by == ended.runner:
+                each.replaced_by = ""
         backend.loads_failed += not residency.is_aborting
         self._leave(backend, residency, _Trigger.LOAD_FAILED, now_ns)
         if isinstance(ended.error, BackendUnreachable):
@@ -241,7 +246,10 @@ class Residencies:
             self._leave(backend, residency, _Trigger.GONE, now_ns)
             return
         residency.move(_Trigger.STAYED, now_ns)
+        replaced_by, residency.replaced_by = residency.replaced_by, ""
         if isinstance(ended.error, BackendUnreachable):
+            if replaced_by:  # it is told again
+                backend.ahead, backend.ahead_of = replaced_by, ended.runner
             self.lost(backend.name, ended.error, now_ns)
             return
         if ended.runner in backend.healing:

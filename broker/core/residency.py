@@ -30,6 +30,16 @@ class ResidencyTrigger(Symbol):
     VANISHED = "vanished"  # its keep_alive ran out, its runner died, the server restarted
 
 
+class SwitchStep(Symbol):
+    """What happened on the way from one model to another, as operators are told."""
+
+    LOADED_AHEAD = "loaded_ahead"  # beside the others, one of which leaves now
+    DRAIN_GIVEN_UP = "drain_given_up"  # its last requests did not end: it serves on for a while
+    MEMORY_HELD = "memory_held"  # it is not listed any more, and its memory did not come back
+    VANISHED = "vanished"  # nobody here told it to leave
+    CONTESTED = "contested"  # that again and again: it is not loaded for a while
+
+
 # Of prompts that were read lately it is remembered when: more than run at once on any runner.
 READINGS_KEPT: Final = 64
 
@@ -78,6 +88,9 @@ class Residency:
     used_ns: int = 0
     load_started_ns: int = 0
     is_aborting: bool = False  # its load was told to end, as nobody waits for it
+    replaced_by: str = ""  # the runner that is there in its place already: it leaves whoever comes
+    is_kept: bool = False  # it could not be drained: it is not told to leave again for a while
+    drain_timer: int = 0
     loaded_ns: int = 0
     is_large: bool = False  # loaded with more than the usual context, for work that needed it
     large_used_ns: int = 0  # when such work last started or ended

@@ -2,7 +2,9 @@
 
 How to switch: gate the victim, let it drain, unload it explicitly, hear it proven gone, one load
 owned by the broker, open. A rule behind `placement_rule.py` says when and what; this file does it,
-one step a turn. One load at a time; the victim is gated and drained first.
+one step a turn. One load at a time; the victim is gated and drained first. Where the server holds
+one more and its memory is proven to, the next is loaded beside the others, and the victim is gated
+once that is there: no slot idles for a load then.
 """
 
 from __future__ import annotations
@@ -12,20 +14,23 @@ from typing import Final
 
 from broker.core.backlog import Backlog
 from broker.core.demands import Demand, View, find_demands
-from broker.core.effects import AbortLoad, Effect, Load, Unload
+from broker.core.drains import Drains
+from broker.core.effects import AbortLoad, Effect, Load, TellSwitch, Unload
 from broker.core.estimates import Estimates
 from broker.core.placement import (
     BackendState,
     PlacementPolicy,
     has_room,
+    has_room_ahead,
     is_needlessly_large,
+    movable,
     serves,
     slots_for,
 )
 from broker.core.placement_rule import PlacementRule, choose_victim
 from broker.core.queueing import Line, LineKey
 from broker.core.record import Record
-from broker.core.residency import Residency, ResidencyState, ResidencyTrigger
+from broker.core.residency import Residency, ResidencyState, ResidencyTrigger, SwitchStep
 
 _State, _Trigger = ResidencyState, ResidencyTrigger
 
@@ -45,6 +50,7 @@ class Switching:
         backlog: Backlog,
         estimates: Estimates,
         starts_until_ns: Callable[[Record], int],
+        drains: Drains,
         emit: Callable[[Effect], None],
         note: Callable[[str], None],
     ) -> None:
@@ -55,6 +61,7 @@ class Switching:
         self._lines = backlog.ready
         self._estimates = estimates
         self._starts_until_ns = starts_until_ns
+        self._drains = drains
         self._emit = emit
         self._note = note
 
@@ -94,7 +101,7 @@ class Switching:
         """Is it full of models that all have work, and was it looked at just now? Then nothing but
         a better use of it could change anything, and that need not be found in the same turn."""
         residents = backend.residents.values()
-        if backend.promised or backend.broken or backend.healing:
+        if backend.promised or backend.ahead_of or backend.broken or backend.healing:
             return False
         if len(residents) < backend.policy.resident_max:
             return False
@@ -184,22 +191,32 @@ class Switching:
     def _use_room(self, backend: BackendState, targets: list[Demand], now_ns: int) -> None:
         """Loads the first that there is room for. While something is to leave, only what it leaves
         for: anything else might take the place."""
-        for target in targets[:1] if backend.draining() else targets:
+        leaving = [each for each in backend.draining() if not each.replaced_by]
+        for target in targets[:1] if leaving else targets:
             if has_room(backend, target.runner):
-                self._load(backend, target.runner, target.num_ctx, now_ns)
+                self._load(backend, target, now_ns)
+                return
+            if leaving and has_room_ahead(backend, target.runner):
+                leaving[0].replaced_by = target.runner
+                self._load_ahead(backend, target, leaving[0], now_ns)
                 return
 
     def _gate_or_open(self, backend: BackendState, targets: list[Demand], now_ns: int) -> bool:
         draining = backend.draining()
-        if draining and (not targets or self._is_served_by(draining, targets[0])):
-            for residency in draining:
-                residency.move(_Trigger.UNGATE, now_ns)
+        leaving = [each for each in draining if not each.replaced_by]
+        if leaving and (not targets or self._is_served_by(leaving, targets[0])):
+            for residency in leaving:
+                self._drains.ungate(residency, now_ns)
             backend.gated = backend.promised = ""
             return True
         if backend.is_switching:
             return False
-        if draining:
+        if backend.ahead_of and self._gate_replaced(backend, now_ns):
+            return False
+        if leaving:
             backend.promised = targets[0].runner
+            self._unload_drained(backend, draining, now_ns)
+        elif draining and any(each.running == 0 for each in draining):
             self._unload_drained(backend, draining, now_ns)
         elif targets:
             self._gate_for_first(backend, targets, now_ns)
@@ -216,8 +233,14 @@ class Switching:
         view = self._view(backend, now_ns)
         for target in targets:
             victim = choose_victim(self.rule, view, target)
-            if victim is not None:
-                victim.move(_Trigger.GATE, now_ns)
+            if not backend.ahead_of and has_room_ahead(backend, target.runner):
+                victim = victim or self._least_used(view, target.runner)
+                if victim is not None:
+                    backend.ahead, backend.ahead_of = target.runner, victim.runner
+                    self._load_ahead(backend, target, victim, now_ns)
+                    return
+            elif victim is not None:
+                self._drains.gate(backend, victim, now_ns)
                 backend.gated = victim.runner if victim.runner != target.runner else ""
                 backend.promised = target.runner
                 self._unload_drained(backend, [victim], now_ns)
@@ -229,10 +252,56 @@ class Switching:
         for residency in draining:
             if residency.running == 0:
                 residency.move(_Trigger.DRAINED, now_ns)
+                self._drains.ended(residency)
                 self._emit(Unload(backend.name, residency.runner, residency.model))
                 return
 
-    def _load(self, backend: BackendState, runner: str, num_ctx: int, now_ns: int) -> None:
+    # Loading ahead
+
+    def _least_used(self, view: View, runner: str) -> Residency | None:
+        """Of those whose queue is exhausted. One that still works need not be nearly idle to be
+        replaced: it serves whoever comes until the next is there."""
+        exhausted = [each for each in movable(view.backend, runner) if view.is_exhausted(each)]
+        return min(exhausted, key=_use, default=None)
+
+    def _load_ahead(
+        self, backend: BackendState, target: Demand, victim: Residency, now_ns: int
+    ) -> None:
+        backend.loads_ahead += 1
+        self._load(backend, target, now_ns)
+        words = f"loaded while {victim.model} still works, which leaves for it"
+        name = backend.by_runner[target.runner].name
+        step = SwitchStep.LOADED_AHEAD
+        self._emit(TellSwitch(backend=backend.name, model=name, step=step, detail=words))
+
+    def _gate_replaced(self, backend: BackendState, now_ns: int) -> bool:
+        """What was loaded beside the others is there: one of them leaves now. The one that was
+        meant to, or another whose queue is exhausted by now; the new one only if nobody uses it."""
+        view = self._view(backend, now_ns)
+        newest = backend.residents.get(backend.ahead)
+        meant = backend.residents.get(backend.ahead_of)
+        if newest is None or meant is None or not meant.managed:
+            backend.ahead_of = ""  # one has left by itself, or will not leave
+            return False
+        candidates = movable(backend, "")
+        idle = [
+            each
+            for each in candidates
+            if view.is_exhausted(each) and (each is not newest or not each.running)
+        ]
+        victim = min(idle, key=_use, default=meant if meant in candidates else None)
+        if victim is None:
+            return False  # it could not be drained, or is being cured
+        self._drains.gate(backend, victim, now_ns)
+        victim.replaced_by = newest.runner if victim is not newest else meant.runner
+        backend.ahead_of = ""
+        self._unload_drained(backend, [victim], now_ns)
+        return True
+
+    # Loads
+
+    def _load(self, backend: BackendState, target: Demand, now_ns: int) -> None:
+        runner, num_ctx = target.runner, target.num_ctx
         spec = backend.by_runner[runner]
         sent = num_ctx or spec.num_ctx
         residency = Residency(
@@ -278,6 +347,11 @@ class Switching:
             if residency.runner in backend.healing:
                 continue  # it leaves by itself
             if is_needlessly_large(residency, self._lines, now_ns, self.policy.num_ctx_hold_ns):
-                residency.move(_Trigger.GATE, now_ns)
+                self._drains.gate(backend, residency, now_ns)
                 self._unload_drained(backend, [residency], now_ns)
                 return
+
+
+def _use(residency: Residency) -> tuple[int, int, str]:
+    """The least used first, then the one idle longest."""
+    return residency.running, residency.used_ns, residency.runner

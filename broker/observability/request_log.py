@@ -11,10 +11,11 @@ import structlog
 
 from broker.core.breaker import BreakerState
 from broker.core.content import EmbedContent, GenerateContent, Prompt
-from broker.core.effects import TellBreaker, TellHealing, TellLevel
+from broker.core.effects import TellBreaker, TellHealing, TellLevel, TellSwitch
 from broker.core.healing import HealingStep
 from broker.core.observer import Observer
 from broker.core.requests import Outcome
+from broker.core.residency import SwitchStep
 from broker.core.views import AttemptReport, RequestReport
 
 # Of a prompt that is shown. The whole of a long one would drown the line.
@@ -23,6 +24,7 @@ PROMPT_CHARS_MAX: Final = 4_096
 # These are as they should be; the others are what an operator may have to look at.
 _WELL: Final = frozenset({HealingStep.CURED, HealingStep.RESTARTED})
 _breakers: Final = structlog.get_logger("broker.breakers")
+_switching: Final = structlog.get_logger("broker.switching")
 _healing: Final = structlog.get_logger("broker.healing")
 _AS_ASKED: Final = frozenset({Outcome.COMPLETED, Outcome.CANCELLED, Outcome.REFUSED})
 
@@ -110,6 +112,16 @@ class RequestLog(Observer):
             backend=told.backend,
             model=told.model,
             evidence=told.evidence,
+        )
+
+    def switching(self, told: TellSwitch) -> None:
+        is_usual = told.step is SwitchStep.LOADED_AHEAD
+        tell = _switching.debug if is_usual else _switching.warning
+        tell(
+            told.step.value.replace("_", " "),
+            backend=told.backend,
+            model=told.model,
+            detail=told.detail,
         )
 
     def level_changed(self, told: TellLevel) -> None:

@@ -24,6 +24,7 @@ from broker.core.effects import (
     Load,
     Refuse,
     Renew,
+    SenseGpus,
     SetTimer,
     StartAttempt,
     TakeOver,
@@ -35,6 +36,7 @@ from broker.core.effects import (
     TellQueued,
     TellRequeued,
     TellSlowDown,
+    TellSwitch,
     Unload,
 )
 from broker.core.engine import Engine
@@ -166,6 +168,8 @@ class Driver(Inquiries):
             TellAttemptFailed: lambda told: observer.attempt_failed(told.report),
             TellBreaker: observer.breaker_changed,
             TellHealing: observer.healing,
+            TellSwitch: observer.switching,
+            SenseGpus: lambda effect: None,  # unless there is a sensor that can be asked
             TellLevel: observer.level_changed,
             TellPriority: observer.priority_changed,
             SetTimer: self._set_timer,

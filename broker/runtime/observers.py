@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 import structlog
 
-from broker.core.effects import TellBreaker, TellHealing, TellLevel, TellPriority
+from broker.core.effects import TellBreaker, TellHealing, TellLevel, TellPriority, TellSwitch
 from broker.core.observer import Observer
 from broker.core.views import AlertView, AttemptReport, RequestReport, RequestStart
 
@@ -35,6 +35,7 @@ class Observers:
         "_priority",
         "_stalled",
         "_started",
+        "_switching",
     )
 
     def __init__(self, those: Iterable[Observer] = ()) -> None:
@@ -44,6 +45,7 @@ class Observers:
         self._attempt: _Ears = tuple(each.attempt_failed for each in those)
         self._breaker: _Ears = tuple(each.breaker_changed for each in those)
         self._healing: _Ears = tuple(each.healing for each in those)
+        self._switching: _Ears = tuple(each.switching for each in those)
         self._stalled: _Ears = tuple(each.loop_stalled for each in those)
         self._level: _Ears = tuple(each.level_changed for each in those)
         self._priority: _Ears = tuple(each.priority_changed for each in those)
@@ -65,6 +67,9 @@ class Observers:
 
     def healing(self, told: TellHealing) -> None:
         self._tell(self._healing, told)
+
+    def switching(self, told: TellSwitch) -> None:
+        self._tell(self._switching, told)
 
     def loop_stalled(self, stalled_ns: int, where: str) -> None:
         self._tell(self._stalled, stalled_ns, where)

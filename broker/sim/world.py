@@ -27,6 +27,7 @@ from broker.core.effects import (
     Refuse,
     Renew,
     RestartBackend,
+    SenseGpus,
     SetTimer,
     StartAttempt,
     TakeOver,
@@ -38,6 +39,7 @@ from broker.core.effects import (
     TellQueued,
     TellRequeued,
     TellSlowDown,
+    TellSwitch,
     Unload,
 )
 from broker.core.engine import Engine
@@ -172,6 +174,8 @@ class World:
             RestartBackend: self._restart,
             TellBreaker: _nothing,
             TellHealing: _nothing,
+            TellSwitch: _nothing,
+            SenseGpus: _nothing,
             TellLevel: _nothing,
             TellPriority: _nothing,
             SetTimer: self._set_timer,
