@@ -123,6 +123,9 @@ class QueueConfig(Section):
     # That is among agents that were served alike to within so much; a few requests of usual length.
     # 0: sizes play no part.
     fairness_grain_tokens: int = Field(default=4_096, ge=0, le=1_000_000_000)
+    # The next call of a session counts as older by the done part of this, so that what is nearly
+    # finished is not passed by what has only begun (docs/adr/0023). 0: sessions play no part.
+    session_credit_ms: int = Field(default=30_000, ge=0, le=60_000)
     # Often enough to see a queue move, seldom enough to cost nothing.
     announce_interval_ms: int = Field(default=1_000, ge=50, le=600_000)
     # Which of an agent's own requests of one priority is first: the oldest, or the one due first.

@@ -26,6 +26,7 @@ from broker.core.reassignment import Reassignment
 from broker.core.record import STARTS_ALL, Record
 from broker.core.requests import Outcome, RequestSpec
 from broker.core.stimuli import Arrived
+from broker.core.sessions import Sessions
 from broker.core.tally import Tally
 from broker.core.timers import Timers
 from broker.core.waiting_room import WaitingRoom
@@ -42,6 +43,7 @@ class Arrivals:
         agents: Agents,
         quotas: Quotas,
         ledger: Ledger,
+        sessions: Sessions,
         backlog: Backlog,
         room: WaitingRoom,
         announcer: Announcer,
@@ -74,6 +76,7 @@ class Arrivals:
         self._flexible = flexible
         self._backpressure = pressure
         self._ledger = ledger
+        self._sessions = sessions
         self._backlog = backlog
         self._room = room
         self._announcer = announcer
@@ -140,7 +143,7 @@ class Arrivals:
             self._backlog.move(record, now_ns, rank=rank)
 
     def _let_in(self, spec: RequestSpec, admission: Admission, now_ns: int) -> None:
-        self._arrived += 1
+        self._arrived = max(self._arrived + 1, now_ns)
         record = Record(
             spec=spec,
             agent=admission.agent,
@@ -166,6 +169,8 @@ class Arrivals:
         if admission.place is Place.NONE:
             self._ledger.answer(record, now_ns)
             return
+        if spec.session_id:
+            self._credit(record, now_ns)
         if admission.place is Place.ROOM:
             self._stand(record, now_ns)
             return
@@ -179,6 +184,18 @@ class Arrivals:
         rank = self._rank_from + (spec.deadline_ns if is_by_deadline else self._arrived)
         self._rank_last = max(self._rank_last, rank)
         return rank
+
+    def _credit(self, record: Record, now_ns: int) -> None:
+        """What its session has come to makes it count as older: among other agents' requests, and
+        where these are in order of arrival among its agent's own, but not among its session's."""
+        policy, sessions = self._backpressure.policy, self._sessions
+        session = sessions.called(record.spec, now_ns)
+        share = sessions.done_share(record.agent.id, session)
+        record.credit_ns = int(policy.session_credit_ns * share)
+        if record.credit_ns and policy.agent_order is AgentOrder.ARRIVAL:
+            rank = record.rank - record.credit_ns
+            record.rank = max(rank, session.last_rank + 1, self._rank_from)
+        session.last_rank = record.rank
 
     def _enter(self, record: Record, now_ns: int) -> None:
         if record.spec.prefer_loaded:

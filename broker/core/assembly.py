@@ -46,6 +46,7 @@ from broker.core.retries import Retries
 from broker.core.routing import Routing
 from broker.core.stimuli import (
     AttemptEnded,
+from broker.core.sessions import Sessions
     LoadEnded,
     ModelsListed,
 )
@@ -77,6 +78,7 @@ class Assembly(ABC):
         self._changed: dict[str, None] = {}  # runners for which what waits may stand elsewhere
         self.backends = {each.name: BackendState(each) for each in policy.backends}
         self._offers = Offers(policy.degradation, self.backends, self.bulkheads)
+        self.sessions = Sessions()
         self.backlog = Backlog(
             policy.queue,
             self._queue,
@@ -265,6 +267,7 @@ class Assembly(ABC):
             self.ledger.attempts,
             self.ledger.records,
             self._emit,
+            self.sessions,
             lambda name, now_ns: self._models_listed(ModelsListed(name, ()), now_ns),
             self._backend_gone,
             self._members_changed,

@@ -113,7 +113,7 @@ class Backlog:
             record.arrived_ns,
             now_ns,
             record.head_since_ns,
-            self._policy.stand_back_ns(record.service_ns),
+            self._policy.stand_back_ns(record.service_ns, record.credit_ns),
             lift,
         )
         slot = record.entry & SLOT_MASK

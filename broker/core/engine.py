@@ -165,6 +165,8 @@ class Engine(Assembly):
         """A call is over, whatever becomes of its request."""
         self.breakers.ended(attempt, error, now_ns)
         self._healer.attempt_ended(attempt, ended, now_ns)
+        if error is None and attempt.record.spec.session_id:
+            self.sessions.served(attempt.record.spec, now_ns - attempt.started_ns, now_ns)
         if isinstance(error, ModelUnknown):
             self._model_missing(attempt, now_ns)
 

@@ -23,6 +23,9 @@ LineKey = tuple[str, int]  # (runner, context size; 0: the usual one)
 # A request that stood back for longer than this would not be reached within its deadline either.
 STAND_BACK_NS_MAX: Final = 86_400 * 1_000_000_000
 
+# How much older a request can count as. All stand back by so much, and one with a credit by less.
+CREDIT_NS_MAX: Final = 60 * 1_000_000_000
+
 
 class AgentOrder(Enum):
     """Which request of an agent is its first."""
@@ -38,8 +41,10 @@ class QueuePolicy:
     `handicap_ns_per_priority`: a request of priority p is ordered as if it had become its agent's
     head (p - 1) such steps later. `size_handicap`: and, among agents whose served cost differs by
     less than `fairness_grain`, as if later by so many times the time that it probably runs; a grain
-    of 0 lets sizes play no part. `queued_max`: requests that wait at once, over all lines (the
-    seed's 1,000); `queued_per_agent_max` of one agent; `live_max` bounds those that run as well.
+    of 0 lets sizes play no part. `session_credit_ns`: there and among its agent's own requests the
+    next call of a session counts as older by the done part of this. `queued_max`: requests that
+    wait at once, over all lines (the seed's 1,000); `queued_per_agent_max` of one agent; `live_max`
+    bounds those that run as well.
     The waiting room takes up to `room_max` requests of priority `room_priority_worst` and better
     for `room_wait_ns` while the queue is full. From `slow_down_share` of a limit on, agents are
     told to send less, and from `slow_down_early_share` on with requests that are not critical.
@@ -50,6 +55,7 @@ class QueuePolicy:
     handicap_ns_per_priority: int = 5_000_000_000
     size_handicap: float = 3.5
     fairness_grain: int = 4_096
+    session_credit_ns: int = 30_000_000_000
     agent_order: AgentOrder = AgentOrder.ARRIVAL
     queued_max: int = 1_000
     queued_per_agent_max: int = 1_000
@@ -75,6 +81,8 @@ class QueuePolicy:
             raise ValueError("handicap must not be negative, announce interval must be positive")
         if self.size_handicap < 0 or self.fairness_grain < 0:
             raise ValueError("the handicap of sizes and the grain must not be negative")
+        if not 0 <= self.session_credit_ns <= CREDIT_NS_MAX:
+            raise ValueError(f"the credit of sessions must be 0 to {CREDIT_NS_MAX} ns")
         if not (0 < self.slow_down_early_share <= 1 and 0 < self.slow_down_share <= 1):
             raise ValueError("slow_down shares must be in (0, 1]")
         if self.deadline_margin < 1:
@@ -82,9 +90,11 @@ class QueuePolicy:
         if min(self.prompt_token_cost, self.output_token_cost) < 0:
             raise ValueError("costs of tokens must not be negative")
 
-    def stand_back_ns(self, service_ns: int) -> int:
-        """How much younger a request of this size counts as."""
-        return min(int(self.size_handicap * service_ns), STAND_BACK_NS_MAX)
+    def stand_back_ns(self, service_ns: int, credit_ns: int = 0) -> int:
+        """How much younger a request of this size and credit counts as, CREDIT_NS_MAX being
+        nothing."""
+        size_ns = min(int(self.size_handicap * service_ns), STAND_BACK_NS_MAX)
+        return CREDIT_NS_MAX + size_ns - credit_ns
 
 
 class Head(NamedTuple):

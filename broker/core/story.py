@@ -99,6 +99,7 @@ def _told(
         told_ns=_told_first(record),
     )
 
+        credit_ns=record.credit_ns,
 
 def _told_first(record: Record) -> tuple[int, int] | None:
     """Between which moments after it came its first word said that it would start."""

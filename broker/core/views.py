@@ -194,6 +194,7 @@ class SensorView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LevelView:
+    credit_ns: int = 0  # how much older it counts as, for its session
     """The level at `at_ns`, and what decides it. `until_ns`: an operator's level ends then."""
 
     level: Level

@@ -139,6 +139,7 @@ def _queue(config: Config) -> QueuePolicy:
         handicap_ns_per_priority=queue.handicap_ms_per_priority * _MS,
         size_handicap=queue.size_handicap,
         fairness_grain=queue.fairness_grain_tokens,
+        session_credit_ns=queue.session_credit_ms * _MS,
         agent_order=AgentOrder(queue.agent_order),
         queued_max=limits.queued_max,
         queued_per_agent_max=limits.queued_per_agent_max or limits.queued_max,

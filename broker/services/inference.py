@@ -64,6 +64,7 @@ class Submission:
     on_interruption: OnInterruption = OnInterruption.FAIL
     time_outs: TimeOuts = NO_TIME_OUTS
     session_id: str = ""
+    expected_calls: int = 0
 
 
 class InferenceService:
@@ -104,6 +105,7 @@ class InferenceService:
             on_interruption=call.on_interruption,
             time_outs=call.time_outs,
             session_id=call.session_id,
+            expected_calls=call.expected_calls,
         )
         return self._driver.submit(
             spec, call.content, resume_from=call.resume_from, traceparent=traceparent

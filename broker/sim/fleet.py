@@ -160,6 +160,7 @@ class Fleet:
             prefer_loaded=agents.prefer_loaded,
             preemptible=agents.preemptible,
             session_id=session.session_id,
+            expected_calls=len(session.calls) if agents.tells_calls else 0,
             blocks=call.blocks,
         )
 

@@ -49,6 +49,7 @@ class Task:
     prefer_loaded: bool = False  # one of these that is loaded, rather than wait for a load
     preemptible: bool = False
     session_id: str = ""
+    expected_calls: int = 0  # of its session, as its client says; 0: it does not
     blocks: tuple[int, ...] = ()
     queue_limit_ns: int = 0
     gives_up_after_ns: int = 0
@@ -98,6 +99,7 @@ class Task:
             prefer_loaded=self.prefer_loaded,
             preemptible=self.preemptible,
             session_id=self.session_id,
+            expected_calls=self.expected_calls,
             on_interruption=self.on_interruption,
             time_outs=TimeOuts(queue_ns=limit_ns) if limit_ns else NO_TIME_OUTS,
         )

@@ -103,6 +103,7 @@ class AgentsDraft(Section):
     output_tokens: TokensSpan | None = None
     calls: CallsSpan = (1, 1)
     call_gap_s: Pause = 0.0
+    tells_calls: bool = False  # does it say how many calls a session will have?
     adds_tokens: int = Field(default=0, ge=0, le=TOKENS_MAX)
     gives_up_s: Seconds | None = None  # leaves if nothing was started for it by then
     deadline_s: Seconds = 600.0  # as the daemon has it where a request gives none

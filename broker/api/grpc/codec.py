@@ -134,6 +134,7 @@ def decode_generate(
         on_interruption=_ON_INTERRUPTION[request.on_interruption],
         time_outs=_decode_timeouts(request),
         session_id=request.session_id,
+        expected_calls=request.expected_calls,
     )
 
 

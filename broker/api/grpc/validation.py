@@ -337,6 +337,13 @@ def check_who_and_what(
 
 
 def check_generate(
+def check_session(request: pb.GenerateRequest, problems: Problems) -> None:
+    check_length(request.session_id, _SESSION_MAX, "session_id", problems)
+    calls = request.expected_calls
+    problems.require(0 <= calls <= _CALLS_MAX, "expected_calls", f"is {calls}; 0 to {_CALLS_MAX}")
+    problems.require(not calls or bool(request.session_id), "expected_calls", "needs session_id")
+
+
     request: pb.GenerateRequest, size_bytes: int, limits: RequestLimits, problems: Problems
 ) -> int:
     """Every field of a generation; the bytes of the text that its model is to read, images not
@@ -353,7 +360,7 @@ def check_generate(
         problems.add("fallback_models", f"has {count}; at most {_FALLBACKS_MAX}")
     for index, name in enumerate(request.fallback_models[:_FALLBACKS_MAX]):
         check_model(name, f"fallback_models[{index}]", problems)
-    check_length(request.session_id, _SESSION_MAX, "session_id", problems)
+    check_session(request, problems)
     if request.resume_from_seq < 0:
         problems.add("resume_from_seq", "must not be negative")
     text_bytes = 0

@@ -50,6 +50,7 @@ def page(story: Explanation) -> list[str]:
         f"  {plan_text(story)}",
         f"  {times_text(story)}",
         *(f"  {each}" for each in told_lines(story)),
+        *(f"  {each}" for each in session_lines(story)),
         *(f"  changed: {each}" for each in story.changes),
         *gate_lines(story),
         *attempt_lines(story),
@@ -103,6 +104,14 @@ def told_lines(story: Explanation) -> list[str]:
     is_over = has_started or story.ended_ago_ms is not None
     verb = "waited" if has_started else "left after" if is_over else "has waited"
     return [f"{text}, {verb} {waited}"]
+
+
+def session_lines(story: Explanation) -> list[str]:
+    """What its session gave it."""
+    if not story.session_credit_ms:
+        return []
+    credit = duration_text(story.session_credit_ms)
+    return [f"counted as {credit} older, for the part of its session that was done"]
 
 
 def gate_lines(story: Explanation) -> list[str]:

@@ -72,6 +72,12 @@ BEGINS_ANEW: Final = "--- begins anew ---"
     default=None,
     help="Take the operator's default answer, if there is one, where no model gives one in time.",
 )
+@click.option("--session", "session_id", help="The conversation or task that it is a part of.")
+@click.option(
+    "--expected-calls",
+    type=click.IntRange(min=1),
+    help="How many calls that will have in all: what is nearly done goes before what has begun.",
+)
 @click.option("--prompt-type", help="Kind of prompt, which chooses the operator's default answer.")
 @asking
 def generate(call: Call, prompt: str | None, **given: Any) -> None:

@@ -89,6 +89,7 @@ class Explanation:
     wait. `complete` False: more may have overtaken it than is remembered. `attempts` are the last
     of its calls to backends, the oldest first. `told_low_ms` and `told_high_ms`: the times after
     its arrival between which it would start, as it was told first; None where it was told none.
+    `session_credit_ms`: how much older it counted as, for the part of its session that was done.
     """
 
     agent_id: str
@@ -112,6 +113,7 @@ class Explanation:
     attempts: tuple[Attempt, ...]
     told_low_ms: float | None = None
     told_high_ms: float | None = None
+    session_credit_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,6 +246,7 @@ def explanation_of(message: admin_pb2.ExplainResponse) -> Explanation:
         attempts=tuple(attempt_of(each) for each in message.attempts),
         told_low_ms=message.told_low_ms if message.HasField("told_low_ms") else None,
         told_high_ms=message.told_high_ms if message.HasField("told_high_ms") else None,
+        session_credit_ms=message.session_credit_ms,
     )
 
 

@@ -101,6 +101,8 @@ class Ask(Options, total=False):
     `on_interruption` says what may be done when an attempt is lost after a piece of it has come:
     "fail" (the default), "restart" (it begins anew, `Requeued` says which pieces are void) or
     "continue" (it goes on from the text so far; not with `format`, `suffix` or `raw`).
+    `session_id` groups the calls of one task, and `expected_calls` says how many it will have in
+    all: what is nearly done goes before what has only begun.
     `awareness` takes the place of the client's own, None: this request is not lowered.
     """
 

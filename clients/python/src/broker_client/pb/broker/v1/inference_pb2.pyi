@@ -166,6 +166,7 @@ class GenerateRequest(_message.Message):
     TIMEOUTS_FIELD_NUMBER: _builtins.int
     PROMPT_TYPE_FIELD_NUMBER: _builtins.int
     PREFER_LOADED_FIELD_NUMBER: _builtins.int
+    EXPECTED_CALLS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Names the request within its agent; 1 to 128 characters of [A-Za-z0-9._:/@-]. Empty: the broker
     draws one, and the request cannot be taken over or cancelled by another call.
@@ -205,6 +206,11 @@ class GenerateRequest(_message.Message):
     prefer_loaded: _builtins.bool
     """Of `model` and `fallback_models` the first that is loaded answers, rather than waiting for a
     load; where none is, the first of them that is. Needs fallback_models.
+    """
+    expected_calls: _builtins.int
+    """How many calls its session will have in all, this one among them, as far as is known; 0: not
+    known; at most 10000. The last call that says it counts. The next call of a session that is
+    nearly done goes before what has only begun. Needs session_id.
     """
     @_builtins.property
     def fallback_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -265,10 +271,11 @@ class GenerateRequest(_message.Message):
         timeouts: Global___Timeouts | None = ...,
         prompt_type: _builtins.str = ...,
         prefer_loaded: _builtins.bool = ...,
+        expected_calls: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_preemptible", b"_preemptible", "chat", b"chat", "format", b"format", "input", b"input", "options", b"options", "preemptible", b"preemptible", "prompt", b"prompt", "think", b"think", "timeouts", b"timeouts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_preemptible", b"_preemptible", "accept_default", b"accept_default", "agent_id", b"agent_id", "cache_policy", b"cache_policy", "chat", b"chat", "criticality", b"criticality", "fallback_models", b"fallback_models", "format", b"format", "input", b"input", "model", b"model", "on_interruption", b"on_interruption", "options", b"options", "preemptible", b"preemptible", "prefer_loaded", b"prefer_loaded", "priority", b"priority", "prompt", b"prompt", "prompt_type", b"prompt_type", "request_id", b"request_id", "resume_from_seq", b"resume_from_seq", "session_id", b"session_id", "substitution", b"substitution", "think", b"think", "timeouts", b"timeouts", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_preemptible", b"_preemptible", "accept_default", b"accept_default", "agent_id", b"agent_id", "cache_policy", b"cache_policy", "chat", b"chat", "criticality", b"criticality", "expected_calls", b"expected_calls", "fallback_models", b"fallback_models", "format", b"format", "input", b"input", "model", b"model", "on_interruption", b"on_interruption", "options", b"options", "preemptible", b"preemptible", "prefer_loaded", b"prefer_loaded", "priority", b"priority", "prompt", b"prompt", "prompt_type", b"prompt_type", "request_id", b"request_id", "resume_from_seq", b"resume_from_seq", "session_id", b"session_id", "substitution", b"substitution", "think", b"think", "timeouts", b"timeouts", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__preemptible: _TypeAlias = _typing.Literal["preemptible"]  # noqa: Y015
     _WhichOneofArgType__preemptible: _TypeAlias = _typing.Literal["_preemptible", b"_preemptible"]  # noqa: Y015
