@@ -121,6 +121,7 @@ class Ask(Options, total=False):
     priority: int
     criticality: Criticality
     session_id: str
+    expected_calls: int
     cache_policy: CachePolicy
     preemptible: bool
     substitution: Substitution
@@ -174,6 +175,7 @@ def generate_request(ask: Ask, *, agent_id: str) -> inference_pb2.GenerateReques
         priority=ask.get("priority", 0),
         criticality=criticality_number(ask.get("criticality")),
         session_id=ask.get("session_id", ""),
+        expected_calls=ask.get("expected_calls", 0),
         cache_policy=cache_policy_number(ask.get("cache_policy")),
         tools=[tool_message(each) for each in ask.get("tools", ())],
         substitution=substitution_number(ask.get("substitution")),
