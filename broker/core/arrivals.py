@@ -25,8 +25,8 @@ from broker.core.quota import Quotas
 from broker.core.reassignment import Reassignment
 from broker.core.record import STARTS_ALL, Record
 from broker.core.requests import Outcome, RequestSpec
-from broker.core.stimuli import Arrived
 from broker.core.sessions import Sessions
+from broker.core.stimuli import Arrived
 from broker.core.tally import Tally
 from broker.core.timers import Timers
 from broker.core.waiting_room import WaitingRoom
@@ -41,9 +41,9 @@ class Arrivals:
         self,
         policy: QueuePolicy,
         agents: Agents,
+        sessions: Sessions,
         quotas: Quotas,
         ledger: Ledger,
-        sessions: Sessions,
         backlog: Backlog,
         room: WaitingRoom,
         announcer: Announcer,
@@ -71,12 +71,12 @@ class Arrivals:
             phases,
             flexible,
         )
+        self._sessions = sessions
         self._degradation = degradation
         self._reassignment = reassignment
         self._flexible = flexible
         self._backpressure = pressure
         self._ledger = ledger
-        self._sessions = sessions
         self._backlog = backlog
         self._room = room
         self._announcer = announcer
@@ -163,27 +163,20 @@ class Arrivals:
             service_ns=self._estimates.size_ns(admission.line[0], spec),
         )
         self._estimates.offered.add(record.service_ns, now_ns)
+        if spec.session_id:
+            self._credit(record, now_ns)
         record.move(Trigger.ADMIT)
         self._ledger.open(record)
         self._emit(Admit(spec.key))
         if admission.place is Place.NONE:
             self._ledger.answer(record, now_ns)
             return
-        if spec.session_id:
-            self._credit(record, now_ns)
         if admission.place is Place.ROOM:
             self._stand(record, now_ns)
             return
         if admission.victim is not None:
             self._displace(admission.victim, record, now_ns)
         self._enter(record, now_ns)
-
-    def _rank(self, spec: RequestSpec) -> int:
-        """Its place among the requests of its agent."""
-        is_by_deadline = self._backpressure.policy.agent_order is AgentOrder.DEADLINE
-        rank = self._rank_from + (spec.deadline_ns if is_by_deadline else self._arrived)
-        self._rank_last = max(self._rank_last, rank)
-        return rank
 
     def _credit(self, record: Record, now_ns: int) -> None:
         """What its session has come to makes it count as older: among other agents' requests, and
@@ -196,6 +189,13 @@ class Arrivals:
             rank = record.rank - record.credit_ns
             record.rank = max(rank, session.last_rank + 1, self._rank_from)
         session.last_rank = record.rank
+
+    def _rank(self, spec: RequestSpec) -> int:
+        """Its place among the requests of its agent."""
+        is_by_deadline = self._backpressure.policy.agent_order is AgentOrder.DEADLINE
+        rank = self._rank_from + (spec.deadline_ns if is_by_deadline else self._arrived)
+        self._rank_last = max(self._rank_last, rank)
+        return rank
 
     def _enter(self, record: Record, now_ns: int) -> None:
         if record.spec.prefer_loaded:

@@ -44,9 +44,9 @@ from broker.core.requests import AttemptId, RequestKey
 from broker.core.residencies import Residencies
 from broker.core.retries import Retries
 from broker.core.routing import Routing
+from broker.core.sessions import Sessions
 from broker.core.stimuli import (
     AttemptEnded,
-from broker.core.sessions import Sessions
     LoadEnded,
     ModelsListed,
 )
@@ -75,10 +75,10 @@ class Assembly(ABC):
         )
         self._quotas = quotas = Quotas(policy.agents)
         self.agents = Agents(policy.agents, self._queue, quotas, self.bulkheads)
+        self.sessions = Sessions()
         self._changed: dict[str, None] = {}  # runners for which what waits may stand elsewhere
         self.backends = {each.name: BackendState(each) for each in policy.backends}
         self._offers = Offers(policy.degradation, self.backends, self.bulkheads)
-        self.sessions = Sessions()
         self.backlog = Backlog(
             policy.queue,
             self._queue,
@@ -245,6 +245,7 @@ class Assembly(ABC):
         return Arrivals(
             self.policy.queue,
             self.agents,
+            self.sessions,
             self._quotas,
             self.ledger,
             self.backlog,
@@ -267,7 +268,6 @@ class Assembly(ABC):
             self.ledger.attempts,
             self.ledger.records,
             self._emit,
-            self.sessions,
             lambda name, now_ns: self._models_listed(ModelsListed(name, ()), now_ns),
             self._backend_gone,
             self._members_changed,

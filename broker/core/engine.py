@@ -163,10 +163,10 @@ class Engine(Assembly):
         self, attempt: Attempt, ended: AttemptEnded, error: BrokerError | None, now_ns: int
     ) -> None:
         """A call is over, whatever becomes of its request."""
-        self.breakers.ended(attempt, error, now_ns)
-        self._healer.attempt_ended(attempt, ended, now_ns)
         if error is None and attempt.record.spec.session_id:
             self.sessions.served(attempt.record.spec, now_ns - attempt.started_ns, now_ns)
+        self.breakers.ended(attempt, error, now_ns)
+        self._healer.attempt_ended(attempt, ended, now_ns)
         if isinstance(error, ModelUnknown):
             self._model_missing(attempt, now_ns)
 

@@ -71,6 +71,7 @@ class Record:
     passage: Passage
     starts_before: int  # attempts that had been made when it began to wait, the last time
     service_ns: int = 0  # how long it probably runs, as it looked when it came; 0: nothing known
+    credit_ns: int = 0  # how much older it counts as, for what its session has come to
     answered: tuple[str, ...] = ()  # what it was told with the default answer
     past: tuple[AttemptView, ...] = ()  # attempts that came to nothing, the last ones
     pieces_kept: int = 0  # of attempts before this one, which the next goes on from
@@ -78,7 +79,6 @@ class Record:
     is_for_level: bool = False  # is another model to answer because only small ones run?
     instead: str = ""  # why another model is to answer, in words, where it is not for the level
     is_in_haste: bool = False  # is that because the line of its own would take too long?
-    credit_ns: int = 0  # how much older it counts as, for what its session has come to
     is_at_hand: bool = False  # is that because it is loaded, and its own is not?
     accepts: tuple[Accepted, ...] = ()  # where it has a choice: what may answer, its own first
     state: State = State.RECEIVED

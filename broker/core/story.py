@@ -97,9 +97,9 @@ def _told(
         problem=ended.problem if ended else "",
         attempts=_attempts(record, attempt, ended),
         told_ns=_told_first(record),
+        credit_ns=record.credit_ns,
     )
 
-        credit_ns=record.credit_ns,
 
 def _told_first(record: Record) -> tuple[int, int] | None:
     """Between which moments after it came its first word said that it would start."""

@@ -165,6 +165,7 @@ class Explanation:
     is_complete: bool
     problem: str  # why it did not complete, in words
     told_ns: tuple[int, int] | None = None  # its first word: it starts so long after it came
+    credit_ns: int = 0  # how much older it counts as, for its session
     attempts: tuple[AttemptView, ...] = ()
 
 
@@ -194,7 +195,6 @@ class SensorView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LevelView:
-    credit_ns: int = 0  # how much older it counts as, for its session
     """The level at `at_ns`, and what decides it. `until_ns`: an operator's level ends then."""
 
     level: Level

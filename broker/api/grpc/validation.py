@@ -337,7 +337,6 @@ def check_who_and_what(
     check_enum(request.criticality, _CRITICALITIES, "criticality", problems)
 
 
-def check_generate(
 def check_session(request: pb.GenerateRequest, problems: Problems) -> None:
     check_length(request.session_id, _SESSION_MAX, "session_id", problems)
     calls = request.expected_calls
@@ -345,6 +344,7 @@ def check_session(request: pb.GenerateRequest, problems: Problems) -> None:
     problems.require(not calls or bool(request.session_id), "expected_calls", "needs session_id")
 
 
+def check_generate(
     request: pb.GenerateRequest, size_bytes: int, limits: RequestLimits, problems: Problems
 ) -> int:
     """Every field of a generation; the bytes of the text that its model is to read, images not
