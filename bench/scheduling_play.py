@@ -83,7 +83,8 @@ class Played:
     """One run. `loading_share`: of the time until the last arrival, that in which a load was under
     way. `loads_bound`: what serving the same requests in time takes at least. `profile`: where the
     time of the slots went until then, where an engine tells. `told_ns`: between which moments each
-    would start, as its first word said where that said anything."""
+    would start, as its first word said where that said anything. `bound_ns`: within which time at
+    most, as stated when it came, where that was."""
 
     ended: tuple[Ended, ...]
     loads: int
@@ -91,6 +92,7 @@ class Played:
     loading_share: float
     profile: Mapping[str, float] = field(default_factory=dict)
     told_ns: Mapping[RequestKey, tuple[int, int]] = field(default_factory=dict)
+    bound_ns: Mapping[RequestKey, int] = field(default_factory=dict)
 
 
 Play = Callable[[Cell, Sequence[Task]], Played]
@@ -204,15 +206,17 @@ def _play_engine(cell: Cell, tasks: Sequence[Task], rule: PlacementRule | None) 
     ended = [_ended(each, notes.model_of.get(key, "")) for key, each in stories.items()]
     played = _played(cell, ended, world.servers[_BACKEND].model)
     told_ns = {key: each for key, each in notes.told_ns.items() if each is not None}
-    return replace(played, profile=notes.profile.shares(), told_ns=told_ns)
+    return replace(played, profile=notes.profile.shares(), told_ns=told_ns, bound_ns=notes.bound_ns)
 
 
 class _Notes:
-    """Remembers which model answered whom, what each was told first, and where time went."""
+    """Remembers which model answered whom, what each was told first, within which time it was to
+    start at most, and where time went."""
 
     def __init__(self, engine: Engine, profile: Profile) -> None:
         self.model_of: dict[RequestKey, str] = {}
         self.told_ns: dict[RequestKey, tuple[int, int] | None] = {}
+        self.bound_ns: dict[RequestKey, int] = {}
         self.profile = profile
         self._engine = engine
 
@@ -222,6 +226,10 @@ class _Notes:
                 self.model_of[effect.key] = effect.model
             elif type(effect) is TellQueued and effect.key not in self.told_ns:
                 self.told_ns[effect.key] = _interval_of(effect, now_ns)
+                record = self._engine.records.get(effect.key)
+                bound = record.bound if record is not None else None
+                if bound is not None and bound.ns is not None:
+                    self.bound_ns[effect.key] = bound.ns
         self.profile.turned(self._engine, now_ns)
 
     def opened(self, server: str, exchange: ExchangeId, work: Work) -> None: ...

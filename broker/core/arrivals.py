@@ -29,6 +29,7 @@ from broker.core.sessions import Sessions
 from broker.core.stimuli import Arrived
 from broker.core.tally import Tally
 from broker.core.timers import Timers
+from broker.core.wait_bound import WaitBounds
 from broker.core.waiting_room import WaitingRoom
 
 DRAIN_RETRY_NS: Final = 5_000_000_000  # a service manager restarts a daemon within seconds
@@ -51,6 +52,7 @@ class Arrivals:
         reassignment: Reassignment,
         flexible: Flexible,
         estimates: Estimates,
+        bounds: WaitBounds,
         tally: Tally,
         timers: Timers,
         phases: Phases,
@@ -81,6 +83,7 @@ class Arrivals:
         self._room = room
         self._announcer = announcer
         self._estimates = estimates
+        self._bounds = bounds
         self._tally = tally
         self._timers = timers
         self._emit = emit
@@ -163,6 +166,7 @@ class Arrivals:
             service_ns=self._estimates.size_ns(admission.line[0], spec),
         )
         self._estimates.offered.add(record.service_ns, now_ns)
+        self._bounds.came(record.line[0], record.service_ns, now_ns)
         if spec.session_id:
             self._credit(record, now_ns)
         record.move(Trigger.ADMIT)
@@ -203,6 +207,7 @@ class Arrivals:
         record.move(Trigger.ENQUEUE)
         self._backlog.enter(record, now_ns)
         self._announcer.tell_first(record, now_ns)
+        record.bound = self._bounds.state(record, now_ns)
         slow_down_ns = self._backpressure.slow_down_ns(record)
         if slow_down_ns is not None:
             self._tally.slow_downs += 1

@@ -53,6 +53,7 @@ from broker.core.stimuli import (
 from broker.core.switching import Switching
 from broker.core.tally import Tally
 from broker.core.timers import Timers
+from broker.core.wait_bound import WaitBounds
 from broker.core.waiting_room import WaitingRoom
 from broker.core.worth import Worth
 
@@ -255,6 +256,7 @@ class Assembly(ABC):
             self._reassignment,
             self._flexible,
             self.estimates,
+            WaitBounds(self.backends, self.backlog, self.estimates),
             self.tally,
             self.timers,
             self._phases,

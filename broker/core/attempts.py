@@ -96,6 +96,8 @@ class Attempts:
         self._tally.start(record.priority, queue_wait_ns)
         if record.first_word is not None and record.tries == 1:
             ledger.waits.started(record.first_word, now_ns, is_judged=record.is_overdue)
+        if record.bound is not None and record.bound.ns is not None and record.tries == 1:
+            self._tally.bounds.started(queue_wait_ns, record.bound.ns)
         closed = self._backlog.bulkheads.closed
         is_small_first = offers.has_small_only and offers.is_small_runner(residency.runner)
         ledger.journal.start(attempt, closed, offers.held, is_small_first=is_small_first)

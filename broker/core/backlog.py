@@ -17,6 +17,7 @@ from broker.core.offers import NOTHING, Offers
 from broker.core.queueing import Line, LineKey, QueuePolicy
 from broker.core.record import Record
 from broker.core.tally import Tally
+from broker.core.work_seen import WaitingWork
 
 SLOT_MASK = 0xFFFFFFFF  # the part of a handle that says where in memory it is
 EVERY_BIT = (1 << COMPARTMENTS_MAX + 1) - 1  # the mask that closes all compartments
@@ -55,6 +56,7 @@ class Backlog:
         "offers",
         "ready",
         "size_bytes",
+        "work",
     )
 
     def __init__(
@@ -71,6 +73,7 @@ class Backlog:
         self.ready: dict[LineKey, Line] = {}
         self.size_bytes = 0  # of all that waits
         self.accepting = Accepting()
+        self.work = WaitingWork()
         self.bulkheads = bulkheads
         self.offers = offers
         self._first: dict[LineKey, Line] = {}  # kept only while the level holds something back
@@ -123,6 +126,7 @@ class Backlog:
         self._tally.queue(record.priority, 1)
         self.size_bytes += record.spec.size_bytes
         record.agent.waiting_bytes += record.spec.size_bytes
+        self.work.change(line.key[0], record.service_ns)
         if record.accepts:
             self.accepting.add(record)
         if line.key not in self.first:
@@ -337,6 +341,7 @@ class Backlog:
         self._tally.queue(record.priority, -1)
         self.size_bytes -= record.spec.size_bytes
         record.agent.waiting_bytes -= record.spec.size_bytes
+        self.work.change(line.key[0], -record.service_ns)
         if record.accepts:
             self.accepting.drop(record)
         if not self.lines:

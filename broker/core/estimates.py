@@ -13,6 +13,7 @@ from _sched.average import MovingAverage, ServiceRates
 from broker.core.offered_load import OfferedLoad
 from broker.core.requests import RequestKind, RequestSpec
 from broker.core.sizes import Sizes
+from broker.core.work_seen import Longest
 
 # Weight of a new sample: about the last 20 samples count. High enough to follow a change of
 # workload within a minute on a busy box, low enough that one long answer does not move it much.
@@ -56,11 +57,14 @@ class Estimates:
         "_load_ns",
         "_loaded_at_ns",
         "_loads_on",
+        "_longest_loads",
         "_prefill_ns",
         "_rates",
         "_service",
         "_service_ns",
         "_sizes",
+        "completed",
+        "longest",
         "offered",
     )
 
@@ -77,6 +81,9 @@ class Estimates:
         self._prefill_ns: dict[str, dict[str, float]] = {}  # per byte, of the slowest; the same
         self._sizes = Sizes()
         self.offered = OfferedLoad()
+        self.completed = 0  # requests, of all kinds
+        self.longest = Longest()  # of their times
+        self._longest_loads: dict[str, Longest] = {}
         self._departure_gap_ns = _average()
         self._last_departure_ns: int | None = None
 
@@ -92,6 +99,8 @@ class Estimates:
         cost: int,
     ) -> None:
         """A request was completed. `first_token_ns` after it started; 0 where there was none."""
+        self.completed += 1
+        self.longest.add(service_ns)
         by_backend = self._rates.setdefault((runner, spec.kind), {})
         rates = by_backend.get(backend)
         if rates is None:
@@ -113,6 +122,7 @@ class Estimates:
 
     def loaded(self, runner: str, load_ns: int, backend: str = "", now_ns: int = 0) -> None:
         """A load came to a good end, just now."""
+        self._longest_loads.setdefault(runner, Longest()).add(load_ns)
         self._loaded_at_ns.setdefault(runner, {})[backend] = now_ns
         self._load_ns.setdefault(runner, _average()).add(load_ns)
         self._loads_on.setdefault(runner, {}).setdefault(backend, _average()).add(load_ns)
@@ -142,6 +152,7 @@ class Estimates:
             self._service_ns,
             self._gap_ns,
             self._prefill_ns,
+            self._longest_loads,
         ):
             for runner in [each for each in kept if each not in runners]:
                 del kept[runner]
@@ -210,6 +221,11 @@ class Estimates:
     def load_ns(self, runner: str) -> float | None:
         average = self._load_ns.get(runner)
         return average.mean() if average else None
+
+    def longest_load_ns(self, runner: str) -> float:
+        """The longest that its loads took lately; 0 where there was none."""
+        longest = self._longest_loads.get(runner)
+        return longest.ns if longest else 0.0
 
     def gap_ns(self, runner: str, backend: str) -> float | None:
         """The mean time between two pieces of an answer there; one answer tells it."""

@@ -54,6 +54,13 @@ class Accepted(NamedTuple):
     line: LineKey
 
 
+class Bound(NamedTuple):
+    """It starts within `ns` of when it came; None: no bound can be stated, and `why`."""
+
+    ns: int | None
+    why: str = ""
+
+
 @dataclass(slots=True, kw_only=True)
 class Record:
     """One request. `line` says where it waits or waited; `priority` and `compartment` are those it
@@ -101,6 +108,7 @@ class Record:
     told_position: int = 0
     told_reason: WaitReason | None = None
     told_starts_ns: tuple[int, int] | None = None  # between these moments, as it was last told
+    bound: Bound | None = None  # of its wait, as stated when it came; None: it never waited
     first_word: Word | None = None  # when it was told that it would start, in its first word
     is_overdue: bool = False  # has it waited for longer than it was told first?
 

@@ -24,10 +24,29 @@ class PriorityTally:
     queue_wait_ns_max: int = 0
 
 
+@dataclass(slots=True)
+class BoundTally:
+    """How the bounds that were stated on waits were kept, by those that started with one.
+    `worst`: the largest wait, as a part of its bound."""
+
+    kept: int = 0
+    broken: int = 0
+    worst: float = 0.0
+
+    def started(self, wait_ns: int, bound_ns: int) -> None:
+        """A request that was told to start within `bound_ns` has done so."""
+        if wait_ns <= bound_ns:
+            self.kept += 1
+        else:
+            self.broken += 1
+        self.worst = max(self.worst, wait_ns / max(1, bound_ns))
+
+
 class Tally:
     """Kept by the engine, read by snapshots."""
 
     __slots__ = (
+        "bounds",
         "first_tokens",
         "outcomes",
         "priorities",
@@ -38,6 +57,7 @@ class Tally:
     )
 
     def __init__(self) -> None:
+        self.bounds = BoundTally()
         self.outcomes: dict[Outcome, int] = dict.fromkeys(Outcome, 0)
         self.refusals: dict[str, int] = {}  # by the reason that the client was told
         self.priorities: dict[int, PriorityTally] = {}
