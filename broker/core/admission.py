@@ -23,6 +23,7 @@ from broker.core.estimates import Estimates
 from broker.core.failover import Ways, check_own, fallback_keys, find_target
 from broker.core.feasibility import Asker, Feasibility
 from broker.core.flexible import Flexible
+from broker.core.lateness import Lateness
 from broker.core.model_name import comparison_key
 from broker.core.offers import is_held as mask_holds
 from broker.core.phases import Phases
@@ -102,6 +103,7 @@ class Gates:
         estimates: Estimates,
         tally: Tally,
         phases: Phases,
+        lateness: Lateness,
         flexible: Flexible,
     ) -> None:
         self._flexible = flexible
@@ -114,7 +116,9 @@ class Gates:
         self._backpressure = backpressure
         self._estimates = estimates
         self._tally = tally
-        self._feasibility = Feasibility(backends, backlog, backpressure, estimates, phases)
+        self._feasibility = Feasibility(
+            backends, backlog, backpressure, estimates, phases, lateness
+        )
         self._gate = ""
         self._passage = Passage()
 

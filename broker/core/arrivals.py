@@ -16,6 +16,7 @@ from broker.core.errors import BrokerError, Displaced, Draining, RequestIdInUse
 from broker.core.estimates import Estimates
 from broker.core.flexible import Flexible
 from broker.core.journal import Refused
+from broker.core.lateness import Lateness
 from broker.core.ledger import Ledger
 from broker.core.lifecycle import WAITS, Trigger
 from broker.core.phases import Phases
@@ -56,6 +57,7 @@ class Arrivals:
         tally: Tally,
         timers: Timers,
         phases: Phases,
+        lateness: Lateness,
         backends: Mapping[str, BackendState],
         emit: Callable[[Effect], None],
     ) -> None:
@@ -71,6 +73,7 @@ class Arrivals:
             estimates,
             tally,
             phases,
+            lateness,
             flexible,
         )
         self._sessions = sessions
@@ -129,7 +132,7 @@ class Arrivals:
 
     def _take_over(self, record: Record, spec: RequestSpec, now_ns: int) -> None:
         """The same request came again: the newer call has its stream, and its deadline counts."""
-        self._ledger.set_deadline(record, spec.deadline_ns)
+        self._ledger.set_deadline(record, spec.deadline_ns, now_ns)
         self._rank_anew(record, spec, now_ns)
         self._emit(TakeOver(spec.key))
         if record.state in WAITS:

@@ -25,6 +25,7 @@ from broker.core.errors import BrokerError
 from broker.core.estimates import Estimates
 from broker.core.flexible import Flexible
 from broker.core.healer import Healer, new_healer
+from broker.core.lateness import Lateness
 from broker.core.ledger import Ledger
 from broker.core.level import Level
 from broker.core.load_charges import LoadCharges
@@ -104,6 +105,7 @@ class Assembly(ABC):
             queued_max=lambda: self.policy.queue.queued_max,
         )
         self._phases = self._new_phases()
+        self._lateness = Lateness(policy.queue, self.backends, self.estimates, self._offers)
         self.ledger = self._new_ledger()
         self._reassignment = Reassignment(self.ledger, self.backlog, self.backends)
         self._flexible = Flexible(self.ledger, self.backlog, self._reassignment, self.backends)
@@ -161,6 +163,7 @@ class Assembly(ABC):
             self.timers,
             self.backends,
             self._phases,
+            self._lateness,
             self.waits,
             self._load_charges,
             self._emit,
@@ -260,6 +263,7 @@ class Assembly(ABC):
             self.tally,
             self.timers,
             self._phases,
+            self._lateness,
             self.backends,
             self._emit,
         )

@@ -68,6 +68,9 @@ class Attempts:
     def start(
         self, record: Record, backend: BackendState, residency: Residency, now_ns: int
     ) -> None:
+        """It gets a slot; or ends, where an answer would surely come too late."""
+        if now_ns >= record.look_ns and self._ledger.gives_up(record, now_ns):
+            return
         offers = self._backlog.offers
         flow, charged = self._backlog.take(record, now_ns)
         record.move(Trigger.DISPATCH)

@@ -256,6 +256,7 @@ class Engine(Assembly):
             self._operations.forgotten(scope)
         self.ledger.limit(self.agents.compartment, now_ns)
         self.backlog.configure(policy.queue)
+        self._lateness.configure(policy.queue)
         self._arrivals.configure(policy.queue)
         self._attempts.policy = policy.queue
         self.retries.configure(policy.retry)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from _sched.average import MovingAverage, ServiceRates
+from broker.core.load_times import LoadTimes
 from broker.core.offered_load import OfferedLoad
 from broker.core.requests import RequestKind, RequestSpec
 from broker.core.sizes import Sizes
@@ -64,6 +65,7 @@ class Estimates:
         "_service_ns",
         "_sizes",
         "completed",
+        "load_times",
         "longest",
         "offered",
     )
@@ -80,6 +82,7 @@ class Estimates:
         self._gap_ns: dict[str, dict[str, MovingAverage]] = {}  # by runner, then by backend
         self._prefill_ns: dict[str, dict[str, float]] = {}  # per byte, of the slowest; the same
         self._sizes = Sizes()
+        self.load_times = LoadTimes()
         self.offered = OfferedLoad()
         self.completed = 0  # requests, of all kinds
         self.longest = Longest()  # of their times
@@ -126,6 +129,7 @@ class Estimates:
         self._loaded_at_ns.setdefault(runner, {})[backend] = now_ns
         self._load_ns.setdefault(runner, _average()).add(load_ns)
         self._loads_on.setdefault(runner, {}).setdefault(backend, _average()).add(load_ns)
+        self.load_times.add(runner, backend, load_ns, now_ns)
 
     def streamed(self, runner: str, backend: str, gap_ns: int) -> None:
         """A whole answer came with this mean time between its pieces."""
@@ -159,6 +163,7 @@ class Estimates:
         for rated in [each for each in self._rates if each[0] not in runners]:
             del self._rates[rated]
         self._sizes.keep(runners)
+        self.load_times.keep(runners)
 
     def samples(self, runner: str, kind: RequestKind) -> int:
         """Completed requests of this kind on the backend that has served most of them."""

@@ -1,5 +1,5 @@
 """Will an answer come in time? Judged only by what was measured, and only by what surely comes
-before: the agent's own earlier requests."""
+before: the load of a model that is not there, and the agent's own earlier requests."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from broker.core.backlog import Backlog
 from broker.core.backpressure import Backpressure, retry_after_bounded
 from broker.core.errors import DeadlineExpired, DeadlineInfeasible
 from broker.core.estimates import Estimates
+from broker.core.lateness import Lateness, Needs
 from broker.core.phases import Phases
 from broker.core.placement import BackendState
 from broker.core.queueing import AgentOrder, LineKey
@@ -27,15 +28,26 @@ class Asker(NamedTuple):
 
 
 class Outlook(NamedTuple):
-    """How long a request waits at least, and then runs; `ahead` are those before it."""
+    """What a request needs, and for how long those `ahead` of it occupy all slots."""
 
-    wait_ns: float
-    run_ns: float
+    needs: Needs
+    line_ns: float
     ahead: int
 
     @property
+    def wait_ns(self) -> float:
+        return self.needs.load_ns + self.line_ns
+
+    @property
     def answer_ns(self) -> float:
-        return self.wait_ns + self.run_ns
+        return self.needs.answer_ns + self.line_ns
+
+    @property
+    def words(self) -> str:
+        if not self.ahead:
+            return self.needs.words
+        text = self.needs._replace(run_ns=self.needs.run_ns + self.line_ns).words
+        return f"{text} ({self.ahead} requests of this agent are before it)"
 
 
 class Feasibility:
@@ -48,38 +60,43 @@ class Feasibility:
         backpressure: Backpressure,
         estimates: Estimates,
         phases: Phases,
+        lateness: Lateness,
     ) -> None:
         self._backends = backends
         self._backlog = backlog
         self._backpressure = backpressure
         self._estimates = estimates
         self._phases = phases
+        self._lateness = lateness
 
-    def _outlook(self, spec: RequestSpec, asker: Asker, line: LineKey) -> Outlook | None:
+    def _outlook(
+        self, spec: RequestSpec, asker: Asker, line: LineKey, now_ns: int
+    ) -> Outlook | None:
         """None: too few samples to say anything."""
-        runner, estimates = line[0], self._estimates
-        run_ns = estimates.expected_ns(runner, spec)
-        if run_ns is None:
+        runner = line[0]
+        needs = self._lateness.needs(runner, spec, now_ns)
+        if needs is None:
             return None
         ahead = 0
         # By deadline a later one may come first.
         if self._backpressure.policy.agent_order is AgentOrder.ARRIVAL:
             ahead = self._backlog.ahead(line, asker.priority, asker.compartment, asker.agent)
         if not ahead:
-            return Outlook(0.0, run_ns, 0)
+            return Outlook(needs, 0.0, 0)
         slots = sum(
             each.by_runner[runner].slots
             for each in self._backends.values()
             if runner in each.by_runner
         )
-        return Outlook(ahead * estimates.least_ns(runner) / max(1, slots), run_ns, ahead)
+        line_ns = ahead * self._estimates.least_ns(runner) / max(1, slots)
+        return Outlook(needs, line_ns, ahead)
 
     def why_late(
         self, spec: RequestSpec, asker: Asker, model: str, line: LineKey, now_ns: int
     ) -> str:
         """Why it surely comes too late by this model and line, in words; "" where it may be in
         time."""
-        outlook = self._outlook(spec, asker, line)
+        outlook = self._outlook(spec, asker, line, now_ns)
         if outlook is None:
             return ""
         margin = self._backpressure.policy.deadline_margin
@@ -101,22 +118,23 @@ class Feasibility:
     ) -> None:
         """Refuses only what would be late even if all went `deadline_margin` times faster than
         measured. Where it would be late without those before it, too, that is final:
-        DeadlineExpired. What it judged by is noted in `passage`."""
+        DeadlineExpired; but not where its model may soon be there, as others want it too. What it
+        judged by is noted in `passage`."""
         passage.samples = self._estimates.samples(line[0], spec.kind)
         passage.remaining_ns = remaining_ns = self._phases.due_ns(spec, model, now_ns) - now_ns
-        outlook = self._outlook(spec, asker, line)
+        outlook = self._outlook(spec, asker, line, now_ns)
         if outlook is None:
             return
         passage.wait_ns = outlook.answer_ns
         margin = self._backpressure.policy.deadline_margin
         if outlook.answer_ns <= remaining_ns * margin:
             return
-        left = f"{remaining_ns / 1e9:.1f} s are left, and by what was measured an answer takes"
-        if outlook.run_ns > remaining_ns * margin:  # to come again later would help nobody
-            raise DeadlineExpired(f"{left} {outlook.run_ns / 1e9:.1f} s")
+        words = f"{remaining_ns / 1e9:.1f} s are left, and by what was measured"
+        needs, is_coming = outlook.needs, outlook.needs.is_loading or line in self._backlog.lines
+        alone_ns = needs.run_ns if is_coming else needs.answer_ns
+        if alone_ns > remaining_ns * margin:  # to come again later would help nobody
+            raise DeadlineExpired(f"{words} {needs.words}")
         short_ns = outlook.answer_ns / margin - remaining_ns
         raise DeadlineInfeasible(
-            f"{left} {outlook.answer_ns / 1e9:.1f} s ({outlook.ahead} requests of this agent are "
-            "before it)",
-            retry_after_ns=retry_after_bounded(short_ns),
+            f"{words} {outlook.words}", retry_after_ns=retry_after_bounded(short_ns)
         )

@@ -14,6 +14,7 @@ from broker.core.effects import AbortAttempt, Answer, Effect, Finish, TellRequeu
 from broker.core.errors import BrokerError, Cancelled, DeadlineExpired, Draining, TimedOut
 from broker.core.failures import failure_of
 from broker.core.journal import Ended, Journal
+from broker.core.lateness import Lateness
 from broker.core.lifecycle import LIFECYCLE, OUTCOME_OF, WAITS, State, Trigger
 from broker.core.load_charges import LoadCharges
 from broker.core.phases import Phases
@@ -48,6 +49,7 @@ class Ledger:
         timers: Timers,
         backends: Mapping[str, BackendState],
         phases: Phases,
+        lateness: Lateness,
         waits: Calibration,
         load_charges: LoadCharges,
         emit: Callable[[Effect], None],
@@ -65,6 +67,7 @@ class Ledger:
         self._timers = timers
         self._backends = backends
         self._phases = phases
+        self._lateness = lateness
         self._load_charges = load_charges
         self._emit = emit
         self._on_deadline = self._deadline_passed  # one for all: each look makes a new object
@@ -77,7 +80,7 @@ class Ledger:
     def open(self, record: Record) -> None:
         """A request is under way from now on."""
         self.records[record.spec.key] = record
-        self.set_deadline(record, record.spec.deadline_ns)
+        self.set_deadline(record, record.spec.deadline_ns, record.arrived_ns)
         self._phases.waits(record, record.arrived_ns)
         record.agent.live += 1
         self._backlog.bulkheads.hold(record.compartment, 1)
@@ -101,16 +104,35 @@ class Ledger:
                 bulkheads.run(bit, 1)
             self._backlog.move(record, now_ns, compartment=bit)
 
-    def set_deadline(self, record: Record, at_ns: int) -> None:
+    def set_deadline(self, record: Record, at_ns: int, now_ns: int) -> None:
         """Its newest call gives it until then; a time-out for the whole of it may be tighter."""
         self._timers.cancel(record.deadline_timer)
         record.asked_until_ns = at_ns
-        record.deadline_ns = at_ns = self._phases.deadline_ns(record, at_ns)
+        record.deadline_ns = self._phases.deadline_ns(record, at_ns)
+        self._watch(record, now_ns)
+
+    def _watch(self, record: Record, now_ns: int) -> None:
+        """While it waits its time is over when it could not be answered in time any more."""
+        at_ns = self._lateness.plan(record, now_ns)
         record.deadline_timer = self._timers.set(at_ns, self._on_deadline, record)
+
+    def gives_up(self, record: Record, now_ns: int) -> bool:
+        """Ends one that waits and surely comes too late, where that is so."""
+        needs = self._lateness.is_late(record, now_ns)
+        if needs is None:
+            return False
+        _, detail = wait_reason(record, self._backends, self._backlog, now_ns)
+        waited_s, left_s = (now_ns - record.arrived_ns) / 1e9, (record.deadline_ns - now_ns) / 1e9
+        error = DeadlineExpired(
+            f"it waited {waited_s:.1f} s for {detail}, and can be answered in time no longer: "
+            f"{left_s:.1f} s are left, and by what was measured {needs.words}"
+        )
+        self.conclude(record, Trigger.EXPIRE, error, now_ns)
+        return True
 
     def hold_to_time_outs(self, record: Record, now_ns: int) -> None:
         """It waits, and others count for it now: those of another model, or of another policy."""
-        self.set_deadline(record, record.asked_until_ns)
+        self.set_deadline(record, record.asked_until_ns, now_ns)
         self._phases.waits_on(record, now_ns)
 
     def time_outs_changed(self, now_ns: int) -> None:
@@ -259,6 +281,10 @@ class Ledger:
         self.end(record, Trigger.CANCEL, error, now_ns)
 
     def _deadline_passed(self, record: Record, now_ns: int) -> None:
+        if now_ns < record.deadline_ns:  # it is only looked at
+            if not self.gives_up(record, now_ns):
+                self._watch(record, now_ns)
+            return
         waited_s = (now_ns - record.arrived_ns) / 1e9
         if record.state in WAITS:
             _, detail = wait_reason(record, self._backends, self._backlog, now_ns)

@@ -92,6 +92,7 @@ class Record:
     deadline_ns: int = 0
     asked_until_ns: int = 0  # as its newest call gives it; a time-out may be tighter
     deadline_timer: int = 0
+    look_ns: int = 0  # from then on it may surely be too late: that is looked at
     room_timer: int = 0
     spared_by: str = ""  # the backend that failed it and was not charged: another takes it up
     away_until_ns: int = 0  # what failed it the last time wants nothing before

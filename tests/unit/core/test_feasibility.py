@@ -12,11 +12,11 @@ from broker.core.backpressure import RETRY_AFTER_NS_MAX, RETRY_AFTER_NS_MIN
 from broker.core.errors import BackendRefused, DeadlineExpired, DeadlineInfeasible
 from broker.core.estimates import SAMPLES_MIN
 from broker.core.queueing import AgentOrder, QueuePolicy
-from broker.core.requests import Outcome, RequestKind
+from broker.core.requests import RequestKind
 from broker.core.stimuli import Arrived, ModelsListed, PolicyChanged
 from broker.core.story import explain
 from broker.core.time_outs import NO_TIME_OUTS, TimeOutPolicy, TimeOuts
-from tests.unit.core.gate_words import ended_with, is_let_in, refused
+from tests.unit.core.gate_words import is_let_in, refused
 from tests.unit.core.scene import (
     MINUTE_NS,
     SECOND_NS,
@@ -245,14 +245,3 @@ def test_a_count_that_cannot_be_harms_no_estimate(count: int) -> None:
     scene.measured(SERVICE_NS, samples=40, prompt_tokens=count, output_tokens=count)
     assert asks(scene, "r", MINUTE_NS)
     assert scene.engine.estimates.tokens("blob-m", request("r")) >= 0
-
-
-def test_what_was_let_in_and_is_late_all_the_same_expires_at_its_deadline() -> None:
-    scene = measured()
-    assert within(scene, "running", MINUTE_NS)
-    assert within(scene, "r", 6 * SECOND_NS)
-    outcome, error = ended_with(scene.wait(6 * SECOND_NS), "r")
-    assert outcome is Outcome.EXPIRED
-    assert error is not None
-    words = "the deadline passed after 6.0 s of waiting for a free slot of m:latest on b1"
-    assert error.message == words
