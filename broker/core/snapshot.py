@@ -14,7 +14,7 @@ from broker.core.lifecycle import WAITS, State
 from broker.core.placement import BackendState
 from broker.core.requests import Outcome, RequestKey
 from broker.core.residency import ResidencyState
-from broker.core.tally import PriorityTally
+from broker.core.tally import BoundTally, PriorityTally
 from broker.core.views import BreakerView, EstimatesView
 
 
@@ -113,6 +113,7 @@ class Snapshot:
     slow_downs: int  # requests that were taken, with the word to send less
     priorities: Mapping[int, PriorityTally]
     estimates: EstimatesView
+    bounds: BoundTally
     backends: tuple[BackendView, ...]
     requests: tuple[RequestView, ...]
 
@@ -140,6 +141,7 @@ def take_snapshot(engine: Engine, now_ns: int, *, requests_max: int = 0) -> Snap
             priority: replace(row) for priority, row in sorted(engine.tally.priorities.items())
         },
         estimates=_estimates_view(engine),
+        bounds=replace(engine.tally.bounds),
         backends=tuple(_backend_views(engine)),
         requests=tuple(_request_views(engine, requests_max, now_ns)),
     )

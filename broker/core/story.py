@@ -97,6 +97,8 @@ def _told(
         problem=ended.problem if ended else "",
         attempts=_attempts(record, attempt, ended),
         told_ns=_told_first(record),
+        bound_ns=record.bound.ns if record.bound is not None else None,
+        bound_why=record.bound.why if record.bound is not None else "",
         credit_ns=record.credit_ns,
     )
 

@@ -165,6 +165,8 @@ class Explanation:
     is_complete: bool
     problem: str  # why it did not complete, in words
     told_ns: tuple[int, int] | None = None  # its first word: it starts so long after it came
+    bound_ns: int | None = None  # within which it starts at most, as stated when it came
+    bound_why: str = ""  # why none was stated, where it waited
     credit_ns: int = 0  # how much older it counts as, for its session
     attempts: tuple[AttemptView, ...] = ()
 

@@ -21,6 +21,7 @@ from broker.core.healing import Health
 from broker.core.requests import Outcome
 from broker.core.residency import ResidencyState
 from broker.core.snapshot import ResidencyView, Snapshot
+from broker.core.tally import BoundTally
 from broker.core.views import AlertView, EstimatesView, LevelView
 from broker.observability.bounded import OTHER
 from broker.observability.machine_metrics import machine_metrics
@@ -52,6 +53,7 @@ def picture_metrics(picture: Picture) -> Iterator[Metric]:
     yield from _priorities(picture.snapshot)
     yield from _bulkheads(picture.snapshot)
     yield from _estimates(picture.snapshot.estimates)
+    yield from _bounds(picture.snapshot.bounds)
     yield from _endings(picture.snapshot)
     yield from _backends(picture.snapshot)
     yield from machine_metrics(picture.level)
@@ -96,6 +98,22 @@ def _estimates(estimates: EstimatesView) -> Iterator[Metric]:
     if estimates.judged:
         share.add_metric([], estimates.inside / estimates.judged)
     yield share
+
+
+def _bounds(bounds: BoundTally) -> Iterator[Metric]:
+    stated = CounterMetricFamily(
+        "broker_wait_bounds",
+        "Requests that started and were told within which time at most, by whether they did",
+        labels=["outcome"],
+    )
+    stated.add_metric(["kept"], bounds.kept)
+    stated.add_metric(["broken"], bounds.broken)
+    yield stated
+    yield GaugeMetricFamily(
+        "broker_wait_over_bound_max_ratio",
+        "The largest wait since start, as a part of the bound that was stated on it",
+        value=bounds.worst,
+    )
 
 
 def _endings(snapshot: Snapshot) -> Iterator[Metric]:

@@ -80,10 +80,13 @@ def encode_explanation(story: Explanation) -> pb.ExplainResponse:
         complete=story.is_complete,
         problem=story.problem,
         attempts=[_encode_attempt(each, story.at_ns) for each in story.attempts],
+        bound_why=story.bound_why,
         session_credit_ms=story.credit_ns / 1e6,
     )
     if story.told_ns is not None:
         encoded.told_low_ms, encoded.told_high_ms = (each / 1e6 for each in story.told_ns)
+    if story.bound_ns is not None:
+        encoded.bound_ms = story.bound_ns / 1e6
     if story.wait_reason:
         encoded.wait_reason = WAIT_REASON[WaitReason(story.wait_reason)]
     if story.started_ns:

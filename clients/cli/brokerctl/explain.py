@@ -50,6 +50,7 @@ def page(story: Explanation) -> list[str]:
         f"  {plan_text(story)}",
         f"  {times_text(story)}",
         *(f"  {each}" for each in told_lines(story)),
+        *(f"  {each}" for each in bound_lines(story)),
         *(f"  {each}" for each in session_lines(story)),
         *(f"  changed: {each}" for each in story.changes),
         *gate_lines(story),
@@ -104,6 +105,18 @@ def told_lines(story: Explanation) -> list[str]:
     is_over = has_started or story.ended_ago_ms is not None
     verb = "waited" if has_started else "left after" if is_over else "has waited"
     return [f"{text}, {verb} {waited}"]
+
+
+def bound_lines(story: Explanation) -> list[str]:
+    """Within which time it starts at most, as was stated when it came, or why that was not."""
+    if story.bound_ms is None:
+        return [f"no bound on its wait: {story.bound_why}"] if story.bound_why else []
+    bound = duration_text(story.bound_ms)
+    if story.run_ms is None:
+        verb = "starts" if story.ended_ago_ms is None else "was to start"
+        return [f"{verb} within {bound} at most, as stated when it came"]
+    kept = "" if story.queue_wait_ms <= story.bound_ms else ", which it did not"
+    return [f"was to start within {bound} at most, as stated when it came{kept}"]
 
 
 def session_lines(story: Explanation) -> list[str]:

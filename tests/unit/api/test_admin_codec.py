@@ -144,6 +144,14 @@ def test_what_it_was_told_first_is_told_where_it_was() -> None:
     assert (encoded.told_low_ms, encoded.told_high_ms) == (0, 45_000)
 
 
+def test_the_bound_on_its_wait_is_told_or_why_there_is_none() -> None:
+    assert not encode_explanation(STORY).HasField("bound_ms")
+    bounded = encode_explanation(replace(STORY, bound_ns=45_000 * MS))
+    assert (bounded.bound_ms, bounded.bound_why) == (45_000, "")
+    free = encode_explanation(replace(STORY, bound_why="too much comes"))
+    assert (free.HasField("bound_ms"), free.bound_why) == (False, "too much comes")
+
+
 @pytest.mark.parametrize("reason", WaitReason)
 def test_every_wait_has_a_number_on_the_wire(reason: WaitReason) -> None:
     encoded = encode_explanation(replace(STORY, wait_reason=reason.value))

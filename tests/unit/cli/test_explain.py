@@ -58,6 +58,25 @@ def test_what_it_was_told_stands_beside_what_came_of_it(
     assert found == f"  {line or 'said 40.0 s to 1 min 30 s, has waited 2.5 s'}"
 
 
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({}, "starts within 45.0 s at most, as stated when it came"),
+        ({"run_ms": 1.0}, "was to start within 45.0 s at most, as stated when it came"),
+        (
+            {"run_ms": 1.0, "queue_wait_ms": 46_000.0},
+            "was to start within 45.0 s at most, as stated when it came, which it did not",
+        ),
+        ({"ended_ago_ms": 1.0}, "was to start within 45.0 s at most, as stated when it came"),
+        ({"bound_ms": None, "bound_why": "too much comes"}, "no bound on its wait: too much comes"),
+    ],
+)
+def test_the_bound_on_its_wait(change: dict[str, float], line: str) -> None:
+    bounded = replace(WAITS, bound_ms=45_000.0)
+    found = page(replace(bounded, **change))[3]  # type: ignore[arg-type]  # as the fields have it
+    assert found == f"  {line}"
+
+
 def test_one_that_runs_says_what_was_changed() -> None:
     runs = replace(
         WAITS,

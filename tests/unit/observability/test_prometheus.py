@@ -22,6 +22,7 @@ from broker.core.snapshot import (
     Snapshot,
     take_snapshot,
 )
+from broker.core.tally import BoundTally
 from broker.core.views import (
     AlertView,
     BreakerView,
@@ -115,6 +116,16 @@ def test_estimates_are_counted_by_what_became_of_them_and_their_share_is_of_late
 
 def test_before_anything_was_judged_no_share_is_told() -> None:
     assert ("broker_wait_estimates_inside_ratio", "") not in samples(idle())
+
+
+def test_bounds_are_counted_by_whether_they_were_kept() -> None:
+    tally = BoundTally()
+    for wait_ns in (0, 50, 100, 150):
+        tally.started(wait_ns, 100)
+    found = samples(replace(idle(), bounds=tally))
+    assert found["broker_wait_bounds_total", "kept"] == 3
+    assert found["broker_wait_bounds_total", "broken"] == 1
+    assert found["broker_wait_over_bound_max_ratio", ""] == 1.5
 
 
 def test_no_label_names_an_agent() -> None:

@@ -90,6 +90,8 @@ class Explanation:
     of its calls to backends, the oldest first. `told_low_ms` and `told_high_ms`: the times after
     its arrival between which it would start, as it was told first; None where it was told none.
     `session_credit_ms`: how much older it counted as, for the part of its session that was done.
+    `bound_ms`: it starts within so long of its arrival at most, as was stated then; None where no
+    bound could be stated, which `bound_why` says why.
     """
 
     agent_id: str
@@ -114,6 +116,8 @@ class Explanation:
     told_low_ms: float | None = None
     told_high_ms: float | None = None
     session_credit_ms: float = 0.0
+    bound_ms: float | None = None
+    bound_why: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,6 +251,8 @@ def explanation_of(message: admin_pb2.ExplainResponse) -> Explanation:
         told_low_ms=message.told_low_ms if message.HasField("told_low_ms") else None,
         told_high_ms=message.told_high_ms if message.HasField("told_high_ms") else None,
         session_credit_ms=message.session_credit_ms,
+        bound_ms=message.bound_ms if message.HasField("bound_ms") else None,
+        bound_why=message.bound_why,
     )
 
 

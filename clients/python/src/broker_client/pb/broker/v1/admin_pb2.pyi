@@ -1330,6 +1330,8 @@ class ExplainResponse(_message.Message):
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     TOLD_LOW_MS_FIELD_NUMBER: _builtins.int
     TOLD_HIGH_MS_FIELD_NUMBER: _builtins.int
+    BOUND_MS_FIELD_NUMBER: _builtins.int
+    BOUND_WHY_FIELD_NUMBER: _builtins.int
     SESSION_CREDIT_MS_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     """Who asked."""
@@ -1369,6 +1371,12 @@ class ExplainResponse(_message.Message):
     """
     told_high_ms: _builtins.float
     """The end of it."""
+    bound_ms: _builtins.float
+    """It starts within so long of its arrival at most, as was stated then. Not set where no bound could
+    be stated, or it never waited.
+    """
+    bound_why: _builtins.str
+    """Why no bound was stated; empty where one was, or it never waited."""
     session_credit_ms: _builtins.float
     """How much older it counted as, for the part of its session that was done when it came."""
     @_builtins.property
@@ -1411,12 +1419,16 @@ class ExplainResponse(_message.Message):
         attempts: _abc.Iterable[Global___Attempt] | None = ...,
         told_low_ms: _builtins.float | None = ...,
         told_high_ms: _builtins.float | None = ...,
+        bound_ms: _builtins.float | None = ...,
+        bound_why: _builtins.str = ...,
         session_credit_ms: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_ended_ago_ms", b"_ended_ago_ms", "_run_ms", b"_run_ms", "_told_high_ms", b"_told_high_ms", "_told_low_ms", b"_told_low_ms", "ended_ago_ms", b"ended_ago_ms", "run_ms", b"run_ms", "told_high_ms", b"told_high_ms", "told_low_ms", b"told_low_ms"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bound_ms", b"_bound_ms", "_ended_ago_ms", b"_ended_ago_ms", "_run_ms", b"_run_ms", "_told_high_ms", b"_told_high_ms", "_told_low_ms", b"_told_low_ms", "bound_ms", b"bound_ms", "ended_ago_ms", b"ended_ago_ms", "run_ms", b"run_ms", "told_high_ms", b"told_high_ms", "told_low_ms", b"told_low_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ended_ago_ms", b"_ended_ago_ms", "_run_ms", b"_run_ms", "_told_high_ms", b"_told_high_ms", "_told_low_ms", b"_told_low_ms", "age_ms", b"age_ms", "agent_id", b"agent_id", "attempts", b"attempts", "changes", b"changes", "compartment", b"compartment", "complete", b"complete", "ended_ago_ms", b"ended_ago_ms", "gates", b"gates", "model", b"model", "overtakings", b"overtakings", "position", b"position", "priority", b"priority", "problem", b"problem", "queue_wait_ms", b"queue_wait_ms", "request_id", b"request_id", "run_ms", b"run_ms", "session_credit_ms", b"session_credit_ms", "state", b"state", "told_high_ms", b"told_high_ms", "told_low_ms", b"told_low_ms", "wait_detail", b"wait_detail", "wait_reason", b"wait_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bound_ms", b"_bound_ms", "_ended_ago_ms", b"_ended_ago_ms", "_run_ms", b"_run_ms", "_told_high_ms", b"_told_high_ms", "_told_low_ms", b"_told_low_ms", "age_ms", b"age_ms", "agent_id", b"agent_id", "attempts", b"attempts", "bound_ms", b"bound_ms", "bound_why", b"bound_why", "changes", b"changes", "compartment", b"compartment", "complete", b"complete", "ended_ago_ms", b"ended_ago_ms", "gates", b"gates", "model", b"model", "overtakings", b"overtakings", "position", b"position", "priority", b"priority", "problem", b"problem", "queue_wait_ms", b"queue_wait_ms", "request_id", b"request_id", "run_ms", b"run_ms", "session_credit_ms", b"session_credit_ms", "state", b"state", "told_high_ms", b"told_high_ms", "told_low_ms", b"told_low_ms", "wait_detail", b"wait_detail", "wait_reason", b"wait_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__bound_ms: _TypeAlias = _typing.Literal["bound_ms"]  # noqa: Y015
+    _WhichOneofArgType__bound_ms: _TypeAlias = _typing.Literal["_bound_ms", b"_bound_ms"]  # noqa: Y015
     _WhichOneofReturnType__ended_ago_ms: _TypeAlias = _typing.Literal["ended_ago_ms"]  # noqa: Y015
     _WhichOneofArgType__ended_ago_ms: _TypeAlias = _typing.Literal["_ended_ago_ms", b"_ended_ago_ms"]  # noqa: Y015
     _WhichOneofReturnType__run_ms: _TypeAlias = _typing.Literal["run_ms"]  # noqa: Y015
@@ -1425,6 +1437,8 @@ class ExplainResponse(_message.Message):
     _WhichOneofArgType__told_high_ms: _TypeAlias = _typing.Literal["_told_high_ms", b"_told_high_ms"]  # noqa: Y015
     _WhichOneofReturnType__told_low_ms: _TypeAlias = _typing.Literal["told_low_ms"]  # noqa: Y015
     _WhichOneofArgType__told_low_ms: _TypeAlias = _typing.Literal["_told_low_ms", b"_told_low_ms"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bound_ms) -> _WhichOneofReturnType__bound_ms | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__ended_ago_ms) -> _WhichOneofReturnType__ended_ago_ms | None: ...
     @_typing.overload
