@@ -1,4 +1,4 @@
-"""python -m bench NAME [--quick] [--json FILE] [--svg FILE] [--trace FILE]"""
+"""python -m bench NAME [--quick] [--json FILE] [--svg FILE] [--trace FILE] [--ollama [URL]]"""
 
 from __future__ import annotations
 
@@ -14,7 +14,19 @@ from typing import Protocol
 
 import uvloop
 
-from bench import fairness, fleet, micro, monitors, path, pubsub, resilience, scheduling, soak
+from bench import (
+    fairness,
+    fleet,
+    micro,
+    monitors,
+    path,
+    pubsub,
+    resilience,
+    scheduling,
+    sessions,
+    soak,
+)
+from bench.fleet_ollama import NoOllama
 from bench.result import Result
 from broker.sim.workload_problem import WorkloadProblems
 
@@ -34,6 +46,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "pubsub": pubsub.run,
     "resilience": resilience.run,
     "scheduling": scheduling.run,
+    "sessions": sessions.run,
     "soak": soak.run,
 }
 
@@ -63,6 +76,14 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw fairness here")
     parser.add_argument("--trace", type=Path, metavar="FILE", help="play this to scheduling")
+    parser.add_argument(
+        "--ollama",
+        nargs="?",
+        const=os.environ.get("OLLAMA_HOST", ""),
+        metavar="URL",
+        help="play fleet on a real Ollama, OLLAMA_HOST's without URL; its models are loaded and "
+        "unloaded",
+    )
     options = parser.parse_args()
     names = list(BENCHMARKS) if options.name == "all" else [options.name]
     benchmarks = {name: BENCHMARKS[name] for name in names}
@@ -70,6 +91,10 @@ def main() -> int:
         if "scheduling" not in benchmarks:
             parser.error("--trace is for scheduling")
         benchmarks["scheduling"] = partial(scheduling.run, trace=options.trace)
+    if options.ollama is not None:
+        if "fleet" not in benchmarks:
+            parser.error("--ollama is for fleet")
+        benchmarks["fleet"] = partial(fleet.run, ollama=options.ollama)
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
     with TemporaryDirectory() as folder, runner:
         os.environ["XDG_STATE_HOME"] = folder  # what the brokers here keep is nobody else's
@@ -77,7 +102,7 @@ def main() -> int:
             runner.run(
                 _run(benchmarks, quick=options.quick, json_file=options.json, svg_file=options.svg)
             )
-        except WorkloadProblems as wrong:
+        except (WorkloadProblems, NoOllama) as wrong:
             print(wrong, file=sys.stderr)
             return 2
     return 0

@@ -1,335 +1,165 @@
-"""A fleet's ten minutes, once straight to an Ollama and once through the broker before it.
+"""The rivals of `scheduling` on a real clock: the same requests over real sockets, to processes.
 
-The Ollama is `ollama-sim`, over real sockets, its clock sped up. 131 agents send the work of
-bench/workload.py and give up after a minute of the fleet's time. Each request ends in exactly one
-way; what is compared is how many end in time, and how many loads of models that takes.
+The server is `ollama-sim`, its clock sped up and the broker's with it (`quick_loop.py`); the daemon
+is the real one, with its own rule or a rival's in its place. Agents give up when they have waited
+for a minute of the fleet's time. Then the very same requests are played in virtual time, and the
+order of the rivals is compared: what was found by simulation is to be so on a clock, too.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
-import statistics
-import tempfile
-import time
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from itertools import combinations
 
-import aiohttp
-import grpc
-
-from bench.processes import running
+from bench.fleet_machine import Machine, simulated
+from bench.fleet_ollama import Found, find
+from bench.fleet_play import WAYS, Leg, count, play
+from bench.progress import Progress
 from bench.result import Result
-from bench.workload import (
-    AGENT_TYPES,
-    DECODE_TOKENS_PER_S,
-    MODELS,
-    PATIENCE_S,
-    PREFILL_TOKENS_PER_S,
-    RESIDENT,
-    SLOTS,
-    Job,
-    fleet_jobs,
-)
-from broker_client.pb.broker.v1 import inference_pb2 as pb
-from broker_client.pb.broker.v1 import inference_pb2_grpc
+from bench.scheduling import RIVALS
+from bench.scheduling_cells import CELLS, TRACE, draws, rows_of, tasks_of
+from bench.scheduling_figures import goodput, percentile
+from bench.scheduling_play import Ended, Played
+from broker.core.requests import Outcome
+from broker.sim.workload import Task
 
 SEED = 1
-SPEED = 20.0  # the fleet's seconds per real one
+CELL = CELLS["1x2_rho09"]
+REQUESTS, SPEED = 800, 30.0
+REQUESTS_QUICK, SPEED_QUICK = 40, 60.0
 BOUNDS = {"fleet_loads_vs_direct": 0.6}
-MODEL_BYTES = 4_000_000_000
-NUM_CTX = 16_384  # holds the longest prompt and answer of the trace
-WORD = "w "  # about one token of the simulator's tokenizer
+FLOORS = {"fleet_order_agrees": 1.0}
+# Rivals are apart whose shares in time differ by more than this in virtual time.
+APART = 0.02
+BLIND = "fifo_blind"  # Ollama alone, with clients as they are
+UNSEEN = "all loads of Ollama alone were given up, and no Ollama shows those"
 
-# How a request can end. `in_time` is the only good one.
-IN_TIME, GAVE_UP, REFUSED, FAILED = "in time", "gave up", "refused", "failed"
-
-
-@dataclass(slots=True)
-class Ending:
-    """What became of a job. `wait_s` is until the first token; both in the fleet's seconds."""
-
-    job: Job
-    how: str
-    wait_s: float | None
+Place = Callable[[], AbstractAsyncContextManager[Machine]]
 
 
-@dataclass(frozen=True, slots=True)
-class Leg:
-    """One way through the ten minutes. `loads` counts runner processes started, as the recordings
-    of a real Ollama do: each keeps the machine busy, also one that ends because the client that it
-    belongs to gives up. `loads_completed` are those that did not."""
-
-    name: str
-    endings: list[Ending]
-    loads: int
-    loads_completed: int
-    wall_s: float
-
-    def count(self, how: str) -> int:
-        return sum(each.how == how for each in self.endings)
-
-    def loads_per_in_time(self) -> float:
-        return self.loads / max(1, self.count(IN_TIME))
+async def run(*, quick: bool, ollama: str | None = None) -> Result:
+    """About eleven minutes; half a minute if quick, which proves nothing. `ollama`: the address of
+    a real one to play on, whose models are then loaded and unloaded."""
+    requests = REQUESTS_QUICK if quick else REQUESTS
+    rows = rows_of(TRACE, requests)
+    tasks = tasks_of(CELL, rows, draws(SEED, len(rows)))
+    if ollama is None:
+        speed = SPEED_QUICK if quick else SPEED
+        legs = await _play_all(list(WAYS), lambda: simulated(CELL, speed), tasks)
+        return _result(speed, tasks, legs)
+    found = await find(ollama, CELL)
+    tasks = found.tasks(tasks, quick=quick)
+    legs = await _play_all(_without_kindness(), found.machine, tasks)
+    return _result(found.speed, tasks, legs, found)
 
 
-Send = Callable[[Job, Callable[[], None]], Awaitable[str]]
+def _without_kindness() -> list[str]:
+    """No client of a real Ollama sees whom a load is for."""
+    return [name for name in WAYS if name != "fifo"]
 
 
-async def run(*, quick: bool) -> Result:
-    """About three minutes for each of the two; a few seconds if quick, which proves nothing."""
-    jobs = fleet_jobs(SEED, requests_max=60 if quick else None)
-    speed = 60.0 if quick else SPEED
-    async with _ollama(speed) as url, _session() as session:
-        send = _direct(session, url, speed)
-        direct = await _play("straight to Ollama", jobs, speed, send, url)
-    async with (
-        _ollama(speed) as url,
-        _broker(url, speed) as address,
-        grpc.aio.insecure_channel(address) as channel,
-    ):
-        send = _through_broker(inference_pb2_grpc.InferenceStub(channel), speed)
-        through = await _play("through the broker", jobs, speed, send, url)
-    ratio = through.loads_per_in_time() / direct.loads_per_in_time()
+async def _play_all(names: Sequence[str], place: Place, tasks: Sequence[Task]) -> dict[str, Leg]:
+    """One after the other, each before a server with nothing loaded."""
+    progress, legs = Progress(len(names)), {}
+    for name in names:
+        async with place() as machine:
+            progress.begin(name, len(tasks))
+            legs[name] = await play(name, machine, tasks, progress)
+            progress.over()
+    return legs
+
+
+def _result(
+    speed: float, tasks: Sequence[Task], legs: Mapping[str, Leg], found: Found | None = None
+) -> Result:
+    virtual = {name: RIVALS[name](CELL, tasks) for name in legs}
+    real_shares = {name: goodput(leg.ended) for name, leg in legs.items()}
+    virtual_shares = {name: goodput(played.ended) for name, played in virtual.items()}
+    figures = {
+        "fleet_order_agrees": float(not turned_round(real_shares, virtual_shares)),
+        "requests": float(len(tasks)),
+        "speed": speed,
+    }
+    if legs[BLIND].loads:
+        ratio = _loads_per_in_time(legs["broker"]) / _loads_per_in_time(legs[BLIND])
+        figures["fleet_loads_vs_direct"] = ratio
+    for name in legs:
+        if name != "broker":
+            figures[f"goodput_vs_{name}"] = _ratio(real_shares, name)
+            figures[f"virtual_goodput_vs_{name}"] = _ratio(virtual_shares, name)
+    for name, leg in legs.items():
+        figures |= {f"{figure}_{name}": value for figure, value in _figures(leg).items()}
+        figures[f"virtual_share_in_time_{name}"] = virtual_shares[name]
+        figures[f"virtual_loads_{name}"] = float(virtual[name].loads)
     return Result(
         name="fleet",
         seed=SEED,
-        figures={
-            "fleet_loads_vs_direct": ratio,
-            "requests": float(len(jobs)),
-            **_figures("direct", direct),
-            **_figures("broker", through),
-        },
+        figures=figures,
         bounds=BOUNDS,
-        table=_table(direct, through),
+        floors=FLOORS,
+        not_measured={} if legs[BLIND].loads else {"fleet_loads_vs_direct": UNSEEN},
+        table="\n".join([*(found.words() if found else []), *table(legs, virtual)]),
     )
 
 
-@asynccontextmanager
-async def _ollama(speed: float) -> AsyncIterator[str]:
-    """The simulator with the fleet's models, of which RESIDENT fit, SLOTS slots each."""
-    with tempfile.TemporaryDirectory() as folder:
-        catalogue = Path(folder) / "models.toml"
-        catalogue.write_text("".join(_catalogue_entry(each.name, each.load_s) for each in MODELS))
-        arguments = ["-m", "broker.sim.ollama_sim", "--port", "0", "--speed", str(speed)]
-        arguments += ["--models", str(catalogue), "--num-parallel", str(SLOTS)]
-        arguments += ["--max-loaded", str(RESIDENT), "--memory-gb", "200"]
-        arguments += ["--context-length", str(NUM_CTX)]
-        async with running(arguments, ready="listening on") as measured:
-            yield measured.ready_line.split("listening on ")[1].split()[0]
+def turned_round(real: Mapping[str, float], virtual: Mapping[str, float]) -> list[tuple[str, str]]:
+    """Each two that are apart in virtual time, and the other way round on the real clock."""
+    return [
+        (one, other)
+        for one, other in combinations(virtual, 2)
+        if abs(virtual[one] - virtual[other]) > APART
+        and (virtual[one] - virtual[other]) * (real[one] - real[other]) <= 0
+    ]
 
 
-def _catalogue_entry(name: str, load_s: float) -> str:
-    """Service does not depend on how many slots are busy, so that rho means what it says."""
-    rate = MODEL_BYTES / load_s
-    return f"""
-    [[model]]
-    name = "{name}"
-    size_bytes = {MODEL_BYTES}
-    context_length_train = {NUM_CTX}
-    [model.speed]
-    prefill_tokens_per_s = {PREFILL_TOKENS_PER_S}
-    decode_tokens_per_s = {DECODE_TOKENS_PER_S}
-    batch_slowdown = 0.0
-    load_bytes_per_s = {rate}
-    load_cached_bytes_per_s = {rate}
-    spawn_ms = 0.0
-    [model.says]
-    output_tokens_min = 8000
-    output_tokens_max = 8000
-    """
+def _ratio(shares: Mapping[str, float], rival: str) -> float:
+    return shares["broker"] / shares[rival] if shares[rival] else float("inf")
 
 
-@asynccontextmanager
-async def _broker(url: str, speed: float) -> AsyncIterator[str]:
-    """The broker as it comes, but for the rates of agents, which it does not limit here; its times
-    are shortened as the simulator's clock is."""
-    with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder) / "broker.toml"
-        config.write_text(
-            f"""
-            [server]
-            grpc_address = "127.0.0.1:0"
-            http_address = "127.0.0.1:0"
-            log_format = "json"
-            [queue]
-            handicap_ms_per_priority = {int(5000 / speed)}
-            announce_interval_ms = {max(50, int(1000 / speed))}
-            [placement]
-            slot_grace_ms = {int(300 / speed)}
-            [[backends]]
-            name = "sim"
-            url = "{url}"
-            slots = {SLOTS}
-            resident_max = {RESIDENT}
-            local = false
-            """
-            + "".join(_agent_type(kind) for kind, _ in AGENT_TYPES)
-        )
-        arguments = ["-m", "broker.daemon.main", "--config", str(config)]
-        async with running(arguments, ready="broker listening") as measured:
-            address: str = json.loads(measured.ready_line)["grpc"]
-            await _wait_known(address)
-            yield address
+def _loads_per_in_time(leg: Leg) -> float:
+    return leg.loads / max(1, sum(each.is_in_time for each in leg.ended))
 
 
-def _agent_type(kind: str) -> str:
-    """Without rates: Ollama alone limits nobody either, and real time is not the fleet's."""
-    return f"""
-            [[agents.types]]
-            name = "{kind}"
-            match = ["{kind}-*"]
-            """
-
-
-async def _wait_known(address: str) -> None:
-    """Until the broker knows its backend: an unknown model is then NOT_FOUND, not UNAVAILABLE."""
-    async with grpc.aio.insecure_channel(address) as channel:
-        stub = inference_pb2_grpc.InferenceStub(channel)
-        request = pb.GenerateRequest(agent_id="bench", model="no-such-model")
-        request.prompt.text = "?"
-        for _ in range(200):
-            try:
-                async for _event in stub.Generate(request, timeout=10):
-                    raise RuntimeError("a model that does not exist answered")
-            except grpc.aio.AioRpcError as error:
-                if error.code() is grpc.StatusCode.NOT_FOUND:
-                    return
-            await asyncio.sleep(0.05)
-    raise RuntimeError(f"the broker at {address} does not find its backend")
-
-
-async def _play(name: str, jobs: list[Job], speed: float, send: Send, url: str) -> Leg:
-    """Sends each job at its time and waits for all endings."""
-    loop = asyncio.get_running_loop()
-    begun_s = loop.time()
-
-    async def one(job: Job) -> Ending:
-        await asyncio.sleep(job.at_s / speed - (loop.time() - begun_s))
-        sent_s = loop.time()
-        first_s: list[float] = []
-        how = await send(job, lambda: first_s.append(loop.time()))
-        wait_s = (first_s[0] - sent_s) * speed if first_s else None
-        return Ending(job, how, wait_s)
-
-    started_s = time.perf_counter()
-    endings = await asyncio.gather(*(one(job) for job in jobs))
-    async with aiohttp.ClientSession() as session, session.get(f"{url}/sim/state") as answer:
-        state = await answer.json()
-    wall_s = time.perf_counter() - started_s
-    completed = sum(state["loads"].values())
-    return Leg(name, list(endings), state["runner_starts"], completed, wall_s)
-
-
-def _session() -> aiohttp.ClientSession:
-    """Agents are processes of their own: each call has its own connection."""
-    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True))
-
-
-def _direct(session: aiohttp.ClientSession, url: str, speed: float) -> Send:
-    """An agent with an HTTP client and a time-out, as agents have without a broker."""
-
-    async def send(job: Job, on_first: Callable[[], None]) -> str:
-        body = {
-            "model": job.model,
-            "prompt": WORD * job.prompt_tokens,
-            "options": {"num_predict": job.output_tokens},
-        }
-        try:
-            async with asyncio.timeout(PATIENCE_S / speed):
-                async with session.post(f"{url}/api/generate", json=body) as answer:
-                    if answer.status != 200:
-                        return REFUSED if answer.status == 503 else FAILED
-                    done = False
-                    async for line in answer.content:
-                        if not done:
-                            on_first()
-                        done = b'"done":true' in line
-                    return IN_TIME if done else FAILED
-        except TimeoutError:
-            return GAVE_UP
-        except aiohttp.ClientError:
-            return FAILED
-
-    return send
-
-
-def _through_broker(stub: inference_pb2_grpc.InferenceAsyncStub, speed: float) -> Send:
-    """The same agent with the broker's stub and a deadline."""
-
-    async def send(job: Job, on_first: Callable[[], None]) -> str:
-        request = pb.GenerateRequest(
-            request_id=f"job-{job.number}",
-            agent_id=job.agent_id,
-            model=job.model,
-            priority=job.priority,
-        )
-        request.prompt.text = WORD * job.prompt_tokens
-        request.options.max_tokens = job.output_tokens
-        done = False
-        try:
-            async for event in stub.Generate(request, timeout=PATIENCE_S / speed):
-                if event.HasField("chunk"):
-                    on_first()
-                done = event.HasField("done")
-        except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-                return GAVE_UP
-            return REFUSED if error.code() is grpc.StatusCode.UNAVAILABLE else FAILED
-        return IN_TIME if done else FAILED
-
-    return send
-
-
-def _figures(name: str, leg: Leg) -> dict[str, float]:
-    waits = sorted(each.wait_s for each in leg.endings if each.wait_s is not None)
+def _figures(leg: Leg) -> dict[str, float]:
     return {
-        f"{name}_in_time": float(leg.count(IN_TIME)),
-        f"{name}_loads": float(leg.loads),
-        f"{name}_loads_completed": float(leg.loads_completed),
-        f"{name}_first_token_p50_s": statistics.median(waits) if waits else 0.0,
-        f"{name}_wall_s": leg.wall_s,
+        "share_in_time": goodput(leg.ended),
+        "loads": float(leg.loads),
+        "loading_share": leg.loading_share,
+        "wait_p50_s": _wait_s(leg.ended, 50),
+        "wait_p99_s": _wait_s(leg.ended, 99),
+        "cores": sum(leg.cores.values()),
+        "wall_s": leg.wall_s,
     }
 
 
-def _table(direct: Leg, through: Leg) -> str:
-    """For people; Markdown, as docs/ shows it."""
+def _wait_s(ended: Sequence[Ended], percent: int) -> float:
+    return percentile([each.waited_ns / 1e9 for each in ended], percent)
+
+
+def table(legs: Mapping[str, Leg], virtual: Mapping[str, Played]) -> list[str]:
+    """For people; Markdown, as docs/ shows it. Each figure on the real clock, then in virtual
+    time."""
     lines = [
-        "| | in time | gave up | refused | failed | loads | completed | loads per in time |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for leg in (direct, through):
-        counts = " | ".join(str(leg.count(how)) for how in (IN_TIME, GAVE_UP, REFUSED, FAILED))
-        loads = f"{leg.loads} | {leg.loads_completed} | {leg.loads_per_in_time():.3f}"
-        lines.append(f"| {leg.name} | {counts} | {loads} |")
-    lines += [
+        "On the real clock / in virtual time. In time: of all that came. Loading: share of the",
+        "time. Waits of all, who left counts as long as it stayed. Cores: what each process took.",
         "",
-        "First token p50 / p95 in seconds, of the requests that got one:",
-        "",
-        "| priority | requests | in time direct | in time broker | wait direct | wait broker |",
-        "|---|---|---|---|---|---|",
+        "| rival | in time | loads | loading | wait p50 | p99 | gave up | refused, failed "
+        "| cores |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    for priority in range(1, 11):
-        mine = [_of_priority(leg, priority) for leg in (direct, through)]
-        in_time = " | ".join(str(sum(each.how == IN_TIME for each in some)) for some in mine)
-        waits = " | ".join(_waits(some) for some in mine)
-        lines.append(f"| {priority} | {len(mine[0])} | {in_time} | {waits} |")
-    return "\n".join(lines)
-
-
-def _of_priority(leg: Leg, priority: int) -> list[Ending]:
-    found = [each for each in leg.endings if each.job.priority == priority]
-    ends = Counter(each.job.number for each in found)
-    if any(count != 1 for count in ends.values()):
-        raise RuntimeError("a request ended more than once")
-    return found
-
-
-def _waits(endings: list[Ending]) -> str:
-    waits = sorted(each.wait_s for each in endings if each.wait_s is not None)
-    if not waits:
-        return "-"
-    return f"{statistics.median(waits):.1f} / {waits[int(len(waits) * 0.95)]:.1f}"
+    for name, leg in legs.items():
+        other = virtual[name]
+        waits = " | ".join(
+            f"{_wait_s(leg.ended, percent):.1f} / {_wait_s(other.ended, percent):.1f} s"
+            for percent in (50, 99)
+        )
+        cores = ", ".join(f"{what} {share:.2f}" for what, share in leg.cores.items())
+        gave_up = count(leg, Outcome.CANCELLED, Outcome.EXPIRED)
+        lines.append(
+            f"| {name} | {goodput(leg.ended):.3f} / {goodput(other.ended):.3f} "
+            f"| {leg.loads} / {other.loads} "
+            f"| {leg.loading_share:.0%} / {other.loading_share:.0%} | {waits} | {gave_up} "
+            f"| {count(leg, Outcome.REFUSED)}, {count(leg, Outcome.FAILED)} | {cores} |"
+        )
+    return lines

@@ -25,6 +25,7 @@ from broker.config.load import ConfigProblems, load
 from broker.config.reload import plan_reload
 from broker.config.schema import Config
 from broker.core.errors import InvalidRequest
+from broker.core.placement_rule import PlacementRule
 from broker.daemon.engine_policy import engine_policy
 from broker.daemon.observing import alert_policy
 from broker.daemon.signals import RELOADING, Signals
@@ -36,6 +37,7 @@ from broker.daemon.wiring import (
     nothing_to_reload,
 )
 from broker.observability.logs import configure_logs
+from broker.runtime.clock import Clock
 from broker.runtime.departure import give_back
 from broker.runtime.supervisor import Supervisor
 from broker.runtime.watchdog import Watchdog
@@ -61,11 +63,20 @@ EXIT_BROKEN = 70  # EX_SOFTWARE of sysexits.h: a bug of ours
 
 
 class Daemon:
-    """One life of the broker. `file` is where `config` came from, None: from nowhere."""
+    """One life of the broker. `file` is where `config` came from, None: from nowhere. `clock` and
+    `rule` stand in for the machine's own and the product's own, in benchmarks."""
 
-    def __init__(self, config: Config, file: Path | None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        file: Path | None,
+        clock: Clock | None = None,
+        rule: PlacementRule | None = None,
+    ) -> None:
         self._config = config
         self._file = file
+        self._clock = clock
+        self._rule = rule
         self._parts: Parts | None = None
         self._drain_asked = asyncio.Event()
         self._stop_asked = asyncio.Event()
@@ -142,7 +153,14 @@ class Daemon:
         signals.install(loop)
         try:
             async with Supervisor(self._config.limits.streams_max + TASKS_SPARE) as supervisor:
-                parts = self._parts = build(self._config, supervisor, self.ask_drain, self.reload)
+                parts = self._parts = build(
+                    self._config,
+                    supervisor,
+                    self.ask_drain,
+                    self.reload,
+                    clock=self._clock,
+                    rule=self._rule,
+                )
                 try:
                     return await self._serve(parts, supervisor)
                 finally:
@@ -223,7 +241,7 @@ class Daemon:
         )
 
 
-def _settle_memory() -> None:
+def settle_memory() -> None:
     """Everything made so far lives as long as the process: the collector need not look at it again
     and again. The young generation may grow to what a thousand requests leave behind: what a call
     of gRPC keeps by a cycle of its own. What is ours is let go with its request."""
@@ -268,7 +286,7 @@ def main(config_file: Path | None) -> None:
         click.echo(str(problems), err=True)
         click.echo("brokerd: the configuration cannot be used; nothing was started", err=True)
         sys.exit(EXIT_CONFIG)
-    _settle_memory()
+    settle_memory()
     log_writer = configure_logs(config.server.log_level, config.server.log_format)
     try:
         status = uvloop.run(_main(config, config_file))

@@ -23,12 +23,13 @@ from broker.core.engine import Engine
 from broker.core.events import Bus
 from broker.core.observer import Observer
 from broker.core.pace import Pace
+from broker.core.placement_rule import PlacementRule
 from broker.core.ports import Backend
 from broker.core.publish_quota import PublishPolicy
 from broker.daemon.engine_policy import engine_policy, live_max
 from broker.daemon.observing import Observing, observing
 from broker.daemon.pooling import Pooling
-from broker.daemon.sensing import sampling
+from broker.daemon.sensing import GPU, sampling
 from broker.models.catalog import Catalog, ModelSettings
 from broker.monitors.sampler import Sampler
 from broker.observability.alerting import Alerting
@@ -90,11 +91,13 @@ def build(
     reload: Callable[[], ReloadReport] = nothing_to_reload,
     clock: Clock | None = None,
     backends: Mapping[str, Backend] | None = None,
+    rule: PlacementRule | None = None,
 ) -> Parts:
     """Everything, wired. Nothing runs yet. Must be called within the loop.
 
     `stop` begins to leave, `reload` reads the configuration again: what operators ask for through
-    the wire. `backends` stand in for those that the configuration describes, by their names.
+    the wire. `backends` stand in for those that the configuration describes, by their names, and
+    `rule`, to be compared with, for the product's own; no configuration names one.
     """
     clock = clock or LoopClock()
     catalog = _catalog(config)
@@ -104,7 +107,8 @@ def build(
     bus = _bus(config, clock)
     topics = SystemTopics(bus, lambda: driver)
     seen_by = observing(config, broker_version())
-    engine, observers = Engine(engine_policy(config)), Observers((*seen_by.observers, topics))
+    engine = Engine(engine_policy(config), rule)
+    observers = Observers((*seen_by.observers, topics))
     driver = Driver(
         engine, pool, clock, supervisor, _limits(config), observers, pooling.performers()
     )
@@ -121,6 +125,8 @@ def build(
         stop,
     )
     operations = OperationsService(driver, reload)
+    sampler = sampling(config.monitors, driver.feed, clock, on_tick=(alerting.on_tick,))
+    driver.sense_gpus = partial(sampler.ask, GPU)
     models = ModelsService(driver, catalog, clock)
     pubsub = PubSubServicer(
         PubSubService(driver, bus, _pubsub_policy(config), topics.look),
@@ -138,7 +144,7 @@ def build(
             _http_settings(config), driver.snapshot, seen_by.exposition(driver, alerting, bus)
         ),
         pooling=pooling,
-        sampler=sampling(config.monitors, driver.feed, clock, on_tick=(alerting.on_tick,)),
+        sampler=sampler,
     )
 
 

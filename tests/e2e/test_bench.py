@@ -23,7 +23,7 @@ METRICS = {
         "idle_cpu_percent",
         "idle_rss_mb",
     },
-    "fleet": {"fleet_loads_vs_direct"},
+    "fleet": {"fleet_order_agrees", "fleet_loads_vs_direct"},
     "fairness": {"modest_wait_vs_alone"},
     "scheduling": {
         "goodput_1x2_rho09_vs_exhaustive",

@@ -18,6 +18,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from broker.config.schema import BackendConfig, Config, PlacementConfig, QueueConfig, ServerConfig
 from broker.core.content import EmbedContent, Embeddings
+from broker.core.placement_rule import PlacementRule
 from broker.core.ports import Backend
 from broker.daemon.wiring import Parts, build
 from broker.runtime.supervisor import Supervisor
@@ -141,6 +142,7 @@ async def running_daemon(
     config: Config | None = None,
     backend: LedBackend | None = None,
     others: Mapping[str, Backend] | None = None,
+    rule: PlacementRule | None = None,
 ) -> AsyncIterator[RunningDaemon]:
     """A daemon that serves and whose backends have been asked once."""
     backend = backend or LedBackend()
@@ -154,7 +156,8 @@ async def running_daemon(
         return granted_ms
 
     async with asyncio.timeout(PATIENCE_S * 2), Supervisor(1000) as supervisor:
-        parts = build(config, supervisor, drain, backends={"b": backend, **(others or {})})
+        stand_ins = {"b": backend, **(others or {})}
+        parts = build(config, supervisor, drain, backends=stand_ins, rule=rule)
         await parts.pooling.pool.ask_all()
         parts.pooling.pool.start()
         port, http_port = await parts.grpc.start(), await parts.http.start()
