@@ -34,7 +34,7 @@ class FaultKind(Enum):
     GO_SILENT = "go_silent"  # nothing more is sent after `after` tokens, and nothing is closed
     HALF_OPEN = "half_open"  # calls of any kind are taken and never answered, nor closed
     REFUSE = "refuse"  # no answer: the connection is closed (or, with a status, that status)
-    SLOW = "slow"  # the model's runners take `factor` times as long from the next load on
+    SLOW = "slow"  # from now on all that the model does takes `factor` times as long; 1 ends it
     GARBAGE = "garbage"  # a broken line follows the `after`-th token
     OVERSIZE = "oversize"  # a line longer than any client takes follows it
     BAD_UTF8 = "bad_utf8"  # a line follows it whose text ends within a character
@@ -48,6 +48,8 @@ class FaultKind(Enum):
     FAIL_LOAD = "fail_load"  # the next load fails with `text`
     OOM_LOAD = "oom_load"  # the next load runs out of memory
     EVICT = "evict"  # somebody else unloads the model, at once
+    HIDE = "hide"  # /api/ps leaves the model out, `count` times
+    LINGER = "linger"  # /api/ps lists the model though it has gone, `count` times
     DELETE = "delete"  # the model is deleted from disk; what is loaded of it stays
     WRONG_DIGEST = "wrong_digest"  # another file is under its name from now on; same as DELETE
 
@@ -68,6 +70,7 @@ IMMEDIATE: Final = frozenset(
 )
 AT_CONNECTION: Final = frozenset({FaultKind.HALF_OPEN})
 AT_ARRIVAL: Final = frozenset({FaultKind.REFUSE, FaultKind.FORBIDDEN, FaultKind.BUSY})
+AT_LIST: Final = frozenset({FaultKind.HIDE, FaultKind.LINGER})
 AT_UNLOAD: Final = AT_ARRIVAL - {FaultKind.BUSY}  # what unloads needs no place in the queue
 AT_TOKENS: Final = frozenset(
     {

@@ -112,6 +112,7 @@ class Loader:
     ) -> None:
         self.state = LoaderState.IDLE
         self.faults = LoadFaults()
+        self.paces: dict[str, float] = {}  # how many times as long all takes, by file
         self.held: Request | None = None
         self._settings = settings
         self._residents = residents
@@ -297,7 +298,10 @@ class Loader:
         self._ledger.note(LogKind.SPAWNED, model.name, at_ns, request.id)
         load.spawned_ns = at_ns
         cached = self._cache.read(model.blob, model.size_bytes)
+        pace = self.paces.get(model.blob, 1.0)
         length_ns = load_ns(model, cached=cached, settings=settings)
+        if pace != 1.0:
+            length_ns = on_grid_ns(int(length_ns * pace), settings)
         first_poll_ns = at_ns + on_grid_ns(1, settings)
         text = EXIT_TEXT if model.broken is BrokenFile.RUNNER else self.faults.take_fail(model.name)
         if self.faults.take_hang(model.name):

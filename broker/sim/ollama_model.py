@@ -257,6 +257,17 @@ class OllamaModel:
         """What was to befall coming loads and has not happened yet will not."""
         self._scheduler.loader.faults = LoadFaults()
 
+    def set_pace(self, model: str, pace: float, now_ns: int) -> None:
+        """From now on all that this model does, its loads too, takes so many times as long as it
+        should; "" means every model. 1 is as it was."""
+        self._run(now_ns)
+        blob = self._blob_of(model)
+        for card in self.catalogue:
+            if blob in (None, card.blob):
+                self._scheduler.loader.paces[card.blob] = pace
+        for resident in self._residents_of(model):
+            resident.runner.set_pace(pace, now_ns)
+
     def terminate(self, now_ns: int) -> None:
         """SIGTERM: every connection breaks at once, without a last chunk."""
         self._run(now_ns)

@@ -321,6 +321,8 @@ class Scheduler:
             reminders=self.reminders,
             host=self,
         )
+        if (pace := self.loader.paces.get(model.blob, 1.0)) != 1.0:
+            runner.set_pace(pace, 0)  # it has nothing to do yet
         return Resident(
             model=model,
             size=size,

@@ -77,9 +77,10 @@ class Pump:
         self.clock = clock
         self.faults = FaultPlan(seed)
         self._loop = loop
-        self._cards = tuple(catalogue)  # as they were before any `slow`
+        self._cards = tuple(catalogue)  # as they were before any fault
         self._turned: asyncio.Future[None] | None = None
         self._model = OllamaModel(catalogue, settings, seed)
+        self._listed: dict[str, PsRow] = {}  # of each model, as it was when it was last there
         self._live: dict[ExchangeId, Live] = {}
         self._armed: set[ExchangeId] = set()  # exchanges that a fault waits in
         self._stalled: set[ExchangeId] = set()  # exchanges whose client does not read
@@ -112,12 +113,18 @@ class Pump:
         }
 
     async def residents(self) -> tuple[PsRow, ...]:
-        """What ps lists, once the server is able to say it (OLLAMA.md §3.7: up to 20 s)."""
+        """What ps lists, once the server is able to say it (OLLAMA.md §3.7: up to 20 s); what it
+        was told to lie of, otherwise than it is."""
         while isinstance(listed := self._model.ps(self.clock.now_ns()), int):
             if self._turned is None:
                 self._turned = self._loop.create_future()
             await asyncio.shield(self._turned)
-        return listed
+        self._listed.update((row.name, row) for row in listed)
+        there = {row.name for row in listed}
+        hides, lingers = frozenset({FaultKind.HIDE}), frozenset({FaultKind.LINGER})
+        gone = [row for name, row in self._listed.items() if name not in there]
+        shown = [row for row in listed if not self.faults.take(hides, row.name)]
+        return (*shown, *(row for row in gone if self.faults.take(lingers, row.name)))
 
     def open(self, work: Work, exchange: Exchange, deliver: Callable[[], None]) -> ExchangeId:
         """Starts a piece of work; `deliver` is called after each turn that had news of it."""
@@ -171,7 +178,7 @@ class Pump:
             case FaultKind.WRONG_DIGEST:
                 self._replace_file(name)
             case FaultKind.SLOW:
-                self._slow_down(fault)
+                model.set_pace(name, fault.factor, now_ns)
             case _:
                 raise ValueError(f"{fault.kind.value} strikes an answer, not the machine")
         self.wake()
@@ -183,22 +190,13 @@ class Pump:
             other = hashlib.sha256(card.digest.encode()).hexdigest()
             self.catalogue.put(replace(card, digest=other))
 
-    def _slow_down(self, fault: Fault) -> None:
-        for card in list(self.catalogue):
-            if fault.model in (None, card.name):
-                speed = replace(
-                    card.speed,
-                    prefill_tokens_per_s=card.speed.prefill_tokens_per_s / fault.factor,
-                    decode_tokens_per_s=card.speed.decode_tokens_per_s / fault.factor,
-                )
-                self.catalogue.put(replace(card, speed=speed))
-
     def reset(self) -> None:
         """A new machine: nothing resident, nothing queued, no faults; all connections break."""
         broken = list(self._live.values())
         self._live.clear()
         self._armed.clear()
         self._stalled.clear()
+        self._listed.clear()
         for card in self._cards:
             self.catalogue.put(card)
         self.clock = Clock(self.clock.speed)

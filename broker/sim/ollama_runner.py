@@ -86,7 +86,7 @@ class Runner:
         self.frozen_at_ns: int | None = None
         self.dead = False
         self._speed = model.speed
-        self._share = share
+        self._whole_share = self._share = share
         self._rank = rank
         self._coarse = coarse
         self._reminders = reminders
@@ -102,7 +102,8 @@ class Runner:
         self._reading: list[Sequence] = []
         self._decoding: list[Sequence] = []
         self._run: _Run | None = None
-        self._token_ns = max(1, int(SECOND_NS / (self._speed.decode_tokens_per_s * share)))
+        self._token_ns = 1
+        self._set_share(share)
 
     def ask(self, sequence: Sequence, now_ns: int) -> None:
         """Asks for a slot: at once if one is free, else in the queue, which has no end."""
@@ -156,6 +157,12 @@ class Runner:
         else:
             self._step(now_ns)
 
+    def set_pace(self, pace: float, now_ns: int) -> None:
+        """From now on everything takes so many times as long as it should. The step that is being
+        computed ends as it was begun."""
+        self._set_share(self._whole_share / pace)
+        self._shorten(now_ns)
+
     def kill(self) -> tuple[list[Sequence], list[Sequence]]:
         """Ends the process; returns those that held a slot and those that waited for one."""
         held = list(self._held.values())
@@ -208,6 +215,11 @@ class Runner:
             sequence.slot.busy = False
             sequence.slot = None
             self._free += 1
+
+    def _set_share(self, share: float) -> None:
+        """Of the speed that the model has when all of it is on the GPU."""
+        self._share = share
+        self._token_ns = max(1, int(SECOND_NS / (self._speed.decode_tokens_per_s * share)))
 
     # -- steps ---------------------------------------------------------------------------------
 

@@ -86,6 +86,17 @@ class RunnerApart(Runner):
             if not stretch.sequence.stalled:
                 self._plan(stretch, now_ns)
 
+    def set_pace(self, pace: float, now_ns: int) -> None:
+        before_ns = self._token_ns
+        super().set_pace(pace, now_ns)
+        for stretch in list(self._under_way.values()):
+            is_paused = stretch.sequence.stalled or self.frozen_at_ns is not None
+            if not is_paused:
+                self._pause(stretch, now_ns)
+            stretch.left_ns = stretch.left_ns * self._token_ns // before_ns
+            if not is_paused:
+                self._plan(stretch, now_ns)
+
     def kill(self) -> tuple[list[Sequence], list[Sequence]]:
         for stretch in self._under_way.values():
             self._reminders.cancel(stretch.reminder)

@@ -57,6 +57,7 @@ from broker.core.stimuli import (
     DrainAsked,
     FirstToken,
     ModelSpec,
+    PolicyChanged,
     Quiet,
     RestartEnded,
     Stimulus,
@@ -75,7 +76,7 @@ from broker.sim.ollama_work import (
 )
 from broker.sim.timeline import Timeline
 from broker.sim.workload import Story, Task
-from broker.sim.world_discovery import Discovery
+from broker.sim.world_discovery import Discoveries
 from broker.sim.world_faults import (
     OF_THE_BROKER,
     SILENCING,
@@ -143,12 +144,9 @@ class World:
         self._stops = 0  # how often the broker is stopped at once
         self._waiting: list[tuple[Stimulus, Story | None]] = []  # and whose arrival it is
         self._performers = self._table()
-        self._discoveries = {
-            name: Discovery(self.servers[name], site.specs, self.timeline, self.feed)
-            for name, site in sites.items()
-        }
-        for discovery in self._discoveries.values():
-            self.timeline.at(0, discovery.ask)
+        specs = {name: site.specs for name, site in sites.items()}
+        self._discoveries = Discoveries(self.servers, specs, self.timeline, self.feed)
+        self._discoveries.apply(each.name for each in engine.policy.backends)
 
     def _table(self) -> dict[type[Effect], Callable[[Any], None]]:
         """Who performs each kind of effect."""
@@ -169,8 +167,8 @@ class World:
             Renew: self._switches.renew,
             TellAttemptFailed: _nothing,
             Own: _nothing,
-            ListAgain: lambda effect: self._discoveries[effect.backend].list_again(),
-            BackendGone: _nothing,
+            ListAgain: lambda effect: self._discoveries.list_again(effect.backend),
+            BackendGone: lambda effect: self._discoveries.gone(effect.backend),
             RestartBackend: self._restart,
             TellBreaker: _nothing,
             TellHealing: _nothing,
@@ -242,6 +240,8 @@ class World:
                     self._judge.turned(due, effects, self.timeline.now_ns)
                 for effect in effects:
                     self._performers[type(effect)](effect)
+                if isinstance(due, PolicyChanged):
+                    self._discoveries.apply(each.name for each in due.policy.backends)
         finally:
             self._turning = False
 

@@ -18,6 +18,9 @@ from broker.sim.timeline import Timeline
 from broker.sim.world_server import Server
 from broker.sim.world_switches import work_of
 
+SLOWER: Final = 10.0
+STRANGERS_EVERY_NS: Final = 3_000_000_000
+
 
 class FaultKind(Enum):
     """Those in GENTLE leave what the server holds alone; the others may not."""
@@ -31,6 +34,8 @@ class FaultKind(Enum):
     RUNNER_OOM = "runner_oom"  # dies at work, and what is idle is unloaded
     RUNNER_FREEZES = "runner_freezes"  # SIGSTOP; at the end it goes on, or is killed, see below
     STRANGER_LOADS = "stranger_loads"  # somebody else loads a model, and keeps it until the end
+    STRANGERS = "strangers"  # somebody loads a model again whenever it is not there
+    SLOW = "slow"  # everything takes ten times as long
     DIE_MID_LOAD = "die_mid_load"  # the process of each load is killed half way
     CUT = "cut"  # every call breaks, once
     RESET = "reset"  # every call breaks as soon as it is made
@@ -41,6 +46,8 @@ class FaultKind(Enum):
     BAD_UTF8 = "bad_utf8"  # it is cut within a character
     ERROR_LINE = "error_line"  # the first line of an answer is an error, its status 200
     NO_TERMINATOR = "no_terminator"  # answers end without their last object
+    LISTS_GONE = "lists_gone"  # what was listed once is listed on, whether it is there or not
+    LISTS_NOT = "lists_not"  # what is there is not listed
     WRONG_DIGEST = "wrong_digest"  # residents are listed with a digest that nothing on disk has
     BUSY_STORM = "busy_storm"  # every call but an unload is answered 503
     EVICTED = "evicted"  # somebody else unloads what is there
@@ -199,9 +206,37 @@ def _stranger_loads(fault: Fault, server: Server, timeline: Timeline) -> None:
     timeline.at(fault.end_ns, close)  # it does not wait longer than it would have stayed
 
 
+def _strangers_load(fault: Fault, server: Server, timeline: Timeline) -> None:
+    if timeline.now_ns >= fault.end_ns:
+        return
+    if server.is_up and not server.holds(fault.model):
+        _stranger_loads(fault, server, timeline)
+    timeline.after(STRANGERS_EVERY_NS, partial(_strangers_load, fault, server, timeline))
+
+
 def _stranger_unloads(fault: Fault, server: Server, timeline: Timeline) -> None:
     if server.holds(fault.model):
         server.open(work_of(WorkKind.UNLOAD, fault.model, None, 0), lambda signal: None)
+
+
+def _set_pace(pace: float) -> _Act:
+    def act(fault: Fault, server: Server, timeline: Timeline) -> None:
+        server.slow_down(fault.model, pace)
+
+    return act
+
+
+def _list_gone(fault: Fault, server: Server, timeline: Timeline) -> None:
+    server.wire.remembers = True
+
+
+def _hide(fault: Fault, server: Server, timeline: Timeline) -> None:
+    server.wire.hides = fault.model
+
+
+def _list_truly(fault: Fault, server: Server, timeline: Timeline) -> None:
+    server.wire.remembers, server.wire.hides = False, None
+    server.wire.seen.clear()
 
 
 def _cut(fault: Fault, server: Server, timeline: Timeline) -> None:
@@ -291,6 +326,10 @@ _BEGIN: Final[dict[FaultKind, _Act]] = {
     FaultKind.RUNNER_OOM: _harm(OllamaModel.oom_runner),
     FaultKind.RUNNER_FREEZES: _harm(OllamaModel.freeze_runner),
     FaultKind.STRANGER_LOADS: _stranger_loads,
+    FaultKind.STRANGERS: _strangers_load,
+    FaultKind.SLOW: _set_pace(SLOWER),
+    FaultKind.LISTS_GONE: _list_gone,
+    FaultKind.LISTS_NOT: _hide,
     FaultKind.DIE_MID_LOAD: _spoil(lambda process, model: process.kill_next_load(model)),
     FaultKind.CUT: _cut,
     FaultKind.RESET: _set_resets(resets=True),
@@ -315,6 +354,10 @@ _END: Final[dict[FaultKind, _Act]] = {
     FaultKind.RUNNER_OOM: _nothing,
     FaultKind.RUNNER_FREEZES: _thaw_or_kill,
     FaultKind.STRANGER_LOADS: _stranger_unloads,
+    FaultKind.STRANGERS: _stranger_unloads,
+    FaultKind.SLOW: _set_pace(1.0),
+    FaultKind.LISTS_GONE: _list_truly,
+    FaultKind.LISTS_NOT: _list_truly,
     FaultKind.DIE_MID_LOAD: _loads_work,
     FaultKind.CUT: _nothing,
     FaultKind.RESET: _set_resets(resets=False),

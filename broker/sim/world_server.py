@@ -86,6 +86,7 @@ class Server:
         self.spoil_load: Spoil | None = None
         self.wire = Wire()
         self.deleted: dict[str, SimModel] = {}  # by name
+        self.paces: dict[str, float] = {}  # how many times as long all takes, by name; "" for all
         self._start = start
         self._timeline = timeline
         self._witness = witness
@@ -171,16 +172,17 @@ class Server:
                 self._timeline.at(given_up_ns, partial(hear, self._late_list()))
             return
         else:
-            answer = tuple(
+            held = tuple(
                 Resident(
                     name=row.name,
-                    digest=self.wire.digest or row.digest,
+                    digest=row.digest,
                     memory_bytes=row.size,
                     gpu_memory_bytes=row.size_vram,
                     num_ctx=row.context_length,
                 )
                 for row in rows
             )
+            answer = self.wire.told(held)
         self._timeline.after(self.list_delay_ns, partial(self._answer, hear, process, answer))
 
     def _answer(
@@ -233,6 +235,14 @@ class Server:
         self.wire.is_half_open = True
         self._dead.update(self._hearing)
 
+    def slow_down(self, model: str, pace: float) -> None:
+        """All that this model does takes so many times as long, "" for every model; 1 ends it. The
+        machine is slow, so that another process is, too."""
+        self.paces[model] = pace
+        if self.is_up:
+            self.model.set_pace(model, pace, self._timeline.now_ns)
+            self.plan()
+
     def delete(self, model: str) -> None:
         """Takes a model off the disk; what is loaded of it stays."""
         found = self.model.catalogue.find(model)
@@ -251,6 +261,8 @@ class Server:
             self.is_up = True
             self._alarm_ns = None
             self.model = self._start()
+            for model, pace in self.paces.items():
+                self.model.set_pace(model, pace, self._timeline.now_ns)
             for name in self.deleted:
                 self.model.catalogue.remove(name)
 

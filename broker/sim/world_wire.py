@@ -7,7 +7,7 @@ ollama_wire.py and ollama_errors.py.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from broker.core.errors import (
@@ -17,6 +17,7 @@ from broker.core.errors import (
     BrokerError,
     ModelUnknown,
 )
+from broker.core.ports import Resident
 from broker.sim.ollama_work import Failed
 
 CONNECT_TIMEOUT_NS: Final = 5_000_000_000  # as the Ollama backend has it
@@ -29,7 +30,9 @@ class Wire:
     """`refusal`: no connection is taken, and why not. `is_half_open`: nothing passes any more, and
     nothing ends. `resets`: every call is cut as soon as it is made. `is_busy`: every call but an
     unload is answered 503. `spoils`: each answer breaks off with this after its first token, or
-    before it if `spoils_first`. `digest`: what every resident is listed with."""
+    before it if `spoils_first`. `digest`: what every resident is listed with. `hides`: what is not
+    listed though it is there, a name or "" for all. `remembers`: what was listed once is listed on,
+    there or not."""
 
     refusal: str = ""
     is_half_open: bool = False
@@ -38,6 +41,20 @@ class Wire:
     spoils: str = ""
     spoils_first: bool = False
     digest: str = ""
+    hides: str | None = None
+    remembers: bool = False
+    seen: dict[str, Resident] = field(default_factory=dict)  # since it remembers
+
+    def told(self, held: tuple[Resident, ...]) -> tuple[Resident, ...]:
+        """What a list says of what is held."""
+        if self.digest:
+            held = tuple(replace(each, digest=self.digest) for each in held)
+        if self.hides is not None:
+            held = tuple(each for each in held if self.hides not in ("", each.name))
+        if not self.remembers:
+            return held
+        self.seen.update((each.name, each) for each in held)
+        return tuple(self.seen.values())
 
 
 def error_of(failed: Failed, model: str) -> BrokerError:

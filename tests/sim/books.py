@@ -60,6 +60,8 @@ class Books:
     loading_since_ns: int = 0
     load_ns_min: int = LOAD_NS_UNKNOWN  # of those that came to a good end
     is_missing: bool = False  # the last look found it away
+    is_leaving: bool = False  # it is not configured
+    is_unknown: bool = False  # and is gone
 
     def has_loaded(self, runner: str, now_ns: int) -> None:
         """A load of ours came to a good end."""
@@ -78,3 +80,17 @@ class Books:
         if is_up and self.is_missing:
             self.load_failed_ns.clear()
         self.up, self.is_missing = is_up, not is_up
+
+    @property
+    def is_open(self) -> bool:
+        return self.up and not self.is_leaving
+
+    def configured(self, *, is_there: bool) -> None:
+        """What is taken back is asked anew before it is used."""
+        if is_there and self.is_leaving:
+            self.up = False
+        self.is_leaving, self.is_unknown = not is_there, self.is_unknown and not is_there
+
+    def check_reachable(self, words: str) -> None:
+        must(self.up, f"{words}, which is down")
+        must(not self.is_leaving, f"{words}, which is not configured")

@@ -14,18 +14,14 @@ from typing import Any
 from broker.core import errors
 from broker.core.effects import (
     AbortAttempt,
-    AbortLoad,
     Admit,
     Effect,
     Finish,
-    Load,
     Refuse,
-    Renew,
     StartAttempt,
     TakeOver,
     TellQueued,
     TellRequeued,
-    Unload,
     WaitReason,
 )
 from broker.core.placement import HOLD_DOUBLED_MAX
@@ -33,20 +29,18 @@ from broker.core.requests import AttemptId, Outcome, RequestKey
 from broker.core.stimuli import (
     Arrived,
     AttemptEnded,
-    BackendSeen,
     BlockAsked,
     CancelAsked,
     DrainAsked,
     LoadEnded,
     ModelsListed,
-    ResidentsSeen,
     Stimulus,
     TimerFired,
-    UnloadEnded,
 )
 from broker.sim.workload import Task
 from tests.sim.books import Books, Held, Live, must
 from tests.sim.gate_watch import BY_THE_GATES, GateWatch
+from tests.sim.model_watch import ModelWatch
 from tests.sim.retry_watch import RetryWatch
 from tests.sim.scenario import Scenario
 
@@ -57,7 +51,6 @@ class Oracle:
     def __init__(self, scenario: Scenario, gates: GateWatch, retries: RetryWatch) -> None:
         self.gates = gates
         self.retries = retries
-        self.books = {site.name: Books() for site in scenario.sites}
         self.live: dict[RequestKey, Live] = {}
         self.endings: Counter[RequestKey] = Counter()
         self.outcomes: Counter[Outcome] = Counter()
@@ -66,6 +59,7 @@ class Oracle:
         self._scenario = scenario
         self._tasks: dict[RequestKey, Task] = {}
         self._held: dict[AttemptId, Held] = {}
+        self.models = ModelWatch(scenario, retries, self._held, self)
         self._digest = hashlib.sha256()
         self._rules: dict[type[Effect], Callable[[Any, Stimulus, int], None]] = {
             Admit: self._admit,
@@ -76,11 +70,12 @@ class Oracle:
             StartAttempt: self._start,
             AbortAttempt: self._abort,
             Finish: self._finish,
-            Load: self._load,
-            AbortLoad: self._abort_load,
-            Unload: self._unload,
-            Renew: self._renew,
         }
+
+    @property
+    def books(self) -> dict[str, Books]:
+        """Of each backend."""
+        return self.models.books
 
     @property
     def digest(self) -> str:
@@ -95,17 +90,13 @@ class Oracle:
             rule = self._rules.get(type(effect))
             if rule is not None:
                 rule(effect, stimulus, now_ns)
+            self.models.tell(effect, now_ns)
             self.gates.tell(effect)
         self.gates.entry.check()
         if isinstance(stimulus, Arrived):
             said = [each for each in effects if isinstance(each, Admit | Refuse | TakeOver)]
             must(len(said) == 1, f"an arrival was answered by {said}")
-        wanted = self._wanted()
-        for name, books in self.books.items():
-            # Whoever waits behind an open breaker could not run, and keeps nothing there.
-            books.pressed = {
-                each for each in books.pressed & wanted if not self.retries.is_open(name, each)
-            }
+        self.models.keep_pressed()
 
     def expect(self, tasks: Iterable[Task]) -> None:
         """These will arrive."""
@@ -114,41 +105,12 @@ class Oracle:
     # What the engine heard
 
     def _note(self, stimulus: Stimulus, now_ns: int) -> None:
+        self.models.note(stimulus, now_ns)
         match stimulus:
-            case BackendSeen():
-                self.books[stimulus.backend].looked_at(is_up=stimulus.up)
-            case ResidentsSeen():
-                self._residents_seen(stimulus)
             case AttemptEnded():
                 self._attempt_ended(stimulus, now_ns)
-            case LoadEnded():
-                self._load_ended(stimulus, now_ns)
-            case UnloadEnded():
-                books = self.books[stimulus.backend]
-                books.unloading = ""
-                if stimulus.error is None:
-                    books.ours.pop(stimulus.runner, None)
-                self._lost(stimulus.backend, stimulus.error)
             case DrainAsked():
                 self.draining = True
-
-    def _residents_seen(self, seen: ResidentsSeen) -> None:
-        """What idles, was ours when asked and is not listed, is ours no more, if not renewed."""
-        scenario, books = self._scenario, self.books[seen.backend]
-        specs = [scenario.spec(seen.backend, each.name) for each in seen.residents]
-        listed = {each.runner for each in specs if each}
-        busy = {each.runner for each in self._held.values() if each.backend == seen.backend}
-        kept = listed | busy | {books.unloading}
-        for runner in listed:
-            books.listed_ns[runner] = max(books.listed_ns.get(runner, 0), seen.asked_ns)
-        for runner, since_ns in list(books.ours.items()):
-            # Since when nothing runs on it that may not have ended although its call has.
-            idle_ns = books.used_ns.get(runner, 0) + self._scenario.policy.placement.slot_grace_ns
-            may_return = books.renewed_ns.get(runner, -1) > books.listed_ns.get(runner, -1)
-            if runner in kept or may_return:
-                continue
-            if max(since_ns, idle_ns) < seen.asked_ns:
-                del books.ours[runner]
 
     def _attempt_ended(self, ended: AttemptEnded, now_ns: int) -> None:
         held = self._held.pop(ended.attempt)
@@ -156,7 +118,7 @@ class Oracle:
         live = self.live.get(held.key)
         if live is None or live.attempt != ended.attempt:
             return  # it was told to end
-        self._lost(held.backend, ended.error)
+        self.models.lost(held.backend, ended.error)
         if ended.error is None:
             task = live.task
             output_tokens = min(task.output_tokens, held.cut_to or task.output_tokens)
@@ -164,21 +126,6 @@ class Oracle:
                 (ended.prompt_tokens, ended.output_tokens) == (task.prompt_tokens, output_tokens),
                 f"{held.key} got an answer of another size",
             )
-
-    def _load_ended(self, ended: LoadEnded, now_ns: int) -> None:
-        books = self.books[ended.backend]
-        must(books.loading == ended.runner, f"a load of {ended.runner} ended that was not asked")
-        books.loading = ""
-        if ended.error is None:
-            books.has_loaded(ended.runner, now_ns)
-        elif isinstance(ended.error, errors.LoadFailed) and not books.is_aborting:
-            books.load_failed_ns[ended.runner] = now_ns
-        books.is_aborting = False
-        self._lost(ended.backend, ended.error)
-
-    def _lost(self, backend: str, error: errors.BrokerError | None) -> None:
-        if isinstance(error, errors.BackendUnreachable):
-            self.books[backend].up = False
 
     # The way in
 
@@ -190,6 +137,10 @@ class Oracle:
         against = set(found) - {errors.LoadFailed, errors.CircuitOpen}
         if self._scenario.loses_models:
             against -= {errors.ModelUnknown}
+        if (
+            self._scenario.moves_backends
+        ):  # what only one that leaves has is forgotten a little later
+            against -= {errors.NoBackend}
         must(not against, f"{effect.key} was admitted in spite of {found}")
         spec = stimulus.spec if isinstance(stimulus, Arrived) else None
         must(spec is not None and spec.key == effect.key, f"{effect.key} did not arrive")
@@ -211,7 +162,7 @@ class Oracle:
             return
         self._count_ending(key, Outcome.REFUSED)
         allowed = (*self._refusals(self._tasks[key], now_ns), *BY_THE_GATES)
-        if self._scenario.loses_models and not all(each.up for each in self.books.values()):
+        if self._scenario.loses_models and not all(each.is_open for each in self.books.values()):
             allowed = (*allowed, errors.NoBackend)  # those that answer may have lost it
         must(isinstance(effect.error, allowed), f"{key} was refused: {effect.error!r}")
 
@@ -222,7 +173,7 @@ class Oracle:
         if self.draining:
             found.append(errors.Draining)
         having = [name for name in self.books if scenario.spec(name, task.model)]
-        up = [name for name in having if self.books[name].up]
+        up = [name for name in having if self.books[name].is_open]
         if not having or self._scenario.loses_models:
             found.append(errors.ModelUnknown)
         if not up:
@@ -254,7 +205,7 @@ class Oracle:
         runner, size = live.line
         must(live.attempt is None, f"{effect.key} was started while it ran")
         books = self.books[effect.backend]
-        must(books.up, f"{effect.key} was sent to {effect.backend}, which is down")
+        books.check_reachable(f"{effect.key} was sent to {effect.backend}")
         must(runner not in (books.loading, books.unloading), f"{runner} was switching")
         spec = self._scenario.spec(effect.backend, live.task.model)
         must(spec is not None, f"{effect.key} was sent where its model is not")
@@ -326,6 +277,7 @@ class Oracle:
                 fits = isinstance(stimulus, AttemptEnded | LoadEnded) and bool(stimulus.error)
                 is_unknown = isinstance(effect.error, errors.ModelUnknown)
                 may_be_gone = isinstance(stimulus, ModelsListed | TimerFired)
+                may_be_gone |= self._scenario.moves_backends
                 fits |= may_be_gone and is_unknown and self._scenario.loses_models
             case _:
                 fits = False
@@ -336,9 +288,9 @@ class Oracle:
         self.outcomes[outcome] += 1
         must(self.endings[key] == 1, f"{key} ended {self.endings[key]} times")
 
-    # The models
+    # What is waited for
 
-    def _wanted(self) -> set[str]:
+    def wanted(self) -> set[str]:
         """Runners for which somebody waits who could run, with no more than the usual context."""
         return {
             each.line[0]
@@ -346,55 +298,11 @@ class Oracle:
             if not (each.line[1] or each.is_apart) and self.gates.may_run(key)
         }
 
-    def _is_wanted(self, runner: str) -> bool:
+    def is_wanted(self, runner: str) -> bool:
         """Does anybody wait for it who could run?"""
         return any(
             each.line[0] == runner and self.gates.may_run(key) for key, each in self.live.items()
         )
 
-    def _load(self, effect: Load, stimulus: Stimulus, now_ns: int) -> None:
-        books = self.books[effect.backend]
-        must(books.up, f"a load was asked of {effect.backend}, which is down")
-        must(not books.loading, f"{effect.runner} is to be loaded beside {books.loading}")
-        must(not books.unloading, f"{effect.runner} is to be loaded while something leaves")
-        must(self._is_wanted(effect.runner), f"{effect.runner} is to be loaded for nobody")
-        failed_ns = books.load_failed_ns.get(effect.runner)
-        hold_ns = self._scenario.policy.placement.failed_load_hold_ns
-        held = failed_ns is not None and now_ns < failed_ns + hold_ns
-        must(not held, f"{effect.runner} is loaded again at once after it failed")
-        books.loading, books.loads = effect.runner, books.loads + 1
-        books.loading_since_ns = now_ns
-
-    def _abort_load(self, effect: AbortLoad, stimulus: Stimulus, now_ns: int) -> None:
-        books = self.books[effect.backend]
-        must(books.loading == effect.runner, f"no load of {effect.runner} is there to abort")
-        wanted = self._is_wanted(effect.runner)
-        must(not wanted, f"the load of {effect.runner} was aborted, and somebody waits for it")
-        books.is_aborting = True
-
-    def _unload(self, effect: Unload, stimulus: Stimulus, now_ns: int) -> None:
-        books = self.books[effect.backend]
-        must(books.up, f"an unload was asked of {effect.backend}, which is down")
-        must(not books.loading, f"{effect.runner} is to leave while {books.loading} loads")
-        must(not books.unloading, f"{effect.runner} is to leave beside {books.unloading}")
-        if not self._scenario.is_exclusive(effect.backend):
-            must(effect.runner in books.ours, f"{effect.runner} is not ours to unload")
-        serves = not self.retries.is_open(effect.backend, effect.runner)
-        serves = serves and (effect.backend, effect.runner) not in self.retries.cures
-        if serves and effect.runner in (wanted := self._wanted()) & books.pressed:
-            must(len(wanted) > 1, f"{effect.runner} is to leave, and nobody waits but for it")
-            shortest_ns = min(each.load_ns_min for each in self.books.values())
-            books.check_cut(effect.runner, shortest_ns, now_ns)
-        running = [each for each in self._held.values() if each.backend == effect.backend]
-        for each in running:
-            must(each.runner != effect.runner, f"{effect.runner} is to leave while it works")
-        books.unloading = effect.runner
-
-    def _renew(self, effect: Renew, stimulus: Stimulus, now_ns: int) -> None:
-        spec = self._scenario.spec(effect.backend, effect.model)
-        books = self.books[effect.backend]
-        must(books.up, f"a renewal was asked of {effect.backend}, which is down")
-        if spec is not None:
-            leaving = spec.runner in (books.loading, books.unloading)
-            must(not leaving, f"the keep_alive of {effect.model} was renewed while it switched")
-            books.renewed_ns[spec.runner] = now_ns
+    def may_be_wanted(self, runner: str) -> bool:
+        return self.is_wanted(runner)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
 from typing import Final
@@ -141,6 +142,30 @@ def _other(chance: Random, policy: EnginePolicy) -> EnginePolicy:
     agents = replace(policy.agents, types=types, bulkheads=dict.fromkeys(KINDS, 1))
     queue = replace(policy.queue, queued_max=chance.choice((2, 200)), room_max=2)
     return replace(policy, agents=agents, queue=queue)
+
+
+def draw_moves(chance: Random, policy: EnginePolicy, horizon_ns: int) -> tuple[Order, ...]:
+    """In some of the worlds with several backends one is taken out of the configuration, and comes
+    back, if only when all is well."""
+    if len(policy.backends) < 2 or chance.random() < 0.6:
+        return ()
+    orders = []
+    for _ in range(chance.randint(1, 3)):
+        leaves, at_ns = chance.choice(policy.backends), chance.randrange(horizon_ns)
+        stay = tuple(each for each in policy.backends if each is not leaves)
+        back_ns = at_ns + chance.choice((1, 10, 60, 600)) * SECOND_NS
+        orders.append((at_ns, PolicyChanged(replace(policy, backends=stay))))
+        if back_ns < horizon_ns:
+            orders.append((back_ns, PolicyChanged(policy)))
+    return tuple(orders)
+
+
+def has_moves(orders: Sequence[Order], policy: EnginePolicy) -> bool:
+    """Does any backend leave for a while?"""
+    return any(
+        isinstance(each, PolicyChanged) and len(each.policy.backends) < len(policy.backends)
+        for _, each in orders
+    )
 
 
 def final_orders(policy: EnginePolicy, orders: tuple[Order, ...]) -> tuple[Stimulus, ...]:

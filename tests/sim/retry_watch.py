@@ -78,6 +78,12 @@ class RetryWatch:
         for effect in effects:
             self._tell(effect, stimulus, ended)
 
+    def gone(self, backend: str) -> None:
+        """Another one may have its name later: nothing of this one is kept."""
+        self.breakers = {key: each for key, each in self.breakers.items() if key[0] != backend}
+        self.cures = {each for each in self.cures if each[0] != backend}
+        self.retries.pop(backend, None)
+
     def is_open(self, backend: str, runner: str) -> bool:
         """Is a breaker open or half open there?"""
         return self.breakers.get((backend, runner), BreakerState.CLOSED) is not BreakerState.CLOSED

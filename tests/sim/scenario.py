@@ -25,14 +25,14 @@ from broker.sim.ollama_model_card import SimModel, Speed
 from broker.sim.workload import Task, hash_of
 from broker.sim.world import Site
 from broker.sim.world_faults import GENTLE, Fault, FaultKind
-from tests.sim.people import Order, draw_agents, draw_orders, draw_queue
+from tests.sim.draw_faults import draw_faults
+from tests.sim.people import Order, draw_agents, draw_moves, draw_orders, draw_queue, has_moves
 
 SECOND_NS: Final = 1_000_000_000
 USUAL_CTX: Final = 4096
 CTX_MAX: Final = 16_384
 PATIENT_NS: Final = 24 * 3600 * SECOND_NS  # longer than any world lasts
 GHOST: Final = "ghost:latest"  # a model that nobody has
-KINDS_MAX: Final = 5  # of faults in one world
 # As the daemon has them: without, what is half open would be waited for as long as its caller does.
 TIME_OUTS: Final = TimeOutPolicy(
     of_all=TimeOuts(first_token_ns=300 * SECOND_NS, token_gap_ns=300 * SECOND_NS)
@@ -70,8 +70,13 @@ class Scenario:
 
     @property
     def is_gentle(self) -> bool:
-        """Does nothing but the broker decide what the servers hold?"""
-        return all(each.kind in GENTLE for each in self.faults)
+        """Does nothing but the broker decide what the servers hold, and knows it all of them?"""
+        return not self.moves_backends and all(each.kind in GENTLE for each in self.faults)
+
+    @property
+    def moves_backends(self) -> bool:
+        """Is a backend not configured for a while?"""
+        return has_moves(self.orders, self.policy)
 
     @property
     def kinds(self) -> frozenset[FaultKind]:
@@ -79,8 +84,8 @@ class Scenario:
 
     @property
     def loses_models(self) -> bool:
-        """May a model not be on disk for a while?"""
-        return FaultKind.DELETED in self.kinds
+        """May a model not be on disk, or its backend not be configured, for a while?"""
+        return FaultKind.DELETED in self.kinds or self.moves_backends
 
     def first_turn_ns(self, at_ns: int) -> int:
         """The first moment from then on at which the broker is not stopped."""
@@ -161,7 +166,8 @@ def draw(seed: int) -> Scenario:
     horizon_ns = chance.randint(60, 400) * SECOND_NS
     names = sorted({model.name for site in sites for model in site.models})
     tasks = _draw_tasks(chance, names, horizon_ns, has_large=has_large)
-    faults = _draw_faults(chance, sites, horizon_ns)
+    places = [(site.name, [each.name for each in site.models]) for site in sites]
+    faults = draw_faults(chance, places, horizon_ns)
     policy = EnginePolicy(
         backends=tuple(site.policy for site in sites),
         queue=draw_queue(chance),
@@ -174,7 +180,8 @@ def draw(seed: int) -> Scenario:
     )
     policy = replace(policy, time_outs=TIME_OUTS, breaker=_draw_breaker(chance))
     agents = sorted({task.agent_id for task in tasks})
-    orders = draw_orders(chance, policy, agents, horizon_ns)
+    moves = draw_moves(Random(f"moves of {seed}"), policy, horizon_ns)
+    orders = (*draw_orders(chance, policy, agents, horizon_ns), *moves)
     calm_ns = max([horizon_ns, *(each.end_ns for each in faults)]) + SECOND_NS
     return Scenario(
         seed=seed,
@@ -182,7 +189,7 @@ def draw(seed: int) -> Scenario:
         sites=sites,
         tasks=tasks,
         faults=faults,
-        orders=orders,
+        orders=tuple(sorted(orders, key=lambda each: each[0])),
         calm_ns=calm_ns,
     )
 
@@ -254,6 +261,7 @@ def _draw_site(chance: Random, name: str, models: list[SimModel], *, is_tight: b
             resident_max=resident_max,
             memory_bytes=planned_bytes if is_tight else None,
             exclusive=chance.random() < 0.3,
+            may_restart=int(name[1:]) % 2 == 1,  # by a command of the operator's, once it is wedged
         ),
         models=tuple(has),
         settings=ServerSettings(
@@ -363,36 +371,3 @@ def _draw_task(
             again_differs=chance.random() < 0.3,
         )
     return task
-
-
-def _draw_faults(
-    chance: Random, sites: tuple[SiteDraft, ...], horizon_ns: int
-) -> tuple[Fault, ...]:
-    gentle = sorted(GENTLE, key=lambda each: each.value)
-    kinds = chance.choice(
-        (
-            [],
-            [each for each in gentle if chance.random() < 0.5],
-            chance.sample(list(FaultKind), chance.randint(1, KINDS_MAX)),
-        )
-    )
-    return tuple(
-        _draw_fault(chance, kind, chance.choice(sites), horizon_ns)
-        for kind in kinds
-        for _ in range(chance.randint(1, 4))
-    )
-
-
-def _draw_fault(chance: Random, kind: FaultKind, site: SiteDraft, horizon_ns: int) -> Fault:
-    model = chance.choice(site.models).name
-    is_stranger = kind is FaultKind.STRANGER_LOADS  # which loads one model, and uses it a while
-    lasts_s = chance.choice((30, 120) if is_stranger else (1, 10, 60))
-    every = not is_stranger and chance.random() < 0.5
-    return Fault(
-        kind=kind,
-        server=site.name,
-        at_ns=chance.randrange(horizon_ns),
-        for_ns=lasts_s * SECOND_NS,
-        model="" if every else model,
-        delay_ns=chance.randint(1, 6000) * (SECOND_NS // 1000),
-    )
