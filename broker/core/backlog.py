@@ -303,6 +303,8 @@ class Backlog:
             raise InvariantBroken("what accepts other models is kept wrong")
         if sum(each.spec.size_bytes for each in records) != self.size_bytes:
             raise InvariantBroken("the bytes that wait are counted wrong")
+        if sum(each.service_ns for each in records) != self.work.of_all:
+            raise InvariantBroken("the work that waits is counted wrong")
         may_run = [key for key, line in self.lines.items() if line.demand(0)[0]]
         if set(may_run) != set(self.ready) or any(x.size == 0 for x in self.lines.values()):
             raise InvariantBroken("the lines that are kept, or ready, are others than should be")
