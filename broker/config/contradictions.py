@@ -116,6 +116,16 @@ def _queue(config: Config) -> Iterator[Contradiction]:
             )
 
 
+def _preemption(config: Config) -> Iterator[Contradiction]:
+    yield from _at_most(
+        config,
+        ("preemption", "urgent_priority_worst"),
+        ("preemption", "victim_priority_best"),
+        "what is urgent would be set aside for its like",
+        less=True,
+    )
+
+
 def _addresses(config: Config) -> Iterator[Contradiction]:
     http, grpc = config.server.http_address, config.server.grpc_address
     if http == grpc and not http.endswith(":0"):
@@ -336,6 +346,7 @@ _RULES: Final = (
     _sizes,
     _counts_and_times,
     _queue,
+    _preemption,
     _addresses,
     _agent_types,
     _unreachable_types,

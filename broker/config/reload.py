@@ -28,6 +28,7 @@ LIVE: Final[Mapping[str, frozenset[str] | None]] = {
     "server": frozenset({"drain_timeout_s"}),
     "limits": frozenset({"queued_max", "queued_per_agent_max", "queued_bytes_max"}),
     "queue": None,
+    "preemption": None,
     "agents": None,
     "bulkheads": None,
     "degradation": None,

@@ -149,6 +149,23 @@ class QueueConfig(Section):
     deadline_margin: float = Field(default=2.0, ge=1, le=1_000)
 
 
+class PreemptionConfig(Section):
+    """[preemption]: which running work is set aside for urgent requests, and at which cost."""
+
+    # So often one request is at most; after that it runs to its end. 0: nothing is set aside.
+    preemptions_max: int = Field(default=2, ge=0, le=100)
+    # What was set aside has run in vain: at most this part of the time of all slots, and what is
+    # not used of it is saved up for so long. With one slot these are 60 s.
+    share_percent: float = Field(default=10.0, ge=0, le=100)
+    window_s: int = Field(default=600, ge=1, le=DAY_S)
+    # Who has others set aside: the design's. And whoever marks its work preemptible, it is not set
+    # aside at a better priority than the second.
+    urgent_priority_worst: Priority = 2
+    victim_priority_best: Priority = 3
+    # What probably ends within so long is waited for: its slot comes as soon as one that is taken.
+    soon_ms: int = Field(default=1_000, ge=0, le=600_000)
+
+
 class AgentTypeConfig(Section):
     """[[agents.types]]: a kind of agent, and the ids that belong to it as globs.
 
@@ -284,6 +301,7 @@ class Config(Section):
     server: ServerConfig = Field(default_factory=ServerConfig)
     limits: LimitsConfig = Field(default_factory=LimitsConfig)
     queue: QueueConfig = Field(default_factory=QueueConfig)
+    preemption: PreemptionConfig = Field(default_factory=PreemptionConfig)
     agents: AgentsConfig = Field(default_factory=AgentsConfig)
     # [bulkheads]: how many requests of a compartment run at once. Giving the table replaces the
     # seeds'; a compartment that is not in it has no limit.

@@ -17,6 +17,7 @@ from broker.core.estimates import Estimates
 from broker.core.lifecycle import State
 from broker.core.outlook import Outlook, Prospect
 from broker.core.placement import BackendState, has_room, may_get_room, serves
+from broker.core.preemption import PREEMPTED
 from broker.core.queueing import LineKey
 from broker.core.record import Record
 from broker.core.residency import ResidencyState
@@ -50,6 +51,8 @@ def wait_reason(
         return WaitReason.QUEUE_FULL, "a place in the queue, which is full"
     if record.state is State.REQUEUED:
         lost = record.past[-1]
+        if lost.reason == PREEMPTED:
+            return WaitReason.BACKOFF, f"the end of its call, then its turn: {lost.problem}"
         return WaitReason.BACKOFF, f"its next attempt: {lost.backend} failed it ({lost.problem})"
     if record.agent.is_paused:
         return WaitReason.PAUSED, f"an operator to resume {record.agent.paused_whom}"

@@ -37,6 +37,7 @@ from broker.core.phases import Phases
 from broker.core.placement import BackendState
 from broker.core.placement_rule import PlacementRule
 from broker.core.policy import EnginePolicy
+from broker.core.preemptions import Preemptions
 from broker.core.queueing import Line, LineKey
 from broker.core.quota import Quotas
 from broker.core.reassignment import Reassignment
@@ -112,6 +113,7 @@ class Assembly(ABC):
         self._announcer = self._new_announcer()
         self.retries = self._new_retries()
         self._attempts = self._new_attempts()
+        self.preemptions = self._new_preemptions()
         self._healer = self._new_healer()
         self._arrivals = self._new_arrivals()
         self._membership = self._new_membership()
@@ -198,6 +200,22 @@ class Assembly(ABC):
             self._emit,
             self.breakers.started,
             self._attempt_ended,
+            lambda *ended: self.preemptions.ended(*ended),
+            lambda *freed: self.preemptions.freed(*freed),
+        )
+
+    def _new_preemptions(self) -> Preemptions:
+        return Preemptions(
+            self.policy.preemption,
+            self.backends,
+            self.backlog,
+            self.ledger,
+            self.estimates,
+            self.tally,
+            self.timers,
+            lambda: self.residencies.policy.slot_grace_ns,
+            self._attempts.set_aside,
+            self._attempts.start,
         )
 
     def _new_healer(self) -> Healer:

@@ -15,7 +15,7 @@ from broker.core.phases import Phases
 from broker.core.placement import BackendState
 from broker.core.queueing import QueuePolicy
 from broker.core.record import Attempt, Record
-from broker.core.requests import AttemptId
+from broker.core.requests import AttemptId, OnInterruption
 from broker.core.residencies import Residencies
 from broker.core.residency import Residency
 from broker.core.retries import Retries
@@ -27,6 +27,11 @@ from broker.core.timers import Timers
 # counts.
 OnStarted = Callable[[BackendState, str, AttemptId, int], None]
 OnEnded = Callable[[Attempt, AttemptEnded, BrokerError | None, int], None]
+
+# The same of one that was to be set aside for urgent work: does it go on from what came of it, or
+# not; None: it was not set aside. And when its slot is free.
+OnSetAside = Callable[[Attempt, int, bool | None], None]
+OnFreed = Callable[[Attempt, int], None]
 
 
 def _nobody(*_: object) -> None:
@@ -50,6 +55,8 @@ class Attempts:
         emit: Callable[[Effect], None],
         on_started: OnStarted = _nobody,
         on_ended: OnEnded = _nobody,
+        on_set_aside: OnSetAside = _nobody,
+        on_freed: OnFreed = _nobody,
     ) -> None:
         self.policy = policy
         self.draining = False
@@ -64,6 +71,8 @@ class Attempts:
         self._emit = emit
         self._on_started = on_started
         self._on_ended = on_ended
+        self._on_set_aside = on_set_aside
+        self._on_freed = on_freed
 
     def start(
         self, record: Record, backend: BackendState, residency: Residency, now_ns: int
@@ -92,6 +101,8 @@ class Attempts:
             output_tokens_max=offers.output_tokens_max(record.spec) if offers.level else None,
         )
         record.attempt = ledger.attempts[attempt.id] = attempt
+        if record.spec.preemptible:
+            ledger.preemptible[attempt.id] = attempt
         residency.running += 1
         residency.use(now_ns, is_large=record.line[1] > 0)
         queue_wait_ns = now_ns - record.arrived_ns
@@ -143,6 +154,12 @@ class Attempts:
         attempt.given_up = error
         self._emit(AbortAttempt(attempt_id))
 
+    def set_aside(self, attempt: Attempt, why: str) -> None:
+        """Closes its call for the sake of urgent work. It goes on where it comes to an end of its
+        own before that."""
+        attempt.is_preempted, attempt.given_up = True, Cancelled(why)
+        self._emit(AbortAttempt(attempt.id, is_for_urgent=True))
+
     def ended(self, ended: AttemptEnded, now_ns: int) -> None:
         attempt = self._ledger.attempts.get(ended.attempt)
         if attempt is None:
@@ -158,6 +175,11 @@ class Attempts:
         if attempt.first_token_timer:
             self._phases.has_first_token(attempt)
         self._on_ended(attempt, ended, error, now_ns)
+        if attempt.is_preempted:
+            if attempt.ending is None and error is attempt.given_up:
+                self._make_way(attempt, ended, now_ns)
+                return
+            self._on_set_aside(attempt, now_ns, None)
         if attempt.ending is not None:
             self._ledger.pay(attempt, ended, self.policy, now_ns)
             self._aborted(attempt, ended.error, now_ns)
@@ -168,6 +190,17 @@ class Attempts:
             self._ledger.end(attempt.record, Trigger.COMPLETE, None, now_ns)
         else:
             self._failed(attempt, ended, error, now_ns)
+
+    def _make_way(self, attempt: Attempt, ended: AttemptEnded, now_ns: int) -> None:
+        """Its request waits again; its slot goes to urgent work as soon as that is safe."""
+        is_kept = attempt.record.spec.on_interruption is OnInterruption.CONTINUE
+        self._on_set_aside(attempt, now_ns, is_kept and ended.is_continuable)
+        grace_ns = self._residencies.policy.slot_grace_ns
+        if grace_ns:
+            attempt.grace_timer = self._timers.set(now_ns + grace_ns, self._release, attempt)
+        else:
+            self._release(attempt, now_ns)
+        self._retries.set_aside(attempt, ended, grace_ns, now_ns)
 
     def _failed(
         self, attempt: Attempt, ended: AttemptEnded, error: BrokerError, now_ns: int
@@ -221,5 +254,9 @@ class Attempts:
         attempt.residency.use(now_ns, is_large=record.line[1] > 0)
         self._tally.run(record.priority, -1)
         self._run(record, -1, now_ns)
+        if record.spec.preemptible:
+            del self._ledger.preemptible[attempt.id]
         if attempt.ending is not None:
             record.move(attempt.ending)
+        if attempt.is_preempted:
+            self._on_freed(attempt, now_ns)

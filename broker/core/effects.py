@@ -17,7 +17,7 @@ from broker.core.value import value
 
 if TYPE_CHECKING:  # a record keeps words that are defined here
     from broker.core.record import Attempt, Record
-    from broker.core.views import AttemptReport
+    from broker.core.views import AttemptReport, PreemptionReport
 
 
 class WaitReason(Symbol):
@@ -120,10 +120,21 @@ class TellAttemptFailed:
 
 
 @value
-class AbortAttempt:
-    """Close the call of this attempt, in one step. Still ends in AttemptEnded."""
+class TellPreempted:
+    """Urgent work had an attempt set aside: told to who observes. Its client hears that its request
+    waits again."""
 
     attempt: AttemptId
+    report: PreemptionReport
+
+
+@value
+class AbortAttempt:
+    """Close the call of this attempt, in one step. Still ends in AttemptEnded. `is_for_urgent`: the
+    attempt is set aside for urgent work, and its request goes on."""
+
+    attempt: AttemptId
+    is_for_urgent: bool = False
 
 
 @value(kw_only=True)
@@ -300,6 +311,7 @@ Effect = (
     | TakeOver
     | StartAttempt
     | TellAttemptFailed
+    | TellPreempted
     | AbortAttempt
     | Answer
     | Finish

@@ -100,6 +100,8 @@ class Engine(Assembly):
         has_opened = self._switching.settle(now_ns)
         if self._flexible.settle(now_ns) or has_opened:
             self._dispatch(now_ns)
+        if self.ledger.preemptible and not self.draining:
+            self.preemptions.settle(now_ns)
         if type(stimulus) in OWNS_OTHERS:
             self._ownership.look()
         self._announcer.plan(now_ns)
@@ -260,6 +262,7 @@ class Engine(Assembly):
         self._arrivals.configure(policy.queue)
         self._attempts.policy = policy.queue
         self.retries.configure(policy.retry)
+        self.preemptions.configure(policy.preemption)
         self._phases.configure(policy.time_outs)
         self.ledger.time_outs_changed(now_ns)
         self._announcer.interval_ns = policy.queue.announce_interval_ns

@@ -6,6 +6,7 @@ from broker.core.engine import Engine
 from broker.core.errors import InvariantBroken
 from broker.core.healing import Health
 from broker.core.lifecycle import HOLDS_SLOT, State
+from broker.core.record import Attempt
 from broker.core.residency import ResidencyState
 
 
@@ -14,6 +15,7 @@ def check(engine: Engine) -> None:
     _check_queue(engine)
     _check_slots(engine)
     _check_compartments(engine)
+    _check_preemptions(engine)
     engine.breakers.check()
     for backend in engine.backends.values():
         switching = [
@@ -74,6 +76,24 @@ def _check_compartments(engine: Engine) -> None:
         raise InvariantBroken("an agent with work under way was forgotten")
 
 
+def _is_set_aside(attempt: Attempt) -> bool:
+    """Does its request wait again, and only its slot has to come free?"""
+    return attempt.is_preempted and attempt.grace_timer > 0
+
+
+def _check_preemptions(engine: Engine) -> None:
+    """Only what its owner lets be set aside is, and not more often than may be."""
+    preemptible = {key for key, each in engine.attempts.items() if each.record.spec.preemptible}
+    if set(engine.ledger.preemptible) != preemptible:
+        raise InvariantBroken("what may be set aside is kept wrong")
+    most = engine.policy.preemption.preemptions_max
+    for record in engine.records.values():
+        if record.preemptions and not record.spec.preemptible:
+            raise InvariantBroken("what its owner did not mark preemptible was set aside")
+        if record.preemptions > most and not engine.reloads:
+            raise InvariantBroken("a request was set aside more often than may be")
+
+
 def _check_slots(engine: Engine) -> None:
     """Slots held are attempts, no more run than may, and a free slot never waits for nothing. What
     the level lets go after the others may have to leave one free: for them to get room."""
@@ -82,7 +102,7 @@ def _check_slots(engine: Engine) -> None:
     held: dict[int, int] = {}
     for attempt in engine.attempts.values():
         held[id(attempt.residency)] = held.get(id(attempt.residency), 0) + 1
-        if attempt.record.state not in HOLDS_SLOT:
+        if attempt.record.state not in HOLDS_SLOT and not _is_set_aside(attempt):
             raise InvariantBroken("an attempt's request does not hold its slot")
     for backend in engine.backends.values():
         for residency in backend.residents.values():

@@ -37,8 +37,9 @@ _WAITS_IN = {Phase.QUEUE: "waiting", Phase.LOAD: "the load of its model"}
 
 class Ledger:
     """`records` has each request from its admission to its outcome, `attempts` each call to a
-    backend from its start to its proven end, which may come later. `backing_off`: how many wait for
-    the time of their next attempt."""
+    backend from its start to its proven end, which may come later; `preemptible` those of them
+    whose owner lets urgent work set them aside. `backing_off`: how many wait for the time of their
+    next attempt."""
 
     def __init__(
         self,
@@ -56,6 +57,7 @@ class Ledger:
     ) -> None:
         self.records: dict[RequestKey, Record] = {}
         self.attempts: dict[AttemptId, Attempt] = {}
+        self.preemptible: dict[AttemptId, Attempt] = {}
         self.attempts_made = 0
         self.backing_off = 0
         self.journal = Journal()
@@ -90,16 +92,18 @@ class Ledger:
         they get its bit: agents of several types that nothing limits share what there is by their
         weights, which those of several compartments do not."""
         bulkheads = self._backlog.bulkheads
-        under_way = [(each, each.attempt) for each in self.records.values()]
-        ending = [(each.record, each) for each in self.attempts.values() if each.ending is not None]
-        for record, attempt in (*under_way, *ending):
+        held: dict[int, int] = {}  # slots, those too whose call has ended or is about to
+        for attempt in self.attempts.values():
+            held[id(attempt.record)] = held.get(id(attempt.record), 0) + 1
+        those = [*self.records.values(), *(each.record for each in self.attempts.values())]
+        for record in {id(each): each for each in those}.values():
             bit = bit_of(record.agent, record.spec.criticality)
             if record.compartment != OPEN or bit == OPEN:
                 continue
             if self.records.get(record.spec.key) is record:
                 bulkheads.hold(OPEN, -1)
                 bulkheads.hold(bit, 1)
-            if attempt is not None and attempt.id in self.attempts:
+            for _ in range(held.get(id(record), 0)):
                 bulkheads.run(OPEN, -1)
                 bulkheads.run(bit, 1)
             self._backlog.move(record, now_ns, compartment=bit)

@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import Protocol
 
 from broker.core.effects import TellBreaker, TellHealing, TellLevel, TellPriority, TellSwitch
-from broker.core.views import AlertView, AttemptReport, RequestReport, RequestStart
+from broker.core.views import (
+    AlertView,
+    AttemptReport,
+    PreemptionReport,
+    RequestReport,
+    RequestStart,
+)
 
 
 class Observer(Protocol):
@@ -23,6 +29,10 @@ class Observer(Protocol):
 
     def attempt_failed(self, report: AttemptReport) -> None:
         """A call to a backend came to nothing; its request may be tried again, or has ended."""
+        return
+
+    def attempt_preempted(self, report: PreemptionReport) -> None:
+        """A call to a backend was set aside for urgent work; its request waits again."""
         return
 
     def breaker_changed(self, told: TellBreaker) -> None:

@@ -39,17 +39,17 @@ NOTHING: Final = 0
 BYTES_PER_GB: Final = 1e9
 
 
-def _mask_of(worse_than: int) -> int:
+def mask_of_worse(best: int) -> int:
     """The bits of the priorities that are worse than this one."""
-    return sum(1 << COMPARTMENTS_MAX + each for each in range(worse_than + 1, PRIORITY_LOWEST + 1))
+    return sum(1 << COMPARTMENTS_MAX + each for each in range(best + 1, PRIORITY_LOWEST + 1))
 
 
 # What goes after the others, by priority; batch work does so as well from level 2 on.
 _AFTER_OTHERS: Final[Mapping[Level, int]] = {
     Level.NORMAL: NOTHING,
     Level.LEVEL_1: NOTHING,
-    Level.LEVEL_2: _mask_of(CRITICAL_PRIORITY_WORST),
-    Level.CRITICAL: _mask_of(FIRST_PRIORITY_WORST),
+    Level.LEVEL_2: mask_of_worse(CRITICAL_PRIORITY_WORST),
+    Level.CRITICAL: mask_of_worse(FIRST_PRIORITY_WORST),
 }
 
 

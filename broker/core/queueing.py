@@ -148,6 +148,15 @@ class Line:
         """How many wait that the level lets go, be it after the others."""
         return self._queue.demand(self.group, self._barred, 0)[0] if self._barred else self.size
 
+    def count_besides(self, others: int) -> int:
+        """How many go before what the level holds back, the classes of this mask left out."""
+        closed = self._bulkheads.closed | self._held | others
+        return self._queue.demand(self.group, closed, 0)[0]
+
+    def best_besides(self, others: int) -> tuple[int, int, int] | None:
+        """What of them is next: as `best` says it."""
+        return self._queue.best(self.group, self._bulkheads.closed | self._held | others)
+
     def best(self) -> tuple[int, int, int] | None:
         """(order key in ns, priority, entry) of what is next and may run, or None: what the level
         holds back is left out."""

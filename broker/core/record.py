@@ -103,6 +103,7 @@ class Record:
     attempt: Attempt | None = None
     tries: int = 0
     tries_free: int = 0  # of these, what came to nothing by the broker's own doing
+    preemptions: int = 0  # how often it was set aside for urgent work
     entry: int = 0  # its handle in the queue, or in the waiting room
     starts_in_room: int = 0  # attempts that had been made when it left the waiting room
     head_since_ns: int = -1  # its place in its line when it was last taken
@@ -130,7 +131,8 @@ class Attempt:
 
     `ending` is set once the request was told to end: how it will have ended when the call has.
     `flow` and `charged`: whose virtual counter pays for it, and what was charged so far.
-    `given_up`: its call was closed for this; its end is awaited, and counts as a failure by it.
+    `given_up`: its call was closed for this; its end is awaited, and counts as a failure by it, but
+    where it `is_preempted`.
     """
 
     id: AttemptId
@@ -153,3 +155,5 @@ class Attempt:
     pieces: int = 0  # known once it has ended
     ending: Trigger | None = None
     grace_timer: int = 0  # set once its call has ended without proof that the work has
+    is_preempted: bool = False  # was its call closed for the sake of urgent work?
+    waste_ns: int = 0  # of its slot's time, where it was

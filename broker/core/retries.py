@@ -10,7 +10,7 @@ from typing import Final
 from broker.core.announcements import Announcer
 from broker.core.backlog import Backlog
 from broker.core.dispatch import spelled
-from broker.core.effects import Effect, TellAttemptFailed, TellRequeued
+from broker.core.effects import Effect, TellAttemptFailed, TellPreempted, TellRequeued
 from broker.core.errors import BrokerError
 from broker.core.failures import failure_of
 from broker.core.flexible import Flexible
@@ -18,6 +18,7 @@ from broker.core.ledger import Ledger
 from broker.core.lifecycle import State, Trigger
 from broker.core.phases import Phases
 from broker.core.placement import BackendState
+from broker.core.preemption import PREEMPTED
 from broker.core.reassignment import Reassignment
 from broker.core.record import PAST_MAX, STARTS_ALL, Attempt, Record
 from broker.core.requests import OnInterruption
@@ -25,7 +26,7 @@ from broker.core.retry import RetryBudget, RetryPolicy, backoff_ns
 from broker.core.stimuli import AttemptEnded
 from broker.core.targets import may_start
 from broker.core.timers import Timers
-from broker.core.views import AttemptReport, AttemptView
+from broker.core.views import AttemptReport, AttemptView, PreemptionReport
 
 # So often it is looked whether another backend has a slot for what its own wants later.
 LOOK_AGAIN_NS: Final = 1_000_000_000
@@ -167,6 +168,42 @@ class Retries:
         """Its slot is free again: it waits for its next attempt."""
         record = attempt.record
         self._backends[attempt.backend].retries += 1
+        record.has_streamed = record.has_streamed or attempt.pieces > 0
+        self._wait_again(attempt, ended, wait_ns, now_ns)
+
+    def set_aside(self, attempt: Attempt, ended: AttemptEnded, wait_ns: int, now_ns: int) -> None:
+        """Urgent work has its slot, which is free after that time: it waits again at its old place.
+        It has failed nobody, nor has its backend; and its owner lets it begin anew, whatever may be
+        done when an attempt is lost."""
+        record, why = attempt.record, attempt.given_up
+        message = why.message if why is not None else ""
+        record.tries_free += 1
+        record.preemptions += 1
+        if attempt.is_owed:
+            record.spared_by = ""  # it was charged for coming again
+        view = view_of(attempt, PREEMPTED, message, wait_ns)
+        record.past = (*record.past[1 - PAST_MAX :], view)
+        voids_pieces = self._wait_again(attempt, ended, wait_ns, now_ns)
+        record.has_streamed = record.has_streamed or record.pieces_kept > 0
+        report = PreemptionReport(
+            key=record.spec.key,
+            agent_type=record.agent.type.name,
+            model=view.model,
+            backend=attempt.backend,
+            priority=record.priority,
+            level=attempt.level,
+            number=attempt.number,
+            times=record.preemptions,
+            pieces=attempt.pieces,
+            voids_pieces=voids_pieces,
+            waste_ns=attempt.waste_ns,
+            message=message,
+        )
+        self._emit(TellPreempted(attempt.id, report))
+
+    def _wait_again(self, attempt: Attempt, ended: AttemptEnded, wait_ns: int, now_ns: int) -> bool:
+        """It waits for its next attempt. Is what came so far void?"""
+        record = attempt.record
         voids_pieces = _keep(record, attempt.pieces, is_continuable=ended.is_continuable)
         record.move(Trigger.REQUEUE)
         record.attempt = None
@@ -179,10 +216,11 @@ class Retries:
         self._phases.waits(record, now_ns)
         if wait_ns == 0:
             self._enter(record, now_ns)
-            return
+            return voids_pieces
         self._ledger.backing_off += 1
         record.backoff_timer = self._timers.set(now_ns + wait_ns, self._backoff_over, record)
         self._announcer.tell_standing(record, 1, now_ns)
+        return voids_pieces
 
     def _backoff_over(self, record: Record, now_ns: int) -> None:
         if now_ns < record.away_until_ns and self._would_come_again(record):
@@ -228,7 +266,6 @@ class Retries:
 def _keep(record: Record, pieces: int, *, is_continuable: bool) -> bool:
     """What has come is kept, where the next attempt goes on from it. Else it is void: is there
     any?"""
-    record.has_streamed = record.has_streamed or pieces > 0
     pieces += record.pieces_kept
     goes_on = record.spec.on_interruption is OnInterruption.CONTINUE and is_continuable
     record.pieces_kept = pieces if goes_on else 0

@@ -15,7 +15,7 @@ from broker.core.placement import BackendState
 from broker.core.requests import Outcome, RequestKey
 from broker.core.residency import ResidencyState
 from broker.core.tally import BoundTally, PriorityTally
-from broker.core.views import BreakerView, EstimatesView
+from broker.core.views import BreakerView, EstimatesView, PreemptionView
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +114,7 @@ class Snapshot:
     priorities: Mapping[int, PriorityTally]
     estimates: EstimatesView
     bounds: BoundTally
+    preemptions: PreemptionView
     backends: tuple[BackendView, ...]
     requests: tuple[RequestView, ...]
 
@@ -142,6 +143,7 @@ def take_snapshot(engine: Engine, now_ns: int, *, requests_max: int = 0) -> Snap
         },
         estimates=_estimates_view(engine),
         bounds=replace(engine.tally.bounds),
+        preemptions=_preemption_view(engine, now_ns),
         backends=tuple(_backend_views(engine)),
         requests=tuple(_request_views(engine, requests_max, now_ns)),
     )
@@ -156,6 +158,15 @@ def _estimates_view(engine: Engine) -> EstimatesView:
         inside_ever=waits.inside,
         outside_ever=waits.judged - waits.inside,
         left_before_ever=waits.left_before,
+    )
+
+
+def _preemption_view(engine: Engine, now_ns: int) -> PreemptionView:
+    preemptions = engine.preemptions
+    return PreemptionView(
+        count=preemptions.count,
+        wasted_ns=preemptions.wasted_ns,
+        left_ns=max(0.0, preemptions.left_ns(now_ns)),
     )
 
 

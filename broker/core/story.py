@@ -96,6 +96,8 @@ def _told(
         is_complete=is_complete,
         problem=ended.problem if ended else "",
         attempts=_attempts(record, attempt, ended),
+        preemptions=record.preemptions,
+        is_preemptible=ended is None and engine.preemptions.may_be_set_aside(record),
         told_ns=_told_first(record),
         bound_ns=record.bound.ns if record.bound is not None else None,
         bound_why=record.bound.why if record.bound is not None else "",

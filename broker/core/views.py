@@ -115,6 +115,35 @@ class AttemptReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PreemptionReport:
+    """A call to a backend that was set aside for urgent work; its request waits again. `times`: so
+    often now. `voids_pieces`: its answer begins anew."""
+
+    key: RequestKey
+    agent_type: str
+    model: str
+    backend: str
+    priority: int
+    level: Level
+    number: int
+    times: int
+    pieces: int
+    voids_pieces: bool
+    waste_ns: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreemptionView:
+    """What was set aside for urgent work since start, and what it has cost. `left_ns`: so much of
+    the time of slots may be wasted now."""
+
+    count: int
+    wasted_ns: int
+    left_ns: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BreakerView:
     """A breaker that is not closed, or has counted failures."""
 
@@ -169,6 +198,8 @@ class Explanation:
     bound_why: str = ""  # why none was stated, where it waited
     credit_ns: int = 0  # how much older it counts as, for its session
     attempts: tuple[AttemptView, ...] = ()
+    preemptions: int = 0  # how often it was set aside for urgent work
+    is_preemptible: bool = False  # may that happen, or happen again?
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -205,7 +205,10 @@ class Worth:
             return known
         load_ns = 0.0 if is_there else _load_ns(view, runner)
         ready_ns = view.now_ns if is_there else _ready_ns(view, runner)
-        slots = view.backend.by_runner[runner].slots
+        spec = view.backend.by_runner.get(runner)
+        if spec is None:
+            return NOTHING  # it is still there, and can be asked for by no name
+        slots = spec.slots
         best, weight, work_ns = NOTHING, 0.0, 0.0
         for each in front.requests:
             starts_ns = ready_ns + work_ns / slots

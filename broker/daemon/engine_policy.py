@@ -9,7 +9,13 @@ from broker.config.resilience import (
     RetriesConfig,
     TimeoutsConfig,
 )
-from broker.config.schema import AgentsConfig, AgentTypeConfig, BackendConfig, Config
+from broker.config.schema import (
+    AgentsConfig,
+    AgentTypeConfig,
+    BackendConfig,
+    Config,
+    PreemptionConfig,
+)
 from broker.core.agent_policy import AgentsPolicy, AgentTypePolicy, BucketPolicy
 from broker.core.breaker import BreakerPolicy
 from broker.core.healing import HealingPolicy
@@ -17,6 +23,7 @@ from broker.core.level import DegradationPolicy, Level, Threshold
 from broker.core.model_name import comparison_key
 from broker.core.placement import BackendPolicy, PlacementPolicy
 from broker.core.policy import EnginePolicy
+from broker.core.preemption import PreemptionPolicy
 from broker.core.queueing import AgentOrder, QueuePolicy
 from broker.core.retry import RetryPolicy
 from broker.core.time_outs import Phase, TimeOutPolicy, TimeOuts
@@ -47,7 +54,19 @@ def engine_policy(config: Config, seed: int = 0) -> EnginePolicy:
             restart_backoff_ns=config.healing.restart_backoff_s * _S,
             restarts_max=config.healing.restarts_max,
         ),
+        preemption=_preemption(config.preemption),
         seed=seed,
+    )
+
+
+def _preemption(config: PreemptionConfig) -> PreemptionPolicy:
+    return PreemptionPolicy(
+        preemptions_max=config.preemptions_max,
+        share_max=config.share_percent / 100,
+        window_ns=config.window_s * _S,
+        urgent_worst=config.urgent_priority_worst,
+        victim_best=config.victim_priority_best,
+        soon_ns=config.soon_ms * _MS,
     )
 
 

@@ -22,7 +22,7 @@ from broker.core.requests import Outcome
 from broker.core.residency import ResidencyState
 from broker.core.snapshot import ResidencyView, Snapshot
 from broker.core.tally import BoundTally
-from broker.core.views import AlertView, EstimatesView, LevelView
+from broker.core.views import AlertView, EstimatesView, LevelView, PreemptionView
 from broker.observability.bounded import OTHER
 from broker.observability.machine_metrics import machine_metrics
 
@@ -54,6 +54,7 @@ def picture_metrics(picture: Picture) -> Iterator[Metric]:
     yield from _bulkheads(picture.snapshot)
     yield from _estimates(picture.snapshot.estimates)
     yield from _bounds(picture.snapshot.bounds)
+    yield from _preemptions(picture.snapshot.preemptions)
     yield from _endings(picture.snapshot)
     yield from _backends(picture.snapshot)
     yield from machine_metrics(picture.level)
@@ -98,6 +99,24 @@ def _estimates(estimates: EstimatesView) -> Iterator[Metric]:
     if estimates.judged:
         share.add_metric([], estimates.inside / estimates.judged)
     yield share
+
+
+def _preemptions(preemptions: PreemptionView) -> Iterator[Metric]:
+    yield CounterMetricFamily(
+        "broker_preemptions",
+        "Calls that were set aside for urgent work",
+        value=preemptions.count,
+    )
+    yield CounterMetricFamily(
+        "broker_preempted_slot_seconds",
+        "Time of slots that was wasted by that",
+        value=preemptions.wasted_ns / 1e9,
+    )
+    yield GaugeMetricFamily(
+        "broker_preemption_slot_seconds_left",
+        "Time of slots that may still be wasted by that now",
+        value=preemptions.left_ns / 1e9,
+    )
 
 
 def _bounds(bounds: BoundTally) -> Iterator[Metric]:

@@ -16,7 +16,7 @@ from broker.core.healing import HealingStep
 from broker.core.observer import Observer
 from broker.core.requests import Outcome
 from broker.core.residency import SwitchStep
-from broker.core.views import AttemptReport, RequestReport
+from broker.core.views import AttemptReport, PreemptionReport, RequestReport
 
 # Of a prompt that is shown. The whole of a long one would drown the line.
 PROMPT_CHARS_MAX: Final = 4_096
@@ -93,6 +93,21 @@ class RequestLog(Observer):
             message=report.message,
             pieces=report.pieces,
             backoff_ms=_ms(report.backoff_ns),
+        )
+
+    def attempt_preempted(self, report: PreemptionReport) -> None:
+        if not self._tells_requests:
+            return
+        self._log.info(
+            "set aside for urgent work",
+            request_id=report.key[1],
+            agent=report.key[0],
+            model=report.model,
+            backend=report.backend,
+            attempt=report.number,
+            message=report.message,
+            pieces=report.pieces,
+            wasted_ms=_ms(report.waste_ns),
         )
 
     def breaker_changed(self, told: TellBreaker) -> None:

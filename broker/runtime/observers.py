@@ -8,7 +8,13 @@ import structlog
 
 from broker.core.effects import TellBreaker, TellHealing, TellLevel, TellPriority, TellSwitch
 from broker.core.observer import Observer
-from broker.core.views import AlertView, AttemptReport, RequestReport, RequestStart
+from broker.core.views import (
+    AlertView,
+    AttemptReport,
+    PreemptionReport,
+    RequestReport,
+    RequestStart,
+)
 
 _log = structlog.get_logger(__name__)
 
@@ -32,6 +38,7 @@ class Observers:
         "_failed",
         "_healing",
         "_level",
+        "_preempted",
         "_priority",
         "_stalled",
         "_started",
@@ -43,6 +50,7 @@ class Observers:
         self._started: _Ears = tuple(each.request_started for each in those)
         self._ended: _Ears = tuple(each.request_ended for each in those)
         self._attempt: _Ears = tuple(each.attempt_failed for each in those)
+        self._preempted: _Ears = tuple(each.attempt_preempted for each in those)
         self._breaker: _Ears = tuple(each.breaker_changed for each in those)
         self._healing: _Ears = tuple(each.healing for each in those)
         self._switching: _Ears = tuple(each.switching for each in those)
@@ -61,6 +69,9 @@ class Observers:
 
     def attempt_failed(self, report: AttemptReport) -> None:
         self._tell(self._attempt, report)
+
+    def attempt_preempted(self, report: PreemptionReport) -> None:
+        self._tell(self._preempted, report)
 
     def breaker_changed(self, told: TellBreaker) -> None:
         self._tell(self._breaker, told)

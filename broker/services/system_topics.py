@@ -23,10 +23,17 @@ from broker.core.events import (
 )
 from broker.core.level import Level
 from broker.core.observer import Observer
+from broker.core.preemption import PREEMPTED
 from broker.core.residency import ResidencyState
 from broker.core.snapshot import ResidencyView, Snapshot
 from broker.core.topics import ALERTS, CAPACITY, LEVEL, MODELS, PRIORITY, REQUESTS
-from broker.core.views import AlertView, LevelView, RequestReport, RequestStart
+from broker.core.views import (
+    AlertView,
+    LevelView,
+    PreemptionReport,
+    RequestReport,
+    RequestStart,
+)
 
 # Capacity and models are looked at so often while somebody listens: a look is 50 us.
 LOOK_INTERVAL_S: Final = 0.25
@@ -95,6 +102,23 @@ class SystemTopics(Observer):
             total_ns=report.total_ns,
             prompt_tokens=report.prompt_tokens,
             output_tokens=report.output_tokens,
+        )
+        self._bus.publish(REQUESTS, change)
+
+    def attempt_preempted(self, report: PreemptionReport) -> None:
+        if not self._bus.is_heard(REQUESTS):
+            return
+        agent_id, request_id = report.key
+        change = RequestChange(
+            agent_id=agent_id,
+            request_id=request_id,
+            state="requeued",
+            model=report.model,
+            backend=report.backend,
+            priority=report.priority,
+            reason=PREEMPTED,
+            level=report.level,
+            queue_wait_ns=0,
         )
         self._bus.publish(REQUESTS, change)
 

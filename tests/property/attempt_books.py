@@ -28,6 +28,26 @@ class AttemptBooks:
         assert effect.continues == (live.kept > 0)
         assert not effect.continues or live.begun_by == runner, "goes on with another model's text"
 
+    def abort(self, live: Live, *, is_urgent_waiting: bool) -> None:
+        """What urgent work has set aside."""
+        policy = self._operators.policy.preemption
+        assert not self.draining, "set aside while the broker leaves"
+        assert live.spec.preemptible, "its owner did not let it be set aside"
+        assert live.priority >= policy.victim_best > policy.urgent_worst
+        assert live.preemptions < policy.preemptions_max, "set aside once too often"
+        assert is_urgent_waiting, "set aside for nobody"
+
+    def set_aside(self, effect: TellRequeued, call: Call, ended: AttemptEnded) -> None:
+        """It has failed nobody, and its owner lets it begin anew; what goes on, does."""
+        live = call.live
+        live.tries_free += 1
+        live.preemptions += 1
+        pieces = live.kept + ended.pieces
+        goes_on = live.spec.on_interruption is OnInterruption.CONTINUE and ended.is_continuable
+        assert effect.voids_pieces == (pieces > 0 and not goes_on)
+        live.kept, live.begun_by = pieces if goes_on else 0, call.runner
+        live.has_streamed = live.has_streamed or live.kept > 0
+
     def put_back(self, effect: TellRequeued, call: Call, ended: AttemptEnded) -> None:
         """Its call came to nothing and another may help; what its client has read is only void, or
         gone on from, where it asked for that."""
@@ -46,6 +66,16 @@ class AttemptBooks:
         goes_on = way is OnInterruption.CONTINUE and ended.is_continuable
         assert effect.voids_pieces == (pieces > 0 and not goes_on)
         live.kept, live.begun_by = pieces if goes_on else 0, call.runner
+
+    def used(self, call: Call, ended: AttemptEnded) -> tuple[int, int]:
+        """(model tokens, what fairness charges for them) of a call that its request ended with."""
+        prompt_tokens = ended.prompt_tokens
+        if not prompt_tokens and not isinstance(ended.error, BackendUnreachable):
+            prompt_tokens = call.live.spec.prompt_bytes // 4  # what was cut off is not free
+        costs = self._operators.policy.queue
+        output_tokens = ended.output_tokens + call.live.kept
+        cost = costs.prompt_token_cost * prompt_tokens
+        return prompt_tokens + output_tokens, cost + costs.output_token_cost * output_tokens
 
     def rests(self, ended: AttemptEnded, live: Live) -> None:
         """Only a backend that was not called may be called again at once, or one that should."""

@@ -35,7 +35,8 @@ class Live:
     service_ns: int = 0  # how long it probably runs, as it looked when it came
     tries: int = 0
     begun_by: str = ""  # the runner of the pieces that are kept
-    tries_free: int = 0  # of these, closed for a cure
+    tries_free: int = 0  # of these, closed for a cure or set aside
+    preemptions: int = 0
     kept: int = 0  # pieces of attempts before, from which the next goes on
     has_streamed: bool = False
     waits_since_ns: int = 0

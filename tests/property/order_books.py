@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from _sched.reference_queue import FairQueue
 from _sched.reference_vtc import COMPARTMENT_MAX
+from broker.core.effects import StartAttempt
 from broker.core.queueing import LineKey
 from broker.core.requests import AttemptId, Criticality, RequestKey
 from broker.core.story import Rule
@@ -156,24 +157,37 @@ class OrderBooks:
 
     # The law
 
+    def is_urgent_waiting(self) -> bool:
+        """Is there any that nothing but the want of a slot holds back?"""
+        return any(
+            each.live.priority <= self._operators.policy.preemption.urgent_worst
+            and not self._operators.is_paused(each.live.key[0])
+            and not self.is_closed(each.live.compartment)
+            and not self._is_held(each)
+            for each in self.waiting.values()
+        )
+
     def is_closed(self, compartment: str) -> bool:
         limit = self._operators.limit(compartment)
         return limit is not None and self.running[compartment] >= limit
 
     def start(
         self,
-        key: RequestKey,
-        attempt: AttemptId,
+        effect: StartAttempt,
         charge: int,
         fitting: Iterable[LineKey],
         now_ns: int,
+        *,
+        best_of: int,
     ) -> None:
-        """It got a slot that the requests of these lines fit as well."""
+        """It got a slot that the requests of these lines fit as well, those of this priority and
+        better alone: others have it only where none of these may."""
+        key = effect.key
         waiting = self.waiting[key]
         live = waiting.live
         assert not self._operators.is_paused(key[0]), "a paused agent's request was started"
         assert not self.is_closed(live.compartment), "more run in a compartment than may"
-        self._check_turn(waiting, set(fitting))
+        self._check_turn(waiting, set(fitting), best_of)
         for other in self.waiting.values():
             if other.live.arrived_ns < live.arrived_ns:
                 other.overtakings.append(now_ns)
@@ -183,10 +197,10 @@ class OrderBooks:
         assert taken[1] == self._heads[self._flow(waiting)][1]
         del self.waiting[key]
         self._look_for_head(waiting, now_ns)
-        self._served[attempt] = Served(waiting, taken[0], charge, taken[1])
+        self._served[effect.attempt] = Served(waiting, taken[0], charge, taken[1])
         self.running[live.compartment] += 1
 
-    def _check_turn(self, waiting: Waiting, fitting: set[LineKey]) -> None:
+    def _check_turn(self, waiting: Waiting, fitting: set[LineKey], best_of: int) -> None:
         """Its class has the oldest claim of all that could run, handicaps counted (the oracle of
         the queue keeps the claims), no other agent of its class is in a lower grade, nor in the
         same one with an older head, sizes considered, and it is the head of its agent. What could
@@ -202,6 +216,7 @@ class OrderBooks:
             and not self.is_closed(each.live.compartment)
             and not self._is_barred(each)
             and self._is_head(each)
+            and each.live.priority <= best_of
         ]
         may_run = [each for each in could_run if self._is_held(each) == is_held]
         assert not is_held or may_run == could_run, "it ran before one that goes first"
@@ -210,6 +225,7 @@ class OrderBooks:
         closed = sum(1 << bit for name, bit in self._bits.items() if self.is_closed(name))
         # Whose class is held is closed to the others; all of a line are one model's.
         those = [each for each in self.waiting.values() if each.line in fitting]
+        closed |= sum(1 << COMPARTMENT_MAX + each for each in range(best_of + 1, 11))
         for each in those:
             if self._is_barred(each) or (self._is_held(each) and not is_held):
                 closed |= self._class_bits(each)

@@ -31,6 +31,7 @@ from broker.core.effects import (
     TellBreaker,
     TellHealing,
     TellLevel,
+    TellPreempted,
     TellPriority,
     TellQueued,
     TellRequeued,
@@ -40,8 +41,8 @@ from broker.core.effects import (
     WaitReason,
 )
 from broker.core.engine import Engine
-from broker.core.errors import BackendUnreachable, BrokerError
-from broker.core.requests import AttemptId, Outcome, RequestKey, RequestSpec
+from broker.core.errors import BrokerError, Cancelled
+from broker.core.requests import Outcome, RequestKey, RequestSpec
 from broker.core.stimuli import (
     Arrived,
     AttemptEnded,
@@ -64,6 +65,7 @@ from tests.property.level_books import LevelBooks
 from tests.property.operator_books import OperatorBooks
 from tests.property.order_books import OrderBooks
 from tests.property.server_books import MODELS, SIZES, Call, Server
+from tests.property.slot_books import SlotBooks
 from tests.property.told_times import check_times
 from tests.unit.core.scene import SECOND_NS
 
@@ -84,8 +86,8 @@ class PerfectShell:
         self.order = OrderBooks(self.operators, self.levels)
         self.tries = AttemptBooks(self.operators)
         self.health = HealthBooks()
-        self.calls: dict[AttemptId, Call] = {}
-        self.graces: list[tuple[int, Call]] = []  # slots that come free at a time
+        self.slots = SlotBooks(self.operators, self.order)
+        self.calls = self.slots.calls
         self.attempts_seen = 0
         self.admitted = 0
         self.finished = 0
@@ -104,6 +106,7 @@ class PerfectShell:
             TakeOver: self._told,
             StartAttempt: self._start,
             TellAttemptFailed: self._heard,
+            TellPreempted: self._heard,
             AbortAttempt: self._abort,
             Answer: self._answer,
             Finish: self._finish,
@@ -133,6 +136,7 @@ class PerfectShell:
     def feed(self, stimulus: Stimulus) -> None:
         """One turn, its effects held against the books, and the engine's own laws."""
         self.turn, self.refusal = stimulus, None
+        self.slots.begin_turn()
         effects = self.engine.handle(stimulus, self.now_ns)
         self.story.append((stimulus, self.now_ns, repr(effects)))
         self.health.turned(stimulus, effects, self.calls, self.now_ns)
@@ -162,10 +166,7 @@ class PerfectShell:
             case DrainAsked():
                 self.tries.draining = True
             case TimerFired():
-                over = [call for until_ns, call in self.graces if until_ns <= self.now_ns]
-                self.graces = [each for each in self.graces if each[0] > self.now_ns]
-                for call in over:
-                    self.order.release(call.live.compartment)
+                self.slots.release_due(self.now_ns)
         self._move_what_waits()
 
     def _attempt_ended(self, ended: AttemptEnded, effects: Sequence[Effect]) -> None:
@@ -173,29 +174,28 @@ class PerfectShell:
         call = self.calls.pop(ended.attempt)
         live, key = call.live, call.live.key
         is_under_way = self.live.get(key) is live
-        if not is_under_way and ended.error is not None:
-            self.graces.append((self.now_ns + GRACE_NS, call))
+        is_set_aside = call.is_for_urgent and isinstance(ended.error, Cancelled)
+        if ended.error is not None and (is_set_aside or not is_under_way):
+            self.slots.release_at(self.now_ns + GRACE_NS, call)
         else:
-            self.order.release(live.compartment)
+            self.slots.release(call)
         back = [each for each in effects if isinstance(each, TellRequeued) and each.key == key]
         if back:
-            self.tries.put_back(back[0], call, ended)
+            law = self.tries.set_aside if is_set_aside else self.tries.put_back
+            law(back[0], call, ended)
             self.order.rest(ended.attempt)
             live.where, live.is_back, live.waits_since_ns = Where.QUEUE, True, self.now_ns
             words = [each for each in effects if isinstance(each, TellQueued) and each.key == key]
-            if any(each.reason is WaitReason.BACKOFF for each in words):
+            if is_set_aside:
+                live.where = Where.BACKOFF
+            elif any(each.reason is WaitReason.BACKOFF for each in words):
                 self.tries.rests(ended, live)
             elif key in self.engine.records:
                 self._come_back(live)
             return
-        prompt_tokens = ended.prompt_tokens
-        if not prompt_tokens and not isinstance(ended.error, BackendUnreachable):
-            prompt_tokens = call.live.spec.prompt_bytes // 4  # what was cut off is not free
-        costs = self.operators.policy.queue
-        output_tokens = ended.output_tokens + live.kept
-        cost = costs.prompt_token_cost * prompt_tokens
-        self.order.settle(ended.attempt, cost + costs.output_token_cost * output_tokens)
-        self.buckets.settle(live, prompt_tokens + output_tokens, self.now_ns)
+        tokens, cost = self.tries.used(call, ended)
+        self.order.settle(ended.attempt, cost)
+        self.buckets.settle(live, tokens, self.now_ns)
 
     def _come_back(self, live: Live) -> None:
         """It waits in a line again; in which one was decided before it entered that."""
@@ -204,7 +204,7 @@ class PerfectShell:
 
     def _limit_all(self) -> None:
         """A bulkhead that is new holds for what waits and what runs as well."""
-        held = {id(each.live): each.live for each in self._holding()}
+        held = {id(each.live): each.live for each in self.slots.holding()}
         everybody = {id(each): each for each in self.live.values()} | held
         for live in everybody.values():
             name = self.entry.new_bulkhead(live)
@@ -220,9 +220,6 @@ class PerfectShell:
                 self.order.enter(live, line, self.now_ns)
                 self.order.waiting[live.key].has_moved = True
             live.compartment = name
-
-    def _holding(self) -> list[Call]:
-        return [*self.calls.values(), *(call for _, call in self.graces)]
 
     def _move_what_waits(self) -> None:
         """What waits for a model that was pulled anew waits for that from now on; so does what the
@@ -311,23 +308,23 @@ class PerfectShell:
         self.tries.start(effect, live, runner)
         assert server.switching is None or server.switching.runner != runner
         slots = next(each.slots for each in server.listed if each.runner == runner)
-        assert self._held(effect.backend, runner) < slots, "two attempts for one slot"
+        assert self.slots.held(effect.backend, runner) < slots, "two attempts for one slot"
         live.where = Where.SLOT
         self.calls[effect.attempt] = Call(live=live, backend=effect.backend, runner=runner)
         attempt = self.engine.attempts[effect.attempt]
-        lines = {each.line for each in self.order.waiting.values() if each.line[0] == runner}
-        fitting = [line for line in lines if attempt.residency.fits(line[1])]
-        self.order.start(effect.key, effect.attempt, attempt.charged, fitting, self.now_ns)
-
-    def _held(self, backend: str, runner: str) -> int:
-        return sum(each.backend == backend and each.runner == runner for each in self._holding())
+        lines = {each.line for each in self.order.waiting.values()}
+        fitting = [x for x in lines if x[0] == runner and attempt.residency.fits(x[1])]
+        best_of = self.slots.best_of(effect.backend, runner, live.priority)
+        self.order.start(effect, attempt.charged, fitting, self.now_ns, best_of=best_of)
 
     def _abort(self, effect: AbortAttempt) -> None:
         call = self.calls[effect.attempt]
         assert not call.is_aborted
-        call.is_aborted = True
-        beside = self.turn if isinstance(self.turn, Quiet | AttemptEnded) else None
-        call.is_for_cure = beside is not None and beside.attempt != effect.attempt
+        call.is_aborted, call.is_for_urgent = True, effect.is_for_urgent
+        if effect.is_for_urgent:
+            self.tries.abort(call.live, is_urgent_waiting=self.order.is_urgent_waiting())
+        elif isinstance(self.turn, Quiet | AttemptEnded):
+            call.is_for_cure = self.turn.attempt != effect.attempt
 
     def _heard(self, effect: Effect) -> None:
         """Told to everybody who listens; no request's matter."""
@@ -379,7 +376,7 @@ class PerfectShell:
     def _unload(self, effect: Unload) -> None:
         server = self.servers[effect.backend]
         assert server.switching is None, "an unload beside another switch"
-        assert self._held(effect.backend, effect.runner) == 0, "an unload under running work"
+        assert self.slots.held(effect.backend, effect.runner) == 0, "an unload under running work"
         is_whole = self.engine.backends[effect.backend].policy.exclusive
         owner = server.loaded.get(effect.runner, "us")  # it may have left by itself
         may = owner == "us" or is_whole or effect.is_cure  # what hangs serves nobody

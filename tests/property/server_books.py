@@ -35,6 +35,7 @@ class Call:
     has_token: bool = False
     is_aborted: bool = False
     is_for_cure: bool = False  # closed beside a frozen call: its end says nothing of it
+    is_for_urgent: bool = False  # set aside for urgent work
 
 
 @dataclass(slots=True)

@@ -15,7 +15,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from tests.property.house_rules import HOUSES, House
 from tests.property.unruly_people import Choose, T
-from tests.property.unruly_world import ACTIONS, UnrulyWorld, digest_of_story, replay
+from tests.property.unruly_world import (
+    ACTIONS,
+    PRESSED_ACTIONS,
+    UnrulyWorld,
+    digest_of_story,
+    replay,
+    story,
+)
 
 
 def chooser(data: st.DataObject) -> Choose:
@@ -51,6 +58,17 @@ TestEngine.settings = settings(max_examples=120, stateful_step_count=60)
 @pytest.mark.parametrize("seed", range(100))
 def test_a_long_story_keeps_every_law(seed: int) -> None:
     assert digest_of_story(seed, 300)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_story_of_urgent_work_keeps_every_law(seed: int) -> None:
+    story(seed, 200, PRESSED_ACTIONS)
+
+
+def test_in_those_stories_work_is_set_aside() -> None:
+    """Else they would say nothing of that."""
+    worlds = [story(seed, 200, PRESSED_ACTIONS) for seed in range(8)]
+    assert sum(each.engine.preemptions.count for each in worlds) >= len(worlds)
 
 
 STORIES = 40

@@ -81,6 +81,7 @@ class UnrulyPeople(PerfectShell):
             accepts_default=self.choose([False, False, True]),
             output_tokens_max=self.choose([0, 0, 20, 500]),
             on_interruption=self.choose(list(OnInterruption)),
+            preemptible=self.choose([spec.priority >= 8, True, True]),
             time_outs=self.choose(TIME_OUTS),
         )
         self.feed(Arrived(spec))
@@ -95,6 +96,22 @@ class UnrulyPeople(PerfectShell):
                     agent=agent,
                     model=model,
                     priority=self.choose([5, 5, 2]),
+                    deadline_ns=self.now_ns + 10 * MINUTE_NS,
+                )
+            )
+
+    def urge(self) -> None:
+        """Something urgent comes for a model that others use, who may be set aside."""
+        running = [each.live.spec for each in self.calls.values() if not each.is_aborted]
+        models = sorted({each.model for each in running if each.preemptible})
+        if models:
+            self.wait(self.choose([0, 2 * SECOND_NS, 20 * SECOND_NS]))
+            self.feed(
+                arrived(
+                    f"u{self.choose(range(8))}",
+                    agent=self.choose(AGENTS),
+                    model=self.choose([*models, "n"]),
+                    priority=self.choose([1, 2]),
                     deadline_ns=self.now_ns + 10 * MINUTE_NS,
                 )
             )

@@ -165,7 +165,7 @@ class UnrulyWorld(UnrulyPeople):
 
     def vanish(self) -> None:
         name = self.choose(list(self.servers))
-        idle = [runner for runner in self.servers[name].loaded if not self._held(name, runner)]
+        idle = [runner for runner in self.servers[name].loaded if not self.slots.held(name, runner)]
         if idle:
             del self.servers[name].loaded[self.choose(idle)]
 
@@ -239,7 +239,7 @@ class UnrulyWorld(UnrulyPeople):
         for _ in range(200):
             for name, server in self.servers.items():
                 for runner in [each for each, owner in server.loaded.items() if owner == "others"]:
-                    if not self._held(name, runner):
+                    if not self.slots.held(name, runner):
                         del server.loaded[runner]
                 if server.switching is not None:
                     self._end_switch(name, None)
@@ -282,6 +282,7 @@ class UnrulyWorld(UnrulyPeople):
 _WEIGHTS: Final = {
     "arrive": 12,
     "flood": 2,
+    "urge": 4,
     "come_when_told": 2,
     "cancel": 1,
     "boost": 1,
@@ -311,6 +312,24 @@ _WEIGHTS: Final = {
 }
 ACTIONS: Final = [name for name, weight in _WEIGHTS.items() for _ in range(weight)]
 
+# The same where little goes wrong, and urgent work comes among what may be set aside for it.
+_PRESSED: Final = {
+    "arrive": 12,
+    "urge": 8,
+    "cancel": 1,
+    "pause": 1,
+    "resume": 2,
+    "reload": 1,
+    "explain": 1,
+    "give_token": 3,
+    "end_call": 2,
+    "end_abort": 4,
+    "end_switch": 6,
+    "look": 1,
+    "let_time_pass": 3,
+}
+PRESSED_ACTIONS: Final = [name for name, weight in _PRESSED.items() for _ in range(weight)]
+
 
 def replay(world: UnrulyWorld) -> list[str]:
     """What a fresh engine answers to the same words at the same times."""
@@ -318,8 +337,14 @@ def replay(world: UnrulyWorld) -> list[str]:
     return [repr(engine.handle(stimulus, now_ns)) for stimulus, now_ns, _ in world.story]
 
 
-def digest_of_story(seed: int, steps: int) -> str:
+def digest_of_story(seed: int, steps: int, actions: Sequence[str] = ACTIONS) -> str:
     """A story told by a seeded random number generator, as a digest of all answers."""
+    world = story(seed, steps, actions)
+    return sha256("\n".join(answer for _, _, answer in world.story).encode()).hexdigest()
+
+
+def story(seed: int, steps: int, actions: Sequence[str] = ACTIONS) -> UnrulyWorld:
+    """The same, as it came to rest."""
     chance = random.Random(seed)
 
     def choose(among: Sequence[T]) -> T:
@@ -327,7 +352,7 @@ def digest_of_story(seed: int, steps: int) -> str:
 
     world = UnrulyWorld(choose, HOUSES[seed % len(HOUSES)])
     for _ in range(steps):
-        getattr(world, chance.choice(ACTIONS))()
+        getattr(world, chance.choice(actions))()
     world.come_to_rest()
     world.check_nothing_remains()
-    return sha256("\n".join(answer for _, _, answer in world.story).encode()).hexdigest()
+    return world

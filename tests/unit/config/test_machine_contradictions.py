@@ -33,6 +33,11 @@ from tests.unit.config.problems import problems_of
             "as else no answer of a sensor is fresh",
         ),
         (
+            "[preemption]\nurgent_priority_worst = 3",
+            "preemption.urgent_priority_worst: is 3; less than preemption.victim_priority_best "
+            "(3), as what is urgent would be set aside for its like",
+        ),
+        (
             "[pubsub]\nsubscribers_max = 99",
             "pubsub.subscribers_per_agent_max: is 100; at most pubsub.subscribers_max (99), "
             "as it counts all of them",

@@ -24,6 +24,7 @@ from broker.core.model_name import comparison_key
 from broker.core.placement import BackendPolicy, PlacementPolicy
 from broker.core.policy import EnginePolicy
 from broker.core.ports import Resident
+from broker.core.preemption import PreemptionPolicy
 from broker.core.queueing import QueuePolicy
 from broker.core.requests import (
     AttemptId,
@@ -192,6 +193,7 @@ class Scene:
         agents: AgentsPolicy = OPEN_HOUSE,
         retry: RetryPolicy | None = None,
         time_outs: TimeOutPolicy | None = None,
+        preemption: PreemptionPolicy | None = None,
     ) -> None:
         self.engine = Engine(
             EnginePolicy(
@@ -201,6 +203,7 @@ class Scene:
                 agents=agents,
                 retry=retry or RetryPolicy(),
                 time_outs=time_outs or TimeOutPolicy(),
+                preemption=preemption or PreemptionPolicy(),
             )
         )
         self.now_ns = 0

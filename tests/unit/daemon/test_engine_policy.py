@@ -17,12 +17,14 @@ from broker.config.schema import (
     Config,
     LimitsConfig,
     PlacementConfig,
+    PreemptionConfig,
     QueueConfig,
 )
 from broker.core.agent_policy import AgentsPolicy, AgentTypePolicy, BucketPolicy
 from broker.core.level import DegradationPolicy, Level, Threshold
 from broker.core.placement import BackendPolicy, PlacementPolicy
 from broker.core.policy import EnginePolicy
+from broker.core.preemption import PreemptionPolicy
 from broker.core.queueing import AgentOrder, QueuePolicy
 from broker.daemon.engine_policy import engine_policy, live_max
 
@@ -35,6 +37,7 @@ def test_the_defaults_of_the_file_are_the_defaults_of_the_engine() -> None:
     assert policy.placement == PlacementPolicy()
     assert policy.queue == QueuePolicy(live_max=10_000)
     assert policy.degradation == DegradationPolicy()
+    assert policy.preemption == PreemptionPolicy()
 
 
 def test_agents_have_the_rates_and_bulkheads_of_the_seeds() -> None:
@@ -113,6 +116,25 @@ def test_times_and_limits_reach_the_engine_in_its_own_unit() -> None:
             name="a", resident_max=2, memory_bytes=1_500_000_000, exclusive=True, is_local=True
         ),
         BackendPolicy(name="b", resident_max=1, memory_bytes=None, exclusive=False),
+    )
+
+
+def test_what_may_be_set_aside_reaches_the_engine_in_its_own_unit() -> None:
+    config = PreemptionConfig(
+        preemptions_max=5,
+        share_percent=12.5,
+        window_s=60,
+        urgent_priority_worst=3,
+        victim_priority_best=7,
+        soon_ms=250,
+    )
+    assert engine_policy(Config(preemption=config)).preemption == PreemptionPolicy(
+        preemptions_max=5,
+        share_max=0.125,
+        window_ns=60 * S,
+        urgent_worst=3,
+        victim_best=7,
+        soon_ns=250 * MS,
     )
 
 
