@@ -266,8 +266,10 @@ class Oracle:
         match effect.outcome:
             case Outcome.COMPLETED:
                 fits = isinstance(stimulus, AttemptEnded) and stimulus.error is None
-            case Outcome.EXPIRED:
-                fits = now_ns == due_ns
+            case Outcome.EXPIRED:  # or before, while it waits, where it would surely be late
+                waits = live is not None and live.attempt is None
+                is_late = waits and isinstance(effect.error, errors.DeadlineExpired)
+                fits = now_ns == due_ns or is_late
             case Outcome.CANCELLED:
                 fits = isinstance(stimulus, CancelAsked) and stimulus.key == effect.key
                 fits |= isinstance(stimulus, BlockAsked) and stimulus.cancels_waiting
