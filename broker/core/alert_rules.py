@@ -16,6 +16,7 @@ from broker.core.healing import Health
 from broker.core.level import Level
 from broker.core.sensing import SensorState
 from broker.core.snapshot import Snapshot
+from broker.core.vanishings import CONTESTED_MIN, WINDOW_NS
 from broker.core.views import AlertView, LevelView
 
 _S = 1_000_000_000
@@ -62,6 +63,7 @@ class Measured:
     breakers_open: tuple[str, ...]  # each with why
     retries_per_minute: float
     wedged: tuple[str, ...]  # backends, each with the evidence
+    contested: tuple[str, ...]  # backends that lose models again and again, each with how often
     sensors_failing: tuple[str, ...]  # each with its problem
     level: Level
     level_why: str
@@ -94,6 +96,11 @@ def measured(
             f"{each.name}: {each.evidence}"
             for each in snapshot.backends
             if each.health in (Health.WEDGED, Health.RESTARTING)
+        ),
+        contested=tuple(
+            f"{each.name}: {each.vanished_lately} times"
+            for each in snapshot.backends
+            if each.vanished_lately >= CONTESTED_MIN
         ),
         sensors_failing=tuple(
             f"{each.name}: {each.detail or 'no answer lately'}"
@@ -166,6 +173,16 @@ def _wedged(now: Measured, policy: AlertPolicy) -> str | None:
     if not now.wedged:
         return None
     return f"it answers and does not serve: {'; '.join(now.wedged)}"
+
+
+def _contested(now: Measured, policy: AlertPolicy) -> str | None:
+    if not now.contested:
+        return None
+    minutes = WINDOW_NS // (60 * _S)
+    return (
+        f"models left within the last {minutes} minutes though the broker had not told them to: "
+        f"{'; '.join(now.contested)}"
+    )
 
 
 def _sensor(now: Measured, policy: AlertPolicy) -> str | None:
@@ -242,6 +259,18 @@ RULES: Final = (
         runbook="Restart it (an Ollama: systemctl restart ollama); with restart_command under "
         "[[backends]] the broker does that itself. brokerctl doctor says what was found.",
         clear_ns=0,
+    ),
+    Rule(
+        name="ModelsContested",
+        severity="warning",
+        hold_ns=0,
+        judge=_contested,
+        meaning="Models that the broker had loaded left a backend several times within minutes "
+        "though it had not told them to: another tool loads models there, and the server evicts "
+        "the broker's for them.",
+        runbook="brokerctl models shows what others have loaded; have them come through the "
+        "broker, or give it a server of its own. What is evicted so is left alone for a while.",
+        clear_ns=0,  # the window is its patience
     ),
     Rule(
         name="SensorFailing",

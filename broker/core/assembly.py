@@ -24,6 +24,7 @@ from broker.core.effects import Effect
 from broker.core.errors import BrokerError
 from broker.core.estimates import Estimates
 from broker.core.flexible import Flexible
+from broker.core.freed_memory import FreedMemory
 from broker.core.healer import Healer, new_healer
 from broker.core.lateness import Lateness
 from broker.core.ledger import Ledger
@@ -92,6 +93,7 @@ class Assembly(ABC):
             self._note,
         )
         self._effects: list[Effect] = []
+        self._freed = self._new_freed_memory()
         self.residencies = self._new_residencies()
         self.breakers = self._new_breakers()
         self._switching = self._new_switching()
@@ -123,6 +125,15 @@ class Assembly(ABC):
             self.agents, self.backlog, self.ledger, self._announcer, self.timers, self._emit
         )
 
+    def _new_freed_memory(self) -> FreedMemory:
+        return FreedMemory(
+            self.backends,
+            self.timers,
+            lambda: self.policy.placement.memory_wait_ns,
+            self._emit,
+            lambda *over: self.residencies.memory_over(*over),
+        )
+
     def _new_residencies(self) -> Residencies:
         return Residencies(
             self.backends,
@@ -131,6 +142,7 @@ class Assembly(ABC):
             self.timers,
             self.estimates,
             self._load_charges,
+            self._freed,
             self._emit,
             self._note,
             self._load_failed,

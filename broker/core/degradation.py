@@ -72,7 +72,6 @@ class Degradation:
         """What the engine calls it for."""
         return {
             HostSensed: self._host_sensed,
-            GpusSensed: self._gpus_sensed,
             LoadDue: self._load_due,
             LevelAsked: self._level_asked,
         }
@@ -135,7 +134,8 @@ class Degradation:
         self._host.sensed(sensed.reading, self._backends, self.policy.settle_ns, now_ns)
         self._look(now_ns)
 
-    def _gpus_sensed(self, sensed: GpusSensed, now_ns: int) -> None:
+    def gpus_sensed(self, sensed: GpusSensed, now_ns: int) -> None:
+        """The sensor of the GPUs has answered; the engine passes it on."""
         self._gpu.sensed(sensed.reading, self._backends, self.policy.settle_ns)
         self._look(now_ns)
 

@@ -33,6 +33,7 @@ from broker.core.stimuli import (
     CancelCause,
     DrainAsked,
     FirstToken,
+    GpusSensed,
     LoadEnded,
     ModelsListed,
     OwnedBefore,
@@ -82,6 +83,7 @@ class Engine(Assembly):
             ResumeAsked: operations.resume,
             PolicyChanged: self._policy_changed,
             **self.degradation.handlers(),
+            GpusSensed: self._gpus_sensed,
             TimerFired: self._timer_fired,
         }
 
@@ -233,6 +235,10 @@ class Engine(Assembly):
             self.backlog.hold_anew(now_ns)
         self._reassignment.look_at_all(now_ns)
         self._flexible.models_changed()
+
+    def _gpus_sensed(self, sensed: GpusSensed, now_ns: int) -> None:
+        self._freed.sensed(sensed.reading, now_ns)
+        self.degradation.gpus_sensed(sensed, now_ns)
 
     # Time, level and policy
 

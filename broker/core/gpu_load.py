@@ -129,7 +129,7 @@ class GpuMemory:
         total_bytes = sum(each.memory_total_bytes for each in cards)
         used_bytes = sum(each.memory_used_bytes for each in cards)
         self._room_bytes = total_bytes - used_bytes
-        told_bytes, unclear = _held_by_processes(cards), ""
+        told_bytes, unclear = held_by_processes(cards), ""
         if told_bytes:  # some of ours may be out of sight: the larger figure counts
             ours_bytes = max(told_bytes, sum(listed))
         else:  # nobody may ask, or the processes are in another world
@@ -243,7 +243,7 @@ def _our_cards(gpus: Sequence[GpuSample], *, has_models: bool) -> Sequence[GpuSa
     return [max(gpus, key=lambda each: each.memory_total_bytes - each.memory_used_bytes)]
 
 
-def _held_by_processes(gpus: Collection[GpuSample]) -> int | None:
+def held_by_processes(gpus: Collection[GpuSample]) -> int | None:
     """What processes of ours hold; None where a card does not tell, or not of all of them."""
     held_bytes = 0
     for gpu in gpus:

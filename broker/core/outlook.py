@@ -29,6 +29,11 @@ LOOK_NS: Final = 100_000_000
 _TOLD: Final = frozenset({WaitReason.SLOT, WaitReason.LOADING, WaitReason.SWAP})
 
 
+_LEAVING: Final = frozenset(
+    {ResidencyState.DRAINING, ResidencyState.UNLOADING, ResidencyState.FREEING}
+)
+
+
 class Prospect(NamedTuple):
     """How the requests of a runner will start: the first in `before_ns`, then one after the other
     on so many slots, each of which takes so long as those before it run."""
@@ -179,7 +184,7 @@ class Outlook:
     ) -> float:
         """When a resident model has nothing left to do, were nobody else to come."""
         service_ns = self._estimates.service_ns(residency.runner) or 0.0
-        is_leaving = residency.state in (ResidencyState.DRAINING, ResidencyState.UNLOADING)
+        is_leaving = residency.state in _LEAVING
         if is_leaving:
             return service_ns / 2 if residency.running else 0.0
         left_ns = self._work_ns(backend, residency.runner, queued.get(residency.runner, 0))

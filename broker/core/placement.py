@@ -6,6 +6,7 @@ done is the protocol's (`switching.py`). Here is what is so, whatever the rule.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -23,6 +24,10 @@ MEMORY_PER_FILE_BYTE: Final = 1.2
 # How often the time for which a failed load is not tried again is doubled at most: 15 s are four
 # minutes then. Longer would keep away for nothing what could be loaded again.
 HOLD_DOUBLED_MAX: Final = 4
+
+
+# Losses that are remembered of a backend: more than any growth of a hold looks at.
+VANISHED_KEPT: Final = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,21 +66,24 @@ class BackendPolicy:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacementPolicy:
     """Times of the switch protocol. keep_alive is short enough that a dead broker pins nothing.
-    What was gated and does not drain within `drain_timeout_ns` serves on for as long again."""
+    What was gated and does not drain within `drain_timeout_ns` serves on for as long again. A model
+    that is not listed any more is gone after `memory_wait_ns` at the latest, whatever is seen of
+    its memory; 0: at once."""
 
     keep_alive_ns: int = 600_000_000_000
     failed_load_hold_ns: int = 15_000_000_000
     num_ctx_hold_ns: int = 600_000_000_000
     slot_grace_ns: int = 300_000_000
     drain_timeout_ns: int = 600_000_000_000
+    memory_wait_ns: int = 5_000_000_000
 
     def __post_init__(self) -> None:
         # A keep_alive is renewed at half of it, which must be a time as well.
         times = (self.failed_load_hold_ns, self.num_ctx_hold_ns, self.drain_timeout_ns)
         if min(self.keep_alive_ns // 2, *times) <= 0:
             raise ValueError("placement times must be positive")
-        if self.slot_grace_ns < 0:
-            raise ValueError("the grace of a slot must not be negative")
+        if min(self.slot_grace_ns, self.memory_wait_ns) < 0:
+            raise ValueError("the grace of a slot and of memory must not be negative")
 
 
 @dataclass(slots=True)
@@ -116,6 +124,10 @@ class BackendState:
     restarts_made: int = 0  # the same since start
     drains_given_up: int = 0  # since start
     loads_ahead: int = 0  # loads beside what left after them
+    memory_held: int = 0  # unloads of which the memory was not seen to come back
+    vanished: int = 0  # models of ours that nobody here told to leave
+    vanished_ns: deque[int] = field(default_factory=lambda: deque(maxlen=VANISHED_KEPT))
+    back_ns: int = -1  # when it last answered again: what it held before may be another process's
     loads: int = 0
     loads_failed: int = 0
     load_ns_sum: int = 0  # of loads that have ended, however they did
@@ -148,7 +160,8 @@ class BackendState:
     def is_switching(self) -> bool:
         """Is a load or an unload under way? Then nothing else is asked of this backend."""
         for each in self.residents.values():  # a loop: asked for in every turn
-            if each.state is ResidencyState.LOADING or each.state is ResidencyState.UNLOADING:
+            state = each.state
+            if state is not ResidencyState.RESIDENT and state is not ResidencyState.DRAINING:
                 return True
         return False
 

@@ -12,14 +12,15 @@ from typing import Final
 
 from broker.core.backlog import Backlog
 from broker.core.barriers import barrier
-from broker.core.effects import Effect, Renew
+from broker.core.effects import Effect, Renew, TellSwitch
 from broker.core.errors import BackendUnreachable
 from broker.core.estimates import Estimates
+from broker.core.freed_memory import FreedMemory
 from broker.core.load_charges import LoadCharges
 from broker.core.model_name import comparison_key
 from broker.core.placement import BackendState, PlacementPolicy
 from broker.core.ports import Resident
-from broker.core.residency import Residency, ResidencyState, ResidencyTrigger
+from broker.core.residency import Residency, ResidencyState, ResidencyTrigger, SwitchStep
 from broker.core.stimuli import (
     BackendSeen,
     LoadEnded,
@@ -28,6 +29,7 @@ from broker.core.stimuli import (
     UnloadEnded,
 )
 from broker.core.timers import Timers
+from broker.core.vanishings import Vanishings
 
 _State, _Trigger = ResidencyState, ResidencyTrigger
 
@@ -48,6 +50,7 @@ class Residencies:
         timers: Timers,
         estimates: Estimates,
         load_charges: LoadCharges,
+        freed: FreedMemory,
         emit: Callable[[Effect], None],
         note: Callable[[str], None],
         on_load_failed: Callable[[BackendState, str, LoadEnded, int, int], None],
@@ -60,10 +63,12 @@ class Residencies:
         self._timers = timers
         self._estimates = estimates
         self._load_charges = load_charges
+        self._freed = freed
         self._emit = emit
         self._note = note
         self._on_load_failed = on_load_failed
         self._on_change = on_change
+        self._vanishings = Vanishings(emit, self._hold, lambda: self.policy.failed_load_hold_ns)
 
     # What is known
 
@@ -71,6 +76,7 @@ class Residencies:
         backend = self.backends[seen.backend]
         if backend.up is not seen.up:
             self._note_all()
+            backend.back_ns = now_ns
         backend.up, backend.problem = seen.up, seen.problem
         backend.is_mute, backend.is_missing = seen.is_mute, not seen.up
 
@@ -101,6 +107,7 @@ class Residencies:
         backend.is_listed = True
         listed = {self._runner_of(backend, each): each for each in seen.residents}
         may_show_what_left = seen.asked_ns <= backend.left_ns
+        vanished = list[Residency]()  # that nobody told to leave
         for runner, residency in list(backend.residents.items()):
             row = listed.get(runner)
             if row is not None:
@@ -109,11 +116,15 @@ class Residencies:
                     self._measured(backend, residency, row)
             elif residency.may_have_vanished(seen.asked_ns):
                 self._expect_back(backend, residency)
+                if residency.state is _State.RESIDENT:
+                    vanished.append(residency)
                 self._leave(backend, residency, _Trigger.VANISHED, now_ns)
                 self._note_all()
         appeared = [] if may_show_what_left else [x for x in listed if x not in backend.residents]
         for runner in appeared:
             self._appeared(backend, runner, listed[runner], now_ns)
+        if vanished:  # who may be the cause is known by now
+            self._vanishings.vanished(backend, vanished, now_ns)
         if appeared:
             self._note_all()
             self._on_change(now_ns)
@@ -213,9 +224,14 @@ class Residencies:
         if residency.is_aborting:
             return
         hold_ns, why = self.policy.failed_load_hold_ns, ended.error.message
-        until_ns = backend.hold_off(ended.runner, why, hold_ns, now_ns)
-        self._timers.set(until_ns, partial(self._hold_over, backend), ended.runner)
+        until_ns = self._hold(backend, ended.runner, why, hold_ns, now_ns)
         self._on_load_failed(backend, residency.model, ended, until_ns, now_ns)
+
+    def _hold(self, backend: BackendState, runner: str, why: str, hold_ns: int, now_ns: int) -> int:
+        """It is not loaded there for a while; until when is returned."""
+        until_ns = backend.hold_off(runner, why, hold_ns, now_ns)
+        self._timers.set(until_ns, partial(self._hold_over, backend), runner)
+        return until_ns
 
     def next_try_ns(self, runner: str, now_ns: int) -> int | None:
         """When the load of a runner is tried next, or now where some backend has it; None where it
@@ -243,7 +259,8 @@ class Residencies:
         backend = self.backends[ended.backend]
         residency = backend.residents[ended.runner]
         if ended.error is None:
-            self._leave(backend, residency, _Trigger.GONE, now_ns)
+            if not self._freed.awaits(backend, residency, now_ns):
+                self._leave(backend, residency, _Trigger.GONE, now_ns)
             return
         residency.move(_Trigger.STAYED, now_ns)
         replaced_by, residency.replaced_by = residency.replaced_by, ""
@@ -259,6 +276,17 @@ class Residencies:
         # its keep_alive is not renewed: that would hold it there.
         residency.managed = False
         self._timers.cancel(residency.renew_timer)
+
+    def memory_over(
+        self, backend: BackendState, residency: Residency, is_back: bool, words: str, now_ns: int
+    ) -> None:
+        """The memory of a model that is not listed any more is back, or will not be."""
+        if not is_back:
+            backend.memory_held += 1
+            step = SwitchStep.MEMORY_HELD
+            name, model = backend.name, residency.model
+            self._emit(TellSwitch(backend=name, model=model, step=step, detail=words))
+        self._leave(backend, residency, _Trigger.GONE, now_ns)
 
     def _keep(self, backend: BackendState, residency: Residency, now_ns: int) -> None:
         at_ns = now_ns + self.policy.keep_alive_ns // 2

@@ -15,6 +15,7 @@ class ResidencyState(Symbol):
     RESIDENT = "resident"  # ready; gets work
     DRAINING = "draining"  # gated: gets no new work, leaves when the running work has ended
     UNLOADING = "unloading"  # told to leave; not yet proven gone
+    FREEING = "freeing"  # not listed any more; its memory has not been seen to come back
 
 
 class ResidencyTrigger(Symbol):
@@ -24,6 +25,7 @@ class ResidencyTrigger(Symbol):
     GATE = "gate"
     UNGATE = "ungate"  # nobody waits any more for what was to take its place
     DRAINED = "drained"
+    UNLISTED = "unlisted"
     GONE = "gone"
     STAYED = "stayed"  # the unload could not be proven: it is still there
     APPEARED = "appeared"  # somebody else loaded it
@@ -60,6 +62,8 @@ RESIDENCY: Final = Machine(
         (_S.DRAINING, _T.VANISHED): _S.ABSENT,
         (_S.UNLOADING, _T.GONE): _S.ABSENT,
         (_S.UNLOADING, _T.STAYED): _S.RESIDENT,
+        (_S.UNLOADING, _T.UNLISTED): _S.FREEING,
+        (_S.FREEING, _T.GONE): _S.ABSENT,
     },
 )
 

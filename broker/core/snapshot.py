@@ -15,6 +15,7 @@ from broker.core.placement import BackendState
 from broker.core.requests import Outcome, RequestKey
 from broker.core.residency import ResidencyState
 from broker.core.tally import BoundTally, PriorityTally
+from broker.core.vanishings import losses_lately
 from broker.core.views import BreakerView, EstimatesView, PreemptionView
 
 
@@ -66,6 +67,11 @@ class BackendView:
     retries: int = 0  # attempts that were repeated, since start
     retries_left: float = 0.0
     restarts: int = 0  # by the operator's command, since start
+    loads_ahead: int = 0  # beside one that left after them, since start
+    drains_given_up: int = 0  # since start
+    memory_held: int = 0  # unloads whose memory was not seen to come back, since start
+    vanished: int = 0  # models of ours that nobody here told to leave, since start
+    vanished_lately: int = 0  # how often that was within the last five minutes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +150,7 @@ def take_snapshot(engine: Engine, now_ns: int, *, requests_max: int = 0) -> Snap
         estimates=_estimates_view(engine),
         bounds=replace(engine.tally.bounds),
         preemptions=_preemption_view(engine, now_ns),
-        backends=tuple(_backend_views(engine)),
+        backends=tuple(_backend_views(engine, now_ns)),
         requests=tuple(_request_views(engine, requests_max, now_ns)),
     )
 
@@ -170,7 +176,7 @@ def _preemption_view(engine: Engine, now_ns: int) -> PreemptionView:
     )
 
 
-def _backend_views(engine: Engine) -> list[BackendView]:
+def _backend_views(engine: Engine, now_ns: int) -> list[BackendView]:
     queued: dict[str, int] = {}
     for (runner, _), line in engine.lines.items():
         queued[runner] = queued.get(runner, 0) + line.size
@@ -209,6 +215,11 @@ def _backend_views(engine: Engine) -> list[BackendView]:
             retries=backend.retries,
             retries_left=engine.retries.left(backend.name),
             restarts=backend.restarts_made,
+            loads_ahead=backend.loads_ahead,
+            drains_given_up=backend.drains_given_up,
+            memory_held=backend.memory_held,
+            vanished=backend.vanished,
+            vanished_lately=losses_lately(backend, now_ns),
         )
         for backend in engine.backends.values()
     ]

@@ -15,6 +15,7 @@ from broker.monitors.sampler import Sampler, SamplingPolicy, Sensor
 from broker.runtime.clock import Clock
 
 _MS = 1_000_000
+GPU: Final = "gpu"
 _OFF: Final = "it is switched off in [monitors]"
 
 
@@ -59,5 +60,5 @@ def _gpus(processes: ModelProcesses, clock: Clock) -> Sensor[GpuReading]:
 
     reader = GpuReader(processes.whose, clock.monotonic_ns)
     return Sensor(
-        name="gpu", read=reader.read, failed=failed, told=GpusSensed, release=reader.close
+        name=GPU, read=reader.read, failed=failed, told=GpusSensed, release=reader.close
     )

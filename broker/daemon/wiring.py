@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
 from broker.api.grpc.admin import AdminServicer
@@ -29,7 +30,7 @@ from broker.core.publish_quota import PublishPolicy
 from broker.daemon.engine_policy import engine_policy, live_max
 from broker.daemon.observing import Observing, observing
 from broker.daemon.pooling import Pooling
-from broker.daemon.sensing import sampling
+from broker.daemon.sensing import GPU, sampling
 from broker.models.catalog import Catalog, ModelSettings
 from broker.monitors.sampler import Sampler
 from broker.observability.alerting import Alerting
@@ -125,6 +126,8 @@ def build(
         stop,
     )
     operations = OperationsService(driver, reload)
+    sampler = sampling(config.monitors, driver.feed, clock, on_tick=(alerting.on_tick,))
+    driver.sense_gpus = partial(sampler.ask, GPU)
     models = ModelsService(driver, catalog, clock)
     pubsub = PubSubServicer(
         PubSubService(driver, bus, _pubsub_policy(config), topics.look),
@@ -142,7 +145,7 @@ def build(
             _http_settings(config), driver.snapshot, seen_by.exposition(driver, alerting, bus)
         ),
         pooling=pooling,
-        sampler=sampling(config.monitors, driver.feed, clock, on_tick=(alerting.on_tick,)),
+        sampler=sampler,
     )
 
 

@@ -79,19 +79,27 @@ class Sampler:
         self._at_first = tuple(at_first)
         # The last crash of each that was logged, while it lasts.
         self._crashes: dict[Callable[[], None], str] = {}
+        self._asked: dict[str, _Asked[Any]] = {}
+
+    def ask(self, sensor: str) -> None:
+        """Asks one of them now, before it is time; nothing where there is none of this name, or
+        where it has not answered the time before."""
+        asked = self._asked.get(sensor)
+        if asked is not None:
+            asked.ask()
 
     async def run(self) -> None:
         """Samples until cancelled."""
         for stimulus in self._at_first:
             self._feed(stimulus)
-        asked = [
-            _Asked(each, self._policy.stale_ns, self._feed, self._monotonic_ns)
+        self._asked = {
+            each.name: _Asked(each, self._policy.stale_ns, self._feed, self._monotonic_ns)
             for each in self._sensors
-        ]
+        }
         try:
             due_ns = self._monotonic_ns()
             while True:
-                for each in asked:
+                for each in self._asked.values():
                     each.ask()
                 self._feed(LoadDue())
                 self._tick()
@@ -100,8 +108,9 @@ class Sampler:
                 due_ns = max(due_ns + self._policy.interval_ns, now_ns)
                 await self._sleep(due_ns - now_ns)
         finally:
-            for each in asked:
+            for each in self._asked.values():
                 each.close()
+            self._asked = {}
 
     def _tick(self) -> None:
         for call in self._on_tick:

@@ -13,6 +13,7 @@ import json
 from typing import Final
 
 from broker.core.alert_rules import FIRST_TOKENS_MIN, RETRY_WINDOW_NS, RULES, AlertPolicy
+from broker.core.vanishings import CONTESTED_MIN, WINDOW_NS
 
 _S: Final = 1_000_000_000
 _EACH: Final = "by (instance, job)"
@@ -50,6 +51,9 @@ def expressions(policy: AlertPolicy) -> dict[str, str]:
             f" > {policy.retries_per_minute:g}"
         ),
         "BackendWedged": "broker_backend_health >= 2",
+        "ModelsContested": (
+            f"increase(broker_models_vanished_total[{WINDOW_NS // _S}s]) >= {CONTESTED_MIN}"
+        ),
         "SensorFailing": "broker_sensor_up == 0",
         "LevelCritical": "broker_level == 3",
     }

@@ -110,11 +110,6 @@ class MetricCatalog:
             "What was done about models and servers that wedge",
             ["backend", "step"],
         )
-        self.switches = counter(
-            "broker_switch_steps",
-            "What went otherwise than usual on the way from one model to another",
-            ["backend", "step"],
-        )
         self.loop_stalls = counter("broker_loop_stalls", "Standstills of the broker's own loop")
         self.loop_stalled = counter(
             "broker_loop_stalled_seconds", "How long these standstills were together"

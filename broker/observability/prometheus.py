@@ -248,8 +248,42 @@ def _backends(snapshot: Snapshot) -> Iterator[Metric]:
         failed.add_metric([each.name], each.loads_failed)
         loading.add_metric([each.name], each.load_ns_sum / 1e9)
     yield from (up, loads, failed, loading)
+    yield from _switches(snapshot)
     yield from _resilience(snapshot)
     yield from _residents(snapshot)
+
+
+def _switches(snapshot: Snapshot) -> Iterator[Metric]:
+    """How models change places, and who else changes them."""
+    ahead = CounterMetricFamily(
+        "broker_model_loads_ahead", "Loads beside a model that left after them", labels=["backend"]
+    )
+    given_up = CounterMetricFamily(
+        "broker_model_drains_given_up",
+        "Models that were to leave and serve on, as their last requests did not end",
+        labels=["backend"],
+    )
+    held = CounterMetricFamily(
+        "broker_model_memory_held",
+        "Models that left and whose GPU memory was not seen to come back",
+        labels=["backend"],
+    )
+    vanished = CounterMetricFamily(
+        "broker_models_vanished",
+        "Models of the broker's that left though it had not told them to",
+        labels=["backend"],
+    )
+    foreign = GaugeMetricFamily(
+        "broker_models_foreign", "Models there that others have loaded", labels=["backend"]
+    )
+    for each in snapshot.backends:
+        labels = [each.name]
+        ahead.add_metric(labels, each.loads_ahead)
+        given_up.add_metric(labels, each.drains_given_up)
+        held.add_metric(labels, each.memory_held)
+        vanished.add_metric(labels, each.vanished)
+        foreign.add_metric(labels, sum(not one.managed for one in each.residents))
+    yield from (ahead, given_up, held, vanished, foreign)
 
 
 def _resilience(snapshot: Snapshot) -> Iterator[Metric]:

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from broker.core.alert_rules import FirstTokens
 from broker.core.breaker import BreakerState
-from broker.core.effects import TellBreaker, TellHealing, TellLevel, TellSwitch
+from broker.core.effects import TellBreaker, TellHealing, TellLevel
 from broker.core.observer import Observer
 from broker.core.requests import PRIORITY_HIGHEST, PRIORITY_LOWEST, Outcome
 from broker.core.views import AttemptReport, RequestReport, RequestStart
@@ -164,9 +164,6 @@ class Recorder(Observer):
 
     def healing(self, told: TellHealing) -> None:
         self._catalog.healing.labels(told.backend, told.step.value).inc()  # backends are few
-
-    def switching(self, told: TellSwitch) -> None:
-        self._catalog.switches.labels(told.backend, told.step.value).inc()
 
     def loop_stalled(self, stalled_ns: int, where: str) -> None:
         self._catalog.loop_stalls.inc()

@@ -112,6 +112,10 @@ _OF_BACKENDS: Final = frozenset(
 NO_ANSWERS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
+def _nothing() -> None:
+    """There is no sensor."""
+
+
 @dataclass(slots=True)
 class _Newcomer:
     """A request between its arrival and the engine's first word on it."""
@@ -137,6 +141,7 @@ class Driver(Inquiries):
         performers: Mapping[type[Effect], Callable[[Any], None]] | None = None,
     ) -> None:
         super().__init__(engine, clock)
+        self.sense_gpus: Callable[[], None] = _nothing  # asks that sensor, where there is one
         self._default_answer = limits.default_answer
         self._default_answers = limits.default_answers
         self._observer = observer
@@ -171,7 +176,7 @@ class Driver(Inquiries):
             TellBreaker: observer.breaker_changed,
             TellHealing: observer.healing,
             TellSwitch: observer.switching,
-            SenseGpus: lambda effect: None,  # unless there is a sensor that can be asked
+            SenseGpus: lambda effect: self.sense_gpus(),
             TellLevel: observer.level_changed,
             TellPriority: observer.priority_changed,
             SetTimer: self._set_timer,

@@ -153,6 +153,11 @@ def _encode_backend(view: BackendView, status: Status) -> pb.BackendStatus:
             for each in view.sick
         ],
         restarts=view.restarts,
+        loads_ahead=view.loads_ahead,
+        drains_given_up=view.drains_given_up,
+        memory_held=view.memory_held,
+        vanished=view.vanished,
+        vanished_lately=view.vanished_lately,
         down_ms=None if down_since_ns is None else age_ms(down_since_ns, now_ns),
     )
 

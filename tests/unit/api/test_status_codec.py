@@ -376,6 +376,11 @@ def test_what_fails_on_a_backend_and_what_is_done_about_it() -> None:
         retries=4,
         retries_left=1.5,
         restarts=1,
+        loads_ahead=2,
+        drains_given_up=3,
+        memory_held=4,
+        vanished=5,
+        vanished_lately=6,
     )
     (encoded,) = encode_status(
         replace(whole, snapshot=replace(whole.snapshot, backends=(backend,)))
@@ -388,6 +393,8 @@ def test_what_fails_on_a_backend_and_what_is_done_about_it() -> None:
         1.5,
         1,
     )
+    assert (encoded.loads_ahead, encoded.drains_given_up, encoded.memory_held) == (2, 3, 4)
+    assert (encoded.vanished, encoded.vanished_lately) == (5, 6)
     opened, shut = encoded.breakers
     assert (opened.state, opened.failures, opened.calls, opened.until_ms) == ("open", 5, 6, 2_500)
     assert (shut.state, shut.HasField("until_ms")) == ("closed", False)

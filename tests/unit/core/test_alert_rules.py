@@ -38,6 +38,7 @@ WELL = Measured(
     breakers_open=(),
     retries_per_minute=0.0,
     wedged=(),
+    contested=(),
     sensors_failing=(),
     level=Level.NORMAL,
     level_why="",
@@ -49,6 +50,7 @@ SICK = {
     "CircuitBreakerOpen": replace(WELL, breakers_open=("m on a: 5 of 6 calls failed",)),
     "ExcessiveRetries": replace(WELL, retries_per_minute=11.0),
     "BackendWedged": replace(WELL, wedged=("a: two cures failed",)),
+    "ModelsContested": replace(WELL, contested=("a: 3 times",)),
     "SensorFailing": replace(WELL, sensors_failing=("gpu: it hangs",)),
     "LevelCritical": replace(WELL, level=Level.CRITICAL, level_why="GPU memory"),
 }
@@ -59,6 +61,7 @@ FIGURES = {
     "CircuitBreakerOpen": ("m on a", "5 of 6"),
     "ExcessiveRetries": ("11", "10"),
     "BackendWedged": ("a: two cures failed",),
+    "ModelsContested": ("a: 3 times", "5 minutes"),
     "SensorFailing": ("gpu: it hangs",),
     "LevelCritical": ("GPU memory",),
 }

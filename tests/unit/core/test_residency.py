@@ -41,6 +41,7 @@ def test_the_way_out_of_memory_leads_through_a_gate_and_a_proof() -> None:
         (ResidencyState.RESIDENT, ResidencyTrigger.VANISHED),
         (ResidencyState.DRAINING, ResidencyTrigger.VANISHED),
         (ResidencyState.UNLOADING, ResidencyTrigger.GONE),
+        (ResidencyState.FREEING, ResidencyTrigger.GONE),
     }
 
 

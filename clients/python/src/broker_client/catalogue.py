@@ -17,9 +17,9 @@ PAGES_MAX: Final = 100
 class ModelPlace:
     """A model on one backend.
 
-    `state` is "absent", "loading", "resident", "draining", "unloading" or, where its backend does
-    not answer and all else is what was known last, "unknown". `num_ctx` is in tokens, 0 where it is
-    not resident or not known. `managed`: the broker loaded it and may unload it.
+    `state` is "absent", "loading", "resident", "draining", "unloading", "freeing" or, where its
+    backend does not answer and all else is what was known last, "unknown". `num_ctx` is in tokens,
+    0 where it is not resident or not known. `managed`: the broker loaded it and may unload it.
     `expires_ms` until the backend lets it go by itself, as it last said; None: it does not say, or
     never will.
     """

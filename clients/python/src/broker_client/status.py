@@ -92,7 +92,12 @@ class BackendStatus:
     to. `draining`: it gets no new work. `health` is "well", "suspect", "wedged" or "restarting",
     `evidence` says why it is not well. `retries` counts attempts that came to nothing and were
     tried again, `retries_left` is what it may have now; `restarts` are those by the operator's
-    command. `down_ms` says since when it does not answer, None where it does or that is not known.
+    command. `loads_ahead`: models that were loaded beside one that left after them;
+    `drains_given_up`: models that were to leave and serve on, as their last requests did not end;
+    `memory_held`: models whose GPU memory was not seen to come back when they left; `vanished`:
+    models of the broker's that left untold, `vanished_lately` of the last five minutes, as where
+    another tool loads models there. `down_ms` says since when it does not answer, None where it
+    does or that is not known.
     A broker older than these says nothing of them: `health` is empty.
     """
 
@@ -117,6 +122,11 @@ class BackendStatus:
     sick_models: tuple[SickModel, ...]
     restarts: int
     down_ms: int | None = None
+    loads_ahead: int = 0
+    drains_given_up: int = 0
+    memory_held: int = 0
+    vanished: int = 0
+    vanished_lately: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -334,6 +344,11 @@ def backend_of(message: admin_pb2.BackendStatus) -> BackendStatus:
         ),
         restarts=message.restarts,
         down_ms=message.down_ms if message.HasField("down_ms") else None,
+        loads_ahead=message.loads_ahead,
+        drains_given_up=message.drains_given_up,
+        memory_held=message.memory_held,
+        vanished=message.vanished,
+        vanished_lately=message.vanished_lately,
     )
 
 

@@ -920,6 +920,11 @@ class BackendStatus(_message.Message):
     SICK_MODELS_FIELD_NUMBER: _builtins.int
     RESTARTS_FIELD_NUMBER: _builtins.int
     DOWN_MS_FIELD_NUMBER: _builtins.int
+    LOADS_AHEAD_FIELD_NUMBER: _builtins.int
+    DRAINS_GIVEN_UP_FIELD_NUMBER: _builtins.int
+    MEMORY_HELD_FIELD_NUMBER: _builtins.int
+    VANISHED_FIELD_NUMBER: _builtins.int
+    VANISHED_LATELY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name in the configuration."""
     kind: _builtins.str
@@ -956,6 +961,16 @@ class BackendStatus(_message.Message):
     """Milliseconds since the broker, asking as it does every few seconds, first found that it does not
     answer; not set: it does, or was not asked again since a call found that.
     """
+    loads_ahead: _builtins.int
+    """Models that were loaded beside one that left after them, since start."""
+    drains_given_up: _builtins.int
+    """Models that were told to leave and served on, as their last requests did not end, since start."""
+    memory_held: _builtins.int
+    """Models that left and whose GPU memory was not seen to come back in time, since start."""
+    vanished: _builtins.int
+    """Models of the broker's that left though it had not told them to, since start."""
+    vanished_lately: _builtins.int
+    """How often that was within the last five minutes: where it is often, another tool loads there."""
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___BackendModel]:
         """Models on it that are loaded, or about to be or to leave."""
@@ -996,10 +1011,15 @@ class BackendStatus(_message.Message):
         sick_models: _abc.Iterable[Global___SickModel] | None = ...,
         restarts: _builtins.int = ...,
         down_ms: _builtins.int | None = ...,
+        loads_ahead: _builtins.int = ...,
+        drains_given_up: _builtins.int = ...,
+        memory_held: _builtins.int = ...,
+        vanished: _builtins.int = ...,
+        vanished_lately: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_down_ms", b"_down_ms", "down_ms", b"down_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_down_ms", b"_down_ms", "breakers", b"breakers", "down_ms", b"down_ms", "draining", b"draining", "evidence", b"evidence", "health", b"health", "kind", b"kind", "loads", b"loads", "loads_failed", b"loads_failed", "models", b"models", "name", b"name", "problem", b"problem", "restarts", b"restarts", "retries", b"retries", "retries_left", b"retries_left", "running", b"running", "sick_models", b"sick_models", "tags", b"tags", "up", b"up", "url", b"url", "version", b"version", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_down_ms", b"_down_ms", "breakers", b"breakers", "down_ms", b"down_ms", "draining", b"draining", "drains_given_up", b"drains_given_up", "evidence", b"evidence", "health", b"health", "kind", b"kind", "loads", b"loads", "loads_ahead", b"loads_ahead", "loads_failed", b"loads_failed", "memory_held", b"memory_held", "models", b"models", "name", b"name", "problem", b"problem", "restarts", b"restarts", "retries", b"retries", "retries_left", b"retries_left", "running", b"running", "sick_models", b"sick_models", "tags", b"tags", "up", b"up", "url", b"url", "vanished", b"vanished", "vanished_lately", b"vanished_lately", "version", b"version", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__down_ms: _TypeAlias = _typing.Literal["down_ms"]  # noqa: Y015
     _WhichOneofArgType__down_ms: _TypeAlias = _typing.Literal["_down_ms", b"_down_ms"]  # noqa: Y015

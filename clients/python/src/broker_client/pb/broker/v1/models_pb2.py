@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x62roker/v1/models.proto\x12\tbroker.v1\"4\n\x0bListRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"I\n\x0cListResponse\x12 \n\x06models\x18\x01 \x03(\x0b\x32\x10.broker.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1a\n\nGetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\".\n\x0bGetResponse\x12\x1f\n\x05model\x18\x01 \x01(\x0b\x32\x10.broker.v1.Model\"\xc2\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x63\x61pabilities\x18\x02 \x03(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x16\n\x0eparameter_size\x18\x04 \x01(\t\x12\x14\n\x0cquantization\x18\x05 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x06 \x01(\t\x12\x1c\n\x14\x63ontext_length_train\x18\x07 \x01(\x05\x12%\n\x06places\x18\x08 \x03(\x0b\x32\x15.broker.v1.ModelPlace\"\xdd\x01\n\nModelPlace\x12\x0f\n\x07\x62\x61\x63kend\x18\x01 \x01(\t\x12$\n\x05state\x18\x02 \x01(\x0e\x32\x15.broker.v1.ModelState\x12\r\n\x05slots\x18\x03 \x01(\x05\x12\x0f\n\x07running\x18\x04 \x01(\x05\x12\x0f\n\x07num_ctx\x18\x05 \x01(\x05\x12\x14\n\x0cmemory_bytes\x18\x06 \x01(\x03\x12\x18\n\x10gpu_memory_bytes\x18\x07 \x01(\x03\x12\x0f\n\x07managed\x18\x08 \x01(\x08\x12\x17\n\nexpires_ms\x18\t \x01(\x03H\x00\x88\x01\x01\x42\r\n\x0b_expires_ms*\xc2\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12MODEL_STATE_ABSENT\x10\x01\x12\x17\n\x13MODEL_STATE_LOADING\x10\x02\x12\x18\n\x14MODEL_STATE_RESIDENT\x10\x03\x12\x18\n\x14MODEL_STATE_DRAINING\x10\x04\x12\x19\n\x15MODEL_STATE_UNLOADING\x10\x05\x12\x17\n\x13MODEL_STATE_UNKNOWN\x10\x06\x32w\n\x06Models\x12\x37\n\x04List\x12\x16.broker.v1.ListRequest\x1a\x17.broker.v1.ListResponse\x12\x34\n\x03Get\x12\x15.broker.v1.GetRequest\x1a\x16.broker.v1.GetResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x62roker/v1/models.proto\x12\tbroker.v1\"4\n\x0bListRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"I\n\x0cListResponse\x12 \n\x06models\x18\x01 \x03(\x0b\x32\x10.broker.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1a\n\nGetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\".\n\x0bGetResponse\x12\x1f\n\x05model\x18\x01 \x01(\x0b\x32\x10.broker.v1.Model\"\xc2\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x63\x61pabilities\x18\x02 \x03(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x16\n\x0eparameter_size\x18\x04 \x01(\t\x12\x14\n\x0cquantization\x18\x05 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x06 \x01(\t\x12\x1c\n\x14\x63ontext_length_train\x18\x07 \x01(\x05\x12%\n\x06places\x18\x08 \x03(\x0b\x32\x15.broker.v1.ModelPlace\"\xdd\x01\n\nModelPlace\x12\x0f\n\x07\x62\x61\x63kend\x18\x01 \x01(\t\x12$\n\x05state\x18\x02 \x01(\x0e\x32\x15.broker.v1.ModelState\x12\r\n\x05slots\x18\x03 \x01(\x05\x12\x0f\n\x07running\x18\x04 \x01(\x05\x12\x0f\n\x07num_ctx\x18\x05 \x01(\x05\x12\x14\n\x0cmemory_bytes\x18\x06 \x01(\x03\x12\x18\n\x10gpu_memory_bytes\x18\x07 \x01(\x03\x12\x0f\n\x07managed\x18\x08 \x01(\x08\x12\x17\n\nexpires_ms\x18\t \x01(\x03H\x00\x88\x01\x01\x42\r\n\x0b_expires_ms*\xdb\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12MODEL_STATE_ABSENT\x10\x01\x12\x17\n\x13MODEL_STATE_LOADING\x10\x02\x12\x18\n\x14MODEL_STATE_RESIDENT\x10\x03\x12\x18\n\x14MODEL_STATE_DRAINING\x10\x04\x12\x19\n\x15MODEL_STATE_UNLOADING\x10\x05\x12\x17\n\x13MODEL_STATE_UNKNOWN\x10\x06\x12\x17\n\x13MODEL_STATE_FREEING\x10\x07\x32w\n\x06Models\x12\x37\n\x04List\x12\x16.broker.v1.ListRequest\x1a\x17.broker.v1.ListResponse\x12\x34\n\x03Get\x12\x15.broker.v1.GetRequest\x1a\x16.broker.v1.GetResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,7 +32,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'broker_client.pb.broker.v1.
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MODELSTATE']._serialized_start=664
-  _globals['_MODELSTATE']._serialized_end=858
+  _globals['_MODELSTATE']._serialized_end=883
   _globals['_LISTREQUEST']._serialized_start=37
   _globals['_LISTREQUEST']._serialized_end=89
   _globals['_LISTRESPONSE']._serialized_start=91
@@ -45,6 +45,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODEL']._serialized_end=437
   _globals['_MODELPLACE']._serialized_start=440
   _globals['_MODELPLACE']._serialized_end=661
-  _globals['_MODELS']._serialized_start=860
-  _globals['_MODELS']._serialized_end=979
+  _globals['_MODELS']._serialized_start=885
+  _globals['_MODELS']._serialized_end=1004
 # @@protoc_insertion_point(module_scope)

@@ -39,6 +39,8 @@ class _ModelStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelState
     """The broker has asked it to leave; not yet gone."""
     MODEL_STATE_UNKNOWN: _ModelState.ValueType  # 6
     """Its backend does not answer; the other fields are what was known last."""
+    MODEL_STATE_FREEING: _ModelState.ValueType  # 7
+    """Its backend does not list it any more; its GPU memory has not been seen to come back yet."""
 
 class ModelState(_ModelState, metaclass=_ModelStateEnumTypeWrapper):
     """The life of a model on a backend."""
@@ -57,6 +59,8 @@ MODEL_STATE_UNLOADING: ModelState.ValueType  # 5
 """The broker has asked it to leave; not yet gone."""
 MODEL_STATE_UNKNOWN: ModelState.ValueType  # 6
 """Its backend does not answer; the other fields are what was known last."""
+MODEL_STATE_FREEING: ModelState.ValueType  # 7
+"""Its backend does not list it any more; its GPU memory has not been seen to come back yet."""
 Global___ModelState: _TypeAlias = ModelState  # noqa: Y015
 
 @_typing.final
