@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from broker.core.effects import (
+    AbortAttempt,
     Admit,
     Effect,
     Finish,
@@ -22,6 +23,7 @@ from broker.core.errors import (
     AgentQueueFull,
     BackendUnreachable,
     BrokerRateLimited,
+    Cancelled,
     DeadlineExpired,
     DeadlineInfeasible,
     Degraded,
@@ -66,6 +68,7 @@ class GateWatch:
         self._scenario = scenario
         self._engine = engine
         self._attempts: dict[AttemptId, Live] = {}
+        self._set_aside: set[AttemptId] = set()  # whose call was closed for urgent work
         self._graces: list[tuple[int, Live]] = []
         self._stimulus: Stimulus = TimerFired()
         self._now_ns = 0
@@ -76,6 +79,7 @@ class GateWatch:
             TellQueued: self._queued,
             TellRequeued: self._requeued,
             StartAttempt: self._start,
+            AbortAttempt: self._abort,
             Finish: self._finish,
         }
 
@@ -101,7 +105,10 @@ class GateWatch:
 
     def _attempt_ended(self, ended: AttemptEnded, back: set[RequestKey]) -> None:
         live = self._attempts.pop(ended.attempt)
-        if self.entry.live.get(live.key) is not live and ended.error is not None:
+        is_set_aside = ended.attempt in self._set_aside and isinstance(ended.error, Cancelled)
+        self._set_aside.discard(ended.attempt)
+        is_gone = self.entry.live.get(live.key) is not live
+        if ended.error is not None and (is_set_aside or is_gone):
             grace_ns = self._scenario.policy.placement.slot_grace_ns
             self._graces.append((self._now_ns + grace_ns, live))
         else:
@@ -212,6 +219,21 @@ class GateWatch:
         live.where = Where.SLOT
         self.running[live.compartment] = self.running.get(live.compartment, 0) + 1
         self._attempts[effect.attempt] = live
+
+    def _abort(self, effect: AbortAttempt) -> None:
+        """Set aside is only what its owner marked, not too often, and for somebody."""
+        if not effect.is_for_urgent:
+            return
+        self._set_aside.add(effect.attempt)
+        live, policy = self._attempts[effect.attempt], self.operators.policy.preemption
+        is_marked = live.spec.preemptible and live.priority >= policy.victim_best
+        must(is_marked, f"{live.key} was set aside and its owner did not let it be")
+        live.preemptions += 1
+        must(live.preemptions <= policy.preemptions_max, f"{live.key} was set aside too often")
+        waiting = self.entry.those(Where.QUEUE)
+        urgent = [each for each in waiting if each.priority <= policy.urgent_worst]
+        is_for_any = any(self.may_run(each.key) for each in urgent)
+        must(is_for_any, f"{live.key} was set aside for nobody")
 
     def _finish(self, effect: Finish) -> None:
         live = self.entry.live[effect.key]

@@ -38,6 +38,7 @@ class _Call:
     is_aborted: bool = False
     is_again: bool = False  # on the backend that had lost its stream
     is_for_cure: bool = False  # closed beside a frozen call: its end says nothing of it
+    is_for_urgent: bool = False  # set aside for urgent work
     has_streamed: bool = False
 
 
@@ -94,7 +95,8 @@ class RetryWatch:
                 self._start(effect)
             case AbortAttempt():
                 call = self._calls[effect.attempt]
-                call.is_aborted, call.is_for_cure = True, _is_beside(stimulus, effect.attempt)
+                call.is_aborted, call.is_for_urgent = True, effect.is_for_urgent
+                call.is_for_cure = not call.is_for_urgent and _is_beside(stimulus, effect.attempt)
             case TellRequeued():
                 self._requeued(effect, stimulus, ended)
             case Finish():
@@ -148,6 +150,9 @@ class RetryWatch:
             must(is_void and effect.key in self._waits, f"{effect.key} was put back for nothing")
             return
         self._waits.add(effect.key)
+        if ended.is_for_urgent and isinstance(error, Cancelled):
+            self._set_aside(effect, ended)
+            return
         failure = failure_of(error)
         if ended.is_for_cure and isinstance(error, Cancelled):
             self._free[effect.key] += 1
@@ -169,6 +174,14 @@ class RetryWatch:
         policy = self._scenario.policy.retry
         most = policy.budget_max + policy.budget_share * self._firsts[backend]
         must(self.retries[backend] <= most, f"{backend} was called again too often")
+
+    def _set_aside(self, effect: TellRequeued, ended: _Call) -> None:
+        """Its slot went to urgent work: that is no try, and its owner lets it begin anew."""
+        self._free[effect.key] += 1
+        if ended.is_again:
+            del self._lost_on[effect.key]  # that was charged
+        if effect.voids_pieces:
+            self._streamed.discard(effect.key)
 
 
 def _is_beside(stimulus: Stimulus, aborted: AttemptId) -> bool:

@@ -166,6 +166,7 @@ def draw(seed: int) -> Scenario:
     horizon_ns = chance.randint(60, 400) * SECOND_NS
     names = sorted({model.name for site in sites for model in site.models})
     tasks = _draw_tasks(chance, names, horizon_ns, has_large=has_large)
+    tasks = _mark(Random(f"marks of {seed}"), tasks)
     places = [(site.name, [each.name for each in site.models]) for site in sites]
     faults = draw_faults(chance, places, horizon_ns)
     policy = EnginePolicy(
@@ -329,6 +330,21 @@ def _draw_tasks(
                 at_ns = min(at_ns, horizon_ns) + SECOND_NS
                 tasks.append(_draw_task(chance, key, at_ns, model, traits))
     return tuple(tasks)
+
+
+def _mark(chance: Random, tasks: tuple[Task, ...]) -> tuple[Task, ...]:
+    """What may be set aside for urgent work, in some worlds; and how much is urgent there."""
+    if chance.random() < 0.4:
+        return tasks
+    best, urgent = chance.choice((3, 8)), chance.choice((0.0, 0.1, 0.3))
+    return tuple(
+        replace(
+            task,
+            priority=chance.choice((1, 2)) if chance.random() < urgent else task.priority,
+            preemptible=task.priority >= best,
+        )
+        for task in tasks
+    )
 
 
 def _draw_task(

@@ -83,6 +83,7 @@ def test_the_seeds_bring_every_kind_of_fault_and_of_task() -> None:
     tasks = [task for each in scenarios for task in each.tasks]
     assert any(task.num_ctx_needed for task in tasks)
     assert any(task.again_after_ns for task in tasks)
+    assert any(task.preemptible for task in tasks)
     assert {each.is_gentle for each in scenarios} == {True, False}
     assert {task.criticality for task in tasks} == set(Criticality)
     asked = {type(order) for each in scenarios for _, order in each.orders}
@@ -91,6 +92,14 @@ def test_the_seeds_bring_every_kind_of_fault_and_of_task() -> None:
     assert any(of.requests for of in types)
     assert any(of.all_tokens for of in types)
     assert {bool(each.policy.agents.bulkheads) for each in scenarios} == {True, False}
+
+
+def test_in_some_worlds_work_is_set_aside_for_urgent_work() -> None:
+    """Else the rules for it would say nothing."""
+    played = [Play(draw(seed)) for seed in range(12)]
+    for each in played:
+        each.run()
+    assert sum(each.engine.preemptions.count for each in played) > 5
 
 
 def test_the_seeds_come_to_every_outcome() -> None:
