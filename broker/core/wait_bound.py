@@ -15,7 +15,7 @@ burst as they were seen before. Where that cannot be said no bound is stated, an
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from broker.core.backlog import Backlog
@@ -79,17 +79,31 @@ class _Pool:
     at_ns: int
 
 
+class _Way(NamedTuple):
+    """How a flow is bounded: by one of `RATES`, which leaves so much of the slots to what waits,
+    once the model is there. Any rate that is not below the load will do; this is the one that told
+    least when it was looked at."""
+
+    at: int
+    turn_ns: float
+    left: float
+
+
+_NO_WAY: Final = _Way(len(RATES) - 1, 0.0, 1.0)
+
+
 @dataclass(slots=True)
 class _Seen:
-    """A model, as it was `at_ns`. `turns_ns`: until it is there, for each of `RATES`; empty where
-    that is not known. `has_turns`: do models take turns there?"""
+    """A model, as it was `at_ns`: the work for it, and the ways in which that of the pool and its
+    own are bounded; or why they are not."""
 
     own: Flow
     asked_ns: int
     at_ns: int = -LOOK_NS
     pool: _Pool | None = None
-    has_turns: bool = False
-    turns_ns: Sequence[float] = field(default=())
+    why: Bound | None = None
+    way: _Way = _NO_WAY
+    own_way: _Way = _NO_WAY
 
 
 class WaitBounds:
@@ -122,30 +136,20 @@ class WaitBounds:
             return _HELD
         if not record.service_ns or estimates.completed < SAMPLES_MIN:
             return _NOT_MEASURED
-        runner = record.line[0]
-        seen = self._look(runner, now_ns)
-        pool, own = seen.pool, seen.own
+        seen = self._look(record.line[0], now_ns)
+        pool = seen.pool
         if pool is None:
             return _ELSEWHERE
+        if seen.why is not None:
+            return seen.why
         limit = backlog.bulkheads.limit(record.compartment)
         if limit is not None and limit < pool.shape.slots:
             return _BULKHEAD
-        if not seen.turns_ns:
-            return _LOAD_UNKNOWN
-        load, own_load = pool.flow.load(now_ns), own.load(now_ns)
-        if load >= LOAD_MAX:
-            return _TOO_MUCH
-        if own_load >= LOAD_MAX:
-            return _TOO_MUCH_OF_IT
-        rest = REST_SHARE if seen.has_turns else 1.0
-        waits_ns = self._waits_ns(pool)
-        all_ns, turn_ns = _until_done(pool.flow, load, waits_ns, rest, seen.turns_ns, now_ns)
-        same_ns = (turn_ns,) * len(RATES)
-        if not backlog.accepting:  # else any of that may come to its line
-            waits_ns = backlog.work.of(runner)
-        own_ns, _ = _until_done(own, own_load, waits_ns, rest, same_ns, now_ns)
-        passed_ns = now_ns - record.arrived_ns  # it stood in the waiting room
-        return Bound(int(estimates.longest.ns + max(all_ns, own_ns)) + passed_ns)
+        bound_ns = estimates.longest.ns + max(
+            _until_done(pool.flow, self._waits_ns(pool), seen.way, now_ns),
+            _until_done(seen.own, self._own_waits_ns(record.line[0], pool), seen.own_way, now_ns),
+        )
+        return Bound(int(bound_ns) + now_ns - record.arrived_ns)  # it may have stood in the room
 
     def _waits_ns(self, pool: _Pool) -> int:
         """How much work waits for these backends, its own included."""
@@ -153,6 +157,12 @@ class WaitBounds:
         if len(self._pools) == 1:
             return work.of_all
         return sum(work.of(runner) for runner in pool.shape.runners)
+
+    def _own_waits_ns(self, runner: str, pool: _Pool) -> int:
+        """How much work waits for this model, or may yet come to its line."""
+        if self._backlog.accepting:
+            return self._waits_ns(pool)
+        return self._backlog.work.of(runner)
 
     # What is looked at now and then
 
@@ -172,12 +182,34 @@ class WaitBounds:
         if own_slots and own_slots != seen.own.slots:
             seen.own = Flow(own_slots, now_ns)
         seen.pool = self._pool(having, now_ns) if having else None
-        seen.turns_ns, seen.has_turns = (), False
         if seen.pool is not None:
-            asked = self._asked(now_ns)
-            seen.has_turns = len(asked & seen.pool.shape.runners) > seen.pool.shape.room
-            seen.turns_ns = self._turns_ns(runner, seen, having, asked)
+            seen.why = self._find_ways(runner, seen, seen.pool, having, now_ns)
         return seen
+
+    def _find_ways(
+        self,
+        runner: str,
+        seen: _Seen,
+        pool: _Pool,
+        having: Sequence[BackendState],
+        now_ns: int,
+    ) -> Bound | None:
+        """Looks for the ways in which its wait is bounded; the reason where there is none."""
+        load, own_load = pool.flow.load(now_ns), seen.own.load(now_ns)
+        if load >= LOAD_MAX:
+            return _TOO_MUCH
+        if own_load >= LOAD_MAX:
+            return _TOO_MUCH_OF_IT
+        asked = self._asked(now_ns)
+        has_turns = len(asked & pool.shape.runners) > pool.shape.room
+        turns_ns = self._turns_ns(runner, having, asked, has_turns=has_turns)
+        if not turns_ns:
+            return _LOAD_UNKNOWN
+        rest = REST_SHARE if has_turns else 1.0
+        seen.way = _best_way(pool.flow, load, self._waits_ns(pool), turns_ns, rest, now_ns)
+        own_waits_ns, same_ns = self._own_waits_ns(runner, pool), (seen.way.turn_ns,) * len(RATES)
+        seen.own_way = _best_way(seen.own, own_load, own_waits_ns, same_ns, rest, now_ns)
+        return None
 
     def _pool(self, backends: Sequence[BackendState], now_ns: int) -> _Pool:
         """These are watched from now on; anew where they can do something else than before."""
@@ -204,19 +236,19 @@ class WaitBounds:
         return set(self._seen)
 
     def _turns_ns(
-        self, runner: str, seen: _Seen, having: Sequence[BackendState], asked: set[str]
+        self, runner: str, having: Sequence[BackendState], asked: set[str], *, has_turns: bool
     ) -> tuple[float, ...]:
         """How long until the model is there, for each of `RATES`. Empty where its load was never
         measured; that of another then counts as the longest known."""
-        estimates, pool = self._estimates, seen.pool
+        estimates = self._estimates
         is_there = any(_is_there(each, runner) for each in having)
-        if pool is None or not (is_there or estimates.longest_load_ns(runner)):
+        if not is_there and not estimates.longest_load_ns(runner):
             return ()
         known_ns = [each for other in asked if (each := estimates.longest_load_ns(other))]
         longest_ns = max(known_ns, default=LOAD_NS_UNKNOWN)
         loads_ns = sum(known_ns) + longest_ns * (len(asked) - len(known_ns))
         last_ns = estimates.longest.ns
-        if not seen.has_turns:
+        if not has_turns:
             until_ns = loads_ns + len(asked) * (last_ns + UNLOAD_NS)
             return (0.0 if is_there else until_ns,) * len(RATES)
         turn_ns = last_ns + 2 * longest_ns + UNLOAD_NS
@@ -228,26 +260,25 @@ class WaitBounds:
         )
 
 
-def _until_done(
-    flow: Flow,
-    load: float,
-    waits_ns: int,
-    rest: float,
-    turns_ns: Sequence[float],
-    now_ns: int,
-) -> tuple[float, float]:
-    """(until what waits for these slots and a burst are worked off, once the model is there; how
-    much of that is until then), by the rate that tells least of those that are not below the load.
-    The highest counts always: no load that stays above it has a bound."""
-    best = float("inf"), 0.0
+def _best_way(
+    flow: Flow, load: float, waits_ns: int, turns_ns: Sequence[float], rest: float, now_ns: int
+) -> _Way:
+    """By the rate that tells least now, of those that are not below the load. The highest counts
+    always: it is stated on the assumption that the load falls to it."""
+    best, best_ns = _NO_WAY, float("inf")
     for at, rate in enumerate(RATES):
         if rate < load and rate < RATES[-1]:
             continue
-        work_ns = waits_ns / flow.slots + flow.burst_ns(at, now_ns)
-        whole_ns = turns_ns[at] + work_ns / ((1 - rate) * rest)
-        if whole_ns < best[0]:
-            best = whole_ns, turns_ns[at]
+        way = _Way(at, turns_ns[at], (1 - rate) * rest)
+        until_ns = _until_done(flow, waits_ns, way, now_ns)
+        if until_ns < best_ns:
+            best, best_ns = way, until_ns
     return best
+
+
+def _until_done(flow: Flow, waits_ns: int, way: _Way, now_ns: int) -> float:
+    """Until what waits for these slots and a burst are worked off, once the model is there."""
+    return way.turn_ns + (waits_ns / flow.slots + flow.burst_ns(way.at, now_ns)) / way.left
 
 
 def _patience_ns(loads_ns: float, idle: float) -> float:

@@ -17,13 +17,16 @@ LOAD_WINDOW_NS: Final = 1_800_000_000_000
 BURST_KEPT_NS: Final = 21_600_000_000_000
 
 # Rates, as parts of what all slots do, at which it is noted how much came at once.
-RATES: Final = (0.5, 0.7, 0.9)
+RATES: Final = (0.5, 0.65, 0.8, 0.9)
 
 # A burst of so much work of all slots may always come, whatever was seen.
 BURST_NS_MIN: Final = 60_000_000_000
 
 # So much is taken to have come before anybody looked: as much as a bound bears.
 LOAD_UNSEEN: Final = 0.9
+
+# What comes within so long is put together: it is a small part of any burst that counts.
+GATHER_NS: Final = 100_000_000
 
 # The longest that was measured is forgotten so slowly: after a thousand others it is a third.
 LONGEST_KEPT: Final = 0.999
@@ -74,22 +77,36 @@ class Flow:
     What comes in any t nanoseconds is at most rate * t and a burst. For each of `RATES` the largest
     burst is known that was seen: it is how high the work piles up where just that rate is taken off
     (a leaky bucket that never overflows). What lies there now has come already, and only the rest
-    of a burst is still to come.
+    of a burst is still to come. What is said of it is true up to `GATHER_NS` ago.
     """
 
-    __slots__ = ("_at_ns", "_come_ns", "_highest_ns", "_piles_ns", "_since_ns", "slots")
+    __slots__ = (
+        "_at_ns",
+        "_come_ns",
+        "_gathered_ns",
+        "_highest_ns",
+        "_piles_ns",
+        "_since_ns",
+        "slots",
+    )
 
     def __init__(self, slots: float, now_ns: int) -> None:
         self.slots = slots
         self._since_ns = self._at_ns = now_ns
         self._come_ns = 0.0
+        self._gathered_ns = 0
         self._piles_ns = [0.0] * len(RATES)
         self._highest_ns = [0.0] * len(RATES)
 
     def add(self, work_ns: int, now_ns: int) -> None:
         """A request came that will run for so long."""
-        part_ns, passed_ns = work_ns / self.slots, now_ns - self._at_ns
-        self._at_ns = now_ns
+        self._gathered_ns += work_ns
+        if now_ns - self._at_ns >= GATHER_NS:
+            self._take(now_ns)
+
+    def _take(self, now_ns: int) -> None:
+        part_ns, passed_ns = self._gathered_ns / self.slots, now_ns - self._at_ns
+        self._at_ns, self._gathered_ns = now_ns, 0
         self._come_ns = self._come_ns * exp(-passed_ns / LOAD_WINDOW_NS) + part_ns
         piles_ns, highest_ns = self._piles_ns, self._highest_ns
         kept = 1.0 - passed_ns / BURST_KEPT_NS  # it is a small part of that
