@@ -26,7 +26,7 @@ from broker.sim.workload import Task
 
 SEED = 1
 CELL = CELLS["1x2_rho09"]
-REQUESTS, SPEED = 800, 30.0
+REQUESTS, SPEED = 800, 36.0
 REQUESTS_QUICK, SPEED_QUICK = 40, 60.0
 BOUNDS = {"fleet_loads_vs_direct": 0.6}
 FLOORS = {"fleet_order_agrees": 1.0}
@@ -39,7 +39,7 @@ Place = Callable[[], AbstractAsyncContextManager[Machine]]
 
 
 async def run(*, quick: bool, ollama: str | None = None) -> Result:
-    """About eleven minutes; half a minute if quick, which proves nothing. `ollama`: the address of
+    """About nine minutes; half a minute if quick, which proves nothing. `ollama`: the address of
     a real one to play on, whose models are then loaded and unloaded."""
     requests = REQUESTS_QUICK if quick else REQUESTS
     rows = rows_of(TRACE, requests)
