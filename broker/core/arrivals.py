@@ -21,6 +21,7 @@ from broker.core.ledger import Ledger
 from broker.core.lifecycle import WAITS, Trigger
 from broker.core.phases import Phases
 from broker.core.placement import BackendState
+from broker.core.prefixes import Prefixes
 from broker.core.queueing import AgentOrder, QueuePolicy
 from broker.core.quota import Quotas
 from broker.core.reassignment import Reassignment
@@ -44,6 +45,7 @@ class Arrivals:
         policy: QueuePolicy,
         agents: Agents,
         sessions: Sessions,
+        prefixes: Prefixes,
         quotas: Quotas,
         ledger: Ledger,
         backlog: Backlog,
@@ -77,6 +79,7 @@ class Arrivals:
             flexible,
         )
         self._sessions = sessions
+        self._prefixes = prefixes
         self._degradation = degradation
         self._reassignment = reassignment
         self._flexible = flexible
@@ -150,6 +153,9 @@ class Arrivals:
 
     def _let_in(self, spec: RequestSpec, admission: Admission, now_ns: int) -> None:
         self._arrived = max(self._arrived + 1, now_ns)
+        known_bytes = (
+            self._prefixes.known_bytes(admission.line[0], spec) if spec.prefixes else 0
+        )
         record = Record(
             spec=spec,
             agent=admission.agent,
@@ -166,7 +172,8 @@ class Arrivals:
             rank=self._rank(spec),
             passage=admission.passage,
             starts_before=self._ledger.attempts_made,
-            service_ns=self._estimates.size_ns(admission.line[0], spec),
+            service_ns=self._estimates.size_ns(admission.line[0], spec, known_bytes),
+            known_bytes=known_bytes,
         )
         self._estimates.offered.add(record.service_ns, now_ns)
         self._bounds.came(record.line[0], record.service_ns, now_ns)
@@ -188,10 +195,9 @@ class Arrivals:
     def _credit(self, record: Record, now_ns: int) -> None:
         """What its session has come to makes it count as older: among other agents' requests, and
         where these are in order of arrival among its agent's own, but not among its session's."""
-        policy, sessions = self._backpressure.policy, self._sessions
-        session = sessions.called(record.spec, now_ns)
-        share = sessions.done_share(record.agent.id, session)
-        record.credit_ns = int(policy.session_credit_ns * share)
+        policy = self._backpressure.policy
+        session = self._sessions.called(record.spec, now_ns)
+        record.credit_ns = session.credit_ns(policy.session_credit_ns)
         if record.credit_ns and policy.agent_order is AgentOrder.ARRIVAL:
             rank = record.rank - record.credit_ns
             record.rank = max(rank, session.last_rank + 1, self._rank_from)

@@ -39,6 +39,7 @@ from broker.core.placement import BackendState
 from broker.core.placement_rule import PlacementRule
 from broker.core.policy import EnginePolicy
 from broker.core.preemptions import Preemptions
+from broker.core.prefixes import Prefixes
 from broker.core.queueing import Line, LineKey
 from broker.core.quota import Quotas
 from broker.core.reassignment import Reassignment
@@ -82,6 +83,7 @@ class Assembly(ABC):
         self.sessions = Sessions()
         self._changed: dict[str, None] = {}  # runners for which what waits may stand elsewhere
         self.backends = {each.name: BackendState(each) for each in policy.backends}
+        self._prefixes = Prefixes(self.backends)
         self._offers = Offers(policy.degradation, self.backends, self.bulkheads)
         self.backlog = Backlog(
             policy.queue,
@@ -120,7 +122,7 @@ class Assembly(ABC):
         self._arrivals = self._new_arrivals()
         self._membership = self._new_membership()
         self._ownership = Ownership(self.backends, self.residencies, self._emit)
-        self._routing = Routing(self.backends, self.backlog.record_of)
+        self._routing = Routing(self.backends, self._prefixes, self.backlog.record_of)
         self._operations = Operations(
             self.agents, self.backlog, self.ledger, self._announcer, self.timers, self._emit
         )
@@ -280,6 +282,7 @@ class Assembly(ABC):
             self.policy.queue,
             self.agents,
             self.sessions,
+            self._prefixes,
             self._quotas,
             self.ledger,
             self.backlog,

@@ -234,6 +234,7 @@ class Attempts:
             first_ns - attempt.started_ns if first_ns else 0,
             *counted(ended),
             cost,
+            record.known_bytes,
         )
 
     def _aborted(self, attempt: Attempt, error: BrokerError | None, now_ns: int) -> None:

@@ -168,7 +168,7 @@ class Engine(Assembly):
     ) -> None:
         """A call is over, whatever becomes of its request."""
         if error is None and attempt.record.spec.session_id:
-            self.sessions.served(attempt.record.spec, now_ns - attempt.started_ns, now_ns)
+            self.sessions.served(attempt.record.spec, now_ns - attempt.started_ns)
         self.breakers.ended(attempt, error, now_ns)
         self._healer.attempt_ended(attempt, ended, now_ns)
         if isinstance(error, ModelUnknown):

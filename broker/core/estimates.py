@@ -100,8 +100,10 @@ class Estimates:
         prompt_tokens: int,
         output_tokens: int,
         cost: int,
+        known_bytes: int = 0,
     ) -> None:
-        """A request was completed. `first_token_ns` after it started; 0 where there was none."""
+        """A request was completed. `first_token_ns` after it started; 0 where there was none.
+        `known_bytes` of its prompt had been read before."""
         self.completed += 1
         self.longest.add(service_ns)
         by_backend = self._rates.setdefault((runner, spec.kind), {})
@@ -112,7 +114,7 @@ class Estimates:
             self._costs.setdefault(runner, _average())
         rates.add(service_ns, first_token_ns, spec.prompt_bytes, prompt_tokens, output_tokens)
         self._costs[runner].add(cost)
-        self._sizes.served(runner, spec, service_ns, first_token_ns, output_tokens)
+        self._sizes.served(runner, spec, service_ns, first_token_ns, output_tokens, known_bytes)
         if first_token_ns and spec.prompt_bytes >= PROMPT_BYTES_MIN:
             read = self._prefill_ns.setdefault(runner, {})
             slowest_ns = SLOWEST_KEPT * read.get(backend, 0.0)
@@ -192,10 +194,11 @@ class Estimates:
             for each in by_backend.values()
         )
 
-    def size_ns(self, runner: str, spec: RequestSpec) -> int:
-        """How long such a request of this agent probably runs; 0 while nothing is known. One that
-        was served tells: it orders those that wait and refuses nobody."""
-        return self._sizes.expected_ns(runner, spec)
+    def size_ns(self, runner: str, spec: RequestSpec, known_bytes: int = 0) -> int:
+        """How long such a request of this agent probably runs, of whose prompt so much was read
+        before; 0 while nothing is known. One that was served tells: it orders those that wait and
+        refuses nobody."""
+        return self._sizes.expected_ns(runner, spec, known_bytes)
 
     def tokens(self, runner: str, spec: RequestSpec) -> int:
         """Prompt and output tokens that such a request will use; 0 while unknown."""

@@ -91,6 +91,7 @@ class RequestSpec:
     on_interruption: OnInterruption = OnInterruption.FAIL
     time_outs: TimeOuts = NO_TIME_OUTS  # the caller's own
     session_id: str = ""  # of one agent: its requests had better meet one prompt cache
+    prefixes: tuple[int, ...] = ()  # hashes of its beginning, at the lengths of `prefixes.py`
     expected_calls: int = 0  # that its session will have, as its caller says; 0: it does not
 
     @property

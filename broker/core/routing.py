@@ -2,10 +2,11 @@
 
 Of those that hold its model and have a free slot: the one with the least load, which is the part of
 its slots that is taken, over its weight; but rather the one that has served the same session last,
-and so may still have its prompt in its cache, as long as that is not busier by more than one
-request. A request that names no session prefers what served its agent's last one of that model, but
-only among equals: two requests of one agent are better off on two servers. A request that a backend
-has just failed goes to another first, however busy.
+and so may still have its prompt in its cache, as long as that is not busier by more than two
+requests; else one that has read a prompt which begins alike, the longest such beginning first, by
+the same limit. A request that names no session and begins like no other prefers what served its
+agent's last one of that model, but only among equals: two requests of one agent are better off on
+two servers. A request that a backend has just failed goes to another first, however busy.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from broker.core.placement import BackendState
+from broker.core.prefixes import Prefixes
 from broker.core.record import Record
 from broker.core.residency import Residency
 
@@ -24,6 +26,10 @@ AFFINITIES_MAX: Final = 10_000
 
 # Loads are quotients: equal ones may differ by so little.
 _TINY: Final = 1e-9
+
+# By so many requests a backend may be busier than the least busy and still get what it has read
+# the beginning of: more than that costs more than the reading (bench sessions; docs/adr/0023).
+BUSIER_MAX: Final = 2
 
 
 class Dispatch(NamedTuple):
@@ -51,38 +57,69 @@ class Routing:
     """See the module. `record_of` knows what waits by its handle."""
 
     def __init__(
-        self, backends: Mapping[str, BackendState], record_of: Callable[[int], Record]
+        self,
+        backends: Mapping[str, BackendState],
+        prefixes: Prefixes,
+        record_of: Callable[[int], Record],
     ) -> None:
         self._backends = backends
+        self._prefixes = prefixes
         self._record_of = record_of
         self._last: OrderedDict[_Session, str] = OrderedDict()  # the name of a backend
 
     def choose(self, found: Sequence[Dispatch]) -> Dispatch:
         """One of these, which are in the order of the configuration; it will be started."""
-        if len(self._backends) == 1:
-            return found[0]  # no other ever gets anything: there is nothing to remember
+        if len(self._backends) == 1:  # no other ever gets anything: no session is remembered
+            self._reads(self._record_of(found[0].entry), found[0])
+            return found[0]
         least = min(found, key=_load)  # the first configured among equals
         record = self._record_of(least.entry)
         session = _session_of(record)
         if record.past:
             chosen = _elsewhere(least, found, record.past[-1].backend)
+        elif session[1]:
+            again = self._again(least, found, session, BUSIER_MAX)
+            chosen = again or self._alike(least, found, record) or least
         else:
-            chosen = self._again(least, found, session)
+            alike = self._alike(least, found, record)
+            chosen = alike or self._again(least, found, session, 0) or least
+        self._reads(record, chosen)
         self._last[session] = chosen.backend.name
         self._last.move_to_end(session)
         if len(self._last) > AFFINITIES_MAX:
             self._last.popitem(last=False)
         return chosen
 
-    def _again(self, least: Dispatch, found: Sequence[Dispatch], session: _Session) -> Dispatch:
-        """Where this session was served last, unless that is too busy or has not the context that
-        the request needs."""
+    def _again(
+        self, least: Dispatch, found: Sequence[Dispatch], session: _Session, busier: int
+    ) -> Dispatch | None:
+        """Where this session was served last; None where it never was, that is busier by more than
+        so many requests, or has not the context that the request needs."""
         name = self._last.get(session)
         for each in found:
             if each.backend.name == name and each.entry == least.entry:
-                more = each.share if session[1] else 0.0
-                return each if each.load - least.load <= more + _TINY else least
-        return least
+                return each if _is_near(each, least, busier) else None
+        return None
+
+    def _alike(self, least: Dispatch, found: Sequence[Dispatch], record: Record) -> Dispatch | None:
+        """Where most of its beginning was read, the last of them first; None where nothing was."""
+        if not record.spec.prefixes:
+            return None
+        for _, name, loaded_ns in self._prefixes.readers(record.line[0], record.spec):
+            for each in found:
+                is_there = each.backend.name == name and each.residency.loaded_ns == loaded_ns
+                is_same = is_there and each.entry == least.entry
+                if is_same and _is_near(each, least, BUSIER_MAX):
+                    return each
+        return None
+
+    def _reads(self, record: Record, chosen: Dispatch) -> None:
+        """It is about to read this prompt."""
+        spec, runner = record.spec, record.line[0]
+        if spec.prefixes:
+            name, residency = chosen.backend.name, chosen.residency
+            record.known_bytes = self._prefixes.known_bytes(runner, spec, name)
+            self._prefixes.started(runner, spec, name, residency)
 
     def __len__(self) -> int:
         return len(self._last)
@@ -94,6 +131,11 @@ def _elsewhere(least: Dispatch, found: Sequence[Dispatch], failed_on: str) -> Di
         each for each in found if each.entry == least.entry and each.backend.name != failed_on
     )
     return min(others, key=_load, default=least)
+
+
+def _is_near(dispatch: Dispatch, least: Dispatch, busier: int) -> bool:
+    """Is it busier than the least busy by no more requests than that?"""
+    return dispatch.load - least.load <= dispatch.share * busier + _TINY
 
 
 def _load(dispatch: Dispatch) -> float:

@@ -1,10 +1,10 @@
 """How long a request will run, as far as can be told when it comes: what decides who waits behind
 whom among those that were served alike.
 
-Its prompt by the speed at which its runner reads, its answer by the lengths of answers before: of
-this agent with a like limit of tokens, of everybody with such a limit, of everybody. Each weighs
-as much as it has measured, so that a first answer moves little. Nothing here refuses anybody (that
-is what `Estimates.expected_ns` is for, which errs on the safe side): who is taken for shorter than
+What of its prompt was not read before, by the speed at which its runner reads; its answer by the
+lengths of answers before: of this agent with a like limit of tokens, of everybody with such a
+limit, of everybody. Each weighs as much as it has measured, so that a first answer moves little.
+Nothing here refuses anybody (that is what `Estimates.expected_ns` is for, which errs on the safe side): who is taken for shorter than
 it is costs others time, once, and is known by what it did use.
 """
 
@@ -91,15 +91,18 @@ class Sizes:
         service_ns: int,
         first_token_ns: int,
         output_tokens: int,
+        known_bytes: int = 0,
     ) -> None:
         """A request was completed. `first_token_ns` after it started; 0: there was none, and all
-        of its time was for the prompt. Tokens are 0 where nobody counted them."""
+        of its time was for the prompt. Tokens are 0 where nobody counted them. `known_bytes` of
+        the prompt had been read before."""
         read_ns = first_token_ns or service_ns
         rated = runner, spec.kind is RequestKind.EMBED
         speed = self._speeds.get(rated)
         if speed is None:
             speed = self._speeds[rated] = _Speed()
-        speed.add(spec.prompt_bytes, read_ns, output_tokens, service_ns - read_ns)
+        read_bytes = max(0, spec.prompt_bytes - known_bytes)
+        speed.add(read_bytes, read_ns, output_tokens, service_ns - read_ns)
         self._latest[rated[1]] = rated
         if rated[1] or not output_tokens:
             return
@@ -121,9 +124,9 @@ class Sizes:
             self._by_author.move_to_end(author)
         lengths.add(length)
 
-    def expected_ns(self, runner: str, spec: RequestSpec) -> int:
-        """How long such a request of this agent runs; on a runner that has served none, as on the
-        one that has served last. 0: nothing is known."""
+    def expected_ns(self, runner: str, spec: RequestSpec, known_bytes: int = 0) -> int:
+        """How long such a request of this agent runs, of whose prompt so much was read before; on
+        a runner that has served none, as on the one that has served last. 0: nothing is known."""
         rated = runner, spec.kind is RequestKind.EMBED
         speed = self._speeds.get(rated)
         if speed is None:
@@ -132,7 +135,7 @@ class Sizes:
         if speed is None:
             return 0
         tokens = 0.0 if rated[1] else self._tokens(rated[0], spec)
-        return int(speed.expected_ns(spec.prompt_bytes, tokens))
+        return int(speed.expected_ns(max(0, spec.prompt_bytes - known_bytes), tokens))
 
     def _tokens(self, runner: str, spec: RequestSpec) -> float:
         """How long its answer will be."""

@@ -65,6 +65,7 @@ class Submission:
     time_outs: TimeOuts = NO_TIME_OUTS
     session_id: str = ""
     expected_calls: int = 0
+    prefixes: tuple[int, ...] = ()
 
 
 class InferenceService:
@@ -106,6 +107,7 @@ class InferenceService:
             time_outs=call.time_outs,
             session_id=call.session_id,
             expected_calls=call.expected_calls,
+            prefixes=call.prefixes,
         )
         return self._driver.submit(
             spec, call.content, resume_from=call.resume_from, traceparent=traceparent

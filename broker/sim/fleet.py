@@ -160,6 +160,8 @@ class Fleet:
             prefer_loaded=agents.prefer_loaded,
             preemptible=agents.preemptible,
             session_id=session.session_id,
+            shares=agents.name if agents.shared_tokens else "",
+            shared_tokens=agents.shared_tokens,
             expected_calls=len(session.calls) if agents.tells_calls else 0,
             blocks=call.blocks,
         )

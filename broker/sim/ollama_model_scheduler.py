@@ -224,7 +224,11 @@ class Scheduler:
         request = self.open[sequence.exchange]
         if request.stage is Stage.WAITING:
             request.move(Stage.COMPUTING)
-            self.signals.append(SlotTaken(exchange=request.id, at_ns=at_ns))
+            asked = len(sequence.prompt)
+            known = max(0, asked - sequence.to_read)
+            self.signals.append(
+                SlotTaken(exchange=request.id, at_ns=at_ns, prompt_tokens=asked, known_tokens=known)
+            )
 
     def token_made(self, sequence: Sequence, at_ns: int) -> None:
         index = sequence.produced - 1

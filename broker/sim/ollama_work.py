@@ -73,7 +73,11 @@ class HandedOver(Signal):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotTaken(Signal):
-    """The exchange left the runner's FIFO and computes now."""
+    """The exchange left the runner's FIFO and computes now; so many of the tokens of its prompt
+    were known there."""
+
+    prompt_tokens: int = 0
+    known_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

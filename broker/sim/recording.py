@@ -14,7 +14,7 @@ from typing import Any
 from broker.core.effects import Effect, Load, StartAttempt
 from broker.core.requests import AttemptId
 from broker.core.stimuli import AttemptEnded, LoadEnded, ResidentsSeen, Stimulus, UnloadEnded
-from broker.sim.ollama_work import ExchangeId, Signal, Work
+from broker.sim.ollama_work import ExchangeId, Signal, SlotTaken, Work
 
 
 class StretchKind(Enum):
@@ -42,6 +42,7 @@ class Recording:
     def __init__(self, models: Mapping[str, str]) -> None:
         self.stretches: list[Stretch] = []
         self.loads_failed = 0
+        self.prompt_tokens = self.known_tokens = 0  # of the prompts that were begun
         self._models = models
         self._running: dict[AttemptId, Stretch] = {}
         self._loading: dict[tuple[str, str], Stretch] = {}  # by backend and runner
@@ -75,7 +76,9 @@ class Recording:
         """Nor this."""
 
     def signalled(self, server: str, signal: Signal) -> None:
-        """Nor this."""
+        if isinstance(signal, SlotTaken):
+            self.prompt_tokens += signal.prompt_tokens
+            self.known_tokens += signal.known_tokens
 
     def close(self, now_ns: int) -> None:
         """Ends what has not ended."""

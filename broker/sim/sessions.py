@@ -120,6 +120,7 @@ class Sessions:
         chance = self._chance("session", agent_id, str(number))
         row = chance.choice(self._sized[""]) if self._sized[""] else None
         prompt = _tokens(chance, agents.prompt_tokens, row.prompt_tokens if row else None)
+        prompt += agents.shared_tokens
         calls = []
         for _ in range(chance.randint(*agents.calls)):
             output = _tokens(chance, agents.output_tokens, row.output_tokens if row else None)

@@ -36,7 +36,8 @@ class NeverEnds(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Played:
-    """A world at its end. `factor`: by how much time was stretched."""
+    """A world at its end. `factor`: by how much time was stretched. `known_tokens`: how many of the
+    tokens of prompts their servers had read before."""
 
     jobs: tuple[Job, ...]
     stretches: tuple[Stretch, ...]
@@ -49,11 +50,14 @@ class Played:
     seed: int
     ended_ns: int
     assumed: tuple[str, ...]
+    prompt_tokens: int
+    known_tokens: int
 
 
 class Simulation:
     """One workload before some servers. Of `policy` everything holds but how much these servers
-    can hold; servers that it does not name get what their own draft says."""
+    can hold; servers that it does not name get what their own draft says. `make`: another engine,
+    to compare with."""
 
     def __init__(
         self,
@@ -63,7 +67,9 @@ class Simulation:
         policy: EnginePolicy | None = None,
         seed: int | None = None,
         rho: float | None = None,
+        make: Callable[[EnginePolicy], Engine] = Engine,
     ) -> None:
+        self._make = make
         self._workload = workload
         self._backends = tuple(backends)
         self._models = models_of(workload.spec.models)
@@ -90,7 +96,7 @@ class Simulation:
         fleet = Fleet(sessions, planned, seed=self._seed, until_ns=until_ns)
         recording = Recording({each.blob: each.name for each in self._models})
         world = World(
-            Engine(self._policy),
+            self._make(self._policy),
             {each.name: site_of(each, self._models) for each in self._backends},
             judge=recording,
             on_end=fleet.ended,
@@ -118,6 +124,8 @@ class Simulation:
             seed=self._seed,
             ended_ns=now_ns,
             assumed=tuple(assumed),
+            prompt_tokens=recording.prompt_tokens,
+            known_tokens=recording.known_tokens,
         )
 
     def _run(

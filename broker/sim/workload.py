@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from broker.core.errors import BrokerError
+from broker.core.prefixes import PREFIX_BYTES
 from broker.core.requests import (
     Criticality,
     OnInterruption,
@@ -30,7 +31,8 @@ class Task:
     its client goes away then if nothing has been started for it. 0 means never.
     `num_ctx_needed` is 0 where any context will do. `output_tokens_max` is what it asks for at
     most, 0 where it does not say. Calls of one session begin with the same tokens. `blocks` names
-    the prompt's tokens, BLOCK_TOKENS each, where a trace tells which prompts share them.
+    the prompt's tokens, BLOCK_TOKENS each, where a trace tells which prompts share them. The first
+    `shared_tokens` are those of all tasks that share `shares`.
     `queue_limit_ns` is how long it says that it may wait to be started, 0 where it does not say.
     """
 
@@ -51,6 +53,8 @@ class Task:
     session_id: str = ""
     expected_calls: int = 0  # of its session, as its client says; 0: it does not
     blocks: tuple[int, ...] = ()
+    shares: str = ""
+    shared_tokens: int = 0
     queue_limit_ns: int = 0
     gives_up_after_ns: int = 0
     leaves_after_ns: int = 0
@@ -68,9 +72,19 @@ class Task:
         are of one session, or name the same blocks."""
         if self.blocks:
             return self._prompt_of_blocks()
+        shared = min(self.shared_tokens, self.prompt_tokens)
         own = ("session", self.session_id) if self.session_id else (self.request_id,)
-        seed = hash_of(self.agent_id, *own)
-        return tuple((seed + index) & 0x7FFFFFFF for index in range(self.prompt_tokens))
+        begins = _tokens_of(hash_of("shared", self.shares), shared) if shared else ()
+        return begins + _tokens_of(hash_of(self.agent_id, *own), self.prompt_tokens - shared)
+
+    @property
+    def prefixes(self) -> tuple[int, ...]:
+        """What its beginning is known by, if it may be like another's."""
+        if not (self.blocks or self.session_id or self.shared_tokens):
+            return ()
+        prompt = self.prompt
+        lengths = (each // _BYTES_PER_TOKEN for each in PREFIX_BYTES)
+        return tuple(hash(prompt[:each]) for each in lengths if each <= len(prompt))
 
     def _prompt_of_blocks(self) -> tuple[int, ...]:
         ids: list[int] = []
@@ -100,6 +114,7 @@ class Task:
             preemptible=self.preemptible,
             session_id=self.session_id,
             expected_calls=self.expected_calls,
+            prefixes=self.prefixes,
             on_interruption=self.on_interruption,
             time_outs=TimeOuts(queue_ns=limit_ns) if limit_ns else NO_TIME_OUTS,
         )
@@ -119,6 +134,10 @@ class Story:
     outcome: Outcome | None = None
     error: BrokerError | None = None
     endings: int = 0  # exactly one, or the engine is wrong
+
+
+def _tokens_of(seed: int, count: int) -> tuple[int, ...]:
+    return tuple((seed + index) & 0x7FFFFFFF for index in range(count))
 
 
 def hash_of(*words: str) -> int:

@@ -87,7 +87,8 @@ class AgentsDraft(Section):
     closed: each begins its next one `think_s` on average after the last one ended.
     trace: these send what the trace has for them.
     A session is `calls` requests; each comes `call_gap_s` after the answer of the one before, and
-    its prompt is all that was said plus `adds_tokens`. Who is refused or failed tries `retries`
+    its prompt is all that was said plus `adds_tokens`. All prompts begin with the same
+    `shared_tokens`, which come on top of what is drawn. Who is refused or failed tries `retries`
     times again, `retry_s` later, doubled each time, or when the broker says.
     """
 
@@ -103,6 +104,7 @@ class AgentsDraft(Section):
     output_tokens: TokensSpan | None = None
     calls: CallsSpan = (1, 1)
     call_gap_s: Pause = 0.0
+    shared_tokens: int = Field(default=0, ge=0, le=TOKENS_MAX)
     tells_calls: bool = False  # does it say how many calls a session will have?
     adds_tokens: int = Field(default=0, ge=0, le=TOKENS_MAX)
     gives_up_s: Seconds | None = None  # leaves if nothing was started for it by then

@@ -18,6 +18,7 @@ from broker_client.pb.broker.v1 import inference_pb2 as pb
 from tests.integration.bad_failing import FAILING
 from tests.integration.bad_operations import OPERATIONS
 from tests.integration.bad_pubsub import PUBSUB
+from tests.integration.bad_sessions import SESSIONS
 from tests.integration.wire_requests import called, chat, embed, generate, said, tool
 
 PROMPT_BYTES_MAX = 4096  # of the daemon under test
@@ -153,7 +154,6 @@ GENERATION: Table = (
         "fallback_models[1]",
         "at most 512",
     ),
-    ("GenerateRequest.session_id", generate(session_id=LONG), "session_id", "at most 128"),
     (
         "GenerateRequest.resume_from_seq",
         generate(resume_from_seq=-1),
@@ -393,6 +393,7 @@ BAD_FIELDS = (
             *CONVERSATION,
             *OTHERS,
             *FAILING,
+            *SESSIONS,
             *OPERATIONS,
             *PUBSUB,
         )

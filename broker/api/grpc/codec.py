@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable
 from typing import Any, Final
 
+from broker.api.beginnings import beginnings_of
 from broker.api.grpc.level_codec import LEVEL
 from broker.core.content import (
     Completion,
@@ -101,22 +102,20 @@ def decode_generate(
     """A request whose fields are valid, in the words of the core."""
     options = request.options
     priority = request.priority or PRIORITY_DEFAULT
-    preemptible = priority >= _PREEMPTIBLE_PRIORITY
-    if request.HasField("preemptible"):
-        preemptible = request.preemptible
+    content = GenerateContent(
+        input=_decode_input(request),
+        options=_decode_options(options) if request.HasField("options") else {},
+        tools=_decode_tools(request) if request.tools else (),
+        format_json=_decode_format(request),
+        think=_decode_think(request),
+    )
     return Submission(
         request_id=request.request_id,
         agent_id=request.agent_id,
         model=request.model,
         fallback_models=tuple(request.fallback_models),
         prefer_loaded=request.prefer_loaded,
-        content=GenerateContent(
-            input=_decode_input(request),
-            options=_decode_options(options) if request.HasField("options") else {},
-            tools=_decode_tools(request) if request.tools else (),
-            format_json=_decode_format(request),
-            think=_decode_think(request),
-        ),
+        content=content,
         priority=priority,
         criticality=_CRITICALITY[request.criticality],
         preemptible=preemptible,
@@ -135,6 +134,7 @@ def decode_generate(
         time_outs=_decode_timeouts(request),
         session_id=request.session_id,
         expected_calls=request.expected_calls,
+        prefixes=beginnings_of(content, text_bytes),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from broker.api.beginnings import beginnings_of
 from broker.api.grpc.codec import (
     WAIT_REASON,
     EventEncoder,
@@ -14,7 +15,7 @@ from broker.api.grpc.codec import (
     fingerprint,
     whole_ms,
 )
-from broker.core.content import Completion, Embeddings, FinishReason, ToolCall
+from broker.core.content import Completion, Embeddings, FinishReason, GenerateContent, ToolCall
 from broker.core.effects import TellQueued, TellSlowDown, WaitReason
 from broker.core.level import Level
 from broker.core.requests import Criticality
@@ -91,6 +92,16 @@ def test_work_may_be_set_aside_from_priority_eight_on_unless_it_says(
     call = decode_generate(request, b"", 0, 0, None)
     assert call.preemptible is is_preemptible
     assert call.priority == (priority or 5)
+
+
+def test_what_belongs_together_reaches_the_engine_as_numbers() -> None:
+    request = generate(session_id="s", expected_calls=7)
+    request.prompt.text = "x" * 5_000
+    call = decode_generate(request, b"", 0, 5_000, None)
+    assert (call.session_id, call.expected_calls) == ("s", 7)
+    assert isinstance(call.content, GenerateContent)
+    assert call.prefixes == beginnings_of(call.content, 5_000)
+    assert len(call.prefixes) == 2
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,7 @@ def test_all_parts_of_a_prompt() -> None:
             "priority": 2,
             "criticality": "batch",
             "session_id": "talk",
+            "expected_calls": 7,
             "cache_policy": "bypass",
             "preemptible": False,
             "think": "high",
@@ -57,7 +58,7 @@ def test_all_parts_of_a_prompt() -> None:
     assert list(request.fallback_models) == ["a", "b"]
     assert request.priority == 2
     assert request.criticality == common_pb2.CRITICALITY_BATCH
-    assert request.session_id == "talk"
+    assert (request.session_id, request.expected_calls) == ("talk", 7)
     assert request.cache_policy == inference_pb2.CACHE_POLICY_BYPASS
     assert request.HasField("preemptible")
     assert not request.preemptible

@@ -10,6 +10,7 @@ from broker.core import routing
 from broker.core.effects import StartAttempt
 from broker.core.errors import BackendFailed
 from broker.core.placement import BackendPolicy
+from broker.core.requests import RequestSpec
 from broker.core.stimuli import Arrived
 from tests.unit.core.scene import (
     MINUTE_NS,
@@ -38,9 +39,16 @@ def pool(*slots: int, weights: tuple[float, ...] = ()) -> Scene:
     return scene
 
 
-def sends(scene: Scene, name: str, *, agent: str = "a", session: str = "") -> str:
+def sends(
+    scene: Scene,
+    name: str,
+    *,
+    agent: str = "a",
+    session: str = "",
+    prefixes: tuple[int, ...] = (),
+) -> str:
     """The backend that gets it at once, or "" where none does."""
-    spec = replace(request(name, agent=agent), session_id=session)
+    spec = replace(request(name, agent=agent), session_id=session, prefixes=prefixes)
     started = of(scene.turn(Arrived(spec)), StartAttempt)
     return started[0].backend if started else ""
 
@@ -57,12 +65,52 @@ def test_a_weight_is_a_part_of_the_work() -> None:
     assert (got.count("b0"), got.count("b1")) == (2, 6)
 
 
-def test_a_session_goes_where_it_was_though_that_is_busier_by_one() -> None:
+def test_a_session_goes_where_it_was_though_that_is_busier_by_two() -> None:
     scene = pool(4, 4)
-    assert sends(scene, "r1", session="s") == "b0"
-    assert sends(scene, "r2", session="s") == "b0"
-    assert sends(scene, "r3", session="s") == "b1"  # by two: no longer
-    assert sends(scene, "r4", session="s") == "b1"
+    got = [sends(scene, f"r{n}", session="s") for n in range(5)]
+    assert got == ["b0", "b0", "b0", "b1", "b1"]  # by three: no longer
+
+
+def test_who_begins_alike_goes_where_that_was_read() -> None:
+    scene = pool(4, 4)
+    assert sends(scene, "r1", agent="a", prefixes=(1, 2)) == "b0"
+    assert sends(scene, "r2", agent="b", prefixes=(5, 6)) == "b1"
+    assert sends(scene, "r3", agent="c") == "b0"
+    assert sends(scene, "r4", agent="d", prefixes=(5,)) == "b1"
+    assert sends(scene, "r5", agent="e", prefixes=(1, 3)) == "b0"  # shorter is better than nothing
+
+
+def test_the_longest_beginning_counts_and_of_equals_where_it_was_read_last() -> None:
+    scene = pool(9, 9)
+    assert sends(scene, "r1", agent="a", prefixes=(1, 2)) == "b0"
+    assert sends(scene, "r2", agent="b") == "b1"
+    assert sends(scene, "r3", agent="b") == "b1"
+    assert sends(scene, "r4", agent="c", prefixes=(7,)) == "b0"
+    assert sends(scene, "r5", agent="d", session="s", prefixes=(7,)) == "b0"
+    for n in range(3):
+        scene.ends(f"r{(1, 4, 5)[n]}", agent="acd"[n])
+    assert sends(scene, "r6", agent="e", prefixes=(1, 8)) == "b0"
+    assert sends(scene, "r7", agent="f", prefixes=(9, 8)) == "b0"  # where that was read last
+
+
+def test_a_server_that_is_busier_by_three_is_left_alone_whatever_it_has_read() -> None:
+    scene = pool(4, 4)
+    got = [sends(scene, f"r{n}", agent=f"a{n}", prefixes=(1,)) for n in range(5)]
+    assert got == ["b0", "b0", "b0", "b1", "b1"]
+
+
+def test_what_was_read_before_a_load_is_forgotten() -> None:
+    scene = pool(4, 4)
+    assert sends(scene, "r1", agent="a", prefixes=(1,)) == "b0"
+    assert sends(scene, "r2", agent="b") == "b1"
+    scene.ends("r1", agent="a")
+    assert scene.engine._prefixes.known_bytes("blob-m", spec_of((1,)), "b0") == 1_024
+    scene.engine.backends["b0"].residents["blob-m"].loaded_ns += 1  # another load since
+    assert scene.engine._prefixes.known_bytes("blob-m", spec_of((1,)), "b0") == 0
+
+
+def spec_of(prefixes: tuple[int, ...]) -> RequestSpec:
+    return replace(request("r"), prefixes=prefixes)
 
 
 def test_a_session_is_one_of_its_agent() -> None:
