@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from itertools import combinations
 
 from bench.fleet_machine import Machine, simulated
@@ -25,7 +26,7 @@ from broker.core.requests import Outcome
 from broker.sim.workload import Task
 
 SEED = 1
-CELL = CELLS["1x2_rho09"]
+CELL = replace(CELLS["1x2_rho09"], has_pauses=True)  # as ollama-sim has
 REQUESTS, SPEED = 800, 36.0
 REQUESTS_QUICK, SPEED_QUICK = 40, 60.0
 BOUNDS = {"fleet_loads_vs_direct": 0.6}

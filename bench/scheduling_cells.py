@@ -42,7 +42,9 @@ MAX_TOKENS_FACTOR = 2.56  # 1.6 squared
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """A machine that holds `resident` models of `slots` slots each, and how it is loaded."""
+    """A machine that holds `resident` models of `slots` slots each, and how it is loaded.
+    `has_pauses`: its server looks at its card and waits for memory around loads, as real ones do.
+    """
 
     name: str
     resident: int
@@ -51,6 +53,7 @@ class Cell:
     is_flexible: bool = False
     has_urgent: bool = False
     is_patient: bool = False
+    has_pauses: bool = False
 
 
 CELLS = {

@@ -105,12 +105,11 @@ def start(cell: Cell) -> OllamaModel:
         max_loaded_models=cell.resident,
         memory_bytes=200 * GIB,
         context_length=CONTEXT,
-        gpu_query_ns=0,  # these three: a load takes what it is said to take
-        kill_ns=0,
-        vram_recovery_ns=0,
         log_entries_max=1_000_000,
         quirks=Quirks(slot_leak_chance=0.0),
     )
+    if not cell.has_pauses:  # a load takes what it is said to take
+        settings = replace(settings, gpu_query_ns=0, kill_ns=0, vram_recovery_ns=0)
     return OllamaModel(_catalogue(), settings, tokens="first_and_last")
 
 
