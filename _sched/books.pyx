@@ -215,8 +215,8 @@ cdef class Books:
 
     cdef uint32_t candidate(self, uint32_t of) noexcept nogil:
         """The flow of a class that is served next; 0: none."""
-        cdef uint32_t least = counters_at(self.counters, class_at(self, of).counters).active
-        return 0 if least == 0 else counter_at(self.counters, least).owner
+        cdef uint32_t first = counters_at(self.counters, class_at(self, of).counters).window.next
+        return 0 if first == 0 else counter_at(self.counters, first).owner
 
     cdef int64_t key_ns(self, uint32_t of) noexcept nogil:
         """The order key of a class that has a candidate: its oldest claim, handicapped. By that of
@@ -359,7 +359,7 @@ cdef class Books:
         assert counter_at(self.counters, flow.counter).owner == slot, "a counter is not its own"
         assert counter_at(self.counters, flow.counter).state == state, "a flow is misplaced"
         if state == ACTIVE:
-            assert counter_at(self.counters, flow.counter).stand_ns == self.stand_ns(slot), (
+            assert counter_at(self.counters, flow.counter).place.stand_ns == self.stand_ns(slot), (
                 "a flow stands where its first request does not"
             )
         return 0

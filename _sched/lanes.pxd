@@ -6,16 +6,19 @@ from _sched.arena cimport handle_of
 from _sched.books cimport Books, by_rank, class_at, flow_at, request_at
 from _sched.forecast cimport Forecast, Lane, forecast_first, forecast_join, forecast_serve
 from _sched.pairing cimport Order, pairing_after, pairing_walk
-from _sched.vtc cimport FlowCounter, active_order, counter_at, units_of
+from _sched.vtc cimport FlowCounter, counter_at, places_of, units_of
 from _sched.vtc cimport class_at as counters_at
+from _sched.window cimport Places, least_order
 
 
 cdef inline uint32_t copy_flows(
     Books all, uint32_t of, Forecast* forecast, uint32_t candidate, uint32_t lanes, int64_t cost
 ) noexcept nogil:
-    """Copies the active flows of a class behind these lanes; how many there are now."""
-    cdef Order order = active_order(all.counters)
-    cdef uint32_t each = counters_at(all.counters, class_at(all, of).counters).active
+    """Copies the active flows of a class behind these lanes, the least served first, so that their
+    window need not slide back; how many there are now."""
+    cdef Places places = places_of(all.counters)
+    cdef Order order = least_order(&places)
+    cdef uint32_t each = counters_at(all.counters, class_at(all, of).counters).window.least
     cdef FlowCounter* counter
     cdef Lane* lane
     while each != 0:
@@ -23,12 +26,11 @@ cdef inline uint32_t copy_flows(
         lane = &forecast.lanes[lanes]
         counter = counter_at(all.counters, each)
         lane.of = candidate
-        lane.counter = counter.counter
-        lane.grade = counter.grade
-        lane.stand_ns = counter.stand_ns if forecast.grain_units != 0 else 0
+        lane.place.counter = counter.place.counter
+        lane.place.stand_ns = counter.place.stand_ns
+        lane.place.charged = counter.place.charged
+        lane.place.sequence = counter.place.sequence
         lane.units = units_of(cost, counter.weight)
-        lane.charged = counter.charged
-        lane.sequence = counter.sequence
         lane.claim_ns = flow_at(all, counter.owner).claim_ns
         lane.owner = flow_at(all, counter.owner).sequence
         lane.request = flow_at(all, counter.owner).requests

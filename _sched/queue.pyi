@@ -10,14 +10,14 @@ class FairQueue(Books):
     A request waits in a group, in a class of it (a priority from 1, the best, to 255, and a
     compartment from 0 to 53), and is of an agent with a weight. What is next in a group: the class
     with the oldest claim, counted from when a request became its agent's head, plus the handicap of
-    its priority; in it, of the agents whose virtual token counters lie in the least grade, the one
+    its priority; in it, of the agents whose virtual token counters are about the least, the one
     whose head stands first; of its requests that of the lowest rank, among equals the first come. A
     turn uses up the oldest claim of its class.
 
-    A grade is `grain` of cost wide, but no wider than the largest cost charged to its class: who
-    was served as much to within that counts as served alike, and stands as long as its head is one,
-    later by what that stands back for its size. A grain of 0 makes no grades: the least counter is
-    next, and sizes play no part.
+    About the least is what is less than `grain` of cost above it, and less than the largest cost
+    charged to its class: who was served as much to within that counts as served alike, and stands
+    as long as its head is one, later by what that stands back for its size. With a grain of 0 the
+    least counter is next, and sizes play no part.
 
     A mask closes classes: bit c those of compartment c, bit 53 + p those of priority p. Priorities
     beyond 10 have no bit.

@@ -2,8 +2,8 @@
 """The queue: which request of a group is next, by class, by agent, by rank.
 
 First which class (a priority and a compartment), the one with the oldest claim, handicaps counted;
-then which agent of it: of those whose virtual token counters lie in the least grade the one with
-the oldest head, sizes considered; then which of its requests, the lowest rank. `reference_queue.py`
+then which agent of it: of those whose virtual token counters are about the least the one with the
+oldest head, sizes considered; then which of its requests, the lowest rank. `reference_queue.py`
 says the same in plain Python and is the specification.
 
 All sums that are asked for are kept in the books: nothing here looks at a backlog. What Python code
@@ -22,7 +22,7 @@ from _sched.books cimport (
 )
 from _sched.forecast cimport Candidate, forecast_close, forecast_open, forecast_start
 from _sched.lanes cimport copy_flows, tell
-from _sched.vtc cimport check_cost, check_weight, counter_at
+from _sched.vtc cimport check_cost, check_weight, counter_at, width_of
 from _sched.vtc cimport class_at as counters_at
 
 cdef extern from *:
@@ -288,7 +288,7 @@ cdef class FairQueue(Books):
     def counter_of(self, uint64_t group, long priority, long compartment, uint64_t agent):
         """The virtual token counter of an agent in a class; None where none is kept."""
         cdef uint32_t flow = self._flow(group, priority, compartment, agent)
-        return None if flow == 0 else counter_at(self.counters, flow_at(self, flow).counter).counter
+        return None if flow == 0 else counter_at(self.counters, flow_at(self, flow).counter).place.counter
 
     def waiting_of(self, uint64_t group, long priority, long compartment, uint64_t agent):
         """How many requests of an agent wait in a class."""
@@ -351,7 +351,7 @@ cdef class FairQueue(Books):
                 candidate.priority = class_at(self, of).priority
                 candidate.sequence = class_at(self, of).sequence
                 candidate.largest = counters_at(self.counters, class_at(self, of).counters).largest
-                candidate.width = counters_at(self.counters, class_at(self, of).counters).width
+                candidate.window.width = width_of(forecast.grain_units, candidate.largest)
                 candidate.handicap_ns = (candidate.priority - 1) * self.handicap_ns
                 lanes = copy_flows(self, of, forecast, candidates, lanes, cost)
                 of = self._open(class_at(self, of).next_of_group, closed)

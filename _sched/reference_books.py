@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from _sched.reference_vtc import COMPARTMENT_MAX, grade_start, grade_width, graded
+from _sched.reference_vtc import COMPARTMENT_MAX, window_end, window_width
 
 
 @dataclass(slots=True, eq=False)
@@ -35,11 +35,10 @@ class Flow:
         """How old its head counts as, its size considered."""
         return self.head_since_ns + self.sorted()[0].stand_back_ns
 
-    def order(self, width: int) -> tuple[int, int, int, int]:
-        """The least grade first; in one grade the oldest, sizes considered; then the one not served
-        for longest, then the older. Without grades sizes play no part."""
-        stand_ns = self.stand_ns() if width else 0
-        return graded(self.counter, width), stand_ns, self.taken, self.handle
+    def order(self, width: int) -> tuple[int, int, int]:
+        """Of those served alike the oldest, sizes considered; then the one not served for longest,
+        then the older. Where none but equals count as alike sizes play no part."""
+        return self.stand_ns() if width else 0, self.taken, self.handle
 
     def idle_order(self) -> tuple[int, int, int]:
         """Those served least are forgotten first."""
@@ -72,11 +71,17 @@ class Class:
         return [each for each in self.flows if each.is_active()]
 
     def width(self, grain: int) -> int:
-        return grade_width(grain, self.largest)
+        return window_width(grain, self.largest)
+
+    def end(self, grain: int, besides: Flow | None = None) -> int:
+        """Whose counter is below this was served alike, and may be next."""
+        waiting = (each.counter for each in self.active() if each is not besides)
+        return window_end(waiting, self.width(grain))
 
     def next(self, grain: int, besides: Flow | None = None) -> Flow | None:
-        waiting = [each for each in self.active() if each is not besides]
-        return min(waiting, key=lambda each: each.order(self.width(grain)), default=None)
+        end = self.end(grain, besides)
+        alike = [each for each in self.active() if each is not besides and each.counter < end]
+        return min(alike, key=lambda each: each.order(self.width(grain)), default=None)
 
     def floor(self, grain: int, besides: Flow | None = None) -> int | None:
         """What a lift gives: the counter of who is next, or, if nobody waits, that of who was the
@@ -85,9 +90,8 @@ class Class:
         return None if found is None else found.counter
 
     def spent(self, grain: int) -> int | None:
-        """Up to here a lift gives all that a counter is worth, whoever is next in the grade."""
-        found = self.next(grain)
-        return self.floor(grain) if found is None else grade_start(found.counter, self.width(grain))
+        """Up to here a lift gives all that a counter is worth, whoever is next."""
+        return min((each.counter for each in self.active()), default=self.floor(grain))
 
 
 @dataclass(slots=True, eq=False)

@@ -2,9 +2,9 @@
 
 Rules (docs/scheduling.md): within a group, first which class (priority and compartment), the one
 with the oldest claim, handicaps counted; then which agent of that class: of those whose virtual
-token counters lie in the least grade (`grain` wide, but no wider than the largest request) the one
-whose head is the oldest, counted as so much younger as it stands back for its size; then which of
-its requests, the one of the lowest rank.
+token counters are less than `grain`, and than the largest request, above the least the one whose
+head is the oldest, counted as so much younger as it stands back for its size; then which of its
+requests, the one of the lowest rank.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from _sched.reference_vtc import (
     check_range,
     check_weight,
     clamped_counter,
-    grade_width,
-    graded,
     virtual_units,
+    window_end,
+    window_width,
 )
 
 
@@ -34,7 +34,7 @@ class FairQueue:
         self, handicap_ns_per_priority: int, parked_max: int = 1024, grain: int = 0
     ) -> None:
         self.handicap_ns_per_priority = handicap_ns_per_priority
-        self.grain = grain  # what a grade of counters is wide, as a cost; 0: there are none
+        self.grain = grain  # how far apart counters may be and count as alike, as a cost
         self.parked_max = parked_max  # idle flows of one class whose counters are remembered
         self._sequence = count(1)
         self._takes = count(1)
@@ -260,10 +260,14 @@ class FairQueue:
             rest[flow.handle], since[flow.handle] = flow.sorted(), flow.claim_ns
             head_since[flow.handle] = flow.head_since_ns
 
-        def place(f: int) -> tuple[int, int, int, int]:
-            width = grade_width(self.grain, largest[self._flows[f].of.sequence])
-            stand_ns = head_since[f] + rest[f][0].stand_back_ns if width else 0
-            return graded(counter[f], width), stand_ns, taken[f], f
+        def first(flows: list[int], of: Class) -> int:
+            width = window_width(self.grain, largest[of.sequence])
+            end = window_end((counter[f] for f in flows), width)
+
+            def place(f: int) -> tuple[int, int, int]:
+                return head_since[f] + rest[f][0].stand_back_ns if width else 0, taken[f], f
+
+            return min((f for f in flows if counter[f] < end), key=place)
 
         order: list[int] = []
         takes = max(taken.values(), default=0)
@@ -272,7 +276,7 @@ class FairQueue:
             for each in classes:
                 flows = [f.handle for f in each.active() if rest[f.handle]]
                 if flows:
-                    best = min(flows, key=place)
+                    best = first(flows, each)
                     key_ns = min(since[f] for f in flows) + self._handicap_ns(each)
                     oldest = min(flows, key=lambda f: (since[f], f))
                     candidates.append((key_ns, each.priority, each.sequence, best, oldest))
@@ -297,13 +301,12 @@ class FairQueue:
                 return next((f.counter for f in each.flows if f.agent.handle == agent), None)
         return None
 
-    def grade_of(self, group: int, priority: int, compartment: int, agent: int) -> int | None:
-        """The grade of such a counter, by which it is compared with others of its class."""
-        counter = self.counter_of(group, priority, compartment, agent)
+    def end_of(self, group: int, priority: int, compartment: int) -> int:
+        """Below which counter the agents that wait in a class count as served alike."""
         for each in self._groups[group]:
-            if (each.priority, each.compartment) == (priority, compartment) and counter is not None:
-                return graded(counter, each.width(self.grain))
-        return None
+            if (each.priority, each.compartment) == (priority, compartment):
+                return each.end(self.grain)
+        return 0
 
     def waiting_of(self, group: int, priority: int, compartment: int, agent: int) -> int:
         """How many requests of an agent wait in a class."""

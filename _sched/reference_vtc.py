@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import count
 from math import isfinite
@@ -28,9 +29,8 @@ class _Flow:
     is_active: bool = False
     is_parked: bool = False
 
-    def order(self, width: int) -> tuple[int, int, int, int]:
-        stand_ns = self.stand_ns if width else 0
-        return graded(self.counter, width), stand_ns, self.charged, self.handle
+    def order(self, width: int) -> tuple[int, int, int]:
+        return self.stand_ns if width else 0, self.charged, self.handle
 
     def parked_order(self) -> tuple[int, int, int]:
         return self.counter, self.charged, self.handle
@@ -161,8 +161,8 @@ class VirtualTokenCounters:
         spent = self._floor(of)
         if not parked:
             return 0
-        if self._next(of) is not None and spent is not None:
-            spent = grade_start(spent, self._width(of))
+        if self._next(of) is not None:
+            spent = min(each.counter for each in self._of(of) if each.is_active)
         is_spent = spent is not None and parked[0].counter <= spent
         if not is_spent and len(parked) <= self.parked_max:
             return 0
@@ -176,33 +176,28 @@ class VirtualTokenCounters:
         units = virtual_units(cost, flow.weight)
         self._largest[flow.of] = max(self._largest.get(flow.of, 0), units)
 
-    def _width(self, of: int) -> int:
-        return grade_width(self.grain, self._largest.get(of, 0))
-
     def _next(self, of: int, besides: _Flow | None = None) -> _Flow | None:
         active = [each for each in self._of(of) if each.is_active and each is not besides]
-        return min(active, key=lambda each: each.order(self._width(of)), default=None)
+        width = window_width(self.grain, self._largest.get(of, 0))
+        end = window_end((each.counter for each in active), width)
+        alike = [each for each in active if each.counter < end]
+        return min(alike, key=lambda each: each.order(width), default=None)
 
     def _floor(self, of: int, besides: _Flow | None = None) -> int | None:
         found = self._next(of, besides) or self._last.get(of)
         return None if found is None else found.counter
 
 
-def grade_width(grain: int, largest: int) -> int:
-    """How wide the grades of a class are, in virtual units, where so much was charged at once at
-    most: never wider than the largest request. 0: there are none."""
-    power_of_two = 1 << (max(largest, 1).bit_length() - 1)
-    return min(grain * VIRTUAL_SCALE, power_of_two)
+def window_width(grain: int, largest: int) -> int:
+    """How far apart counters of a class may be, in virtual units, and still count as served alike,
+    where so much was charged at once at most: no further than the largest request. 0: they must be
+    equal."""
+    return min(grain * VIRTUAL_SCALE, max(largest, 1))
 
 
-def graded(counter: int, width: int) -> int:
-    """Which grade a counter lies in: those in one grade count as served alike."""
-    return counter // width if width else counter
-
-
-def grade_start(counter: int, width: int) -> int:
-    """Where the grade of a counter begins: no counter of the grade is less."""
-    return counter - counter % width if width else counter
+def window_end(counters: Iterable[int], width: int) -> int:
+    """Below this all count as served as much as the least."""
+    return min(counters, default=0) + max(width, 1)
 
 
 def virtual_units(cost: int, weight: float) -> int:

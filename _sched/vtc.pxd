@@ -5,7 +5,7 @@ from libc.math cimport isfinite
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from _sched.arena cimport Block, Blocks, block_at
-from _sched.pairing cimport Links, Order, pairing_push, pairing_scatter
+from _sched.window cimport Place, Places, Window, window_widen
 
 cdef enum:
     UNITS_PER_COST = 1000    # virtual units per unit of cost at weight 1
@@ -26,13 +26,8 @@ cdef extern from *:
 
 cdef struct FlowCounter:
     Block block
-    Links links              # in its class's heap of active flows, or in that of parked ones
+    Place place              # in its class's window while it is active; parked, in that heap
     uint32_t of              # the class
-    int64_t counter
-    int64_t grade            # counter / width of a grade, while it is active
-    int64_t stand_ns         # among those of one grade, the least is next
-    uint64_t charged         # the number of its last charge; 0: never
-    uint64_t sequence        # breaks ties: the older first
     double weight
     uint32_t in_flight       # how many charges are not settled
     int64_t cost_in_flight   # what they add up to
@@ -41,39 +36,14 @@ cdef struct FlowCounter:
 
 cdef struct CounterClass:
     Block block
-    uint32_t active          # the heap of its active flows, who is next first
+    Window window            # its active flows
     uint32_t parked          # the heap of its parked ones, least counter first
     uint32_t last            # the flow that was the last to leave the active ones, while it is kept
     int64_t last_counter     # its counter when it was forgotten; NEVER: none has left yet
     int64_t largest          # what was charged at once at most
-    int64_t width            # of a grade, in virtual units; 0: there are none
     uint32_t flows
     uint32_t actives
     uint32_t parks
-
-
-cdef inline bint is_less_served(const void* a, const void* b) noexcept nogil:
-    """Least counter first; among equals the one not served for longest, then the older."""
-    cdef const FlowCounter* x = <const FlowCounter*> a
-    cdef const FlowCounter* y = <const FlowCounter*> b
-    if x.counter != y.counter:
-        return x.counter < y.counter
-    if x.charged != y.charged:
-        return x.charged < y.charged
-    return x.sequence < y.sequence
-
-
-cdef inline bint is_before_in_grades(const void* a, const void* b) noexcept nogil:
-    """Least grade first; in one grade the least stand; among equals as above."""
-    cdef const FlowCounter* x = <const FlowCounter*> a
-    cdef const FlowCounter* y = <const FlowCounter*> b
-    if x.grade != y.grade:
-        return x.grade < y.grade
-    if x.stand_ns != y.stand_ns:
-        return x.stand_ns < y.stand_ns
-    if x.charged != y.charged:
-        return x.charged < y.charged
-    return x.sequence < y.sequence
 
 
 cdef inline int64_t units_of(int64_t cost, double weight) noexcept nogil:
@@ -105,7 +75,7 @@ cdef class VirtualTokenCounters:
     cdef Blocks flows
     cdef Blocks classes
     cdef readonly uint32_t parked_max
-    cdef int64_t grain_units     # how wide a grade is at most; 0: there are none
+    cdef int64_t grain_units     # how wide a window is at most; 0: there are none
     cdef uint64_t _sequence
     cdef uint64_t _charges
     cdef uint32_t _unchecked     # changes since the last check of a debug build
@@ -139,44 +109,17 @@ cdef inline CounterClass* class_at(VirtualTokenCounters all, uint32_t slot) noex
     return <CounterClass*> block_at(&all.classes, slot)
 
 
-cdef inline Order parked_order(VirtualTokenCounters all) noexcept nogil:
-    return Order(all.flows.memory, sizeof(FlowCounter), sizeof(Block), is_less_served)
-
-
-cdef inline Order active_order(VirtualTokenCounters all) noexcept nogil:
-    """Of the active flows of a class; without grades stands play no part."""
-    if all.grain_units == 0:
-        return parked_order(all)
-    return Order(all.flows.memory, sizeof(FlowCounter), sizeof(Block), is_before_in_grades)
-
-
-@cython.cdivision(True)
-cdef inline int64_t grade_of(int64_t counter, int64_t width) noexcept nogil:
-    return counter // width if width != 0 else counter
+cdef inline Places places_of(VirtualTokenCounters all) noexcept nogil:
+    return Places(all.flows.memory + sizeof(Block), sizeof(FlowCounter))
 
 
 cdef inline int64_t width_of(int64_t grain_units, int64_t largest) noexcept nogil:
-    """The largest power of two that the largest charge holds, and the grain at most. So a grade is
-    never wider than a request, and seldom another one."""
-    cdef int64_t width = 1
-    while width <= largest >> 1 and width < grain_units:
-        width <<= 1
-    return min(width, grain_units)
+    """As wide as the largest charge, and the grain at most: nobody is a request ahead by it."""
+    return min(grain_units, max(largest, <int64_t> 1))
 
 
-cdef inline void regrade(VirtualTokenCounters all, uint32_t slot) noexcept nogil:
-    """The grades of a class are as wide as they should be. O(its active flows) where they were
-    not, which is as often as its largest charge doubles."""
+cdef inline void rewiden(VirtualTokenCounters all, uint32_t slot) noexcept nogil:
+    """The window of a class is as wide as it should be."""
     cdef CounterClass* of = class_at(all, slot)
-    cdef int64_t width = width_of(all.grain_units, of.largest)
-    if width == of.width:
-        return
-    of.width = width
-    cdef Order order = active_order(all)
-    cdef uint32_t rest = of.active
-    cdef uint32_t each = pairing_scatter(&order, &rest)
-    of.active = 0
-    while each != 0:
-        counter_at(all, each).grade = grade_of(counter_at(all, each).counter, width)
-        pairing_push(&order, &of.active, each)
-        each = pairing_scatter(&order, &rest)
+    cdef Places places = places_of(all)
+    window_widen(&places, &of.window, width_of(all.grain_units, of.largest))

@@ -4,16 +4,16 @@ from typing import final
 class VirtualTokenCounters:
     """Flows in classes; of the active ones of a class the one served least per weight is next.
 
-    With a grain, counters are told apart by grades of that width alone (as a cost, and no wider
-    than the power of two up to the largest charge), and of the flows in the least grade the one of
-    the least stand is next. Without, stands play no part. Costs are whole numbers from 0 to 2**40,
+    With a grain, counters count as alike that are less than so much above the least (as a cost, and
+    less than the largest charge), and of the flows with such the one of the least stand is next.
+    Without, only equal ones do, and stands play no part. Costs are whole numbers from 0 to 2**40,
     weights positive and finite (ValueError otherwise).
     Source: VTC, arXiv 2401.00588; what a lift gives while nothing waits follows start-time fair
     queueing (Goyal, Vin, Cheng 1996), but not its virtual time, as charges here are estimates.
     """
 
     grain: int
-    """0 to 2**40; 0: there are no grades. May be set at any time, in O(n)."""
+    """0 to 2**40; 0: only equal counters count as alike. May be set at any time, in O(n)."""
 
     def __init__(self, parked_max: int = 1024, grain: int = 0) -> None: ...
     @property
@@ -75,8 +75,8 @@ class VirtualTokenCounters:
         """The flow idles; `pop_spent` says when to forget it. False also unless it does idle."""
 
     def pop_spent(self, of: int) -> int:
-        """The least parked flow, where the floor has reached it (with a grain, where the least
-        grade that is active begins above it or at it), or where there are too many; else 0.
+        """The least parked flow, where the least counter that is active has reached it (where none
+        is, the floor), or where there are too many; else 0.
 
         It is no longer parked, and what it knows is worth no more than a lift. KeyError: no such
         class.

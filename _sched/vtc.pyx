@@ -2,32 +2,26 @@
 """Virtual token counters: who has been served least for the weight it has.
 
 Each flow has a counter of what it was served, in virtual units: cost * 1000 / weight, truncated.
-The next is the active flow with the least (VTC, arXiv 2401.00588). With a grain, counters are told
-apart by grades of that width alone, and of those in the least grade the one of the least stand is
-next; no grade is wider than the largest charge, so that nobody gets two requests ahead by it. Who
-returns from idling is lifted to the floor of the class: the counter of who is next there, or, where
+The next is the active flow with the least (VTC, arXiv 2401.00588). With a grain, all within so much
+of the least count as served alike, and of those the one of the least stand is next; that window is
+no wider than the largest charge, so that nobody gets two requests ahead by it. Who returns from idling is lifted to the floor of the class: the counter of who is next there, or, where
 nobody is, of the one that was the last to leave them, as it is now. (The highest counter ever
 served would not do: charges are estimates, and a newcomer would pay for one that was too high. Nor
 the least of those in flight: one long request would hold it back for as long as it runs.)
-A flow that idles above where the least grade begins is parked; below, a lift gives it all it had.
+A flow that idles above the least counter is parked; at or below, a lift gives it all it had.
 """
 cimport cython
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from _sched.arena cimport (
-    blocks_close,
-    blocks_give_back,
-    blocks_open,
-    blocks_reserve,
-    blocks_take,
-    bytes_held,
-    handle_of,
-    next_handle,
-    slot_is_live,
-    slot_of,
+    blocks_close, blocks_give_back, blocks_open, blocks_reserve, blocks_take, bytes_held, handle_of,
+    next_handle, slot_is_live, slot_of,
 )
-from _sched.pairing cimport check_order, pairing_push, pairing_remove, pairing_walk
+from _sched.pairing cimport Order, check_order, pairing_push, pairing_remove, pairing_walk
 from _sched.types cimport SCHED_CHECKS, SLOTS_MAX
+from _sched.window cimport (
+    Places, check_window, least_order, outside_order, window_put, window_slide, window_take,
+)
 
 
 @cython.final
@@ -106,7 +100,7 @@ cdef class VirtualTokenCounters:
         self.grain_units = check_grain(grain) * UNITS_PER_COST
         for of in range(1, self.classes.used):
             if slot_is_live(&self.classes, of):
-                regrade(self, of)
+                rewiden(self, of)
         self._changed()
 
     def activate(self, uint64_t flow, bint lift=True, int64_t stand_ns=0):
@@ -142,7 +136,7 @@ cdef class VirtualTokenCounters:
         cdef uint32_t slot = slot_of(&self.flows, flow)
         if slot == 0:
             return False
-        self.bill(slot, cost, counter_at(self, slot).stand_ns)
+        self.bill(slot, cost, counter_at(self, slot).place.stand_ns)
         self._changed()
         return True
 
@@ -162,13 +156,13 @@ cdef class VirtualTokenCounters:
         cdef uint32_t slot = slot_of(&self.classes, of)
         if slot == 0:
             raise KeyError(of)
-        slot = class_at(self, slot).active
+        slot = class_at(self, slot).window.next
         return 0 if slot == 0 else handle_of(&self.flows, slot)
 
     def counter_of(self, uint64_t flow):
         """This flow's counter, or None if the handle is stale."""
         cdef uint32_t slot = slot_of(&self.flows, flow)
-        return None if slot == 0 else counter_at(self, slot).counter
+        return None if slot == 0 else counter_at(self, slot).place.counter
 
     def floor_of(self, uint64_t of):
         """What a lift gives in this class; None where nobody is or was active."""
@@ -214,7 +208,7 @@ cdef class VirtualTokenCounters:
     cdef uint32_t open(self) noexcept nogil:
         cdef uint32_t slot = blocks_take(&self.classes)
         class_at(self, slot).last_counter = NEVER
-        class_at(self, slot).width = width_of(self.grain_units, 0)
+        class_at(self, slot).window.width = width_of(self.grain_units, 0)
         return slot
 
     cdef void close(self, uint32_t of) noexcept nogil:
@@ -224,7 +218,7 @@ cdef class VirtualTokenCounters:
         cdef uint32_t slot = blocks_take(&self.flows)
         cdef FlowCounter* flow = counter_at(self, slot)
         self._sequence += 1
-        flow.sequence = self._sequence
+        flow.place.sequence = self._sequence
         flow.of = of
         flow.weight = weight
         class_at(self, of).flows += 1
@@ -235,7 +229,7 @@ cdef class VirtualTokenCounters:
         cdef CounterClass* of = class_at(self, counter_at(self, slot).of)
         if of.last == slot:
             of.last = 0
-            of.last_counter = counter_at(self, slot).counter
+            of.last_counter = counter_at(self, slot).place.counter
         of.flows -= 1
         blocks_give_back(&self.flows, slot)
 
@@ -244,22 +238,24 @@ cdef class VirtualTokenCounters:
         self.leave(slot)
         cdef FlowCounter* flow = counter_at(self, slot)
         cdef CounterClass* of = class_at(self, flow.of)
-        cdef Order order = active_order(self)
-        cdef int64_t floor = self.floor(flow.of)
-        self._rekey(slot, max(floor, flow.counter) if lift else flow.counter, stand_ns)
+        cdef Places places = places_of(self)
+        cdef int64_t least = self.floor(flow.of) if lift else NEVER
+        self._rekey(slot, max(least, flow.place.counter), stand_ns)
         flow.state = ACTIVE
         of.actives += 1
-        pairing_push(&order, &of.active, slot)
+        window_put(&places, &of.window, slot)
 
     cdef void leave(self, uint32_t slot) noexcept nogil:
         """Out of the active or parked ones, if it is among them."""
         cdef FlowCounter* flow = counter_at(self, slot)
         cdef CounterClass* of = class_at(self, flow.of)
-        cdef Order order = active_order(self) if flow.state == ACTIVE else parked_order(self)
+        cdef Places places = places_of(self)
+        cdef Order order = outside_order(&places)
         if flow.state == ACTIVE:
             of.actives -= 1
             of.last = slot
-            pairing_remove(&order, &of.active, slot)
+            window_take(&places, &of.window, slot)
+            window_slide(&places, &of.window)
         elif flow.state == PARKED:
             of.parks -= 1
             pairing_remove(&order, &of.parked, slot)
@@ -267,8 +263,8 @@ cdef class VirtualTokenCounters:
 
     cdef void stand(self, uint32_t slot, int64_t stand_ns) noexcept nogil:
         cdef FlowCounter* flow = counter_at(self, slot)
-        if flow.stand_ns != stand_ns:
-            self._rekey(slot, flow.counter, stand_ns)
+        if flow.place.stand_ns != stand_ns:
+            self._rekey(slot, flow.place.counter, stand_ns)
 
     cdef void bill(self, uint32_t slot, int64_t cost, int64_t stand_ns) noexcept nogil:
         """Charges, and sets the stand of what is next of it, in one go."""
@@ -276,9 +272,9 @@ cdef class VirtualTokenCounters:
         if flow.state == PARKED:
             self.leave(slot)
         self._charges += 1
-        flow.charged = self._charges
+        flow.place.charged = self._charges
         cdef int64_t units = units_of(cost, flow.weight)
-        self._rekey(slot, flow.counter + units, stand_ns)
+        self._rekey(slot, flow.place.counter + units, stand_ns)
         self._note_size(flow.of, units)
         flow.in_flight += 1
         flow.cost_in_flight += cost
@@ -293,13 +289,13 @@ cdef class VirtualTokenCounters:
         if flow.in_flight == 0:
             flow.cost_in_flight = 0
         if more != 0:
-            self._rekey(slot, flow.counter + more, flow.stand_ns)
+            self._rekey(slot, flow.place.counter + more, flow.place.stand_ns)
         self._note_size(flow.of, units)
 
     cdef void _note_size(self, uint32_t of, int64_t units) noexcept nogil:
         if units > class_at(self, of).largest:
             class_at(self, of).largest = units
-            regrade(self, of)
+            rewiden(self, of)
 
     cdef void reweigh(self, uint32_t slot, double weight) noexcept nogil:
         """What is in flight is charged anew, so that it can be settled by this weight."""
@@ -307,13 +303,14 @@ cdef class VirtualTokenCounters:
         cdef int64_t more = -units_of(flow.cost_in_flight, flow.weight)
         flow.weight = weight
         more += units_of(flow.cost_in_flight, weight)
-        self._rekey(slot, flow.counter + more, flow.stand_ns)
+        self._rekey(slot, flow.place.counter + more, flow.place.stand_ns)
 
     cdef void put_by(self, uint32_t slot) noexcept nogil:
         """To the parked ones, from those that are out."""
         cdef FlowCounter* flow = counter_at(self, slot)
         cdef CounterClass* of = class_at(self, flow.of)
-        cdef Order order = parked_order(self)
+        cdef Places places = places_of(self)
+        cdef Order order = outside_order(&places)
         flow.state = PARKED
         of.parks += 1
         pairing_push(&order, &of.parked, slot)
@@ -324,28 +321,31 @@ cdef class VirtualTokenCounters:
         if found.parked == 0 or found.parks > self.parked_max:
             return found.parked
         cdef int64_t worth = self.floor(of)
-        if found.active != 0 and found.width != 0:  # a lift gives this, whoever is next there
-            worth = counter_at(self, found.active).grade * found.width
-        return found.parked if counter_at(self, found.parked).counter <= worth else 0
+        if found.window.least != 0:  # a lift gives this at least, whoever is next
+            worth = counter_at(self, found.window.least).place.counter
+        return found.parked if counter_at(self, found.parked).place.counter <= worth else 0
 
     cdef int64_t floor(self, uint32_t of) noexcept nogil:
         """The counter that a lift gives; NEVER where nobody is or was active."""
         cdef CounterClass* found = class_at(self, of)
-        cdef uint32_t slot = found.active or found.last
-        return counter_at(self, slot).counter if slot != 0 else found.last_counter
+        cdef uint32_t slot = found.window.next or found.last
+        return counter_at(self, slot).place.counter if slot != 0 else found.last_counter
 
     cdef void _rekey(self, uint32_t slot, int64_t counter, int64_t stand_ns) noexcept nogil:
         cdef FlowCounter* flow = counter_at(self, slot)
         cdef CounterClass* of = class_at(self, flow.of)
-        cdef uint32_t* heap = &of.active if flow.state == ACTIVE else &of.parked
-        cdef Order order = active_order(self) if flow.state == ACTIVE else parked_order(self)
-        if flow.state != OUT:
-            pairing_remove(&order, heap, slot)
-        flow.counter = min(max(counter, <int64_t> 0), COUNTER_MAX)
-        flow.grade = grade_of(flow.counter, of.width)
-        flow.stand_ns = stand_ns
-        if flow.state != OUT:
-            pairing_push(&order, heap, slot)
+        cdef Places places = places_of(self)
+        cdef Order order = outside_order(&places)
+        if flow.state == ACTIVE:
+            window_take(&places, &of.window, slot)
+        elif flow.state == PARKED:
+            pairing_remove(&order, &of.parked, slot)
+        flow.place.counter = min(max(counter, <int64_t> 0), COUNTER_MAX)
+        flow.place.stand_ns = stand_ns
+        if flow.state == ACTIVE:
+            window_put(&places, &of.window, slot)
+        elif flow.state == PARKED:
+            pairing_push(&order, &of.parked, slot)
 
     cdef int _changed(self) except -1:
         if SCHED_CHECKS:
@@ -366,35 +366,32 @@ cdef class VirtualTokenCounters:
         assert flows == self.flows.live, "a flow has no class"
         for slot in range(1, self.flows.used):
             if slot_is_live(&self.flows, slot):
-                assert 0 <= counter_at(self, slot).counter <= COUNTER_MAX, "a counter is absurd"
+                assert 0 <= counter_at(self, slot).place.counter <= COUNTER_MAX, "a counter is absurd"
                 assert slot_is_live(&self.classes, counter_at(self, slot).of), "its class is gone"
         return 0
 
     cdef int _check_class(self, uint32_t of) except -1:
         cdef CounterClass* found = class_at(self, of)
-        cdef Order order = active_order(self)
-        cdef Order parked = parked_order(self)
-        cdef uint32_t slot = found.active
-        cdef uint32_t actives = 0, parks = 0
-        assert found.width == width_of(self.grain_units, found.largest), "grades are too wide"
-        check_order(&order, found.active)
+        cdef Places places = places_of(self)
+        cdef Order parked = outside_order(&places)
+        cdef Order least = least_order(&places)
+        cdef uint32_t slot = found.window.least
+        cdef uint32_t parks = 0
+        assert found.window.width == width_of(self.grain_units, found.largest), "it is too wide"
+        assert check_window(&places, &found.window, found.actives)
         check_order(&parked, found.parked)
         while slot != 0:
-            assert counter_at(self, slot).of == of, "a flow is in another class's heap"
+            assert counter_at(self, slot).of == of, "a flow is in another class's window"
             assert counter_at(self, slot).state == ACTIVE, "what is not active is among the active"
-            assert counter_at(self, slot).grade == grade_of(
-                counter_at(self, slot).counter, found.width
-            ), "a counter is not of its grade"
-            actives += 1
-            slot = pairing_walk(&order, slot)
+            slot = pairing_walk(&least, slot)
         slot = found.parked
         while slot != 0:
             assert counter_at(self, slot).of == of, "a flow is in another class's heap"
             assert counter_at(self, slot).state == PARKED, "what is not parked is among the parked"
             assert counter_at(self, slot).in_flight == 0, "what is being served is parked"
             parks += 1
-            slot = pairing_walk(&order, slot)
+            slot = pairing_walk(&parked, slot)
         assert found.last == 0 or counter_at(self, found.last).of == of, "the last is another's"
-        assert actives == found.actives and parks == found.parks, "the flows are miscounted"
-        assert actives + parks <= found.flows, "there are fewer flows than the heaps have"
+        assert parks == found.parks, "the parked are miscounted"
+        assert found.actives + parks <= found.flows, "there are fewer flows than the heaps have"
         return 0

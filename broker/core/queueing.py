@@ -54,7 +54,7 @@ class QueuePolicy:
 
     handicap_ns_per_priority: int = 5_000_000_000
     size_handicap: float = 3.5
-    fairness_grain: int = 4_096
+    fairness_grain: int = 16_384
     session_credit_ns: int = 30_000_000_000
     agent_order: AgentOrder = AgentOrder.ARRIVAL
     queued_max: int = 1_000

@@ -202,8 +202,8 @@ class OrderBooks:
 
     def _check_turn(self, waiting: Waiting, fitting: set[LineKey], best_of: int) -> None:
         """Its class has the oldest claim of all that could run, handicaps counted (the oracle of
-        the queue keeps the claims), no other agent of its class is in a lower grade, nor in the
-        same one with an older head, sizes considered, and it is the head of its agent. What could
+        the queue keeps the claims), its agent was served about as little as any of its class, no
+        other such one has an older head, sizes considered, and it is its agent's head. What could
         run is of no paused agent and in no compartment that is full. What the
         level holds back runs after all that it does not, and not at all where memory is short."""
         is_held = self._is_held(waiting)
@@ -259,24 +259,20 @@ class OrderBooks:
     def _is_head(self, waiting: Waiting) -> bool:
         return self._heads[self._flow(waiting)][0] == waiting.live.key
 
-    def _grade(self, waiting: Waiting) -> int:
-        """What its agent was served, as far as that is told apart."""
+    def _was_served_more(self, waiting: Waiting) -> bool:
+        """Than those of its class who may be next."""
         live = waiting.live
-        grade = self._queue.grade_of(
-            self._groups[waiting.line],
-            live.priority,
-            self._bit(live.compartment),
-            self._agents[live.key[0]],
-        )
-        assert grade is not None
-        return grade
+        group, bit = self._groups[waiting.line], self._bit(live.compartment)
+        agent = self._agents[live.key[0]]
+        counter = self._queue.counter_of(group, live.priority, bit, agent)
+        assert counter is not None
+        return counter >= self._queue.end_of(group, live.priority, bit)
 
-    def _order(self, waiting: Waiting) -> tuple[int, int]:
+    def _order(self, waiting: Waiting) -> tuple[bool, int]:
         """Of a head."""
-        if not self._operators.policy.queue.fairness_grain:
-            return self._grade(waiting), 0
-        head_since_ns = self._heads[self._flow(waiting)][1]
-        return self._grade(waiting), head_since_ns + waiting.stand_back_ns
+        stand_ns = self._heads[self._flow(waiting)][1] + waiting.stand_back_ns
+        has_stands = self._operators.policy.queue.fairness_grain > 0
+        return self._was_served_more(waiting), stand_ns if has_stands else 0
 
     def _rules(self, late: Waiting, early: Waiting) -> set[str]:
         """By which rules `early`, which came later, may truly be said to start before `late`."""
@@ -305,7 +301,7 @@ class OrderBooks:
     def _rules_in_class(self, late: Waiting, early: Waiting) -> set[str]:
         if late.live.key[0] == early.live.key[0]:
             return {Rule.OWN_ORDER}
-        if self._grade(early) > self._grade(late):
+        if self._was_served_more(early):
             return set()
         rules = {Rule.FAIR_SHARE}
         if early.live.service_ns < late.live.service_ns:

@@ -65,13 +65,14 @@ class Servers:
             self.served[agent] += actual
 
 
-# Without grades, with narrow ones, and with such as only the largest charge bounds.
+# Where only equals count as served alike, a few more, and all that the largest charge lets.
 GRAINS = (0, 7, 10**6)
 
 
 def width(grain: int) -> int:
-    """How wide a grade can be at most: no wider than the largest request, in a power of two."""
-    return min(grain, 2**16 // 1000 + 1)
+    """How far above the least a counter can be at most and count as alike: less than the largest
+    request."""
+    return max(0, min(grain, COST_MAX) - 1)
 
 
 def someone_stands_back(chance: Random) -> tuple[int, int, int, int]:
@@ -85,7 +86,7 @@ def someone_stands_back(chance: Random) -> tuple[int, int, int, int]:
 def test_two_flows_that_stay_backlogged_stay_close(slots: int, error_max: int, grain: int) -> None:
     """What is served differs by less than (slots + 1) of the largest requests, however wrong the
     estimates are, and whatever the sizes; what is begun, over any stretch of time, by at most twice
-    the largest, a grade and the errors of those that run beside it."""
+    the largest, the width and the errors of those that run beside it."""
     for seed in range(40):
         chance = Random(seed)
         servers = Servers(slots, grain, chance, someone_stands_back(chance))
@@ -135,7 +136,7 @@ def test_flows_that_come_and_go_stay_close_while_both_wait(
 
 
 @pytest.mark.parametrize("back_ns", [0, 1, 50, 1_000])
-def test_within_a_grade_nobody_passes_who_comes_later_than_sizes_allow(back_ns: int) -> None:
+def test_of_those_served_alike_nobody_passes_who_comes_later_than_sizes_allow(back_ns: int) -> None:
     """A head that stands back by so much is passed by others that became heads before that, and by
     none after it, whatever their sizes."""
     for seed in range(20):
@@ -143,7 +144,7 @@ def test_within_a_grade_nobody_passes_who_comes_later_than_sizes_allow(back_ns: 
         queue = FairQueue(0, grain=10**6)
         group = queue.open_group()
         first = queue.take(queue.push(group, 1, 0, queue.add_agent(1.0), 0, 0, 0), 10**6, 0)
-        assert first is not None  # from now on a grade holds all that follows
+        assert first is not None  # from now on all that follow count as alike
         since = {}
         patient = queue.push(group, 1, 0, queue.add_agent(1.0), 0, 0, 0, stand_back_ns=back_ns)
         for _ in range(200):
