@@ -102,6 +102,9 @@ def decode_generate(
     """A request whose fields are valid, in the words of the core."""
     options = request.options
     priority = request.priority or PRIORITY_DEFAULT
+    preemptible = priority >= _PREEMPTIBLE_PRIORITY
+    if request.HasField("preemptible"):
+        preemptible = request.preemptible
     content = GenerateContent(
         input=_decode_input(request),
         options=_decode_options(options) if request.HasField("options") else {},
