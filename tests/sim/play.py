@@ -25,6 +25,7 @@ from broker.sim.world import World
 from broker.sim.world_faults import FaultKind, empty
 from broker.sim.world_switches import UNLOAD_TIMEOUT_NS
 from tests.sim.books import must
+from tests.sim.calm import StatedWaits, check_gates, trickle
 from tests.sim.gate_watch import GateWatch
 from tests.sim.oracle import Oracle
 from tests.sim.people import final_orders
@@ -47,6 +48,7 @@ class Played:
     digest: str
     outcomes: Counter[Outcome]
     loads: int
+    waits_stated: int  # of requests that came when all was well
     ended_ns: int
 
 
@@ -57,12 +59,14 @@ class Judges:
         self.retries = RetryWatch(scenario)
         self.oracle = Oracle(scenario, GateWatch(scenario, engine), self.retries)
         self.watch = ServerWatch(scenario)
+        self.waits = StatedWaits(engine)
         self._engine = engine
 
     def turned(self, stimulus: Stimulus, effects: Sequence[Effect], now_ns: int) -> None:
         invariants.check(self._engine)
         self.oracle.turned(stimulus, effects, now_ns)
         self.watch.check()
+        self.waits.turned(stimulus, effects, now_ns)
 
     def opened(self, server: str, exchange: ExchangeId, work: Work) -> None:
         self.watch.opened(server, exchange, work)
@@ -108,6 +112,8 @@ class Play:
         self._come_to_rest(scenario.tasks, STRAGGLERS_NS)
         self._check_stories(scenario.tasks)
         self._serve_wave()
+        self._check_backends()
+        self._keep_bounds()
         self._leave()
         must(oracle.outcomes == self._told(), "the tally of the engine is another")
         return Played(
@@ -115,6 +121,7 @@ class Play:
             digest=oracle.digest,
             outcomes=oracle.outcomes,
             loads=sum(each.loads for each in oracle.books.values()),
+            waits_stated=self.judges.waits.stated,
             ended_ns=world.timeline.now_ns,
         )
 
@@ -182,6 +189,21 @@ class Play:
             completed = story.outcome is Outcome.COMPLETED
             must(completed, f"{task.key}, when all was well: {story.outcome} {story.error!r}")
 
+    def _keep_bounds(self) -> None:
+        """What comes one after the other starts within the time that is stated of it."""
+        world, timeline = self.world, self.world.timeline
+        self.judges.waits.begin()
+        tasks = trickle(self.scenario, timeline.now_ns)
+        self._bring(tasks)
+        timeline.run(tasks[-1].at_ns)
+        self._come_to_rest(tasks, 0)
+        for task in tasks:
+            completed = world.stories[task.key].outcome is Outcome.COMPLETED
+            must(completed, f"{task.key}, when all was well: {world.stories[task.key].error!r}")
+        timeline.run(timeline.now_ns + SECOND_NS)  # graces end
+        check_gates(self.engine, timeline.now_ns)
+
+    def _check_backends(self) -> None:
         for backend in self.engine.backends.values():
             must(backend.up, f"{backend.name} is well, and the broker does not know")
             must(not backend.healing, f"{backend.name} is well, and {backend.healing} is cured")

@@ -95,6 +95,10 @@ class Scenario:
                 at_ns = each.end_ns
         return at_ns
 
+    @property
+    def model_names(self) -> list[str]:
+        return sorted({model.name for site in self.sites for model in site.models})
+
     def site(self, name: str) -> SiteDraft:
         return next(each for each in self.sites if each.name == name)
 
@@ -137,7 +141,7 @@ class Scenario:
 
     def wave(self, at_ns: int) -> tuple[Task, ...]:
         """Patient requests for every model, all at once: what must be served when all is well."""
-        names = sorted({model.name for site in self.sites for model in site.models})
+        names = self.model_names
         return tuple(
             Task(
                 at_ns=at_ns + number,
