@@ -81,6 +81,13 @@ def test_a_story_that_waits_and_one_that_does_not() -> None:
     assert (ended.wait_reason, ended.run_ms, ended.ended_ago_ms) == ("", 0.0, 0.0)
 
 
+def test_a_bound_is_a_time_or_the_reason_why_there_is_none() -> None:
+    stated = explanation_of(admin_pb2.ExplainResponse(bound_ms=0))
+    assert (stated.bound_ms, stated.bound_why) == (0.0, "")
+    none = explanation_of(admin_pb2.ExplainResponse(bound_why="too much comes"))
+    assert (none.bound_ms, none.bound_why) == (None, "too much comes")
+
+
 def test_a_call_without_a_piece_and_one_with() -> None:
     wire = [
         admin_pb2.Attempt(number=1, backend="gpu0", reason="BACKEND_FAILED", backoff_ms=250),
