@@ -87,5 +87,7 @@ async def _wait_known(address: str) -> None:
             except grpc.aio.AioRpcError as error:
                 if error.code() is grpc.StatusCode.NOT_FOUND:
                     return
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise
             await asyncio.sleep(0.05)
     raise RuntimeError(f"the broker at {address} does not find its backend")
