@@ -33,6 +33,13 @@ PLAYED_FORWARD_MAX = 1_000
 # to be last.
 FRONT_MAX = 32
 
+# Of a model that is at hand the front is looked at in each round, the rest within so many: there it
+# moves slowly, and to look at a thousand costs as much as to serve ten.
+ROUNDS = 4
+
+# Of models that are not at hand one more is looked at in a round until it were so many requests.
+LOOKED_AT_MAX = 1_000
+
 
 def is_material(told: int, position: int) -> bool:
     """Has the position changed enough to tell?"""
@@ -183,12 +190,14 @@ class Announcer:
         self.interval_ns = interval_ns
         self._backlog = backlog
         self._backends = backends
+        self._estimates = estimates
         self._outlook = Outlook(backends, backlog, estimates)
         self._waits = waits
         self._timers = timers
         self._emit = emit
         self._changed = changed  # runners for which what waits may stand elsewhere now
         self._timer = 0
+        self._round = 0
 
     def tell_first(self, record: Record, now_ns: int) -> None:
         """The first word, at once. The newest of its line is told to stand last, of those that may
@@ -240,24 +249,47 @@ class Announcer:
         """A round. In a queue of many thousands those far back hear nothing new until they are
         among the first: playing the rules forward for all would cost more than serving them."""
         self._timer = 0
-        runners = list(self._changed)
-        self._changed.clear()
-        for runner in runners:
+        self._round = (self._round + 1) % ROUNDS
+        looked = 0
+        for runner in list(self._changed):  # those first that were noted first
+            is_at_hand = self._is_at_hand(runner)
+            if not is_at_hand and looked >= LOOKED_AT_MAX:
+                continue  # in the next round
+            del self._changed[runner]
+            usual_ns = self._estimates.service_ns(runner) or 0.0
             whys: dict[tuple[LineKey, str, int, bool], _Why] = {}
-            holds = self._backlog.offers.holds
-            order = self._backlog.forward(runner, now_ns, PLAYED_FORWARD_MAX)
             ahead_ns = 0.0
+            order = self._backlog.forward(runner, now_ns, PLAYED_FORWARD_MAX)
             for position, record in enumerate(order, start=1):
-                alike = record.line, record.model, record.compartment, holds(record)
-                why = whys.get(alike)
-                if why is None:
-                    why = whys[alike] = self._why(record, now_ns)
-                if record.first_word is not None and not record.is_overdue:
-                    self._look_if_overdue(record, record.first_word, now_ns)
-                if self._is_worth_a_word(record, position, ahead_ns, why, now_ns):
-                    self._tell_why(record, position, ahead_ns, why, now_ns)
-                if why.prospect is not None:
-                    ahead_ns += record.service_ns or why.prospect.service_ns
+                if not is_at_hand or position <= FRONT_MAX or record.rank % ROUNDS == self._round:
+                    self._look(record, position, ahead_ns, whys, now_ns)
+                ahead_ns += record.service_ns or usual_ns
+            looked += 0 if is_at_hand else len(order)
+
+    def _is_at_hand(self, runner: str) -> bool:
+        """Is it somewhere, or about to be?"""
+        return any(
+            runner in each.residents or each.promised == runner for each in self._backends.values()
+        )
+
+    def _look(
+        self,
+        record: Record,
+        position: int,
+        ahead_ns: float,
+        whys: dict[tuple[LineKey, str, int, bool], _Why],
+        now_ns: int,
+    ) -> None:
+        """Tells it what is worth a word now. `whys`: what this round knows of those alike."""
+        holds = self._backlog.offers.holds(record)
+        alike = record.line, record.model, record.compartment, holds
+        why = whys.get(alike)
+        if why is None:
+            why = whys[alike] = self._why(record, now_ns)
+        if record.first_word is not None and not record.is_overdue:
+            self._look_if_overdue(record, record.first_word, now_ns)
+        if self._is_worth_a_word(record, position, ahead_ns, why, now_ns):
+            self._tell_why(record, position, ahead_ns, why, now_ns)
 
     def _look_if_overdue(self, record: Record, word: Word, now_ns: int) -> None:
         if now_ns - word.at_ns > word.interval.high_ns and record.tries == 0:
