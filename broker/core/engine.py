@@ -9,7 +9,7 @@ no I/O, reads no clock, and never sees a word of a prompt or an answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from broker.core.assembly import Assembly
@@ -21,6 +21,7 @@ from broker.core.ownership import OWNS_OTHERS
 from broker.core.placement import BackendState
 from broker.core.placement_rule import PlacementRule
 from broker.core.policy import EnginePolicy
+from broker.core.queueing import Line, LineKey
 from broker.core.record import Attempt
 from broker.core.stimuli import (
     Arrived,
@@ -125,7 +126,7 @@ class Engine(Assembly):
         routing = self._routing
         while True:
             first = backlog.first
-            for runner in {runner: None for runner, _ in first}:  # each once, in their order
+            for runner in self._startable(first):
                 while (choice := next_dispatch(runner, backends, first, routing)) is not None:
                     record = backlog.record_of(choice.entry)
                     start(record, choice.backend, choice.residency, now_ns)
@@ -133,6 +134,17 @@ class Engine(Assembly):
                 self._use_idle_slots(now_ns)
             if not len(self.room) or not self._arrivals.fill(now_ns):
                 return
+
+    def _startable(self, lines: Mapping[LineKey, Line]) -> list[str]:
+        """The runners of these lines that have a free slot somewhere, each once, in their order.
+        There are few: of all that is waited for hardly anything is resident."""
+        free = {
+            each.runner
+            for backend in self.backends.values()
+            for each in backend.residents.values()
+            if each.has_free_slot
+        }
+        return list(dict.fromkeys(key[0] for key in lines if key[0] in free)) if free else []
 
     def _use_idle_slots(self, now_ns: int) -> None:
         """What the level lets go after the others gets the slots that would idle, but none of a
@@ -143,7 +155,7 @@ class Engine(Assembly):
             for name, backend in self.backends.items()
             if not self._switching.is_wanted_first(backend, now_ns)
         }
-        for runner in {runner: None for runner, _ in ready}:
+        for runner in self._startable(ready):
             while choice := next_dispatch(runner, idle, ready, self._routing, is_for_all=True):
                 record = backlog.record_of(choice.entry)
                 self._attempts.start(record, choice.backend, choice.residency, now_ns)
