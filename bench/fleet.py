@@ -20,7 +20,7 @@ from bench.progress import Progress
 from bench.result import Result
 from bench.scheduling import RIVALS
 from bench.scheduling_cells import CELLS, TRACE, draws, rows_of, tasks_of
-from bench.scheduling_figures import goodput, percentile
+from bench.scheduling_figures import eta_coverage, goodput, percentile
 from bench.scheduling_play import Ended, Played
 from broker.core.requests import Outcome
 from broker.sim.workload import Task
@@ -85,6 +85,7 @@ def _result(
     if legs[BLIND].loads:
         ratio = _loads_per_in_time(legs["broker"]) / _loads_per_in_time(legs[BLIND])
         figures["fleet_loads_vs_direct"] = ratio
+    figures |= _estimates(legs["broker"], virtual["broker"])
     for name in legs:
         if name != "broker":
             figures[f"goodput_vs_{name}"] = _ratio(real_shares, name)
@@ -112,6 +113,15 @@ def turned_round(real: Mapping[str, float], virtual: Mapping[str, float]) -> lis
         if abs(virtual[one] - virtual[other]) > APART
         and (virtual[one] - virtual[other]) * (real[one] - real[other]) <= 0
     ]
+
+
+def _estimates(leg: Leg, played: Played) -> dict[str, float]:
+    """The share that started inside the interval that they were told first, where any were told."""
+    shares = {
+        "eta_coverage": eta_coverage(leg.ended, leg.told_ns),
+        "virtual_eta_coverage": eta_coverage(played.ended, played.told_ns),
+    }
+    return {figure: share for figure, share in shares.items() if share is not None}
 
 
 def _ratio(shares: Mapping[str, float], rival: str) -> float:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import aiohttp
 import grpc
@@ -14,7 +14,7 @@ from bench.fleet_broker import broker
 from bench.fleet_machine import Machine, agents_session
 from bench.processes import Measured
 from bench.scheduling_cells import GIVES_UP_NS
-from broker.core.requests import Outcome
+from broker.core.requests import Outcome, RequestKey
 from broker.sim.collating import Collating
 from broker.sim.workload import Task
 from broker_client.pb.broker.v1 import inference_pb2 as pb
@@ -24,13 +24,17 @@ OnFirst = Callable[[], None]
 Send = Callable[[Task, OnFirst], Awaitable[Outcome]]
 Stays = Callable[[Task], Awaitable[bool]]
 
+_MS = 1_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """By way of one rival. `process` is the broker's, where there is one."""
+    """By way of one rival. Where it is a broker: its process, and between which moments each would
+    start, as its first word said where that said anything."""
 
     send: Send
     process: Measured | None = None
+    told_ns: Mapping[RequestKey, tuple[int, int]] = field(default_factory=dict)
 
 
 @asynccontextmanager
@@ -57,7 +61,8 @@ async def engine(machine: Machine, *, rule: str) -> AsyncIterator[Way]:
         address, process = await stack.enter_async_context(broker(machine, rule))
         channel = await stack.enter_async_context(grpc.aio.insecure_channel(address))
         stub = inference_pb2_grpc.InferenceStub(channel)
-        yield Way(_ThroughBroker(machine, stub).send, process)
+        agents = _ThroughBroker(machine, stub)
+        yield Way(agents.send, process, agents.told_ns)
 
 
 class _Direct:
@@ -184,6 +189,7 @@ class _ThroughBroker:
 
     def __init__(self, machine: Machine, stub: inference_pb2_grpc.InferenceAsyncStub) -> None:
         self._wording, self._stub = machine.wording, stub
+        self.told_ns: dict[RequestKey, tuple[int, int]] = {}
 
     async def send(self, task: Task, on_first: OnFirst) -> Outcome:
         request = pb.GenerateRequest(
@@ -194,10 +200,13 @@ class _ThroughBroker:
         )
         request.prompt.text = self._wording.prompt(task)
         request.options.max_tokens = self._wording.output_max(task)
-        request.timeouts.queue_ms = task.queue_limit_ns // 1_000_000
-        is_done = has_begun = False
+        request.timeouts.queue_ms = task.queue_limit_ns // _MS
+        is_done = has_begun = has_heard = False
         try:
             async for event in self._stub.Generate(request, timeout=task.patience_ns / 1e9):
+                if not has_heard and event.HasField("queued"):
+                    has_heard = True
+                    self._hear(task, event.queued)
                 if not has_begun and event.HasField("chunk"):
                     has_begun = True
                     on_first()
@@ -205,6 +214,12 @@ class _ThroughBroker:
         except grpc.aio.AioRpcError as error:
             return _OUTCOMES.get(error.code(), Outcome.FAILED)
         return Outcome.COMPLETED if is_done else Outcome.FAILED
+
+    def _hear(self, task: Task, word: pb.Queued) -> None:
+        """The first word comes at once."""
+        if word.HasField("eta_low_ms") and word.HasField("eta_high_ms"):
+            first_ns, last_ns = word.eta_low_ms * _MS, word.eta_high_ms * _MS
+            self.told_ns[task.key] = (task.at_ns + first_ns, task.at_ns + last_ns)
 
 
 _OUTCOMES = {

@@ -16,7 +16,7 @@ from bench.processes import Measured
 from bench.progress import Progress
 from bench.rival_daemon import OWN
 from bench.scheduling_play import Ended
-from broker.core.requests import Outcome
+from broker.core.requests import Outcome, RequestKey
 from broker.sim.workload import Task
 
 # By the names of `scheduling`, which plays the same in virtual time.
@@ -33,13 +33,15 @@ WAYS: Mapping[str, Callable[[Machine], AbstractAsyncContextManager[Way]]] = {
 @dataclass(frozen=True, slots=True)
 class Leg:
     """One run. `loading_share`: of the time until the last arrival, that in which a load was under
-    way. `cores`: how much of a core each process took."""
+    way. `cores`: how much of a core each process took. `told_ns`: between which moments each would
+    start, as a broker's first word said."""
 
     ended: tuple[Ended, ...]
     loads: int
     loading_share: float
     cores: Mapping[str, float]
     wall_s: float
+    told_ns: Mapping[RequestKey, tuple[int, int]]
 
 
 async def play(name: str, machine: Machine, tasks: Sequence[Task], progress: Progress) -> Leg:
@@ -61,12 +63,14 @@ async def play(name: str, machine: Machine, tasks: Sequence[Task], progress: Pro
         }
         cores["agents"] = (time.process_time() - own_s) / wall_s
         loads = await machine.meter.loads()
+        told_ns = dict(way.told_ns)
     return Leg(
         ended=tuple(ended),
         loads=loads.begun,
         loading_share=arrived.under_way_ns / tasks[-1].at_ns,
         cores=cores,
         wall_s=wall_s,
+        told_ns=told_ns,
     )
 
 
