@@ -14,7 +14,7 @@ from typing import Final
 
 from broker.config.contradiction import Contradiction, nearest, twice
 from broker.config.explanation import KeyPath, show_path, show_value
-from broker.config.pool_contradictions import backends, confinements
+from broker.config.pool_contradictions import backends, confinements, rooms
 from broker.config.schema import AgentsConfig, AgentTypeConfig, Config, QueueConfig
 from broker.core.agent_policy import BATCH, CRITICAL
 from broker.core.model_name import canonical, comparison_key
@@ -355,5 +355,6 @@ _RULES: Final = (
     backends,
     _models,
     confinements,
+    rooms,
     _levels,
 )

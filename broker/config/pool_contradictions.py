@@ -27,6 +27,27 @@ def backends(config: Config) -> Iterator[Contradiction]:
     )
 
 
+def rooms(config: Config) -> Iterator[Contradiction]:
+    """Room for one more is only there where the server holds it and its bytes are known."""
+    for i, each in enumerate(config.backends):
+        path: KeyPath = ("backends", i, "loaded_max")
+        if each.loaded_max is None or each.loaded_max == each.resident_max:
+            continue
+        if each.loaded_max < each.resident_max:
+            yield Contradiction(
+                path=path,
+                involved=(path, ("backends", i, "resident_max")),
+                problem=f"is {each.loaded_max}; at least resident_max ({each.resident_max}), as "
+                "else the server evicts models by itself",
+            )
+        elif each.memory_gb is None:
+            yield Contradiction(
+                path=path,
+                involved=(path, ("backends", i, "memory_gb")),
+                problem="does nothing without memory_gb, which says whether one more model fits",
+            )
+
+
 def confinements(config: Config) -> Iterator[Contradiction]:
     """A model that is confined to a tag that no backend has may run nowhere."""
     known = {tag for each in config.backends for tag in each.tags}

@@ -37,6 +37,7 @@ LIVE: Final[Mapping[str, frozenset[str] | None]] = {
         {
             "catalogue_interval_s",
             "exclusive",
+            "loaded_max",
             "local",
             "memory_gb",
             "poll_interval_ms",
@@ -48,7 +49,15 @@ LIVE: Final[Mapping[str, frozenset[str] | None]] = {
             "weight",
         }
     ),
-    "placement": frozenset({"failed_load_hold_s", "num_ctx_hold_s", "slot_grace_ms"}),
+    "placement": frozenset(
+        {
+            "drain_timeout_s",
+            "failed_load_hold_s",
+            "memory_wait_ms",
+            "num_ctx_hold_s",
+            "slot_grace_ms",
+        }
+    ),
     "timeouts": None,
     "retries": None,
     "breaker": None,

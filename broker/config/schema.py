@@ -250,6 +250,9 @@ class BackendConfig(Section):
     slots: int = Field(default=1, ge=1, le=SLOTS_MAX)
     # How many models fit together. 1 is never wrong, only slow (OLLAMA_MAX_LOADED_MODELS likewise).
     resident_max: int = Field(default=1, ge=1, le=RESIDENT_MAX)
+    # How many models the server itself holds before it evicts one; left out: resident_max. One more
+    # than that is room to load the next model while another still works, where memory_gb holds it.
+    loaded_max: int | None = Field(default=None, ge=1, le=RESIDENT_MAX)
     # Memory for models in 10^9 bytes, where the operator wants to say it.
     memory_gb: float | None = Field(default=None, gt=0, le=100_000)
     # True: the whole server is the broker's, which may then unload what others loaded.
@@ -286,6 +289,10 @@ class PlacementConfig(Section):
     # Twice Ollama's own stall limit, as a load may follow another.
     load_timeout_s: int = Field(default=600, ge=1, le=DAY_S)
     unload_timeout_s: int = Field(default=60, ge=1, le=3_600)
+    # A model that is to leave and still works then serves on for as long again, and another leaves.
+    drain_timeout_s: int = Field(default=600, ge=1, le=DAY_S)
+    # How long the GPU memory of a model that left may take to come back; Ollama itself waits 5 s.
+    memory_wait_ms: int = Field(default=5_000, ge=0, le=60_000)
     # A load that failed is not tried again before this, doubled each time up to 16 times: each try
     # may cost a good model its place.
     failed_load_hold_s: int = Field(default=15, ge=1, le=DAY_S)

@@ -43,6 +43,8 @@ def engine_policy(config: Config, seed: int = 0) -> EnginePolicy:
             failed_load_hold_ns=config.placement.failed_load_hold_s * _S,
             num_ctx_hold_ns=config.placement.num_ctx_hold_s * _S,
             slot_grace_ns=config.placement.slot_grace_ms * _MS,
+            drain_timeout_ns=config.placement.drain_timeout_s * _S,
+            memory_wait_ns=config.placement.memory_wait_ms * _MS,
         ),
         degradation=_degradation(config),
         time_outs=_time_outs(config),
@@ -142,6 +144,7 @@ def _backend(config: BackendConfig) -> BackendPolicy:
     return BackendPolicy(
         name=config.name,
         resident_max=config.resident_max,
+        loaded_max=config.loaded_max,
         memory_bytes=None if memory_gb is None else int(memory_gb * 1e9),
         exclusive=config.exclusive,
         is_local=is_loopback(config.url) if config.local is None else config.local,

@@ -22,7 +22,7 @@ from tests.unit.core.scene import MINUTE_NS, SECOND_NS
 AGENTS: Final = ("ann", "bob", "cyd", "dan", "eve")
 
 _BACKENDS: Final = (
-    BackendPolicy(name="b1", resident_max=2, memory_bytes=5000, is_local=True),
+    BackendPolicy(name="b1", resident_max=2, loaded_max=3, memory_bytes=5000, is_local=True),
     BackendPolicy(name="b2", exclusive=True, may_restart=True),
 )
 _QUEUE: Final = QueuePolicy(
@@ -53,7 +53,7 @@ _TIME_OUTS: Final = TimeOutPolicy(
     by_model={"n:latest": TimeOuts(first_token_ns=30 * SECOND_NS)},
 )
 _BREAKER: Final = BreakerPolicy(failures=4, open_ns=5 * SECOND_NS, open_ns_max=20 * SECOND_NS)
-_PLACEMENT: Final = PlacementPolicy(num_ctx_hold_ns=2 * MINUTE_NS)
+_PLACEMENT: Final = PlacementPolicy(num_ctx_hold_ns=2 * MINUTE_NS, drain_timeout_ns=2 * MINUTE_NS)
 GRACE_NS: Final = _PLACEMENT.slot_grace_ns
 FAILED_LOAD_HOLD_NS: Final = _PLACEMENT.failed_load_hold_ns
 

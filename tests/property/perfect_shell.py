@@ -64,7 +64,7 @@ from tests.property.house_rules import GRACE_NS, House
 from tests.property.level_books import LevelBooks
 from tests.property.operator_books import OperatorBooks
 from tests.property.order_books import OrderBooks
-from tests.property.server_books import MODELS, SIZES, Call, Server
+from tests.property.server_books import MODELS, SIZES, Call, Server, check_load
 from tests.property.slot_books import SlotBooks
 from tests.property.told_times import check_times
 from tests.unit.core.scene import SECOND_NS
@@ -365,7 +365,7 @@ class PerfectShell:
     def _load(self, effect: Load) -> None:
         server = self.servers[effect.backend]
         assert server.switching is None, "a load beside another switch"
-        assert any(each.runner == effect.runner for each in server.listed)
+        check_load(effect, server, self.engine)
         server.switching = effect
 
     def _abort_load(self, effect: AbortLoad) -> None:

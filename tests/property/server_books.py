@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from broker.core.effects import Load, Unload
+from broker.core.engine import Engine
+from broker.core.residency import ResidencyState
 from broker.core.stimuli import ModelSpec, ResidentsSeen
 from tests.property.entry_books import Live
 
@@ -46,3 +48,22 @@ class Server:
     loaded: dict[str, str] = field(default_factory=dict)  # runner -> "us" or "others"
     switching: Load | Unload | None = None
     old_list: ResidentsSeen | None = None  # an answer that is on its way for long
+
+
+def check_load(effect: Load, server: Server, engine: Engine) -> None:
+    """It has what it is told to load; and beside what it is known to hold it is asked for no more
+    than it holds, by count and, where that is known, by bytes. One that is empty may be asked for
+    anything. A reload may lower what there is room for."""
+    assert any(each.runner == effect.runner for each in server.listed)
+    backend = engine.backends[effect.backend]
+    others = [each for each in backend.residents.values() if each.runner != effect.runner]
+    policy = backend.policy
+    if not others or engine.reloads:
+        return
+    assert len(others) < (policy.loaded_max or policy.resident_max), "the server would evict one"
+    stay = [each for each in others if each.state is not ResidencyState.DRAINING]
+    assert len(stay) <= policy.resident_max, "more than one beyond those that are to be there"
+    if policy.memory_bytes is not None:
+        sizes = [backend.memory_seen.get(effect.runner) or int(1.2 * SIZES[effect.runner])]
+        sizes += [each.memory_bytes or int(1.2 * SIZES.get(each.runner, 0)) for each in others]
+        assert sum(sizes) <= policy.memory_bytes, "more than its memory holds"

@@ -77,10 +77,15 @@ def test_times_and_limits_reach_the_engine_in_its_own_unit() -> None:
             deadline_margin=1.5,
         ),
         placement=PlacementConfig(
-            keep_alive_s=12, failed_load_hold_s=13, num_ctx_hold_s=14, slot_grace_ms=15
+            keep_alive_s=12,
+            failed_load_hold_s=13,
+            num_ctx_hold_s=14,
+            slot_grace_ms=15,
+            drain_timeout_s=16,
+            memory_wait_ms=17,
         ),
         backends=(
-            BackendConfig(name="a", resident_max=2, memory_gb=1.5, exclusive=True),
+            BackendConfig(name="a", resident_max=2, loaded_max=3, memory_gb=1.5, exclusive=True),
             BackendConfig(name="b", url="gpu2.example:11434"),
         ),
     )
@@ -110,10 +115,17 @@ def test_times_and_limits_reach_the_engine_in_its_own_unit() -> None:
         failed_load_hold_ns=13 * S,
         num_ctx_hold_ns=14 * S,
         slot_grace_ns=15 * MS,
+        drain_timeout_ns=16 * S,
+        memory_wait_ns=17 * MS,
     )
     assert policy.backends == (
         BackendPolicy(
-            name="a", resident_max=2, memory_bytes=1_500_000_000, exclusive=True, is_local=True
+            name="a",
+            resident_max=2,
+            loaded_max=3,
+            memory_bytes=1_500_000_000,
+            exclusive=True,
+            is_local=True,
         ),
         BackendPolicy(name="b", resident_max=1, memory_bytes=None, exclusive=False),
     )
