@@ -83,16 +83,16 @@ class Switching:
                 ready.append(backend)
         if len(ready) > 1:
             ready.sort(key=lambda each: self._cost_of_next(each, now_ns))
-        wanting: set[str] = set()
+        wanted: dict[str, list[Demand]] = {}
         for backend in ready:
-            targets = self._targets(backend, now_ns, with_promises=False)
+            targets = wanted[backend.name] = self._targets(backend, now_ns, with_promises=False)
             if targets:
-                wanting.add(backend.name)
                 self._use_room(backend, targets, now_ns)
         has_opened = False
         for backend in ready:
-            targets = []  # promises and new loads only ever take targets away
-            if backend.name in wanting:
+            targets = wanted[backend.name]
+            # What is loaded now, or others promise, takes of these away, and adds none.
+            if targets and (backend.is_switching or len(self.backends) > 1):
                 targets = self._targets(backend, now_ns, with_promises=True)
             has_opened |= self._gate_or_open(backend, targets, now_ns)
         return has_opened
