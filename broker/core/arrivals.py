@@ -147,7 +147,7 @@ class Arrivals:
         is_by_deadline = self._backpressure.policy.agent_order is AgentOrder.DEADLINE
         if not is_by_deadline or record.rank < self._rank_from:
             return
-        rank = self._rank(spec)
+        rank = self._rank(spec.deadline_ns, record.spec.soft_deadline_ns)
         if rank != record.rank:
             self._backlog.move(record, now_ns, rank=rank)
 
@@ -169,7 +169,7 @@ class Arrivals:
             is_at_hand=admission.is_at_hand,
             line=admission.line,
             arrived_ns=now_ns,
-            rank=self._rank(spec),
+            rank=self._rank(spec.deadline_ns, spec.soft_deadline_ns),
             passage=admission.passage,
             starts_before=self._ledger.attempts_made,
             service_ns=self._estimates.size_ns(admission.line[0], spec, known_bytes),
@@ -203,10 +203,12 @@ class Arrivals:
             record.rank = max(rank, session.last_rank + 1, self._rank_from)
         session.last_rank = record.rank
 
-    def _rank(self, spec: RequestSpec) -> int:
-        """Its place among the requests of its agent."""
+    def _rank(self, deadline_ns: int, soft_deadline_ns: int) -> int:
+        """Its place among the requests of its agent. By deadline, the soft one counts where there
+        is one."""
+        due_ns = min(deadline_ns, soft_deadline_ns) if soft_deadline_ns else deadline_ns
         is_by_deadline = self._backpressure.policy.agent_order is AgentOrder.DEADLINE
-        rank = self._rank_from + (spec.deadline_ns if is_by_deadline else self._arrived)
+        rank = self._rank_from + (due_ns if is_by_deadline else self._arrived)
         self._rank_last = max(self._rank_last, rank)
         return rank
 

@@ -236,6 +236,8 @@ class Ledger:
             self._phases.left(record)
         if record.first_word is not None and record.tries == 0:
             self.waits.left(record.first_word, now_ns, is_judged=record.is_overdue)
+        if spec.soft_deadline_ns:
+            self._judge_soft(record, outcome, now_ns)
         agent.live -= 1
         agent.ended += 1
         self._backlog.bulkheads.hold(record.compartment, -1)
@@ -251,6 +253,14 @@ class Ledger:
             spec.key, Ended(record, attempt, outcome, problem, now_ns, self.attempts_made, reason)
         )
         self._emit(Finish(spec.key, outcome, error, record, attempt))
+
+    def _judge_soft(self, record: Record, outcome: Outcome, now_ns: int) -> None:
+        """Was it complete in time for its caller? Who took it back before tells nothing."""
+        is_past = now_ns > record.spec.soft_deadline_ns
+        if outcome is Outcome.CANCELLED and not is_past:
+            return
+        record.soft_met = is_met = outcome is Outcome.COMPLETED and not is_past
+        self._tally.soft_deadlines[is_met] += 1
 
     def pay(self, attempt: Attempt, ended: AttemptEnded, policy: QueuePolicy, now_ns: int) -> int:
         """What an attempt really used takes the place of what was charged and reserved for it; its

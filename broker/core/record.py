@@ -92,6 +92,7 @@ class Record:
     state: State = State.RECEIVED
     deadline_ns: int = 0
     asked_until_ns: int = 0  # as its newest call gives it; a time-out may be tighter
+    soft_met: bool | None = None  # was its soft deadline, where it has one? None: that is open
     deadline_timer: int = 0
     look_ns: int = 0  # from then on it may surely be too late: that is looked at
     room_timer: int = 0
@@ -120,6 +121,12 @@ class Record:
         """May it go to another line for that it accepts its model? What one model began, and what
         another rule has decided, stays."""
         return not (self.pieces_kept or self.is_for_level or self.is_in_haste)
+
+    @property
+    def soft_ns(self) -> int:
+        """How long after it came its answer would be liked; 0: at any time."""
+        due_ns = self.spec.soft_deadline_ns
+        return max(1, due_ns - self.arrived_ns) if due_ns else 0
 
     def move(self, trigger: Trigger) -> None:
         after = _TABLE.get((self.state, trigger))  # the table itself: five times in each life

@@ -90,6 +90,7 @@ class RequestSpec:
     prompt_type: str = ""  # which of the default answers; "" is the general one
     on_interruption: OnInterruption = OnInterruption.FAIL
     time_outs: TimeOuts = NO_TIME_OUTS  # the caller's own
+    soft_deadline_ns: int = 0  # on the same clock: it would like its answer by then; 0: any time
     session_id: str = ""  # of one agent: its requests had better meet one prompt cache
     prefixes: tuple[int, ...] = ()  # hashes of its beginning, at the lengths of `prefixes.py`
     expected_calls: int = 0  # that its session will have, as its caller says; 0: it does not

@@ -117,6 +117,7 @@ class Snapshot:
     outcomes: Mapping[Outcome, int]
     refusals: Mapping[str, int]  # by reason
     slow_downs: int  # requests that were taken, with the word to send less
+    soft_deadlines: Mapping[bool, int]  # by whether they were met
     priorities: Mapping[int, PriorityTally]
     estimates: EstimatesView
     bounds: BoundTally
@@ -144,6 +145,7 @@ def take_snapshot(engine: Engine, now_ns: int, *, requests_max: int = 0) -> Snap
         outcomes=dict(engine.tally.outcomes),
         refusals=dict(engine.tally.refusals),
         slow_downs=engine.tally.slow_downs,
+        soft_deadlines=dict(engine.tally.soft_deadlines),
         priorities={
             priority: replace(row) for priority, row in sorted(engine.tally.priorities.items())
         },

@@ -99,10 +99,18 @@ def _told(
         preemptions=record.preemptions,
         is_preemptible=ended is None and engine.preemptions.may_be_set_aside(record),
         told_ns=_told_first(record),
+        soft_ns=record.soft_ns,
+        soft_met=record.soft_met if ended else _soft_met_so_far(record, now_ns),
         bound_ns=record.bound.ns if record.bound is not None else None,
         bound_why=record.bound.why if record.bound is not None else "",
         credit_ns=record.credit_ns,
     )
+
+
+def _soft_met_so_far(record: Record, now_ns: int) -> bool | None:
+    """While it is under way only that it is late can be known."""
+    due_ns = record.spec.soft_deadline_ns
+    return False if due_ns and now_ns > due_ns else None
 
 
 def _told_first(record: Record) -> tuple[int, int] | None:

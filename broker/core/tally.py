@@ -54,6 +54,7 @@ class Tally:
         "refusals",
         "running",
         "slow_downs",
+        "soft_deadlines",
     )
 
     def __init__(self) -> None:
@@ -64,6 +65,7 @@ class Tally:
         self.first_tokens: deque[int] = deque(maxlen=FIRST_TOKENS_MAX)  # nanoseconds from arrival
         self.queued = 0
         self.running = 0
+        self.soft_deadlines = {True: 0, False: 0}  # were they met?
         self.slow_downs = 0  # requests that were taken, with the word to send less
 
     def of(self, priority: int) -> PriorityTally:

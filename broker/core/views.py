@@ -193,6 +193,8 @@ class Explanation:
     overtaken: tuple[OvertakingView, ...]
     is_complete: bool
     problem: str  # why it did not complete, in words
+    soft_ns: int = 0  # so long after it came its answer was to be there, if it could; 0: not said
+    soft_met: bool | None = None
     told_ns: tuple[int, int] | None = None  # its first word: it starts so long after it came
     bound_ns: int | None = None  # within which it starts at most, as stated when it came
     bound_why: str = ""  # why none was stated, where it waited
@@ -309,3 +311,5 @@ class RequestReport:
     content: GenerateContent | EmbedContent
     session_id: str = ""
     allowed_ns: int = 0  # how long it might take in all, by its deadline; 0: not known
+    soft_ns: int = 0  # the same by its soft deadline; 0: it has none
+    soft_met: bool | None = None

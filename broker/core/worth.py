@@ -56,6 +56,12 @@ URGENT_WEIGHT: Final = 1.5
 URGENT_WEIGHT_LATE: Final = 8.0
 URGENT_LATE_NS: Final = 25_000_000_000
 
+# What has a soft deadline counts a little more while it can be met and is as near as that, and less
+# once it cannot: others still have theirs.
+SOFT_WEIGHT: Final = 1.5
+SOFT_WEIGHT_MISSED: Final = 0.5
+NEVER_NS: Final = float("inf")
+
 # Where nothing was measured yet.
 SERVICE_NS_UNKNOWN: Final = 1_000_000_000.0
 LOAD_NS_UNKNOWN: Final = 5_000_000_000.0
@@ -73,6 +79,7 @@ class Waiting(NamedTuple):
     latest_ns: int
     service_ns: float
     is_urgent: bool
+    soft_latest_ns: float = NEVER_NS  # until when it may start and keep its soft deadline
     accepts: tuple[Accepted, ...] = ()  # where it has a choice
 
 
@@ -192,9 +199,9 @@ class Worth:
         long a turn of the one that is loaded `instead`, which does not answer it either."""
         ready_ns = _ready_ns(view, runner)
         return sum(
-            _weight(each, ready_ns)
+            _lost(each, ready_ns, ready_ns + span_ns)
             for each in self._front(view, runner).requests
-            if ready_ns <= each.latest_ns < ready_ns + span_ns and not _accepts(each, instead)
+            if ready_ns <= each.latest_ns and not _accepts(each, instead)
         )
 
     def _turn(self, view: View, runner: str) -> Turn:
@@ -235,7 +242,10 @@ class Worth:
             surely_ns = int(view.estimates.expected_ns(runner, record.spec) or 0)
             latest_ns = min(view.starts_until_ns(record), record.deadline_ns - surely_ns)
             is_urgent = record.priority <= URGENT_WORST
-            requests.append(Waiting(latest_ns, service_ns, is_urgent, record.accepts))
+            soft_ns = record.spec.soft_deadline_ns
+            soft_latest_ns = soft_ns - service_ns if soft_ns else NEVER_NS
+            waiting = Waiting(latest_ns, service_ns, is_urgent, soft_latest_ns, record.accepts)
+            requests.append(waiting)
         front = self._fronts[runner] = Front(view.now_ns, size, tuple(requests), oldest_ns)
         return front
 
@@ -270,11 +280,26 @@ def _accepts(waiting: Waiting, runner: str) -> bool:
     return any(each.line[0] == runner for each in waiting.accepts)
 
 
+def _lost(waiting: Waiting, ready_ns: float, after_ns: float) -> float:
+    """The weight that one loses which starts after a turn and not at once."""
+    if waiting.latest_ns < after_ns:
+        return _weight(waiting, ready_ns)
+    if waiting.soft_latest_ns < after_ns and waiting.soft_latest_ns >= ready_ns:
+        return _weight(waiting, ready_ns) - _weight(waiting, after_ns)
+    return 0.0
+
+
 def _weight(waiting: Waiting, starts_ns: float) -> float:
-    if not waiting.is_urgent:
-        return 1.0
-    is_late = waiting.latest_ns - starts_ns < URGENT_LATE_NS
-    return URGENT_WEIGHT_LATE if is_late else URGENT_WEIGHT
+    weight = 1.0
+    if waiting.is_urgent:
+        is_late = waiting.latest_ns - starts_ns < URGENT_LATE_NS
+        weight = URGENT_WEIGHT_LATE if is_late else URGENT_WEIGHT
+    if waiting.soft_latest_ns == NEVER_NS:
+        return weight
+    left_ns = waiting.soft_latest_ns - starts_ns
+    if left_ns < 0:
+        return SOFT_WEIGHT_MISSED * weight
+    return SOFT_WEIGHT * weight if left_ns < URGENT_LATE_NS else weight
 
 
 def _ready_ns(view: View, runner: str) -> float:

@@ -210,6 +210,7 @@ def _grpc_server(
         messages_max=config.limits.messages_max,
         tools_max=config.limits.tools_max,
         embed_inputs_max=config.limits.embed_inputs_max,
+        soft_deadline_ms_max=config.limits.deadline_max_s * 1000,
     )
     deadlines = DeadlinePolicy(
         default_ns=config.limits.deadline_default_s * _S,

@@ -158,6 +158,14 @@ def _endings(snapshot: Snapshot) -> Iterator[Metric]:
     pressure.add_metric(["agent_queue_full"], snapshot.refusals.get(_AGENT_QUEUE_FULL, 0))
     pressure.add_metric(["displaced"], snapshot.outcomes.get(Outcome.DISPLACED, 0))
     yield pressure
+    soft = CounterMetricFamily(
+        "broker_soft_deadlines",
+        "Requests with a soft deadline, by whether they were complete by then",
+        labels=["outcome"],
+    )
+    soft.add_metric(["met"], snapshot.soft_deadlines[True])
+    soft.add_metric(["missed"], snapshot.soft_deadlines[False])
+    yield soft
 
 
 def _alerts(firing: tuple[AlertView, ...]) -> Metric:

@@ -63,6 +63,8 @@ class RequestLog(Observer):
             fields["reason"] = report.reason
             fields["message"] = report.message
         fields.update(_times(report))
+        if report.soft_met is not None:
+            fields["soft_deadline_met"] = report.soft_met
         if report.backend:
             fields["prompt_tokens"] = report.prompt_tokens
             fields["output_tokens"] = report.output_tokens
@@ -153,6 +155,7 @@ def _times(report: RequestReport) -> dict[str, float]:
         "queue_wait_ms": report.queue_wait_ns if report.total_ns else None,
         "total_ms": report.total_ns or None,
         "deadline_ms": report.allowed_ns or None,
+        "soft_deadline_ms": report.soft_ns or None,
         "load_wait_ms": report.load_wait_ns or None,
         "first_token_ms": report.first_token_ns or None,
         "per_token_ms": report.per_token_ns or None,

@@ -368,7 +368,10 @@ class Driver(Inquiries):
         if effect.outcome is Outcome.COMPLETED:
             if errand.done is None:
                 raise InvariantBroken("a request is complete without a result")
-            errand.stream.finish(errand.done)
+            record, done = effect.record, errand.done
+            if record is not None and record.soft_met is not None:
+                done = done._replace(is_soft_met=record.soft_met)
+            errand.stream.finish(done)
         else:
             error = effect.error or Internal("ended without a reason")
             errand.stream.fail(error, effect.outcome)

@@ -79,6 +79,8 @@ class Reports:
                 content=errand.content,
                 session_id=record.spec.session_id,
                 allowed_ns=record.spec.deadline_ns - record.arrived_ns,
+                soft_ns=record.soft_ns,
+                soft_met=record.soft_met,
             )
         )
 
@@ -111,6 +113,7 @@ class Reports:
                 content=errand.content,
                 session_id=spec.session_id,
                 allowed_ns=max(0, spec.deadline_ns - self._clock.monotonic_ns()),
+                soft_ns=max(0, spec.soft_deadline_ns - self._clock.monotonic_ns()),
             )
         )
 

@@ -66,6 +66,7 @@ class Done(NamedTuple):
     result: Completion | Embeddings
     timings: Timings
     is_cached: bool = False  # not computed for this request
+    is_soft_met: bool | None = None  # was it by its soft deadline? None: it has none
 
 
 Notice = TellQueued | Requeued | Started

@@ -39,7 +39,7 @@ class DeadlinePolicy:
 class Submission:
     """A call whose fields are valid. `text_bytes` of its `size_bytes` are text, images are not.
     `output_tokens_max` is 0 where it does not say. `remaining_s` is what is left of its deadline,
-    if any."""
+    if any; within `soft_ns` it would like its answer, 0: it does not say."""
 
     request_id: str
     agent_id: str
@@ -64,6 +64,7 @@ class Submission:
     on_interruption: OnInterruption = OnInterruption.FAIL
     time_outs: TimeOuts = NO_TIME_OUTS
     session_id: str = ""
+    soft_ns: int = 0
     expected_calls: int = 0
     prefixes: tuple[int, ...] = ()
 
@@ -105,6 +106,7 @@ class InferenceService:
             prompt_type=call.prompt_type,
             on_interruption=call.on_interruption,
             time_outs=call.time_outs,
+            soft_deadline_ns=self._driver.now_ns() + call.soft_ns if call.soft_ns else 0,
             session_id=call.session_id,
             expected_calls=call.expected_calls,
             prefixes=call.prefixes,

@@ -151,6 +151,7 @@ class Fleet:
             prompt_tokens=call.prompt_tokens,
             output_tokens=call.output_tokens,
             patience_ns=call.deadline_ns or int(agents.deadline_s * SECOND_NS),
+            soft_deadline_ns=call.soft_deadline_ns or int(agents.soft_deadline_s * SECOND_NS),
             gives_up_after_ns=int((agents.gives_up_s or 0.0) * SECOND_NS),
             fallback_models=tuple(
                 parsed.short

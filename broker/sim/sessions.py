@@ -35,6 +35,7 @@ class Call:
     output_tokens: int
     not_before_ns: int = 0
     deadline_ns: int = 0  # how long it may take; 0: as its agents have it
+    soft_deadline_ns: int = 0  # the same of its soft deadline
     blocks: tuple[int, ...] = ()
 
 
@@ -208,6 +209,7 @@ class Sessions:
             output_tokens=max(1, sized.output_tokens or 0),
             not_before_ns=row.arrival_ns,
             deadline_ns=row.deadline_ns,
+            soft_deadline_ns=row.soft_deadline_ns,
             blocks=row.blocks,
         )
 

@@ -113,6 +113,7 @@ def _row_of_log(told: dict[str, object], line: str, number: int) -> TraceRow:
     took_ns = _time_ns("total_ms", told, line)
     values: dict[str, Any] = {"prompt_tokens": None, "output_tokens": None}
     values["deadline_ns"] = _time_ns("deadline_ms", told, line)
+    values["soft_deadline_ns"] = _time_ns("soft_deadline_ms", told, line)
     is_whole = told.get("outcome") == COMPLETED
     for name in (*_OF_LOG, *_TOKENS) if is_whole else _OF_LOG:
         if told.get(name) not in (None, ""):  # the model is "" where none of them answered

@@ -31,6 +31,7 @@ class TraceRow:
     priority: int | None = None
     session: str = ""
     deadline_ns: int = 0  # how long it might take in all; 0: not told
+    soft_deadline_ns: int = 0  # the same of its soft deadline
     blocks: tuple[int, ...] = ()  # names of its prompt's tokens, see workload.Task
     line: int = 0
 

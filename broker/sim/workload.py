@@ -55,6 +55,7 @@ class Task:
     blocks: tuple[int, ...] = ()
     shares: str = ""
     shared_tokens: int = 0
+    soft_deadline_ns: int = 0  # by then, after it comes, it would like its answer; 0: any time
     queue_limit_ns: int = 0
     gives_up_after_ns: int = 0
     leaves_after_ns: int = 0
@@ -106,6 +107,7 @@ class Task:
             priority=self.priority,
             criticality=self.criticality,
             deadline_ns=now_ns + self.patience_ns,
+            soft_deadline_ns=now_ns + self.soft_deadline_ns if self.soft_deadline_ns else 0,
             size_bytes=self.prompt_tokens * _BYTES_PER_TOKEN,
             num_ctx_needed=self.num_ctx_needed,
             output_tokens_max=self.output_tokens_max,

@@ -109,6 +109,7 @@ class AgentsDraft(Section):
     adds_tokens: int = Field(default=0, ge=0, le=TOKENS_MAX)
     gives_up_s: Seconds | None = None  # leaves if nothing was started for it by then
     deadline_s: Seconds = 600.0  # as the daemon has it where a request gives none
+    soft_deadline_s: Pause = 0.0  # by then it would like its answer; 0: any time
     retries: int = Field(default=0, ge=0, le=100)
     retry_s: Seconds = 5.0
     fallback_models: Annotated[tuple[ModelName, ...], Array] = ()

@@ -30,6 +30,16 @@ FAILING: tuple[tuple[str, Message, str, str], ...] = (
     ),
     *(
         (
+            f"{type(made).__name__}.soft_deadline_ms",
+            made,
+            "soft_deadline_ms",
+            f"is {soft_ms}; must be 1 to {_DAY_MS}",
+        )
+        for soft_ms in (0, -1, _DAY_MS + 1)
+        for made in (generate(soft_deadline_ms=soft_ms), embed(soft_deadline_ms=soft_ms))
+    ),
+    *(
+        (
             "GenerateRequest.on_interruption",
             generate(on_interruption=number),
             "on_interruption",

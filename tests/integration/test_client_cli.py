@@ -161,6 +161,13 @@ async def test_fallbacks_and_the_default_answer(broker: ScriptedBroker) -> None:
     assert broker.requests[0].prefer_loaded
 
 
+async def test_by_when_the_answer_would_be_liked(broker: ScriptedBroker) -> None:
+    broker.script.append(answer)
+    result = await brokerctl(broker, "generate", "why?", "--model", "m", "--soft-deadline", "30s")
+    assert result.exit_code == 0, result.output
+    assert broker.requests[0].soft_deadline_ms == 30_000
+
+
 async def test_who_listens_and_says_nothing_is_not_taken_for_nobody() -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         address = f"127.0.0.1:{mute.getsockname()[1]}"

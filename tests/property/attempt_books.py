@@ -95,7 +95,8 @@ class AttemptBooks:
         return False
 
     def finish(self, effect: Finish, live: Live, now_ns: int) -> None:
-        """A time-out that is told has passed."""
+        """A time-out that is told has passed, and so has a soft deadline that was missed."""
+        _check_soft(effect, live, now_ns)
         error: BrokerError | None = effect.error
         if not isinstance(error, TimedOut):
             return
@@ -116,3 +117,15 @@ class AttemptBooks:
         given = [each for each in limits if each is not None]
         assert given, "nobody gave a time-out"
         assert now_ns >= since_ns + min(given), "told too early that its time is up"
+
+
+def _check_soft(effect: Finish, live: Live, now_ns: int) -> None:
+    """Who took its request back while it could still be met says nothing."""
+    assert effect.record is not None
+    soft_ns = live.spec.soft_deadline_ns
+    is_in_time, is_whole = now_ns <= soft_ns, effect.outcome is Outcome.COMPLETED
+    said = is_in_time and is_whole
+    if not soft_ns or (is_in_time and effect.outcome is Outcome.CANCELLED):
+        assert effect.record.soft_met is None
+    else:
+        assert effect.record.soft_met is said

@@ -126,9 +126,10 @@ class EntryBooks:
         return live
 
     def take_over(self, live: Live, spec: RequestSpec) -> None:
-        """By deadline, that of its newest call counts."""
+        """By deadline, that of its newest call counts, or the soft one that it came with."""
         if self._policy.agent_order is AgentOrder.DEADLINE:
-            live.rank = spec.deadline_ns
+            soft_ns = live.spec.soft_deadline_ns
+            live.rank = min(spec.deadline_ns, soft_ns) if soft_ns else spec.deadline_ns
 
     def new_bulkhead(self, live: Live) -> str:
         """The one that it is in since the last reload, where nothing limited it before; else ""."""

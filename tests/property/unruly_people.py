@@ -83,6 +83,7 @@ class UnrulyPeople(PerfectShell):
             on_interruption=self.choose(list(OnInterruption)),
             preemptible=self.choose([spec.priority >= 8, True, True]),
             time_outs=self.choose(TIME_OUTS),
+            soft_deadline_ns=self.choose([0, 0, self.now_ns + 20 * SECOND_NS]),
         )
         self.feed(Arrived(spec))
 

@@ -83,6 +83,10 @@ def encode_explanation(story: Explanation) -> pb.ExplainResponse:
         bound_why=story.bound_why,
         session_credit_ms=story.credit_ns / 1e6,
     )
+    if story.soft_ns:
+        encoded.soft_deadline.within_ms = story.soft_ns / 1e6
+        if story.soft_met is not None:
+            encoded.soft_deadline.met = story.soft_met
     if story.told_ns is not None:
         encoded.told_low_ms, encoded.told_high_ms = (each / 1e6 for each in story.told_ns)
     if story.bound_ns is not None:

@@ -135,6 +135,7 @@ def decode_generate(
         prompt_type=request.prompt_type,
         on_interruption=_ON_INTERRUPTION[request.on_interruption],
         time_outs=_decode_timeouts(request),
+        soft_ns=request.soft_deadline_ms * _NS_PER_MS,
         session_id=request.session_id,
         expected_calls=request.expected_calls,
         prefixes=beginnings_of(content, text_bytes),
@@ -178,6 +179,7 @@ def decode_embed(
         needs=frozenset({"embedding"}),
         remaining_s=remaining_s,
         time_outs=_decode_timeouts(request),
+        soft_ns=request.soft_deadline_ms * _NS_PER_MS,
     )
 
 
@@ -339,6 +341,8 @@ def _encode_done(event: Done) -> pb.GenerateEvent:
     encoded = pb.GenerateEvent()
     done = encoded.done
     done.model, done.finish_reason, done.cached = event.model, reason, event.is_cached
+    if event.is_soft_met is not None:
+        done.soft_deadline_met = event.is_soft_met
     fill_usage(done.usage, result)
     fill_timings(done.timings, event.timings, result)
     return encoded

@@ -180,6 +180,8 @@ async def _abort(
 def _add_embeddings(encoded: pb.EmbedResponse, done: Done, result: Embeddings) -> pb.EmbedResponse:
     encoded.model = done.model
     encoded.embeddings.extend(pb.Embedding(values=each) for each in result.vectors)
+    if done.is_soft_met is not None:
+        encoded.soft_deadline_met = done.is_soft_met
     fill_usage(encoded.usage, result)
     fill_timings(encoded.timings, done.timings, result)
     return encoded

@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from broker.api.grpc.time_validation import check_times
 from broker.core.errors import FieldProblem, InvalidRequest
 from broker.core.model_name import NAME_LENGTH_MAX
 from broker.core.requests import PRIORITY_HIGHEST, PRIORITY_LOWEST
@@ -55,7 +56,6 @@ _CACHE_POLICIES: Final = frozenset(pb.CachePolicy.values())
 _SUBSTITUTIONS: Final = frozenset(pb.Substitution.values())
 _ON_INTERRUPTION: Final = frozenset(pb.OnInterruption.values())
 _PROMPT_TYPE: Final = re.compile(r"[A-Za-z0-9._:/@-]{1,64}")
-_TIMEOUT_MS_MAX: Final = 86_400_000  # a day
 _object_decoder: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 CLIENT_METADATA_KEY: Final = "broker-client"
@@ -65,13 +65,14 @@ PAGE_SIZE_MAX: Final = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestLimits:
-    """Sizes in bytes and counts of one request."""
+    """Sizes in bytes, counts and times of one request."""
 
     request_bytes_max: int = 8 * 1024 * 1024
     prompt_bytes_max: int = 4 * 1024 * 1024
     messages_max: int = 4096
     tools_max: int = 128
     embed_inputs_max: int = 256
+    soft_deadline_ms_max: int = 86_400_000
 
 
 class Problems:
@@ -310,16 +311,6 @@ def check_failing(request: pb.GenerateRequest, problems: Problems) -> None:
                 break
     if request.prompt_type and not _PROMPT_TYPE.fullmatch(request.prompt_type):
         problems.add("prompt_type", "must be 1 to 64 characters of [A-Za-z0-9._:/@-]")
-    check_timeouts(request, problems)
-
-
-def check_timeouts(request: pb.GenerateRequest | pb.EmbedRequest, problems: Problems) -> None:
-    if not request.HasField("timeouts"):
-        return
-    for descriptor, limit_ms in request.timeouts.ListFields():
-        good = 1 <= limit_ms <= _TIMEOUT_MS_MAX
-        rule = f"is {limit_ms}; must be 1 to {_TIMEOUT_MS_MAX}"
-        problems.require(good, f"timeouts.{descriptor.name}", rule)
 
 
 def check_who_and_what(
@@ -335,6 +326,7 @@ def check_who_and_what(
     check_model(request.model, "model", problems)
     check_priority(request.priority, problems)
     check_enum(request.criticality, _CRITICALITIES, "criticality", problems)
+    check_times(request, limits.soft_deadline_ms_max, problems.require)
 
 
 def check_session(request: pb.GenerateRequest, problems: Problems) -> None:
@@ -396,5 +388,4 @@ def check_embed(
         problems.add("inputs", f"have {text_bytes} bytes; at most {limits.prompt_bytes_max}")
     if not 0 <= request.dimensions <= 65_536:
         problems.add("dimensions", f"is {request.dimensions}; 0 (whole) to 65536")
-    check_timeouts(request, problems)
     return text_bytes

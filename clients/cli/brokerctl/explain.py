@@ -50,6 +50,7 @@ def page(story: Explanation) -> list[str]:
         f"  {plan_text(story)}",
         f"  {times_text(story)}",
         *(f"  {each}" for each in told_lines(story)),
+        *(f"  {each}" for each in soft_lines(story)),
         *(f"  {each}" for each in bound_lines(story)),
         *(f"  {each}" for each in session_lines(story)),
         *(f"  changed: {each}" for each in story.changes),
@@ -105,6 +106,14 @@ def told_lines(story: Explanation) -> list[str]:
     is_over = has_started or story.ended_ago_ms is not None
     verb = "waited" if has_started else "left after" if is_over else "has waited"
     return [f"{text}, {verb} {waited}"]
+
+
+def soft_lines(story: Explanation) -> list[str]:
+    """By when its answer would be liked, and whether it was there."""
+    if story.soft_deadline_ms is None:
+        return []
+    met = {None: "", True: ": met", False: ": missed"}[story.soft_deadline_met]
+    return [f"soft deadline {duration_text(story.soft_deadline_ms)} after it came{met}"]
 
 
 def bound_lines(story: Explanation) -> list[str]:

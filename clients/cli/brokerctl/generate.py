@@ -13,6 +13,7 @@ from broker_client import BrokerError, Chunk, Client, Done, Event, Requeued, Ret
 from broker_client.requests import Ask
 from brokerctl.backend_steps import no_model_text
 from brokerctl.call import Call, asking, fail, print_json
+from brokerctl.duration import Duration
 from brokerctl.exit_status import EXIT_SAID_NO
 from brokerctl.explanation import error_document
 from brokerctl.figures import counted, duration_text
@@ -37,6 +38,13 @@ BEGINS_ANEW: Final = "--- begins anew ---"
 @click.option("--seed", type=int, help="Makes sampling repeatable.")
 @click.option("--think/--no-think", default=None, help="Thinking, for models that can.")
 @click.option("--deadline", "deadline_s", type=float, help="Give up after so many seconds.")
+@click.option(
+    "--soft-deadline",
+    "soft_deadline_s",
+    type=Duration(),
+    metavar="DURATION",
+    help="By when the answer would be liked, as 30s; nothing ends it then.",
+)
 @click.option(
     "--timeout",
     "limits",
@@ -219,6 +227,8 @@ def done_text(done: Done) -> str:
     ]
     if timings.per_token_ms:
         parts.append(f"{1000 / timings.per_token_ms:.0f} tokens/s")
+    if done.soft_deadline_met is not None:
+        parts.append(f"soft deadline {'met' if done.soft_deadline_met else 'missed'}")
     if done.finish_reason == "length":
         parts.append("cut at the token limit")
     return ", ".join(parts)

@@ -144,6 +144,14 @@ def test_what_it_was_told_first_is_told_where_it_was() -> None:
     assert (encoded.told_low_ms, encoded.told_high_ms) == (0, 45_000)
 
 
+@pytest.mark.parametrize("met", [None, True, False])
+def test_by_when_it_would_have_its_answer_is_told(met: bool | None) -> None:
+    assert not encode_explanation(STORY).HasField("soft_deadline")
+    soft = encode_explanation(replace(STORY, soft_ns=45_000 * MS, soft_met=met)).soft_deadline
+    assert soft.within_ms == 45_000
+    assert (soft.met if soft.HasField("met") else None) is met
+
+
 def test_the_bound_on_its_wait_is_told_or_why_there_is_none() -> None:
     assert not encode_explanation(STORY).HasField("bound_ms")
     bounded = encode_explanation(replace(STORY, bound_ns=45_000 * MS))

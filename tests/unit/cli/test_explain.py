@@ -41,6 +41,12 @@ def test_one_that_waits() -> None:
     ]
 
 
+@pytest.mark.parametrize(("met", "words"), [(None, ""), (True, ": met"), (False, ": missed")])
+def test_by_when_it_would_have_its_answer(met: bool | None, words: str) -> None:
+    found = page(replace(WAITS, soft_deadline_ms=30_000.0, soft_deadline_met=met))[3]
+    assert found == f"  soft deadline 30.0 s after it came{words}"
+
+
 @pytest.mark.parametrize(
     ("change", "line"),
     [

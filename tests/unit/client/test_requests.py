@@ -162,17 +162,27 @@ def test_what_may_happen_and_how_long() -> None:
             "on_interruption": "continue",
             "timeouts": Timeouts(queue_s=30, first_token_s=0.25),
             "prompt_type": "summary",
+            "soft_deadline_s": 1.5,
         }
     )
+    assert request.soft_deadline_ms == 1_500
     assert request.on_interruption == inference_pb2.ON_INTERRUPTION_CONTINUE
     assert request.timeouts == inference_pb2.Timeouts(queue_ms=30_000, first_token_ms=250)
     assert request.prompt_type == "summary"
     silent = build({"model": "m", "prompt": "p"})
     assert silent.on_interruption == inference_pb2.ON_INTERRUPTION_UNSPECIFIED
     assert not silent.HasField("timeouts")
+    assert not silent.HasField("soft_deadline_ms")
     embed = embed_request(
-        {"model": "e", "inputs": ["a"], "timeouts": Timeouts(total_s=2)}, agent_id="a"
+        {
+            "model": "e",
+            "inputs": ["a"],
+            "timeouts": Timeouts(total_s=2),
+            "soft_deadline_s": 30,
+        },
+        agent_id="a",
     )
+    assert embed.soft_deadline_ms == 30_000
     assert embed.timeouts == inference_pb2.Timeouts(total_ms=2_000)
 
 

@@ -141,6 +141,12 @@ def test_backpressure_is_what_was_told_refused_for_room_or_displaced() -> None:
     assert kinds == {"slow_down": 5, "queue_full": 3, "agent_queue_full": 4, "displaced": 2}
 
 
+def test_soft_deadlines_by_whether_they_were_met() -> None:
+    found = samples(replace(idle(), soft_deadlines={True: 3, False: 2}))
+    assert found["broker_soft_deadlines_total", "met"] == 3
+    assert found["broker_soft_deadlines_total", "missed"] == 2
+
+
 def test_loads_their_cost_and_what_they_take() -> None:
     resident = ResidencyView(
         model="m",

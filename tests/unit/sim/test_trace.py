@@ -109,7 +109,8 @@ def test_a_log_counts_from_arrivals_and_skips_what_is_no_request() -> None:
 def test_the_lines_that_a_broker_writes_are_a_trace() -> None:
     with capture_logs() as logged:
         log = RequestLog()
-        log.request_ended(report(session_id="s1", allowed_ns=60_000_000_000))
+        of_time = {"allowed_ns": 60_000_000_000, "soft_ns": 30_000_000_000}
+        log.request_ended(report(session_id="s1", **of_time))
         log.request_ended(report(outcome=Outcome.FAILED, reason="BACKEND_FAILED"))
         log.request_ended(refused())
     lines = [{**each, "timestamp": "2026-01-01T00:00:01Z"} for each in logged]
@@ -119,7 +120,8 @@ def test_the_lines_that_a_broker_writes_are_a_trace() -> None:
     assert (done.agent, done.model, done.priority, done.session) == ("opus-1", "m:latest", 5, "s1")
     assert (done.prompt_tokens, done.output_tokens) == (7, 50)
     assert done.deadline_ns == 60_000_000_000
-    assert (failed.output_tokens, failed.deadline_ns) == (None, 0)
+    assert done.soft_deadline_ns == 30_000_000_000
+    assert (failed.output_tokens, failed.deadline_ns, failed.soft_deadline_ns) == (None, 0, 0)
     assert late.arrival_ns - done.arrival_ns == 800_000_000  # refused at once, the others took that
 
 

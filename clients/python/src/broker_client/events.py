@@ -134,13 +134,15 @@ class Timings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
-    """Complete; the last event. `finish_reason` is "stop", "length" or "tool_calls"."""
+    """Complete; the last event. `finish_reason` is "stop", "length" or "tool_calls".
+    `soft_deadline_met` is None where it had none."""
 
     model: str
     usage: Usage
     timings: Timings
     cached: bool
     finish_reason: str
+    soft_deadline_met: bool | None = None
 
 
 Event = Queued | Started | Chunk | SlowDown | Requeued | Lowered | Retrying | Done
@@ -231,6 +233,13 @@ def chunk_of(message: inference_pb2.Chunk) -> Chunk:
     )
 
 
+def soft_deadline_met_of(
+    message: inference_pb2.Done | inference_pb2.EmbedResponse,
+) -> bool | None:
+    """Was it complete by then? None where it had no soft deadline."""
+    return message.soft_deadline_met if message.HasField("soft_deadline_met") else None
+
+
 def done_of(message: inference_pb2.Done) -> Done:
     """The wire's event, typed."""
     return Done(
@@ -241,4 +250,5 @@ def done_of(message: inference_pb2.Done) -> Done:
         finish_reason=word_of(
             inference_pb2.FinishReason.DESCRIPTOR, message.finish_reason, "FINISH_REASON_"
         ),
+        soft_deadline_met=soft_deadline_met_of(message),
     )

@@ -89,6 +89,8 @@ class Explanation:
     wait. `complete` False: more may have overtaken it than is remembered. `attempts` are the last
     of its calls to backends, the oldest first. `told_low_ms` and `told_high_ms`: the times after
     its arrival between which it would start, as it was told first; None where it was told none.
+    `soft_deadline_ms`: within so long of its arrival its answer would be liked, None where that was
+    not said; `soft_deadline_met` is None while that is open.
     `session_credit_ms`: how much older it counted as, for the part of its session that was done.
     `bound_ms`: it starts within so long of its arrival at most, as was stated then; None where no
     bound could be stated, which `bound_why` says why.
@@ -115,6 +117,8 @@ class Explanation:
     attempts: tuple[Attempt, ...]
     told_low_ms: float | None = None
     told_high_ms: float | None = None
+    soft_deadline_ms: float | None = None
+    soft_deadline_met: bool | None = None
     session_credit_ms: float = 0.0
     bound_ms: float | None = None
     bound_why: str = ""
@@ -216,6 +220,7 @@ def agent_of(message: admin_pb2.Agent) -> Agent:
 
 def explanation_of(message: admin_pb2.ExplainResponse) -> Explanation:
     """The wire's answer, typed."""
+    soft = message.soft_deadline
     return Explanation(
         agent_id=message.agent_id,
         request_id=message.request_id,
@@ -250,6 +255,8 @@ def explanation_of(message: admin_pb2.ExplainResponse) -> Explanation:
         attempts=tuple(attempt_of(each) for each in message.attempts),
         told_low_ms=message.told_low_ms if message.HasField("told_low_ms") else None,
         told_high_ms=message.told_high_ms if message.HasField("told_high_ms") else None,
+        soft_deadline_ms=soft.within_ms if message.HasField("soft_deadline") else None,
+        soft_deadline_met=soft.met if soft.HasField("met") else None,
         session_credit_ms=message.session_credit_ms,
         bound_ms=message.bound_ms if message.HasField("bound_ms") else None,
         bound_why=message.bound_why,

@@ -103,6 +103,8 @@ class Ask(Options, total=False):
     "continue" (it goes on from the text so far; not with `format`, `suffix` or `raw`).
     `session_id` groups the calls of one task, and `expected_calls` says how many it will have in
     all: what is nearly done goes before what has only begun.
+    `soft_deadline_s`: within so many seconds the answer would be liked; nothing ends it then, and
+    `soft_deadline_met` of the result says whether it came by then.
     `awareness` takes the place of the client's own, None: this request is not lowered.
     """
 
@@ -131,6 +133,7 @@ class Ask(Options, total=False):
     timeouts: Timeouts
     request_id: str
     deadline_s: float | None
+    soft_deadline_s: float | None
     awareness: ResourceAwareness | None
 
 
@@ -147,6 +150,7 @@ class EmbedAsk(TypedDict, total=False):
     timeouts: Timeouts
     request_id: str
     deadline_s: float | None
+    soft_deadline_s: float | None
 
 
 PROMPT_ONLY: Final = ("system", "suffix", "images", "raw")
@@ -183,6 +187,7 @@ def generate_request(ask: Ask, *, agent_id: str) -> inference_pb2.GenerateReques
         on_interruption=on_interruption_number(ask.get("on_interruption")),
         timeouts=timeouts_message(ask.get("timeouts")),
         prompt_type=ask.get("prompt_type", ""),
+        soft_deadline_ms=milliseconds(ask.get("soft_deadline_s")),
     )
     set_input(request, ask)
     if "format" in ask:
@@ -232,6 +237,7 @@ def embed_request(ask: EmbedAsk, *, agent_id: str) -> inference_pb2.EmbedRequest
         priority=ask.get("priority", 0),
         criticality=criticality_number(ask.get("criticality")),
         timeouts=timeouts_message(ask.get("timeouts")),
+        soft_deadline_ms=milliseconds(ask.get("soft_deadline_s")),
     )
 
 

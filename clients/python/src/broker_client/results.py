@@ -22,6 +22,7 @@ from broker_client.events import (
     Timings,
     ToolCall,
     Usage,
+    soft_deadline_met_of,
     timings_of,
     usage_of,
 )
@@ -33,7 +34,8 @@ from broker_client.pb.broker.v1 import inference_pb2
 class GenerateResult:
     """A whole answer. `model` is the one that answered, `substituted_for` the one asked for where
     that is another. `level` is the broker's when it began, `changes` what the broker altered,
-    `lowered` what this client did before, both in words."""
+    `lowered` what this client did before, both in words. `soft_deadline_met` is None where it had
+    none."""
 
     request_id: str
     model: str
@@ -48,6 +50,7 @@ class GenerateResult:
     lowered: tuple[str, ...]
     usage: Usage
     timings: Timings
+    soft_deadline_met: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +64,7 @@ class EmbedResult:
     changes: tuple[str, ...]
     usage: Usage
     timings: Timings
+    soft_deadline_met: bool | None = None
 
 
 class Answer:
@@ -110,6 +114,7 @@ class Answer:
             lowered=self._lowered,
             usage=self._done.usage,
             timings=self._done.timings,
+            soft_deadline_met=self._done.soft_deadline_met,
         )
 
 
@@ -136,4 +141,5 @@ def embed_result_of(message: inference_pb2.EmbedResponse) -> EmbedResult:
         changes=tuple(message.changes),
         usage=usage_of(message.usage),
         timings=timings_of(message.timings),
+        soft_deadline_met=soft_deadline_met_of(message),
     )

@@ -1350,6 +1350,7 @@ class ExplainResponse(_message.Message):
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     TOLD_LOW_MS_FIELD_NUMBER: _builtins.int
     TOLD_HIGH_MS_FIELD_NUMBER: _builtins.int
+    SOFT_DEADLINE_FIELD_NUMBER: _builtins.int
     BOUND_MS_FIELD_NUMBER: _builtins.int
     BOUND_WHY_FIELD_NUMBER: _builtins.int
     SESSION_CREDIT_MS_FIELD_NUMBER: _builtins.int
@@ -1415,6 +1416,10 @@ class ExplainResponse(_message.Message):
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attempt]:
         """Its calls to backends, the last 16, oldest first."""
 
+    @_builtins.property
+    def soft_deadline(self) -> Global___SoftDeadline:
+        """By when its caller would like to have the answer; not set where it does not say."""
+
     def __init__(
         self,
         *,
@@ -1439,13 +1444,14 @@ class ExplainResponse(_message.Message):
         attempts: _abc.Iterable[Global___Attempt] | None = ...,
         told_low_ms: _builtins.float | None = ...,
         told_high_ms: _builtins.float | None = ...,
+        soft_deadline: Global___SoftDeadline | None = ...,
         bound_ms: _builtins.float | None = ...,
         bound_why: _builtins.str = ...,
         session_credit_ms: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_bound_ms", b"_bound_ms", "_ended_ago_ms", b"_ended_ago_ms", "_run_ms", b"_run_ms", "_told_high_ms", b"_told_high_ms", "_told_low_ms", b"_told_low_ms", "bound_ms", b"bound_ms", "ended_ago_ms", b"ended_ago_ms", "run_ms", b"run_ms", "told_high_ms", b"told_high_ms", "told_low_ms", b"told_low_ms"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bound_ms", b"_bound_ms", "_ended_ago_ms", b"_ended_ago_ms", "_run_ms", b"_run_ms", "_told_high_ms", b"_told_high_ms", "_told_low_ms", b"_told_low_ms", "bound_ms", b"bound_ms", "ended_ago_ms", b"ended_ago_ms", "run_ms", b"run_ms", "soft_deadline", b"soft_deadline", "told_high_ms", b"told_high_ms", "told_low_ms", b"told_low_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bound_ms", b"_bound_ms", "_ended_ago_ms", b"_ended_ago_ms", "_run_ms", b"_run_ms", "_told_high_ms", b"_told_high_ms", "_told_low_ms", b"_told_low_ms", "age_ms", b"age_ms", "agent_id", b"agent_id", "attempts", b"attempts", "bound_ms", b"bound_ms", "bound_why", b"bound_why", "changes", b"changes", "compartment", b"compartment", "complete", b"complete", "ended_ago_ms", b"ended_ago_ms", "gates", b"gates", "model", b"model", "overtakings", b"overtakings", "position", b"position", "priority", b"priority", "problem", b"problem", "queue_wait_ms", b"queue_wait_ms", "request_id", b"request_id", "run_ms", b"run_ms", "session_credit_ms", b"session_credit_ms", "state", b"state", "told_high_ms", b"told_high_ms", "told_low_ms", b"told_low_ms", "wait_detail", b"wait_detail", "wait_reason", b"wait_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bound_ms", b"_bound_ms", "_ended_ago_ms", b"_ended_ago_ms", "_run_ms", b"_run_ms", "_told_high_ms", b"_told_high_ms", "_told_low_ms", b"_told_low_ms", "age_ms", b"age_ms", "agent_id", b"agent_id", "attempts", b"attempts", "bound_ms", b"bound_ms", "bound_why", b"bound_why", "changes", b"changes", "compartment", b"compartment", "complete", b"complete", "ended_ago_ms", b"ended_ago_ms", "gates", b"gates", "model", b"model", "overtakings", b"overtakings", "position", b"position", "priority", b"priority", "problem", b"problem", "queue_wait_ms", b"queue_wait_ms", "request_id", b"request_id", "run_ms", b"run_ms", "session_credit_ms", b"session_credit_ms", "soft_deadline", b"soft_deadline", "state", b"state", "told_high_ms", b"told_high_ms", "told_low_ms", b"told_low_ms", "wait_detail", b"wait_detail", "wait_reason", b"wait_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bound_ms: _TypeAlias = _typing.Literal["bound_ms"]  # noqa: Y015
     _WhichOneofArgType__bound_ms: _TypeAlias = _typing.Literal["_bound_ms", b"_bound_ms"]  # noqa: Y015
@@ -1469,6 +1475,34 @@ class ExplainResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__told_low_ms) -> _WhichOneofReturnType__told_low_ms | None: ...
 
 Global___ExplainResponse: _TypeAlias = ExplainResponse  # noqa: Y015
+
+@_typing.final
+class SoftDeadline(_message.Message):
+    """By when an answer would be liked."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WITHIN_MS_FIELD_NUMBER: _builtins.int
+    MET_FIELD_NUMBER: _builtins.int
+    within_ms: _builtins.float
+    """From its arrival, in milliseconds."""
+    met: _builtins.bool
+    """Was it met? Not set while that is open."""
+    def __init__(
+        self,
+        *,
+        within_ms: _builtins.float = ...,
+        met: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_met", b"_met", "met", b"met"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_met", b"_met", "met", b"met", "within_ms", b"within_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__met: _TypeAlias = _typing.Literal["met"]  # noqa: Y015
+    _WhichOneofArgType__met: _TypeAlias = _typing.Literal["_met", b"_met"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__met) -> _WhichOneofReturnType__met | None: ...
+
+Global___SoftDeadline: _TypeAlias = SoftDeadline  # noqa: Y015
 
 @_typing.final
 class Attempt(_message.Message):

@@ -167,6 +167,7 @@ class GenerateRequest(_message.Message):
     PROMPT_TYPE_FIELD_NUMBER: _builtins.int
     PREFER_LOADED_FIELD_NUMBER: _builtins.int
     EXPECTED_CALLS_FIELD_NUMBER: _builtins.int
+    SOFT_DEADLINE_MS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Names the request within its agent; 1 to 128 characters of [A-Za-z0-9._:/@-]. Empty: the broker
     draws one, and the request cannot be taken over or cancelled by another call.
@@ -211,6 +212,12 @@ class GenerateRequest(_message.Message):
     """How many calls its session will have in all, this one among them, as far as is known; 0: not
     known; at most 10000. The last call that says it counts. The next call of a session that is
     nearly done goes before what has only begun. Needs session_id.
+    """
+    soft_deadline_ms: _builtins.int
+    """Within so many milliseconds of its arrival the caller would like to have the whole answer: 1 to the
+    longest deadline that the operator allows (default 86400000). Not set: it does not say. Nothing is
+    refused, ended or put off for it; until it has passed the request counts for a little more where
+    models are chosen, and for less afterwards. `done` says whether it was met.
     """
     @_builtins.property
     def fallback_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -272,17 +279,22 @@ class GenerateRequest(_message.Message):
         prompt_type: _builtins.str = ...,
         prefer_loaded: _builtins.bool = ...,
         expected_calls: _builtins.int = ...,
+        soft_deadline_ms: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_preemptible", b"_preemptible", "chat", b"chat", "format", b"format", "input", b"input", "options", b"options", "preemptible", b"preemptible", "prompt", b"prompt", "think", b"think", "timeouts", b"timeouts"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_preemptible", b"_preemptible", "_soft_deadline_ms", b"_soft_deadline_ms", "chat", b"chat", "format", b"format", "input", b"input", "options", b"options", "preemptible", b"preemptible", "prompt", b"prompt", "soft_deadline_ms", b"soft_deadline_ms", "think", b"think", "timeouts", b"timeouts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_preemptible", b"_preemptible", "accept_default", b"accept_default", "agent_id", b"agent_id", "cache_policy", b"cache_policy", "chat", b"chat", "criticality", b"criticality", "expected_calls", b"expected_calls", "fallback_models", b"fallback_models", "format", b"format", "input", b"input", "model", b"model", "on_interruption", b"on_interruption", "options", b"options", "preemptible", b"preemptible", "prefer_loaded", b"prefer_loaded", "priority", b"priority", "prompt", b"prompt", "prompt_type", b"prompt_type", "request_id", b"request_id", "resume_from_seq", b"resume_from_seq", "session_id", b"session_id", "substitution", b"substitution", "think", b"think", "timeouts", b"timeouts", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_preemptible", b"_preemptible", "_soft_deadline_ms", b"_soft_deadline_ms", "accept_default", b"accept_default", "agent_id", b"agent_id", "cache_policy", b"cache_policy", "chat", b"chat", "criticality", b"criticality", "expected_calls", b"expected_calls", "fallback_models", b"fallback_models", "format", b"format", "input", b"input", "model", b"model", "on_interruption", b"on_interruption", "options", b"options", "preemptible", b"preemptible", "prefer_loaded", b"prefer_loaded", "priority", b"priority", "prompt", b"prompt", "prompt_type", b"prompt_type", "request_id", b"request_id", "resume_from_seq", b"resume_from_seq", "session_id", b"session_id", "soft_deadline_ms", b"soft_deadline_ms", "substitution", b"substitution", "think", b"think", "timeouts", b"timeouts", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__preemptible: _TypeAlias = _typing.Literal["preemptible"]  # noqa: Y015
     _WhichOneofArgType__preemptible: _TypeAlias = _typing.Literal["_preemptible", b"_preemptible"]  # noqa: Y015
+    _WhichOneofReturnType__soft_deadline_ms: _TypeAlias = _typing.Literal["soft_deadline_ms"]  # noqa: Y015
+    _WhichOneofArgType__soft_deadline_ms: _TypeAlias = _typing.Literal["_soft_deadline_ms", b"_soft_deadline_ms"]  # noqa: Y015
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["prompt", "chat"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__preemptible) -> _WhichOneofReturnType__preemptible | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__soft_deadline_ms) -> _WhichOneofReturnType__soft_deadline_ms | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_input) -> _WhichOneofReturnType_input | None: ...
 
@@ -950,12 +962,15 @@ class Done(_message.Message):
     TIMINGS_FIELD_NUMBER: _builtins.int
     CACHED_FIELD_NUMBER: _builtins.int
     FINISH_REASON_FIELD_NUMBER: _builtins.int
+    SOFT_DEADLINE_MET_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model that answered."""
     cached: _builtins.bool
     """The answer was not computed for this request."""
     finish_reason: Global___FinishReason.ValueType
     """Why the text ended."""
+    soft_deadline_met: _builtins.bool
+    """Was it complete by its soft deadline? Not set where it had none."""
     @_builtins.property
     def usage(self) -> _common_pb2.Usage:
         """What it cost."""
@@ -972,12 +987,15 @@ class Done(_message.Message):
         timings: _common_pb2.Timings | None = ...,
         cached: _builtins.bool = ...,
         finish_reason: Global___FinishReason.ValueType = ...,
+        soft_deadline_met: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_soft_deadline_met", b"_soft_deadline_met", "soft_deadline_met", b"soft_deadline_met", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached", "finish_reason", b"finish_reason", "model", b"model", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_soft_deadline_met", b"_soft_deadline_met", "cached", b"cached", "finish_reason", b"finish_reason", "model", b"model", "soft_deadline_met", b"soft_deadline_met", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__soft_deadline_met: _TypeAlias = _typing.Literal["soft_deadline_met"]  # noqa: Y015
+    _WhichOneofArgType__soft_deadline_met: _TypeAlias = _typing.Literal["_soft_deadline_met", b"_soft_deadline_met"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__soft_deadline_met) -> _WhichOneofReturnType__soft_deadline_met | None: ...
 
 Global___Done: _TypeAlias = Done  # noqa: Y015
 
@@ -996,6 +1014,7 @@ class EmbedRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     CRITICALITY_FIELD_NUMBER: _builtins.int
     TIMEOUTS_FIELD_NUMBER: _builtins.int
+    SOFT_DEADLINE_MS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """As in GenerateRequest."""
     agent_id: _builtins.str
@@ -1010,6 +1029,8 @@ class EmbedRequest(_message.Message):
     """1 (highest) to 10 (lowest); 0 means 5."""
     criticality: _common_pb2.Criticality.ValueType
     """How much it matters that this is answered."""
+    soft_deadline_ms: _builtins.int
+    """As in GenerateRequest."""
     @_builtins.property
     def inputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The texts; 1 to 256, none empty, together at most the prompt limit."""
@@ -1030,12 +1051,15 @@ class EmbedRequest(_message.Message):
         priority: _builtins.int = ...,
         criticality: _common_pb2.Criticality.ValueType = ...,
         timeouts: Global___Timeouts | None = ...,
+        soft_deadline_ms: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["timeouts", b"timeouts"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_soft_deadline_ms", b"_soft_deadline_ms", "soft_deadline_ms", b"soft_deadline_ms", "timeouts", b"timeouts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "criticality", b"criticality", "dimensions", b"dimensions", "inputs", b"inputs", "model", b"model", "priority", b"priority", "refuse_too_long", b"refuse_too_long", "request_id", b"request_id", "timeouts", b"timeouts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_soft_deadline_ms", b"_soft_deadline_ms", "agent_id", b"agent_id", "criticality", b"criticality", "dimensions", b"dimensions", "inputs", b"inputs", "model", b"model", "priority", b"priority", "refuse_too_long", b"refuse_too_long", "request_id", b"request_id", "soft_deadline_ms", b"soft_deadline_ms", "timeouts", b"timeouts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__soft_deadline_ms: _TypeAlias = _typing.Literal["soft_deadline_ms"]  # noqa: Y015
+    _WhichOneofArgType__soft_deadline_ms: _TypeAlias = _typing.Literal["_soft_deadline_ms", b"_soft_deadline_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__soft_deadline_ms) -> _WhichOneofReturnType__soft_deadline_ms | None: ...
 
 Global___EmbedRequest: _TypeAlias = EmbedRequest  # noqa: Y015
 
@@ -1051,10 +1075,13 @@ class EmbedResponse(_message.Message):
     TIMINGS_FIELD_NUMBER: _builtins.int
     LEVEL_FIELD_NUMBER: _builtins.int
     CHANGES_FIELD_NUMBER: _builtins.int
+    SOFT_DEADLINE_MET_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model that answered."""
     level: _common_pb2.DegradationLevel.ValueType
     """The level at which it was started."""
+    soft_deadline_met: _builtins.bool
+    """As in Done."""
     @_builtins.property
     def embeddings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Embedding]:
         """One per input, in the order of the inputs."""
@@ -1080,12 +1107,15 @@ class EmbedResponse(_message.Message):
         timings: _common_pb2.Timings | None = ...,
         level: _common_pb2.DegradationLevel.ValueType = ...,
         changes: _abc.Iterable[_builtins.str] | None = ...,
+        soft_deadline_met: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_soft_deadline_met", b"_soft_deadline_met", "soft_deadline_met", b"soft_deadline_met", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "embeddings", b"embeddings", "level", b"level", "model", b"model", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_soft_deadline_met", b"_soft_deadline_met", "changes", b"changes", "embeddings", b"embeddings", "level", b"level", "model", b"model", "soft_deadline_met", b"soft_deadline_met", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__soft_deadline_met: _TypeAlias = _typing.Literal["soft_deadline_met"]  # noqa: Y015
+    _WhichOneofArgType__soft_deadline_met: _TypeAlias = _typing.Literal["_soft_deadline_met", b"_soft_deadline_met"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__soft_deadline_met) -> _WhichOneofReturnType__soft_deadline_met | None: ...
 
 Global___EmbedResponse: _TypeAlias = EmbedResponse  # noqa: Y015
 
