@@ -88,7 +88,7 @@ _SHARED_MEASURES = [each.name for each in fields(Shared)]
 
 
 async def run(*, quick: bool) -> Result:
-    """Some four minutes; a few seconds if quick, which proves nothing."""
+    """Some minutes; half a minute if quick, which proves nothing."""
     seeds, hours = ((1,), 0.5) if quick else (SEEDS, 4.0)
     credit = {
         name: [_credit(seed, hours, credit_s, tells=tells) for seed in seeds]
@@ -99,7 +99,7 @@ async def run(*, quick: bool) -> Result:
         )
     }
     shared = {
-        name: [_shared(seed, hours / 2, make) for seed in seeds]
+        name: [_shared(seed, hours / 8, make) for seed in seeds]
         for name, make in (("nothing", _Untold), ("sessions", _ToldSessions), ("both", Engine))
     }
     figures: dict[str, float] = {}

@@ -34,6 +34,7 @@ class Start(NamedTuple):
     was_boosted: bool
     is_small_first: bool  # the level let small models go first, and its own is one
     service_ns: int  # how long it was thought to run
+    credit_ns: int  # how much older it counted as, for its session
 
 
 class Ended(NamedTuple):
@@ -83,6 +84,7 @@ class Journal:
                 record.agent.weight > record.agent.type.weight,
                 is_small_first,
                 record.service_ns,
+                record.credit_ns,
             )
         )
 

@@ -37,6 +37,9 @@ class Rule:
     PRIORITY: Final = "priority: its own is better"
     AGEING: Final = "ageing: a first request of its class had waited for longer"
     BOOST: Final = "fair share: an operator boosted its agent"
+    SESSION: Final = (
+        "session or fair share: more of its session is done, or its agent had been served less"
+    )
     SIZE: Final = "size or fair share: it is shorter, or its agent had been served less"
     FAIR_SHARE: Final = (
         "fair share: its agent had been served less, or as much and had waited for longer"
@@ -275,5 +278,7 @@ def _rule(engine: Engine, record: Record, start: Start) -> str:
         return Rule.OWN_ORDER
     if start.was_boosted:
         return Rule.BOOST
+    if start.credit_ns > record.credit_ns and engine.policy.queue.fairness_grain:
+        return Rule.SESSION
     is_shorter = start.service_ns < record.service_ns and engine.policy.queue.fairness_grain
     return Rule.SIZE if is_shorter else Rule.FAIR_SHARE

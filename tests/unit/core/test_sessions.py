@@ -10,6 +10,7 @@ from broker.core import sessions
 from broker.core.queueing import AgentOrder, QueuePolicy
 from broker.core.sessions import IDLE_NS, Sessions
 from broker.core.stimuli import Arrived
+from broker.core.story import Rule
 from tests.unit.core.scene import MINUTE_NS, SECOND_NS, Scene, model, request, serving
 from tests.unit.core.story_scene import story
 
@@ -100,6 +101,15 @@ def test_explain_tells_the_credit() -> None:
     scene = begun()
     comes(scene, "next", session="s", expected=4)
     assert story(scene, "next").credit_ns == CREDIT_NS // 4
+
+
+def test_who_is_passed_for_a_session_hears_so() -> None:
+    scene = begun()
+    comes(scene, "new", agent="b")
+    scene.wait(1)
+    comes(scene, "next", session="s", expected=2)
+    scene.order()
+    assert [each.rule for each in story(scene, "new", "b").overtaken] == [Rule.SESSION]
 
 
 def test_the_last_word_on_the_number_of_calls_counts() -> None:
