@@ -122,5 +122,11 @@ class FairQueue(Books):
     def waiting_of(self, group: int, priority: int, compartment: int, agent: int) -> int:
         """How many requests of an agent wait in a class."""
 
+    def standing_of(
+        self, group: int, priority: int, compartment: int, agent: int, stand_ns: int
+    ) -> int:
+        """How many of those came by `stand_ns`, each counted as later by what it stands back. O(of
+        those)."""
+
     def flows(self) -> int:
         """How many flows are kept, the idle ones too."""

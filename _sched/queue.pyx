@@ -18,10 +18,11 @@ from _sched.arena cimport (
     blocks_give_back, blocks_reserve, blocks_take, handle_of, next_handle, slot_of,
 )
 from _sched.books cimport (
-    COMPARTMENT_MAX, Request, agent_at, class_at, flow_at, group_at, request_at,
+    COMPARTMENT_MAX, Request, agent_at, by_rank, class_at, flow_at, group_at, request_at,
 )
 from _sched.forecast cimport Candidate, forecast_close, forecast_open, forecast_start
 from _sched.lanes cimport copy_flows, tell
+from _sched.pairing cimport Order, pairing_walk
 from _sched.vtc cimport check_cost, check_weight, counter_at, width_of
 from _sched.vtc cimport class_at as counters_at
 
@@ -288,12 +289,27 @@ cdef class FairQueue(Books):
     def counter_of(self, uint64_t group, long priority, long compartment, uint64_t agent):
         """The virtual token counter of an agent in a class; None where none is kept."""
         cdef uint32_t flow = self._flow(group, priority, compartment, agent)
-        return None if flow == 0 else counter_at(self.counters, flow_at(self, flow).counter).place.counter
+        if flow == 0:
+            return None
+        return counter_at(self.counters, flow_at(self, flow).counter).place.counter
 
     def waiting_of(self, uint64_t group, long priority, long compartment, uint64_t agent):
         """How many requests of an agent wait in a class."""
         cdef uint32_t flow = self._flow(group, priority, compartment, agent)
         return 0 if flow == 0 else flow_at(self, flow).size
+
+    def standing_of(self, uint64_t group, long priority, long compartment, uint64_t agent,
+                    int64_t stand_ns):
+        """How many of those came by then, counted as later as they stand back."""
+        cdef uint32_t flow = self._flow(group, priority, compartment, agent)
+        cdef uint32_t slot = 0 if flow == 0 else flow_at(self, flow).requests
+        cdef Order order = by_rank(self)
+        cdef uint32_t count = 0
+        while slot != 0:
+            if request_at(self, slot).arrived_ns + request_at(self, slot).stand_back_ns <= stand_ns:
+                count += 1
+            slot = pairing_walk(&order, slot)
+        return count
 
     def flows(self):
         """How many flows are kept, the idle ones too."""

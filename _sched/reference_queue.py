@@ -315,6 +315,18 @@ class FairQueue:
                 return sum(len(f.entries) for f in each.flows if f.agent.handle == agent)
         return 0
 
+    def standing_of(
+        self, group: int, priority: int, compartment: int, agent: int, stand_ns: int
+    ) -> int:
+        """How many of those came by then, counted as later as they stand back."""
+        return sum(
+            each.arrived_ns + each.stand_back_ns <= stand_ns
+            for each in self._entries.values()
+            if each.flow.of.group == group
+            and (each.flow.of.priority, each.flow.of.compartment) == (priority, compartment)
+            and each.flow.agent.handle == agent
+        )
+
     def flows(self) -> int:
         return len(self._flows)
 

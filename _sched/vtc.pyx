@@ -4,10 +4,11 @@
 Each flow has a counter of what it was served, in virtual units: cost * 1000 / weight, truncated.
 The next is the active flow with the least (VTC, arXiv 2401.00588). With a grain, all within so much
 of the least count as served alike, and of those the one of the least stand is next; that window is
-no wider than the largest charge, so that nobody gets two requests ahead by it. Who returns from idling is lifted to the floor of the class: the counter of who is next there, or, where
-nobody is, of the one that was the last to leave them, as it is now. (The highest counter ever
-served would not do: charges are estimates, and a newcomer would pay for one that was too high. Nor
-the least of those in flight: one long request would hold it back for as long as it runs.)
+no wider than the largest charge, so that nobody gets two requests ahead by it. Who returns from
+idling is lifted to the floor of the class: the counter of who is next there, or, where nobody is,
+of the one that was the last to leave them, as it is now. (The highest counter ever served would not
+do: charges are estimates, and a newcomer would pay for one that was too high. Nor the least of
+those in flight: one long request would hold it back for as long as it runs.)
 A flow that idles above the least counter is parked; at or below, a lift gives it all it had.
 """
 cimport cython
@@ -366,7 +367,7 @@ cdef class VirtualTokenCounters:
         assert flows == self.flows.live, "a flow has no class"
         for slot in range(1, self.flows.used):
             if slot_is_live(&self.flows, slot):
-                assert 0 <= counter_at(self, slot).place.counter <= COUNTER_MAX, "a counter is absurd"
+                assert 0 <= counter_at(self, slot).place.counter <= COUNTER_MAX, "it is absurd"
                 assert slot_is_live(&self.classes, counter_at(self, slot).of), "its class is gone"
         return 0
 

@@ -129,7 +129,7 @@ class QueueConfig(Section):
     # Often enough to see a queue move, seldom enough to cost nothing.
     announce_interval_ms: int = Field(default=1_000, ge=50, le=600_000)
     # Which of an agent's own requests of one priority is first: the oldest, or the one due first.
-    agent_order: Literal["arrival", "deadline"] = "arrival"
+    agent_order: Literal["size", "arrival", "deadline"] = "size"
     # The waiting room before a full queue, for whom and for how long: the design's. 0: there is
     # none.
     room_max: int = Field(default=100, ge=0, le=1_000_000)

@@ -175,6 +175,9 @@ class Arrivals:
             service_ns=self._estimates.size_ns(admission.line[0], spec, known_bytes),
             known_bytes=known_bytes,
         )
+        if self._backpressure.policy.agent_order is AgentOrder.SIZE:
+            record.rank += self._backpressure.policy.stand_back_ns(record.service_ns)
+            self._rank_last = max(self._rank_last, record.rank)
         self._estimates.offered.add(record.service_ns, now_ns)
         self._bounds.came(record.line[0], record.service_ns, now_ns)
         if spec.session_id:
@@ -194,11 +197,11 @@ class Arrivals:
 
     def _credit(self, record: Record, now_ns: int) -> None:
         """What its session has come to makes it count as older: among other agents' requests, and
-        where these are in order of arrival among its agent's own, but not among its session's."""
+        where these are not by deadline among its agent's own, but not among its session's."""
         policy = self._backpressure.policy
         session = self._sessions.called(record.spec, now_ns)
         record.credit_ns = session.credit_ns(policy.session_credit_ns)
-        if record.credit_ns and policy.agent_order is AgentOrder.ARRIVAL:
+        if record.credit_ns and policy.agent_order is not AgentOrder.DEADLINE:
             rank = record.rank - record.credit_ns
             record.rank = max(rank, session.last_rank + 1, self._rank_from)
         session.last_rank = record.rank

@@ -231,12 +231,23 @@ class Backlog:
         """How many requests of this agent wait."""
         return self._queue.backlog(agent.handle)
 
-    def ahead(self, line: LineKey, priority: int, compartment: int, agent: Agent) -> int:
-        """How many requests of the agent itself surely start before a newcomer of these."""
+    def ahead(
+        self,
+        line: LineKey,
+        priority: int,
+        compartment: int,
+        agent: Agent,
+        stand_ns: int | None = None,
+    ) -> int:
+        """How many requests of the agent itself surely start before a newcomer of these. O(1);
+        `stand_ns`: those that came by then, sizes considered, in as many steps as there are."""
         known = self.lines.get(line)
         if known is None:
             return 0
-        return self._queue.waiting_of(known.group, priority, compartment, agent.handle)
+        where = known.group, priority, compartment, agent.handle
+        if stand_ns is None:
+            return self._queue.waiting_of(*where)
+        return self._queue.standing_of(*where, stand_ns)
 
     def forward(self, runner: str, now_ns: int, limit: int) -> list[Record]:
         """The first `limit` requests for this runner in the order in which they would start from

@@ -78,9 +78,17 @@ class Feasibility:
         if needs is None:
             return None
         ahead = 0
+        policy = self._backpressure.policy
         # By deadline a later one may come first.
-        if self._backpressure.policy.agent_order is AgentOrder.ARRIVAL:
+        if policy.agent_order is not AgentOrder.DEADLINE:
             ahead = self._backlog.ahead(line, asker.priority, asker.compartment, asker.agent)
+        if ahead and policy.agent_order is AgentOrder.SIZE:
+            size_ns = self._estimates.size_ns(runner, spec)
+            credit_ns = policy.session_credit_ns if spec.session_id else 0
+            stand_ns = now_ns + policy.stand_back_ns(size_ns, credit_ns)
+            ahead = self._backlog.ahead(
+                line, asker.priority, asker.compartment, asker.agent, stand_ns
+            )
         if not ahead:
             return Outlook(needs, 0.0, 0)
         slots = sum(

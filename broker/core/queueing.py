@@ -3,10 +3,10 @@
 One line per (runner, context size). Within a line: first which priority, the one with the oldest
 claim, handicap(priority) added; then which agent of that priority: of those that were served alike,
 to within a grain, the one whose head is the oldest, handicap(size) added; then which request of
-that agent, first come or by deadline. A claim is as old as an agent's head, and a turn uses up the
-oldest. So a lower priority ages into its turn, a long request into its own, and the long tail of
-one agent's flood does not age at all (docs/adr/0011, 0020). The rules live in `_sched.queue`; a
-line is a group of its queue.
+that agent, first come with the same handicap or without it, or by deadline. A claim is as old as an
+agent's head, and a turn uses up the oldest. So a lower priority ages into its turn, a long request
+into its own, and the long tail of one agent's flood does not age at all (docs/adr/0011, 0020). The
+rules live in `_sched.queue`; a line is a group of its queue.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ CREDIT_NS_MAX: Final = 60 * 1_000_000_000
 class AgentOrder(Enum):
     """Which request of an agent is its first."""
 
+    SIZE = "size"  # first come, sizes considered
     ARRIVAL = "arrival"
     DEADLINE = "deadline"
 
@@ -41,7 +42,8 @@ class QueuePolicy:
     `handicap_ns_per_priority`: a request of priority p is ordered as if it had become its agent's
     head (p - 1) such steps later. `size_handicap`: and, among agents whose served cost differs by
     less than `fairness_grain`, as if later by so many times the time that it probably runs; a grain
-    of 0 lets sizes play no part. `session_credit_ns`: there and among its agent's own requests the
+    of 0 lets sizes play no part there. With `AgentOrder.SIZE` the same among its agent's own
+    requests, by when they came. `session_credit_ns`: there and among its agent's own requests the
     next call of a session counts as older by the done part of this. `queued_max`: requests that
     wait at once, over all lines (the seed's 1,000); `queued_per_agent_max` of one agent; `live_max`
     bounds those that run as well.
@@ -56,7 +58,7 @@ class QueuePolicy:
     size_handicap: float = 3.5
     fairness_grain: int = 16_384
     session_credit_ns: int = 30_000_000_000
-    agent_order: AgentOrder = AgentOrder.ARRIVAL
+    agent_order: AgentOrder = AgentOrder.SIZE
     queued_max: int = 1_000
     queued_per_agent_max: int = 1_000
     queued_bytes_max: int = 512 * 1024 * 1024

@@ -26,7 +26,7 @@ class Live:
     spec: RequestSpec
     priority: int
     compartment: str
-    number: int  # the how-many-eth it is
+    number: int  # those that came before have smaller ones
     arrived_ns: int
     where: Where = Where.NOWHERE
     is_back: bool = False  # it had a slot and lost it
@@ -99,12 +99,18 @@ class EntryBooks:
     # The way in
 
     def admit(
-        self, spec: RequestSpec, compartment: str, now_ns: int, *, is_answered: bool = False
+        self,
+        spec: RequestSpec,
+        compartment: str,
+        now_ns: int,
+        service_ns: int,
+        *,
+        is_answered: bool = False,
     ) -> Live:
         """Let in. Where it goes is told by what is said next. A compartment that nothing limits
-        may go without its name."""
+        may go without its name. By size, it stands among its own as if it had come later."""
         assert spec.key not in self.live
-        self._admitted += 1
+        self._admitted = max(self._admitted + 1, now_ns)
         operators, agent = self._operators, spec.key[0]
         assert not operators.is_blocked(agent), "a blocked agent was let in"
         own = self.backlog(agent) + self._standing(agent)
@@ -122,6 +128,8 @@ class EntryBooks:
             waits_since_ns=now_ns,
         )
         live.rank = live.number
+        if self._policy.agent_order is AgentOrder.SIZE:
+            live.rank += int(self._policy.size_handicap * service_ns)
         self.take_over(live, spec)
         return live
 

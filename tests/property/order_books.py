@@ -104,7 +104,7 @@ class OrderBooks:
             live.priority,
             self._bit(live.compartment),
             self._agents[agent],
-            live.number,
+            live.rank,
             live.arrived_ns,
             now_ns,
             head_since_ns,
@@ -147,7 +147,7 @@ class OrderBooks:
         if not those:
             self._heads.pop(flow, None)
             return
-        head = min(those, key=lambda each: each.live.number).live.key
+        head = min(those, key=lambda each: (each.live.rank, each.live.number)).live.key
         if flow not in self._heads or self._heads[flow][0] != head:
             self._heads[flow] = head, now_ns
 

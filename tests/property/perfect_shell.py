@@ -261,8 +261,8 @@ class PerfectShell:
         else:
             record = self.engine.records[spec.key]
         reserved = record.passage.tokens_reserved
-        compartment = self.engine.bulkheads.name(record.compartment)
-        live = self.entry.admit(spec, compartment, self.now_ns, is_answered=is_answered)
+        told = self.engine.bulkheads.name(record.compartment), self.now_ns, record.service_ns
+        live = self.entry.admit(spec, *told, is_answered=is_answered)
         self.buckets.admit(live, reserved, self.now_ns, is_answered=is_answered)
 
     def _told(self, effect: TellSlowDown | TakeOver) -> None:

@@ -260,6 +260,9 @@ class FairQueueMachine(RuleBasedStateMachine):
             assert self.queue.counter_of(group[0], priority, compartment, mine) == counter
             waiting = self.oracle.waiting_of(group[1], priority, compartment, theirs)
             assert self.queue.waiting_of(group[0], priority, compartment, mine) == waiting
+            standing = self.oracle.standing_of(group[1], priority, compartment, theirs, self.now_ns)
+            where = group[0], priority, compartment, mine
+            assert self.queue.standing_of(*where, self.now_ns) == standing
 
     def _same_best(self, group: Pair, closed: int) -> None:
         mine, theirs = self.queue.best(group[0], closed), self.oracle.best(group[1], closed)

@@ -163,7 +163,7 @@ class GateWatch:
     def _admit(self, effect: Admit) -> None:
         record = self._engine.records[effect.key]
         compartment = self._engine.bulkheads.name(record.compartment)
-        live = self.entry.admit(record.spec, compartment, self._now_ns)
+        live = self.entry.admit(record.spec, compartment, self._now_ns, record.service_ns)
         self.buckets.admit(live, record.passage.tokens_reserved, self._now_ns)
 
     def _refuse(self, effect: Refuse) -> None:

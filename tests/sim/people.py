@@ -85,7 +85,7 @@ def draw_queue(chance: Random) -> QueuePolicy:
         handicap_ns_per_priority=chance.choice((0, 5, 60)) * SECOND_NS,
         size_handicap=chance.choice((0.0, 3.5, 100.0)),
         fairness_grain=chance.choice((0, 100, 4_096)),
-        agent_order=chance.choice((AgentOrder.ARRIVAL, AgentOrder.ARRIVAL, AgentOrder.DEADLINE)),
+        agent_order=chance.choice(tuple(AgentOrder)),
     )
 
 

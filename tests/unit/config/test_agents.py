@@ -131,7 +131,7 @@ def test_a_type_with_an_absurd_setting(file: Path, text: str, problem: str) -> N
         ),
         (
             "[queue]\nagent_order = 'luck'",
-            "queue.agent_order: is \"luck\"; must be one of 'arrival' or 'deadline'",
+            "queue.agent_order: is \"luck\"; must be one of 'size', 'arrival' or 'deadline'",
         ),
         ("[queue]\ndeadline_margin = 0.5", "queue.deadline_margin: is 0.5; must be at least 1.0"),
         (

@@ -74,7 +74,7 @@ def test_live_settings_change_and_others_wait(file: Path, running: Config) -> No
     assert plan.changed == (
         "server.drain_timeout_s: 30 -> 5",
         "limits.queued_max: 100 -> 200",
-        'queue.agent_order: "arrival" -> "deadline"',
+        'queue.agent_order: "size" -> "deadline"',
         "agents.remembered_max: 10000 -> 500",
         "bulkheads.opus: 10 -> unset",
         "bulkheads.sonnet: 20 -> unset",

@@ -154,6 +154,15 @@ def test_of_the_agents_own_only_those_of_the_same_priority_are_surely_before_it(
     assert is_let_in(scene.turn(arrived("urgent", priority=1, deadline_ns=at_ns)))
 
 
+def test_of_the_agents_own_only_those_as_short_are_surely_before_it() -> None:
+    """What is longer is passed by what comes soon after it; in order of arrival it is not."""
+    for order, is_in_time in ((AgentOrder.SIZE, True), (AgentOrder.ARRIVAL, False)):
+        scene = measured(queue=QueuePolicy(agent_order=order))
+        for number in range(20):
+            assert asks(scene, f"r{number}", 60 * MINUTE_NS, size_bytes=3_000)
+        assert asks(scene, "short", 30 * SECOND_NS, size_bytes=10) is is_in_time
+
+
 def test_by_deadline_no_earlier_request_is_surely_before_it() -> None:
     """The one that has least time goes first, so those with more do not count."""
     scene = measured(queue=QueuePolicy(agent_order=AgentOrder.DEADLINE))

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from broker.core.queueing import CREDIT_NS_MAX, STAND_BACK_NS_MAX, QueuePolicy
+from broker.core.queueing import (
+    CREDIT_NS_MAX,
+    STAND_BACK_NS_MAX,
+    AgentOrder,
+    QueuePolicy,
+)
 from broker.core.story import Rule
 from tests.unit.core.scene import MINUTE_NS, SECOND_NS, Scene, arrived, model, serving
 from tests.unit.core.story_scene import story
@@ -62,9 +69,46 @@ def test_who_was_served_a_whole_request_more_waits_however_short_its_requests_ar
     assert scene.order() == "running b0 long b1 b2"
 
 
-def test_of_one_agent_the_first_stays_the_first() -> None:
+@pytest.mark.parametrize(("after_s", "first"), [(116, "short"), (118, "long")])
+def test_of_one_agent_too_the_short_one_does_not_wait_behind_the_long_one(
+    after_s: int, first: str
+) -> None:
     scene = measured()
     comes(scene, "long", "a", LONG_BYTES)
+    scene.wait(after_s * SECOND_NS)
+    comes(scene, "short", "a", SHORT_BYTES)
+    assert scene.order().split()[1] == first
+
+
+def test_of_one_agent_the_first_of_a_size_stays_the_first() -> None:
+    scene = measured()
+    for number in range(3):
+        comes(scene, f"a{number}", "a", LONG_BYTES)
+    assert scene.order() == "running a0 a1 a2"
+
+
+def test_by_arrival_the_first_of_an_agent_stays_the_first() -> None:
+    scene = measured(replace(QUEUE, agent_order=AgentOrder.ARRIVAL))
+    comes(scene, "long", "a", LONG_BYTES)
+    comes(scene, "short", "a", SHORT_BYTES)
+    assert scene.order() == "running long short"
+
+
+def test_a_short_request_of_its_own_takes_neither_age_nor_place_from_another_agent() -> None:
+    """It is head since it came: who waits for longer is before it, sizes considered."""
+    scene = measured()
+    comes(scene, "long", "a", LONG_BYTES)
+    scene.wait(SECOND_NS)
+    comes(scene, "b", "b", SHORT_BYTES)
+    scene.wait(SECOND_NS)
+    comes(scene, "short", "a", SHORT_BYTES)
+    assert scene.order() == "running b short long"
+
+
+def test_another_order_begins_behind_what_came_by_the_one_before() -> None:
+    scene = measured()
+    comes(scene, "long", "a", LONG_BYTES)
+    scene.reload(queue=replace(QUEUE, agent_order=AgentOrder.ARRIVAL))
     comes(scene, "short", "a", SHORT_BYTES)
     assert scene.order() == "running long short"
 
