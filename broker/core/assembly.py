@@ -99,16 +99,7 @@ class Assembly(ABC):
         self.residencies = self._new_residencies()
         self.breakers = self._new_breakers()
         self._switching = self._new_switching()
-        self.degradation = Degradation(
-            policy.degradation,
-            self.backends,
-            self.backlog,
-            self.estimates,
-            self.timers,
-            self._emit,
-            self._level_changed,
-            queued_max=lambda: self.policy.queue.queued_max,
-        )
+        self.degradation = self._new_degradation()
         self._phases = self._new_phases()
         self._lateness = Lateness(policy.queue, self.backends, self.estimates, self._offers)
         self.ledger = self._new_ledger()
@@ -159,6 +150,18 @@ class Assembly(ABC):
             self._emit,
             self._note,
             self._choices_changed,
+        )
+
+    def _new_degradation(self) -> Degradation:
+        return Degradation(
+            self.policy.degradation,
+            self.backends,
+            self.backlog,
+            self.estimates,
+            self.timers,
+            self._emit,
+            self._level_changed,
+            queued_max=lambda: self.policy.queue.queued_max,
         )
 
     def _new_phases(self) -> Phases:

@@ -82,6 +82,8 @@ def encode_explanation(story: Explanation) -> pb.ExplainResponse:
         attempts=[_encode_attempt(each, story.at_ns) for each in story.attempts],
         bound_why=story.bound_why,
         session_credit_ms=story.credit_ns / 1e6,
+        preemptions=story.preemptions,
+        preemptible=story.is_preemptible,
     )
     if story.soft_ns:
         encoded.soft_deadline.within_ms = story.soft_ns / 1e6

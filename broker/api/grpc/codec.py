@@ -102,9 +102,6 @@ def decode_generate(
     """A request whose fields are valid, in the words of the core."""
     options = request.options
     priority = request.priority or PRIORITY_DEFAULT
-    preemptible = priority >= _PREEMPTIBLE_PRIORITY
-    if request.HasField("preemptible"):
-        preemptible = request.preemptible
     content = GenerateContent(
         input=_decode_input(request),
         options=_decode_options(options) if request.HasField("options") else {},
@@ -121,7 +118,7 @@ def decode_generate(
         content=content,
         priority=priority,
         criticality=_CRITICALITY[request.criticality],
-        preemptible=preemptible,
+        preemptible=_is_preemptible(request, priority),
         fingerprint=digest,
         size_bytes=size_bytes,
         text_bytes=text_bytes,
@@ -140,6 +137,15 @@ def decode_generate(
         expected_calls=request.expected_calls,
         prefixes=beginnings_of(content, text_bytes),
     )
+
+
+def _is_preemptible(request: pb.GenerateRequest, priority: int) -> bool:
+    """May it be set aside while it runs? Who forbids in so many words that it begins anew does not
+    mean that either, unless they say so."""
+    if request.HasField("preemptible"):
+        return request.preemptible
+    is_frail = request.on_interruption == pb.ON_INTERRUPTION_FAIL
+    return priority >= _PREEMPTIBLE_PRIORITY and not is_frail
 
 
 def _decode_timeouts(request: pb.GenerateRequest | pb.EmbedRequest) -> TimeOuts:

@@ -16,7 +16,14 @@ from broker.core.pace import Waits, Work
 from broker.core.requests import RequestKey
 from broker.core.snapshot import BackendView, RequestView
 from broker.core.tally import PriorityTally
-from broker.core.views import AlertView, BreakerView, EstimatesView, LevelView, WaitView
+from broker.core.views import (
+    AlertView,
+    BreakerView,
+    EstimatesView,
+    LevelView,
+    PreemptionView,
+    WaitView,
+)
 from broker.services.status import Status
 from broker_client.pb.broker.v1 import admin_pb2 as pb
 
@@ -60,8 +67,15 @@ def encode_status(status: Status) -> pb.GetStatusResponse:
     )
     _add_machine(encoded, status.level, snapshot.at_ns)
     _add_pace(encoded, status.waits, snapshot.estimates, status.work)
+    encoded.preemptions.CopyFrom(_encode_preemptions(snapshot.preemptions))
     encoded.alerts.extend(encode_alert(each, snapshot.at_ns) for each in status.alerts)
     return encoded
+
+
+def _encode_preemptions(view: PreemptionView) -> pb.PreemptionStatus:
+    return pb.PreemptionStatus(
+        count=view.count, wasted_s=view.wasted_ns / 1e9, left_s=view.left_ns / 1e9
+    )
 
 
 def _add_machine(encoded: pb.GetStatusResponse, level: LevelView, now_ns: int) -> None:

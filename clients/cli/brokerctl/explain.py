@@ -53,6 +53,7 @@ def page(story: Explanation) -> list[str]:
         *(f"  {each}" for each in soft_lines(story)),
         *(f"  {each}" for each in bound_lines(story)),
         *(f"  {each}" for each in session_lines(story)),
+        *(f"  {each}" for each in preemption_lines(story)),
         *(f"  changed: {each}" for each in story.changes),
         *gate_lines(story),
         *attempt_lines(story),
@@ -134,6 +135,15 @@ def session_lines(story: Explanation) -> list[str]:
         return []
     credit = duration_text(story.session_credit_ms)
     return [f"counted as {credit} older, for the part of its session that was done"]
+
+
+def preemption_lines(story: Explanation) -> list[str]:
+    """How often urgent work had its slot, and whether it may again."""
+    may = "may be set aside for urgent work"
+    if not story.preemptions:
+        return [may] if story.preemptible else []
+    text = f"was set aside for urgent work {counted(story.preemptions, 'time')}"
+    return [f"{text}, and may be again" if story.preemptible else f"{text}, and is not again"]
 
 
 def gate_lines(story: Explanation) -> list[str]:

@@ -101,6 +101,8 @@ def generate(call: Call, prompt: str | None, **given: Any) -> None:
         if timeouts is not None:
             ask["timeouts"] = timeouts
         may_turn_void = ask.get("on_interruption", "fail") != "fail"
+        if not may_turn_void:
+            ask["preemptible"] = False  # else it could, where urgent work comes
         answer = Answer(may_turn_void=may_turn_void)
         show: Callable[[Event], None] = show_json if call.as_json else answer.show
         # The options above are a part of the keys that a call may have.

@@ -12,6 +12,7 @@ from broker_client import (
     BackendStatus,
     EstimateStatus,
     ModelPlace,
+    PreemptionStatus,
     PriorityStatus,
     RequestStatus,
     Status,
@@ -211,7 +212,16 @@ def waits_line(status: Status) -> Text:
     if status.first_token.count:
         line.append(f"; to the first token {wait_text(status.first_token)}")
     line.append(f"; of the last {status.queue_wait.count} started")
-    return line.append(told_text(status.wait_estimates))
+    line.append(told_text(status.wait_estimates))
+    return line.append(preempted_text(status.preemptions))
+
+
+def preempted_text(preemptions: PreemptionStatus) -> str:
+    """What was set aside for urgent work, and its cost; empty where nothing was."""
+    if not preemptions.count:
+        return ""
+    lost = duration_text(preemptions.wasted_s * 1_000)
+    return f"; {counted(preemptions.count, 'call')} set aside for urgent work, {lost} of slots lost"
 
 
 def told_text(estimates: EstimateStatus) -> str:

@@ -137,6 +137,11 @@ def test_one_that_is_over_neither_waits_nor_runs_on(
     assert (encoded.run_ms if encoded.HasField("run_ms") else None) == run_ms
 
 
+def test_how_often_it_was_set_aside_is_told() -> None:
+    encoded = encode_explanation(replace(STORY, preemptions=2, is_preemptible=True))
+    assert (encoded.preemptions, encoded.preemptible) == (2, True)
+
+
 def test_what_it_was_told_first_is_told_where_it_was() -> None:
     assert not encode_explanation(STORY).HasField("told_low_ms")
     encoded = encode_explanation(replace(STORY, told_ns=(0, 45_000 * MS)))

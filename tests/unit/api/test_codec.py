@@ -94,6 +94,24 @@ def test_work_may_be_set_aside_from_priority_eight_on_unless_it_says(
     assert call.priority == (priority or 5)
 
 
+@pytest.mark.parametrize(
+    ("way", "said", "is_preemptible"),
+    [
+        (pb.ON_INTERRUPTION_UNSPECIFIED, None, True),
+        (pb.ON_INTERRUPTION_FAIL, None, False),
+        (pb.ON_INTERRUPTION_FAIL, True, True),
+        (pb.ON_INTERRUPTION_RESTART, None, True),
+    ],
+)
+def test_what_must_not_begin_anew_is_not_set_aside_unless_it_says_so(
+    way: pb.OnInterruption, said: bool | None, is_preemptible: bool
+) -> None:
+    request = generate(priority=9, on_interruption=way)
+    if said is not None:
+        request.preemptible = said
+    assert decode_generate(request, b"", 0, 0, None).preemptible is is_preemptible
+
+
 def test_what_belongs_together_reaches_the_engine_as_numbers() -> None:
     request = generate(session_id="s", expected_calls=7)
     request.prompt.text = "x" * 5_000

@@ -83,6 +83,18 @@ def test_the_bound_on_its_wait(change: dict[str, float], line: str) -> None:
     assert found == f"  {line}"
 
 
+@pytest.mark.parametrize(
+    ("times", "may_be", "line"),
+    [
+        (0, True, "may be set aside for urgent work"),
+        (1, True, "was set aside for urgent work 1 time, and may be again"),
+        (2, False, "was set aside for urgent work 2 times, and is not again"),
+    ],
+)
+def test_how_often_it_was_set_aside(times: int, may_be: bool, line: str) -> None:
+    assert page(replace(WAITS, preemptions=times, preemptible=may_be))[3] == f"  {line}"
+
+
 def test_one_that_runs_says_what_was_changed() -> None:
     runs = replace(
         WAITS,

@@ -7,7 +7,7 @@ from typing import Any
 from broker.core.content import GenerateContent, Prompt
 from broker.core.level import Level
 from broker.core.requests import Outcome, RequestKind
-from broker.core.views import AttemptReport, RequestReport, RequestStart
+from broker.core.views import AttemptReport, PreemptionReport, RequestReport, RequestStart
 
 MS = 1_000_000
 
@@ -91,3 +91,22 @@ def attempt_failed(**other: Any) -> AttemptReport:
         "backoff_ns": 40 * MS,
     }
     return AttemptReport(**{**fields, **other})
+
+
+def preempted(**other: Any) -> PreemptionReport:
+    """Its first attempt was set aside after three pieces, and five seconds."""
+    fields: dict[str, Any] = {
+        "key": ("opus-1", "r1"),
+        "agent_type": "opus",
+        "model": "m:latest",
+        "backend": "b",
+        "priority": 9,
+        "level": Level.NORMAL,
+        "number": 1,
+        "times": 1,
+        "pieces": 3,
+        "voids_pieces": True,
+        "waste_ns": 5_000 * MS,
+        "message": "urgent work takes its slot",
+    }
+    return PreemptionReport(**{**fields, **other})

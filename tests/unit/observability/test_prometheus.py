@@ -29,6 +29,7 @@ from broker.core.views import (
     EstimatesView,
     LevelView,
     LoadPart,
+    PreemptionView,
     SensorView,
 )
 from broker.observability.exposition import pieces
@@ -112,6 +113,14 @@ def test_estimates_are_counted_by_what_became_of_them_and_their_share_is_of_late
     assert found["broker_wait_estimates_total", "outside"] == 200
     assert found["broker_wait_estimates_total", "left_before"] == 30
     assert found["broker_wait_estimates_inside_ratio", ""] == 0.82
+
+
+def test_what_was_set_aside_for_urgent_work_is_counted_with_its_cost() -> None:
+    told = PreemptionView(count=3, wasted_ns=2_500_000_000, left_ns=7e9)
+    found = samples(replace(idle(), preemptions=told))
+    assert found["broker_preemptions_total", ""] == 3
+    assert found["broker_preempted_slot_seconds_total", ""] == 2.5
+    assert found["broker_preemption_slot_seconds_left", ""] == 7
 
 
 def test_before_anything_was_judged_no_share_is_told() -> None:

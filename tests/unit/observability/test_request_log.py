@@ -14,7 +14,7 @@ from broker.core.healing import HealingStep
 from broker.core.level import Level
 from broker.core.requests import Outcome, RequestKind
 from broker.observability.request_log import PROMPT_CHARS_MAX, RequestLog, shown_prompt
-from tests.unit.observability.ended import attempt_failed, refused, report
+from tests.unit.observability.ended import attempt_failed, preempted, refused, report
 
 
 def line(log: RequestLog, **other: Any) -> dict[str, Any]:
@@ -137,6 +137,15 @@ def test_an_attempt_has_its_line_where_it_is_repeated_else_its_request_has() -> 
     (found,) = logged
     assert (found["event"], found["attempt"], found["pieces"]) == ("attempt failed", 1, 3)
     assert (found["reason"], found["backoff_ms"]) == ("BACKEND_FAILED", 40.0)
+
+
+def test_what_was_set_aside_for_urgent_work_has_its_line() -> None:
+    with capture_logs() as logged:
+        RequestLog().attempt_preempted(preempted())
+        RequestLog(tells_requests=False).attempt_preempted(preempted())
+    (found,) = logged
+    assert (found["event"], found["request_id"]) == ("set aside for urgent work", "r1")
+    assert (found["pieces"], found["wasted_ms"]) == (3, 5_000.0)
 
 
 @pytest.mark.parametrize("state", BreakerState)

@@ -27,7 +27,7 @@ from broker.core.policy import EnginePolicy
 from broker.core.residency import ResidencyState
 from broker.core.snapshot import ResidencyView, Snapshot, take_snapshot
 from broker.core.stimuli import Scope
-from broker.core.views import LevelView, RequestStart
+from broker.core.views import LevelView, PreemptionReport, RequestStart
 from broker.services import system_topics
 from broker.services.system_topics import PRESENT_AGE_NS_MAX, SystemTopics
 
@@ -145,6 +145,32 @@ def test_a_request_that_nobody_hears_of_costs_no_event(box: Box) -> None:
     assert topic == "requests"
     assert isinstance(change, RequestChange)
     assert (change.agent_id, change.request_id, change.state) == ("a", "r", "started")
+
+
+def test_a_request_that_was_set_aside_is_told_to_who_listens(box: Box) -> None:
+    bus = WatchedBus()
+    report = PreemptionReport(
+        key=("a", "r"),
+        agent_type="t",
+        model="m:latest",
+        backend="b",
+        priority=9,
+        level=Level.NORMAL,
+        number=1,
+        times=1,
+        pieces=3,
+        voids_pieces=True,
+        waste_ns=5,
+        message="urgent work takes its slot",
+    )
+    SystemTopics(bus, lambda: box).attempt_preempted(report)
+    assert bus.told == []
+    bus.heard.add("requests")
+    SystemTopics(bus, lambda: box).attempt_preempted(report)
+    ((topic, change),) = bus.told
+    assert topic == "requests"
+    assert isinstance(change, RequestChange)
+    assert (change.request_id, change.state, change.reason) == ("r", "requeued", "PREEMPTED")
 
 
 def test_the_level_is_told_with_all_that_decides_it_whoever_listens(box: Box) -> None:

@@ -44,7 +44,7 @@ from broker_client.requests import Ask, EmbedAsk, embed_request, generate_reques
 from broker_client.results import Answer, EmbedResult, GenerateResult, embed_result_of
 from broker_client.retry import NS_PER_S, Attempts, RetryPolicy, deadline_after
 from broker_client.status import Status, status_of
-from broker_client.text import TextReader
+from broker_client.text import TextReader, steady
 
 MESSAGE = TypeVar("MESSAGE")
 
@@ -157,7 +157,7 @@ class AsyncClient(AsyncLevers):
     async def text(self, **ask: Unpack[Ask]) -> AsyncIterator[str]:
         """Only the text of a generation, as it comes; StreamBroken where given text turns void."""
         reader = TextReader()
-        async with self.stream(**ask) as events:
+        async with self.stream(**steady(ask)) as events:
             async for event in events:
                 if isinstance(event, Chunk | Requeued) and (text := reader.read(event)):
                     yield text

@@ -94,6 +94,8 @@ class Explanation:
     `session_credit_ms`: how much older it counted as, for the part of its session that was done.
     `bound_ms`: it starts within so long of its arrival at most, as was stated then; None where no
     bound could be stated, which `bound_why` says why.
+    `preemptions`: how often it was set aside for urgent work; `preemptible`: may that happen, or
+    happen again?
     """
 
     agent_id: str
@@ -122,6 +124,8 @@ class Explanation:
     session_credit_ms: float = 0.0
     bound_ms: float | None = None
     bound_why: str = ""
+    preemptions: int = 0
+    preemptible: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,6 +264,8 @@ def explanation_of(message: admin_pb2.ExplainResponse) -> Explanation:
         session_credit_ms=message.session_credit_ms,
         bound_ms=message.bound_ms if message.HasField("bound_ms") else None,
         bound_why=message.bound_why,
+        preemptions=message.preemptions,
+        preemptible=message.preemptible,
     )
 
 

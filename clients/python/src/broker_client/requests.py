@@ -101,6 +101,9 @@ class Ask(Options, total=False):
     `on_interruption` says what may be done when an attempt is lost after a piece of it has come:
     "fail" (the default), "restart" (it begins anew, `Requeued` says which pieces are void) or
     "continue" (it goes on from the text so far; not with `format`, `suffix` or `raw`).
+    `preemptible`: may it be set aside, while it runs, for urgent work? Then it waits again and goes
+    on where `on_interruption` is "continue", else it begins anew; by default from priority 8 on,
+    where `on_interruption` is not "fail" in so many words, and never for `text()`.
     `session_id` groups the calls of one task, and `expected_calls` says how many it will have in
     all: what is nearly done goes before what has only begun.
     `soft_deadline_s`: within so many seconds the answer would be liked; nothing ends it then, and

@@ -31,6 +31,15 @@ class WaitStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PreemptionStatus:
+    """Calls set aside for urgent work since start, and seconds of slots: lost, and left to lose."""
+
+    count: int
+    wasted_s: float
+    left_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EstimateStatus:
     """Of how many requests it is known lately whether they started within the interval that they
     were told first, and how many did; four of five are to."""
@@ -219,6 +228,7 @@ class Status:
     agents_working: tuple[AgentWork, ...]
     tokens_per_s: float
     wait_estimates: EstimateStatus
+    preemptions: PreemptionStatus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,6 +243,7 @@ class Drain:
 
 def status_of(message: admin_pb2.GetStatusResponse) -> Status:
     """The wire's answer, typed."""
+    lost = message.preemptions
     return Status(
         version=message.version,
         uptime_s=message.uptime_s,
@@ -263,6 +274,7 @@ def status_of(message: admin_pb2.GetStatusResponse) -> Status:
         wait_estimates=EstimateStatus(
             judged=message.wait_estimates.judged, inside=message.wait_estimates.inside
         ),
+        preemptions=PreemptionStatus(count=lost.count, wasted_s=lost.wasted_s, left_s=lost.left_s),
     )
 
 

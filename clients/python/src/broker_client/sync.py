@@ -43,7 +43,7 @@ from broker_client.requests import Ask, EmbedAsk, embed_request, generate_reques
 from broker_client.results import Answer, EmbedResult, GenerateResult, embed_result_of
 from broker_client.retry import NS_PER_S, Attempts, RetryPolicy, deadline_after
 from broker_client.status import Status, status_of
-from broker_client.text import TextReader
+from broker_client.text import TextReader, steady
 
 MESSAGE = TypeVar("MESSAGE")
 
@@ -149,7 +149,7 @@ class Client(Levers):
     def text(self, **ask: Unpack[Ask]) -> Iterator[str]:
         """Only the text of a generation, as it comes; StreamBroken where given text turns void."""
         reader = TextReader()
-        with self.stream(**ask) as events:
+        with self.stream(**steady(ask)) as events:
             for event in events:
                 if isinstance(event, Chunk | Requeued) and (text := reader.read(event)):
                     yield text

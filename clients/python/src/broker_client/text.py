@@ -7,6 +7,15 @@ import grpc
 
 from broker_client.errors import StreamBroken, local_details
 from broker_client.events import Chunk, Requeued
+from broker_client.requests import Ask
+
+
+def steady(ask: Ask) -> Ask:
+    """The same request, not to be set aside for urgent work where it would begin anew, unless it
+    says itself that it may be."""
+    if "preemptible" in ask or ask.get("on_interruption") == "continue":
+        return ask
+    return {**ask, "preemptible": False}
 
 
 class TextReader:

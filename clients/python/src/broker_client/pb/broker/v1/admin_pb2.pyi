@@ -75,6 +75,7 @@ class GetStatusResponse(_message.Message):
     AGENTS_WORKING_FIELD_NUMBER: _builtins.int
     TOKENS_PER_S_FIELD_NUMBER: _builtins.int
     WAIT_ESTIMATES_FIELD_NUMBER: _builtins.int
+    PREEMPTIONS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """The broker's version."""
     uptime_s: _builtins.float
@@ -161,6 +162,10 @@ class GetStatusResponse(_message.Message):
     def wait_estimates(self) -> Global___EstimateStatus:
         """How what requests were told of their waits has come true."""
 
+    @_builtins.property
+    def preemptions(self) -> Global___PreemptionStatus:
+        """What was set aside for urgent work."""
+
     def __init__(
         self,
         *,
@@ -191,10 +196,11 @@ class GetStatusResponse(_message.Message):
         agents_working: _abc.Iterable[Global___AgentWork] | None = ...,
         tokens_per_s: _builtins.float = ...,
         wait_estimates: Global___EstimateStatus | None = ...,
+        preemptions: Global___PreemptionStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["first_token", b"first_token", "host", b"host", "level_status", b"level_status", "queue_wait", b"queue_wait", "wait_estimates", b"wait_estimates"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["first_token", b"first_token", "host", b"host", "level_status", b"level_status", "preemptions", b"preemptions", "queue_wait", b"queue_wait", "wait_estimates", b"wait_estimates"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "agents_working", b"agents_working", "alerts", b"alerts", "backends", b"backends", "bulkheads", b"bulkheads", "draining", b"draining", "first_token", b"first_token", "gpus", b"gpus", "host", b"host", "level", b"level", "level_status", b"level_status", "outcomes", b"outcomes", "paused", b"paused", "priorities", b"priorities", "queue_wait", b"queue_wait", "queued", b"queued", "queued_max", b"queued_max", "refusals", b"refusals", "requests", b"requests", "running", b"running", "sensors", b"sensors", "standing", b"standing", "standing_max", b"standing_max", "tokens_per_s", b"tokens_per_s", "uptime_s", b"uptime_s", "version", b"version", "wait_estimates", b"wait_estimates"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "agents_working", b"agents_working", "alerts", b"alerts", "backends", b"backends", "bulkheads", b"bulkheads", "draining", b"draining", "first_token", b"first_token", "gpus", b"gpus", "host", b"host", "level", b"level", "level_status", b"level_status", "outcomes", b"outcomes", "paused", b"paused", "preemptions", b"preemptions", "priorities", b"priorities", "queue_wait", b"queue_wait", "queued", b"queued", "queued_max", b"queued_max", "refusals", b"refusals", "requests", b"requests", "running", b"running", "sensors", b"sensors", "standing", b"standing", "standing_max", b"standing_max", "tokens_per_s", b"tokens_per_s", "uptime_s", b"uptime_s", "version", b"version", "wait_estimates", b"wait_estimates"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -225,6 +231,36 @@ class EstimateStatus(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EstimateStatus: _TypeAlias = EstimateStatus  # noqa: Y015
+
+@_typing.final
+class PreemptionStatus(_message.Message):
+    """Running work that was set aside for urgent requests, and the time of slots that was lost by that."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    WASTED_S_FIELD_NUMBER: _builtins.int
+    LEFT_S_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """Calls since start."""
+    wasted_s: _builtins.float
+    """Seconds of slots since start."""
+    left_s: _builtins.float
+    """Seconds of slots that may still be lost now."""
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+        wasted_s: _builtins.float = ...,
+        left_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "left_s", b"left_s", "wasted_s", b"wasted_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreemptionStatus: _TypeAlias = PreemptionStatus  # noqa: Y015
 
 @_typing.final
 class WaitStatus(_message.Message):
@@ -1354,6 +1390,8 @@ class ExplainResponse(_message.Message):
     BOUND_MS_FIELD_NUMBER: _builtins.int
     BOUND_WHY_FIELD_NUMBER: _builtins.int
     SESSION_CREDIT_MS_FIELD_NUMBER: _builtins.int
+    PREEMPTIONS_FIELD_NUMBER: _builtins.int
+    PREEMPTIBLE_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     """Who asked."""
     request_id: _builtins.str
@@ -1400,6 +1438,10 @@ class ExplainResponse(_message.Message):
     """Why no bound was stated; empty where one was, or it never waited."""
     session_credit_ms: _builtins.float
     """How much older it counted as, for the part of its session that was done when it came."""
+    preemptions: _builtins.int
+    """How often it was set aside for urgent work."""
+    preemptible: _builtins.bool
+    """May that happen, or happen again?"""
     @_builtins.property
     def changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What was changed in the request, in words."""
@@ -1448,10 +1490,12 @@ class ExplainResponse(_message.Message):
         bound_ms: _builtins.float | None = ...,
         bound_why: _builtins.str = ...,
         session_credit_ms: _builtins.float = ...,
+        preemptions: _builtins.int = ...,
+        preemptible: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_bound_ms", b"_bound_ms", "_ended_ago_ms", b"_ended_ago_ms", "_run_ms", b"_run_ms", "_told_high_ms", b"_told_high_ms", "_told_low_ms", b"_told_low_ms", "bound_ms", b"bound_ms", "ended_ago_ms", b"ended_ago_ms", "run_ms", b"run_ms", "soft_deadline", b"soft_deadline", "told_high_ms", b"told_high_ms", "told_low_ms", b"told_low_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bound_ms", b"_bound_ms", "_ended_ago_ms", b"_ended_ago_ms", "_run_ms", b"_run_ms", "_told_high_ms", b"_told_high_ms", "_told_low_ms", b"_told_low_ms", "age_ms", b"age_ms", "agent_id", b"agent_id", "attempts", b"attempts", "bound_ms", b"bound_ms", "bound_why", b"bound_why", "changes", b"changes", "compartment", b"compartment", "complete", b"complete", "ended_ago_ms", b"ended_ago_ms", "gates", b"gates", "model", b"model", "overtakings", b"overtakings", "position", b"position", "priority", b"priority", "problem", b"problem", "queue_wait_ms", b"queue_wait_ms", "request_id", b"request_id", "run_ms", b"run_ms", "session_credit_ms", b"session_credit_ms", "soft_deadline", b"soft_deadline", "state", b"state", "told_high_ms", b"told_high_ms", "told_low_ms", b"told_low_ms", "wait_detail", b"wait_detail", "wait_reason", b"wait_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bound_ms", b"_bound_ms", "_ended_ago_ms", b"_ended_ago_ms", "_run_ms", b"_run_ms", "_told_high_ms", b"_told_high_ms", "_told_low_ms", b"_told_low_ms", "age_ms", b"age_ms", "agent_id", b"agent_id", "attempts", b"attempts", "bound_ms", b"bound_ms", "bound_why", b"bound_why", "changes", b"changes", "compartment", b"compartment", "complete", b"complete", "ended_ago_ms", b"ended_ago_ms", "gates", b"gates", "model", b"model", "overtakings", b"overtakings", "position", b"position", "preemptible", b"preemptible", "preemptions", b"preemptions", "priority", b"priority", "problem", b"problem", "queue_wait_ms", b"queue_wait_ms", "request_id", b"request_id", "run_ms", b"run_ms", "session_credit_ms", b"session_credit_ms", "soft_deadline", b"soft_deadline", "state", b"state", "told_high_ms", b"told_high_ms", "told_low_ms", b"told_low_ms", "wait_detail", b"wait_detail", "wait_reason", b"wait_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bound_ms: _TypeAlias = _typing.Literal["bound_ms"]  # noqa: Y015
     _WhichOneofArgType__bound_ms: _TypeAlias = _typing.Literal["_bound_ms", b"_bound_ms"]  # noqa: Y015
@@ -1533,7 +1577,9 @@ class Attempt(_message.Message):
     pieces: _builtins.int
     """Pieces that came."""
     reason: _builtins.str
-    """Why it came to nothing: as in ErrorInfo.reason; empty where it came to a good end, or may yet."""
+    """Why it came to nothing: as in ErrorInfo.reason, or "PREEMPTED" where it was set aside for urgent
+    work; empty where it came to a good end, or may yet.
+    """
     problem: _builtins.str
     """The same for people."""
     backoff_ms: _builtins.float

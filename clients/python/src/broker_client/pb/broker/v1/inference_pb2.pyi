@@ -38,7 +38,9 @@ class _OnInterruptionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnInte
     """
 
 class OnInterruption(_OnInterruption, metaclass=_OnInterruptionEnumTypeWrapper):
-    """What may be done when an attempt is lost after a piece of it was sent."""
+    """What may be done when an attempt is lost after a piece of it was sent. One that is set aside for
+    urgent work is not lost: see GenerateRequest.preemptible.
+    """
 
 ON_INTERRUPTION_UNSPECIFIED: OnInterruption.ValueType  # 0
 """Not said: treated as ON_INTERRUPTION_FAIL."""
@@ -185,7 +187,12 @@ class GenerateRequest(_message.Message):
     cache_policy: Global___CachePolicy.ValueType
     """May an answer that was computed before serve this request?"""
     preemptible: _builtins.bool
-    """May running work be set aside for a request of priority 1 or 2? Not set: yes from priority 8 on."""
+    """May it be set aside, while it runs, for a request of priority 1 or 2? It then waits again at its old
+    place, and `requeued` tells what is void of what was sent: it goes on from the text so far where
+    on_interruption is ON_INTERRUPTION_CONTINUE, else it begins anew, whatever on_interruption says; so
+    who says yes accepts that. As often as the operator allows (default 2). Not set: yes from priority 8
+    on, but not where on_interruption is ON_INTERRUPTION_FAIL and says so itself.
+    """
     resume_from_seq: _builtins.int
     """On a call that takes a running request over: the number of pieces already received. Pieces from
     this one on are sent again; at most the number of those there are. 0: from the beginning. Not

@@ -426,8 +426,8 @@ class RequestChange(_message.Message):
     request_id: _builtins.str
     """Its id."""
     state: _builtins.str
-    """"started", or how it ended: "completed", "failed", "refused", "cancelled", "expired", "shed" or
-    "displaced".
+    """"started"; "requeued" where it was set aside for urgent work and waits again; or how it ended:
+    "completed", "failed", "refused", "cancelled", "expired", "shed" or "displaced".
     """
     model: _builtins.str
     """The model that answers; the one asked for where none has begun to."""
