@@ -61,6 +61,7 @@ RIVALS: Mapping[str, Play] = {
 WHO = {
     "1x2_rho09_flexible": ("broker", "exhaustive"),
     "2x4_rho09_urgent": ("broker", "exhaustive"),
+    "2x4_rho09_ahead": ("broker", "exhaustive"),
 }
 FLOORS = {
     "goodput_1x2_rho09_vs_exhaustive": 1.0,
@@ -201,7 +202,11 @@ def _median_known(values: Sequence[float | None]) -> float:
 
 def _others(runs: Runs) -> dict[str, float]:
     """What is only reported."""
-    figures: dict[str, float] = {}
+    ahead, without = (
+        [goodput(one.ended) for one in runs[cell, "broker"]]
+        for cell in ("2x4_rho09_ahead", "2x4_rho09")
+    )
+    figures = {"goodput_2x4_rho09_ahead_vs_without": median_ratio(ahead, without)}
     for (cell, rival), played in runs.items():
         for figure, value in MEASURES.items():
             figures[f"{figure}_{cell}_{rival}"] = _median(played, value)

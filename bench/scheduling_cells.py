@@ -44,6 +44,7 @@ MAX_TOKENS_FACTOR = 2.56  # 1.6 squared
 class Cell:
     """A machine that holds `resident` models of `slots` slots each, and how it is loaded.
     `has_pauses`: its server looks at its card and waits for memory around loads, as real ones do.
+    `loaded`: how many it holds while it changes models, 0: as many.
     """
 
     name: str
@@ -54,6 +55,11 @@ class Cell:
     has_urgent: bool = False
     is_patient: bool = False
     has_pauses: bool = False
+    loaded: int = 0
+
+    @property
+    def held(self) -> int:
+        return self.loaded or self.resident
 
 
 CELLS = {
@@ -64,6 +70,7 @@ CELLS = {
         Cell(name="2x4_rho20", resident=2, slots=4, rho=2.0),
         Cell(name="1x2_rho09_flexible", resident=1, slots=2, rho=0.9, is_flexible=True),
         Cell(name="2x4_rho09_urgent", resident=2, slots=4, rho=0.9, has_urgent=True),
+        Cell(name="2x4_rho09_ahead", resident=2, slots=4, rho=0.9, loaded=3),
     )
 }
 

@@ -42,6 +42,7 @@ PATIENCE_NS = 15 * SECOND_NS
 QUEUED_MAX = 10_000  # nobody is refused for want of a place: goodput is to say what order does
 CONTEXT = 16_384
 SIZE_BYTES = 4_000_000_000
+MEMORY_BYTES = 200 * GIB
 STRETCH_NS = 60 * SECOND_NS
 _BACKEND = "gpu"
 _LOAD_OVER = (LogKind.LOADED, LogKind.ABORTED, LogKind.LOAD_FAILED)
@@ -102,8 +103,8 @@ def start(cell: Cell) -> OllamaModel:
     """A server of this cell with nothing loaded."""
     settings = ServerSettings(
         num_parallel=cell.slots,
-        max_loaded_models=cell.resident,
-        memory_bytes=200 * GIB,
+        max_loaded_models=cell.held,
+        memory_bytes=MEMORY_BYTES,
         context_length=CONTEXT,
         log_entries_max=1_000_000,
         quirks=Quirks(slot_leak_chance=0.0),
@@ -190,8 +191,14 @@ def _play_engine(cell: Cell, tasks: Sequence[Task], rule: PlacementRule | None) 
         ModelSpec(name=each.name, runner=each.blob, size_bytes=each.size_bytes, slots=cell.slots)
         for each in _catalogue()
     )
+    room = BackendPolicy(
+        name=_BACKEND,
+        resident_max=cell.resident,
+        loaded_max=cell.held,
+        memory_bytes=MEMORY_BYTES if cell.loaded else None,
+    )
     policy = EnginePolicy(
-        backends=(BackendPolicy(name=_BACKEND, resident_max=cell.resident),),
+        backends=(room,),
         queue=_OWN_QUEUE if rule is None else _RIVALS_QUEUE,
         degradation=DegradationPolicy(is_automatic=False),
     )
@@ -274,7 +281,7 @@ def _played(cell: Cell, ended: list[Ended], server: OllamaModel) -> Played:
     return Played(
         ended=tuple(sorted(ended, key=lambda each: int(each.task.request_id))),
         loads=server.runner_starts,
-        loads_bound=loads_at_least(windows, cell.resident),
+        loads_bound=loads_at_least(windows, cell.held),
         loading_share=loading_ns(server.ledger.entries, until_ns) / max(1, until_ns),
     )
 

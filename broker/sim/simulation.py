@@ -80,6 +80,7 @@ class Simulation:
             replace(
                 known.get(each.name, each.policy()),
                 resident_max=each.resident_max,
+                loaded_max=each.loaded_max,
                 memory_bytes=each.memory_bytes,
             )
             for each in self._backends

@@ -33,7 +33,8 @@ _BATCH_SLOWDOWN: Final = 0.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backend:
-    """One server. `slots_of` are those of single models, by name, where they differ."""
+    """One server. `slots_of` are those of single models, by name, where they differ.
+    `loaded_max`: what it holds while it changes models, None: `resident_max`."""
 
     name: str
     slots: int
@@ -41,11 +42,13 @@ class Backend:
     memory_bytes: int | None
     page_cache_bytes: int
     slots_of: Mapping[str, int]
+    loaded_max: int | None = None
 
     def policy(self) -> BackendPolicy:
         return BackendPolicy(
             name=self.name,
             resident_max=self.resident_max,
+            loaded_max=self.loaded_max,
             memory_bytes=self.memory_bytes,
             exclusive=True,
         )
@@ -140,6 +143,7 @@ def backends_of(drafts: Iterable[BackendDraft], models: Sequence[SimModel]) -> t
                     memory_bytes=None if draft.memory_gb is None else int(draft.memory_gb * GB),
                     page_cache_bytes=int(draft.page_cache_gb * GB),
                     slots_of={},
+                    loaded_max=draft.loaded_max,
                 )
             )
     return tuple(found)
@@ -150,7 +154,7 @@ def site_of(backend: Backend, models: Sequence[SimModel]) -> Site:
     slots = max([backend.slots, *backend.slots_of.values()])
     settings = ServerSettings(
         num_parallel=slots,
-        max_loaded_models=backend.resident_max,
+        max_loaded_models=backend.loaded_max or backend.resident_max,
         context_length=CONTEXT_TOKENS,
         memory_bytes=backend.memory_bytes or _UNLIMITED_BYTES,
         page_cache_bytes=backend.page_cache_bytes,

@@ -76,8 +76,20 @@ class BackendDraft(Section):
     count: int = Field(default=1, ge=1, le=64)
     memory_gb: Gigabytes | None = None  # of its GPU; without, resident_max alone decides
     resident_max: int | None = Field(default=None, ge=1, le=64)
+    # How many it holds while it changes models; without, as many.
+    loaded_max: int | None = Field(default=None, ge=1, le=64)
     slots: int = Field(default=1, ge=1, le=256)
     page_cache_gb: float = Field(default=64.0, ge=0, le=100_000)
+
+    @model_validator(mode="after")
+    def _check_room(self) -> Self:
+        if self.loaded_max is None:
+            return self
+        if self.memory_gb is None or self.resident_max is None:
+            raise ValueError("loaded_max belongs to memory_gb and resident_max: it needs both")
+        if self.loaded_max < self.resident_max:
+            raise ValueError("loaded_max is less than resident_max: the server would evict models")
+        return self
 
 
 class AgentsDraft(Section):

@@ -109,7 +109,8 @@ class ServerWatch:
         must(work.kind is WorkKind.LOAD, f"{work.model} is not on {name}, and was asked to answer")
         loading = sum(key[0] == name and each.loads for key, each in self._calls.items())
         must(loading == 1, f"{loading} loads at once on {name}")
-        room = self._scenario.site(name).policy.resident_max
+        policy = self._scenario.site(name).policy
+        room = policy.loaded_max or policy.resident_max
         held = [row.name for row in server.rows()]
         must(len(held) < room, f"{work.model} is loaded on {name} beside {held}")
 

@@ -118,6 +118,7 @@ def _backends(config: Config, file: Path) -> Iterator[Backend]:
             name=each.name,
             slots=each.slots,
             resident_max=each.resident_max,
+            loaded_max=each.loaded_max,
             memory_bytes=None if each.memory_gb is None else int(each.memory_gb * _GB),
             page_cache_bytes=_PAGE_CACHE_BYTES,
             slots_of=slots_of,
@@ -133,12 +134,16 @@ def _as_asked(backends: tuple[Backend, ...], asked: Asked, models: int) -> tuple
         memory_bytes = int(asked.memory_gb * _GB)
         # As many as fit, unless that is said as well.
         backends = tuple(
-            replace(each, memory_bytes=memory_bytes, resident_max=models) for each in backends
+            replace(each, memory_bytes=memory_bytes, resident_max=models, loaded_max=None)
+            for each in backends
         )
     if asked.slots is not None:
         backends = tuple(replace(each, slots=asked.slots, slots_of={}) for each in backends)
     if asked.resident_max is not None:
-        backends = tuple(replace(each, resident_max=asked.resident_max) for each in backends)
+        resident_max = asked.resident_max  # of nothing but that it is told what else there is
+        backends = tuple(
+            replace(each, resident_max=resident_max, loaded_max=None) for each in backends
+        )
     return backends
 
 
