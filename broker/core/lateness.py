@@ -36,6 +36,11 @@ class Needs(NamedTuple):
         return self.load_ns + self.run_ns
 
     @property
+    def lasting_ns(self) -> float:
+        """The part that does not get less while it waits, as a load under way does."""
+        return self.run_ns if self.is_loading else self.answer_ns
+
+    @property
     def words(self) -> str:
         text = f"an answer takes {self.answer_ns / 1e9:.1f} s"
         if not self.load_ns:
@@ -72,6 +77,10 @@ class Lateness:
         for backend in self._backends.values():
             if runner not in backend.by_runner:
                 continue
+            residency = backend.residents.get(runner)
+            # A server that is away may come back with the model loaded.
+            if not backend.up or (residency is not None and residency.state in _THERE):
+                return Needs(0.0, run_ns)
             load_ns, is_under_way = self._load_ns(backend, runner, now_ns)
             if load_ns <= 0:
                 return Needs(0.0, run_ns, is_under_way)
@@ -80,12 +89,9 @@ class Lateness:
         return Needs(max(0.0, least_ns), run_ns, is_loading)
 
     def _load_ns(self, backend: BackendState, runner: str, now_ns: int) -> tuple[float, bool]:
-        """What is surely left of a load there, and whether it is under way. A server that is away
-        may come back with the model loaded."""
-        residency = backend.residents.get(runner)
-        if not backend.up or (residency is not None and residency.state in _THERE):
-            return 0.0, False
+        """What is surely left of a load there, and whether it is under way."""
         least_ns = self._estimates.load_times.least_ns(runner, backend.name, now_ns)
+        residency = backend.residents.get(runner)
         if residency is None or residency.state is not ResidencyState.LOADING:
             return least_ns, False
         return least_ns - (now_ns - residency.load_started_ns) * self.margin, True
@@ -94,16 +100,21 @@ class Lateness:
         """When it is to be looked at next: once it could not begin in time any more, as things are
         now; at its deadline where it runs, or nothing is known of it. What is known when it gets a
         slot counts in any case."""
-        at_ns = record.deadline_ns
         if record.state not in WAITS:
-            return at_ns
-        record.look_ns = now_ns
-        needs = self._needs_of(record, now_ns)
-        if needs is None or record.pieces_kept:
-            return at_ns
-        load_ns = 0.0 if needs.is_loading else needs.load_ns
-        at_ns -= max(0, int((load_ns + needs.run_ns) / self.margin) - 1)
-        record.look_ns = at_ns
+            return record.deadline_ns
+        needs = None if record.pieces_kept else self._needs_of(record, now_ns)
+        return self._plan(record, None if needs is None else needs.lasting_ns, now_ns)
+
+    def plan_new(self, record: Record) -> int:
+        """The same of one that has just come, by what the gate has found."""
+        return self._plan(record, record.passage.lasting_ns, record.arrived_ns)
+
+    def _plan(self, record: Record, lasting_ns: float | None, now_ns: int) -> int:
+        if lasting_ns is None:
+            record.look_ns = now_ns
+            return record.deadline_ns
+        sooner_ns = max(0, int(lasting_ns / self.margin) - 1)
+        record.look_ns = at_ns = record.deadline_ns - sooner_ns
         return at_ns
 
     def is_late(self, record: Record, now_ns: int) -> Needs | None:

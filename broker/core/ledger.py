@@ -82,7 +82,9 @@ class Ledger:
     def open(self, record: Record) -> None:
         """A request is under way from now on."""
         self.records[record.spec.key] = record
-        self.set_deadline(record, record.spec.deadline_ns, record.arrived_ns)
+        record.asked_until_ns = at_ns = record.spec.deadline_ns
+        record.deadline_ns = self._phases.deadline_ns(record, at_ns)
+        self._alarm(record, self._lateness.plan_new(record))
         self._phases.waits(record, record.arrived_ns)
         record.agent.live += 1
         self._backlog.bulkheads.hold(record.compartment, 1)
@@ -117,7 +119,9 @@ class Ledger:
 
     def _watch(self, record: Record, now_ns: int) -> None:
         """While it waits its time is over when it could not be answered in time any more."""
-        at_ns = self._lateness.plan(record, now_ns)
+        self._alarm(record, self._lateness.plan(record, now_ns))
+
+    def _alarm(self, record: Record, at_ns: int) -> None:
         record.deadline_timer = self._timers.set(at_ns, self._on_deadline, record)
 
     def gives_up(self, record: Record, now_ns: int) -> bool:

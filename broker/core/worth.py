@@ -198,10 +198,13 @@ class Worth:
         """The weight of what could start if this runner were loaded now, and could not after so
         long a turn of the one that is loaded `instead`, which does not answer it either."""
         ready_ns = _ready_ns(view, runner)
+        after_ns = ready_ns + span_ns
         return sum(
-            _lost(each, ready_ns, ready_ns + span_ns)
+            _lost(each, ready_ns, after_ns)
             for each in self._front(view, runner).requests
-            if ready_ns <= each.latest_ns and not _accepts(each, instead)
+            if ready_ns <= each.latest_ns
+            and (each.latest_ns < after_ns or each.soft_latest_ns < after_ns)
+            and not _accepts(each, instead)
         )
 
     def _turn(self, view: View, runner: str) -> Turn:
@@ -284,9 +287,7 @@ def _lost(waiting: Waiting, ready_ns: float, after_ns: float) -> float:
     """The weight that one loses which starts after a turn and not at once."""
     if waiting.latest_ns < after_ns:
         return _weight(waiting, ready_ns)
-    if waiting.soft_latest_ns < after_ns and waiting.soft_latest_ns >= ready_ns:
-        return _weight(waiting, ready_ns) - _weight(waiting, after_ns)
-    return 0.0
+    return _weight(waiting, ready_ns) - _weight(waiting, after_ns)
 
 
 def _weight(waiting: Waiting, starts_ns: float) -> float:

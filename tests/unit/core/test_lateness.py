@@ -12,6 +12,7 @@ from broker.core.load_times import BELIEVED_NS, LOADS_KEPT, LOADS_MIN, LoadTimes
 from broker.core.placement import BackendPolicy
 from broker.core.queueing import QueuePolicy
 from broker.core.requests import OnInterruption, Outcome
+from broker.core.residency import ResidencyState
 from broker.core.stimuli import Arrived, FirstToken, PauseAsked, ResumeAsked, Scope
 from broker.core.time_outs import TimeOuts
 from tests.unit.core.gate_words import ended_with, is_let_in, refused
@@ -259,6 +260,17 @@ def test_nothing_is_loaded_for_what_would_be_late_all_the_same() -> None:
         "15.0 s are left, and by what was measured an answer takes 30.0 s, 20.0 s of them until "
         "its model is loaded"
     )
+    assert not switches(scene.ends("running"))
+
+
+def test_what_drains_for_it_serves_on() -> None:
+    """The load had been decided on; its time is over before the other model has left."""
+    scene = two_models()
+    asks(scene, "running", 30 * MINUTE_NS)
+    asks(scene, "r", 45 * SECOND_NS, of_model="n")
+    assert scene.state("m") is ResidencyState.DRAINING
+    assert finished(scene.wait(30 * SECOND_NS + 1)) == [("r", Outcome.EXPIRED)]
+    assert scene.state("m") is ResidencyState.RESIDENT
     assert not switches(scene.ends("running"))
 
 

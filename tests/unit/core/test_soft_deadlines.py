@@ -174,7 +174,7 @@ def test_it_counts_for_more_as_it_nears_and_for_less_when_it_has_passed() -> Non
 
 def test_a_turn_that_would_make_it_late_costs_what_that_costs() -> None:
     second = SECOND_NS
-    assert _lost(waits(), 0, 100 * second) == 0
+    assert _lost(waits(soft_s=200), 0, 100 * second) == 0
     assert _lost(waits(), 0, 3601 * second) == 1
     assert _lost(waits(soft_s=50), 0, 100 * second) == 1 - SOFT_WEIGHT_MISSED
     assert _lost(waits(soft_s=10), 0, 100 * second) == SOFT_WEIGHT - SOFT_WEIGHT_MISSED
