@@ -310,6 +310,7 @@ class RequestReport:
     traceparent: str
     content: GenerateContent | EmbedContent
     session_id: str = ""
+    expected_calls: int = 0  # of its session, as its caller said; 0: it did not
     allowed_ns: int = 0  # how long it might take in all, by its deadline; 0: not known
     soft_ns: int = 0  # the same by its soft deadline; 0: it has none
     soft_met: bool | None = None

@@ -59,6 +59,8 @@ class RequestLog(Observer):
         }
         if report.session_id:
             fields["session"] = report.session_id
+        if report.expected_calls:
+            fields["expected_calls"] = report.expected_calls
         if report.reason:
             fields["reason"] = report.reason
             fields["message"] = report.message

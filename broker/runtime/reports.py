@@ -78,6 +78,7 @@ class Reports:
                 traceparent=errand.traceparent,
                 content=errand.content,
                 session_id=record.spec.session_id,
+                expected_calls=record.spec.expected_calls,
                 allowed_ns=record.spec.deadline_ns - record.arrived_ns,
                 soft_ns=record.soft_ns,
                 soft_met=record.soft_met,
@@ -112,6 +113,7 @@ class Reports:
                 traceparent=errand.traceparent,
                 content=errand.content,
                 session_id=spec.session_id,
+                expected_calls=spec.expected_calls,
                 allowed_ns=max(0, spec.deadline_ns - self._clock.monotonic_ns()),
                 soft_ns=max(0, spec.soft_deadline_ns - self._clock.monotonic_ns()),
             )

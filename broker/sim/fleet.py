@@ -163,7 +163,7 @@ class Fleet:
             session_id=session.session_id,
             shares=agents.name if agents.shared_tokens else "",
             shared_tokens=agents.shared_tokens,
-            expected_calls=len(session.calls) if agents.tells_calls else 0,
+            expected_calls=len(session.calls) if agents.tells_calls else call.expected,
             blocks=call.blocks,
         )
 

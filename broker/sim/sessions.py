@@ -37,6 +37,7 @@ class Call:
     deadline_ns: int = 0  # how long it may take; 0: as its agents have it
     soft_deadline_ns: int = 0  # the same of its soft deadline
     blocks: tuple[int, ...] = ()
+    expected: int = 0  # how many calls there will be, as its caller said; 0: it did not
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,6 +212,7 @@ class Sessions:
             deadline_ns=row.deadline_ns,
             soft_deadline_ns=row.soft_deadline_ns,
             blocks=row.blocks,
+            expected=row.expected_calls,
         )
 
     def _model(self, chance: Random, agents: AgentsDraft) -> SimModel:

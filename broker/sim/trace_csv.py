@@ -18,6 +18,7 @@ from broker.sim.trace_row import (
     ReadRow,
     TraceRow,
     arrival_ns_of,
+    calls_of,
     priority_of,
     tokens_of,
     word_of,
@@ -56,6 +57,7 @@ _COLUMNS: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
     "model": ("model", word_of),
     "priority": ("priority", lambda text: priority_of(_number(text))),
     "session": ("session", word_of),
+    "expected_calls": ("expected_calls", lambda text: calls_of(_number(text))),
 }
 _NEEDED: Final = ("arrival_ns", "prompt_tokens", "output_tokens")
 

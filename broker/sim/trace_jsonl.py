@@ -22,6 +22,7 @@ from broker.sim.trace_row import (
     Misplaced,
     TraceRow,
     arrival_ns_of,
+    calls_of,
     priority_of,
     tokens_of,
     word_of,
@@ -57,6 +58,7 @@ _FIELDS: Final[Fields] = {
     "model": ("model", word_of),
     "priority": ("priority", priority_of),
     "session": ("session", word_of),
+    "expected_calls": ("expected_calls", calls_of),
 }
 _NEEDED: Final = {
     "arrival_ns": "timestamp",
@@ -64,7 +66,7 @@ _NEEDED: Final = {
     "output_tokens": "output_length",
 }
 # Of a log's line; what else it says is not of a trace.
-_OF_LOG: Final = ("agent", "model", "priority", "session")
+_OF_LOG: Final = ("agent", "model", "priority", "session", "expected_calls")
 _TOKENS: Final = ("prompt_tokens", "output_tokens")
 
 

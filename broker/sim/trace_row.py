@@ -30,6 +30,7 @@ class TraceRow:
     model: str = ""
     priority: int | None = None
     session: str = ""
+    expected_calls: int = 0  # of its session, as its caller said; 0: not told
     deadline_ns: int = 0  # how long it might take in all; 0: not told
     soft_deadline_ns: int = 0  # the same of its soft deadline
     blocks: tuple[int, ...] = ()  # names of its prompt's tokens, see workload.Task
@@ -55,6 +56,12 @@ ReadRow = Callable[[str, int], TraceRow | None]
 def tokens_of(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= TOKENS_MAX:
         raise ValueError(f"is {shown(value)}; must be a whole number from 0 to {TOKENS_MAX}")
+    return value
+
+
+def calls_of(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= CALLS_MAX:
+        raise ValueError(f"is {shown(value)}; must be a whole number from 0 to {CALLS_MAX}")
     return value
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, Strict, model_validator
 
 from broker.core.requests import PRIORITY_DEFAULT, PRIORITY_HIGHEST, PRIORITY_LOWEST
-from broker.sim.trace_row import ROWS_MAX, TOKENS_MAX, Trace
+from broker.sim.trace_row import CALLS_MAX, ROWS_MAX, TOKENS_MAX, Trace
 from broker.sim.workload_problem import shown
 
 COUNT_MAX: Final = 100_000
@@ -27,7 +27,6 @@ Seconds = Annotated[float, Field(gt=0, le=SECONDS_MAX)]
 Pause = Annotated[float, Field(ge=0, le=SECONDS_MAX)]
 Gigabytes = Annotated[float, Field(gt=0, le=100_000)]
 Rate = Annotated[float, Field(gt=0, le=RATE_MAX)]
-CALLS_MAX: Final = 10_000
 
 
 def _span(least: int, most: int) -> PlainValidator:

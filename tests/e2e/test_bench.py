@@ -41,6 +41,12 @@ METRICS = {
         "short_sojourn_vs_exhaustive",
         "engine_request_10k_vs_rpc",
     },
+    "sessions": {
+        "credit_none_sojourn_mean_s",
+        "credit_told_sojourn_mean_s",
+        "prefixes_nothing_known_share",
+        "prefixes_both_known_share",
+    },
     "pubsub": {"level_seen_ms", "fanout_token_cost_percent"},
     "monitors": {"sampling_cpu_percent"},
     "micro": {

@@ -49,8 +49,9 @@ def test_a_completed_request_says_who_what_where_and_how_long() -> None:
 
 
 def test_what_a_replay_needs_is_told_where_it_is_known() -> None:
-    found = line(RequestLog(), session_id="s1", allowed_ns=60_000_000_000)
-    assert (found["session"], found["deadline_ms"]) == ("s1", 60_000.0)
+    found = line(RequestLog(), session_id="s1", expected_calls=4, allowed_ns=60_000_000_000)
+    assert (found["session"], found["expected_calls"]) == ("s1", 4)
+    assert found["deadline_ms"] == 60_000.0
     assert "soft_deadline_ms" not in found
     found = line(RequestLog(), soft_ns=30_000_000_000, soft_met=False)
     assert (found["soft_deadline_ms"], found["soft_deadline_met"]) == (30_000.0, False)

@@ -110,7 +110,7 @@ def test_the_lines_that_a_broker_writes_are_a_trace() -> None:
     with capture_logs() as logged:
         log = RequestLog()
         of_time = {"allowed_ns": 60_000_000_000, "soft_ns": 30_000_000_000}
-        log.request_ended(report(session_id="s1", **of_time))
+        log.request_ended(report(session_id="s1", expected_calls=4, **of_time))
         log.request_ended(report(outcome=Outcome.FAILED, reason="BACKEND_FAILED"))
         log.request_ended(refused())
     lines = [{**each, "timestamp": "2026-01-01T00:00:01Z"} for each in logged]
@@ -118,7 +118,7 @@ def test_the_lines_that_a_broker_writes_are_a_trace() -> None:
     assert trace.kind is TraceKind.REQUEST_LOG
     done, failed, late = trace.rows
     assert (done.agent, done.model, done.priority, done.session) == ("opus-1", "m:latest", 5, "s1")
-    assert (done.prompt_tokens, done.output_tokens) == (7, 50)
+    assert (done.prompt_tokens, done.output_tokens, done.expected_calls) == (7, 50, 4)
     assert done.deadline_ns == 60_000_000_000
     assert done.soft_deadline_ns == 30_000_000_000
     assert (failed.output_tokens, failed.deadline_ns, failed.soft_deadline_ns) == (None, 0, 0)
@@ -176,6 +176,7 @@ def test_a_header_that_cannot_be_used(header: str, problem: str) -> None:
         ('{"hash_ids": [1, "b"]}', "t:2:14: hash_ids holds 'b'"),
         ('{"priority": 11}', "t:2:14: priority is 11; must be a whole number from 1 to 10"),
         ('{"agent": "\\u001b[2J"}', "t:2:11: agent is '\\x1b[2J'; must be text of 1 to 256 pri"),
+        ('{"expected_calls": -1}', "t:2:20: expected_calls is -1; must be a whole number from 0"),
         ('{"agent": "x", "session": ""}', "t:2:27: session is ''; must be text"),
         ("[1]", "t:2:1: must be an object"),
         ("[" * 100_000, "t:2:1: is not JSON that can be used: nested too deeply"),
