@@ -299,6 +299,7 @@ class Engine(Assembly):
 
     def _backend_gone(self, backend: BackendState, now_ns: int) -> None:
         """Another one may have its name later: nothing of this one is kept."""
+        self.residencies.forget(backend)
         self.breakers.forget(backend, now_ns)
         self._healer.forget(backend)
 

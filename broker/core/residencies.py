@@ -193,6 +193,12 @@ class Residencies:
         del backend.residents[residency.runner]
         backend.left_ns = now_ns
 
+    def forget(self, backend: BackendState) -> None:
+        """It is no more: nothing that it held is renewed, or told to leave."""
+        for residency in backend.residents.values():
+            self._timers.cancel(residency.renew_timer)
+            self._timers.cancel(residency.drain_timer)
+
     # What came of a step
 
     def load_ended(self, ended: LoadEnded, now_ns: int) -> None:

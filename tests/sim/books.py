@@ -27,8 +27,13 @@ class Live:
     task: Task
     spec: RequestSpec
     line: tuple[str, int]
+    runners: frozenset[str]  # of all models that it accepts
     attempt: AttemptId | None = None
     is_apart: bool = False  # it waits for its next attempt, in no line
+
+    @property
+    def is_flexible(self) -> bool:
+        return len(self.runners) > 1
 
 
 @dataclass(slots=True)

@@ -12,7 +12,8 @@ from broker.core.requests import RequestKey
 from broker.core.stimuli import Arrived, Stimulus
 from broker.sim.workload import Task
 from tests.sim.books import must
-from tests.sim.scenario import PATIENT_NS, SECOND_NS, Scenario
+from tests.sim.draw_tasks import PATIENT_NS
+from tests.sim.scenario import SECOND_NS, Scenario
 
 COUNT: Final = 24
 EVERY_NS: Final = 5 * SECOND_NS // 2

@@ -40,7 +40,8 @@ from tests.property.bucket_books import BucketBooks
 from tests.property.entry_books import EntryBooks, Live, Where
 from tests.property.operator_books import OperatorBooks
 from tests.sim.books import must
-from tests.sim.scenario import PATIENT_NS, Scenario
+from tests.sim.draw_tasks import PATIENT_NS
+from tests.sim.scenario import Scenario
 
 # What the gates say no for that this watch has books of.
 BY_THE_GATES: Final = (

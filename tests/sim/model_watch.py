@@ -29,15 +29,19 @@ class Wants(Protocol):
     """Who knows for which runners anybody waits who could run."""
 
     def wanted(self) -> set[str]:
-        """Those that somebody waits for, with no more than the usual context, and for no other."""
+        """Those for which somebody waits, with the usual context, who takes no other."""
+        ...
+
+    def may_be_wanted(self) -> set[str]:
+        """Those that somebody who waits so would take."""
         ...
 
     def is_wanted(self, runner: str) -> bool:
-        """Does anybody wait for it who accepts no other?"""
+        """Is there anybody, of whatever context, who takes no other?"""
         ...
 
-    def may_be_wanted(self, runner: str) -> bool:
-        """Does anybody wait who would take it?"""
+    def is_taken(self, runner: str) -> bool:
+        """Is there anybody who takes it?"""
         ...
 
 
@@ -138,8 +142,7 @@ class ModelWatch:
         books.check_reachable(f"a load was asked of {effect.backend}")
         must(not books.loading, f"{effect.runner} is to be loaded beside {books.loading}")
         must(not books.unloading, f"{effect.runner} is to be loaded while something leaves")
-        is_wanted = self._wants.may_be_wanted(effect.runner)
-        must(is_wanted, f"{effect.runner} is to be loaded for nobody")
+        must(self._wants.is_taken(effect.runner), f"{effect.runner} is to be loaded for nobody")
         failed_ns = books.load_failed_ns.get(effect.runner)
         hold_ns = self._scenario.policy.placement.failed_load_hold_ns
         held = failed_ns is not None and now_ns < failed_ns + hold_ns
@@ -163,8 +166,9 @@ class ModelWatch:
             must(effect.runner in books.ours, f"{effect.runner} is not ours to unload")
         serves = not self._retries.is_open(effect.backend, effect.runner)
         serves = serves and (effect.backend, effect.runner) not in self._retries.cures
-        if serves and effect.runner in (wanted := self._wants.wanted()) & books.pressed:
-            must(len(wanted) > 1, f"{effect.runner} is to leave, and nobody waits but for it")
+        if serves and effect.runner in self._wants.wanted() & books.pressed:
+            others = self._wants.may_be_wanted() - {effect.runner}
+            must(others, f"{effect.runner} is to leave, and nobody waits but for it")
             shortest_ns = min(each.load_ns_min for each in self.books.values())
             books.check_cut(effect.runner, shortest_ns, now_ns)
         running = [each for each in self._held.values() if each.backend == effect.backend]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from broker.core import errors
@@ -133,21 +134,16 @@ class Oracle:
         must(isinstance(stimulus, Arrived), "something was admitted that did not arrive")
         task = self._tasks[effect.key]
         must(effect.key not in self.live, f"{effect.key} was admitted twice")
-        found = self._refusals(task, now_ns)
-        against = set(found) - {errors.LoadFailed, errors.CircuitOpen}
-        if self._scenario.loses_models:
-            against -= {errors.ModelUnknown}
-        if (
-            self._scenario.moves_backends
-        ):  # what only one that leaves has is forgotten a little later
-            against -= {errors.NoBackend}
-        must(not against, f"{effect.key} was admitted in spite of {found}")
+        named = (task.model, *task.fallback_models)
+        found = [self._refusals(task, each, now_ns) for each in named]
+        may_come = any(not set(each) - self._ignorable for each in found)
+        must(may_come, f"{effect.key} was admitted in spite of {found}")
         spec = stimulus.spec if isinstance(stimulus, Arrived) else None
         must(spec is not None and spec.key == effect.key, f"{effect.key} did not arrive")
         if spec is not None:
             self.admitted += 1
             line = self._scenario.line(task)
-            self.live[effect.key] = Live(task, spec, line)
+            self.live[effect.key] = Live(task, spec, line, self._scenario.runners(task))
 
     def _refuse(self, effect: Refuse, stimulus: Stimulus, now_ns: int) -> None:
         must(isinstance(stimulus, Arrived), "something was refused that did not arrive")
@@ -161,26 +157,43 @@ class Oracle:
             self.outcomes[Outcome.REFUSED] += 1  # of the second call; the first goes on
             return
         self._count_ending(key, Outcome.REFUSED)
-        allowed = (*self._refusals(self._tasks[key], now_ns), *BY_THE_GATES)
+        task = self._tasks[key]
+        named = (task.model, *task.fallback_models)
+        found = [why for each in named for why in self._refusals(task, each, now_ns)]
+        allowed = (*found, *BY_THE_GATES)
         if self._scenario.loses_models and not all(each.is_open for each in self.books.values()):
             allowed = (*allowed, errors.NoBackend)  # those that answer may have lost it
         must(isinstance(effect.error, allowed), f"{key} was refused: {effect.error!r}")
 
-    def _refusals(self, task: Task, now_ns: int) -> tuple[type[errors.BrokerError], ...]:
-        """Every reason for which this task is to be refused now, of which one is said. LoadFailed
-        is none where the model came to be there all the same, which is for the engine to know."""
+    @property
+    def _ignorable(self) -> set[type[errors.BrokerError]]:
+        """Reasons to refuse of which the oracle does not know for sure that they hold."""
+        found: set[type[errors.BrokerError]] = {errors.LoadFailed, errors.CircuitOpen}
+        if self._scenario.loses_models:
+            found.add(errors.ModelUnknown)
+        if (
+            self._scenario.moves_backends
+        ):  # what only one that leaves has is forgotten a little later
+            found.add(errors.NoBackend)
+        return found
+
+    def _refusals(
+        self, task: Task, model: str, now_ns: int
+    ) -> tuple[type[errors.BrokerError], ...]:
+        """Every reason for which this model is not to be asked now, of which one is said. Not
+        LoadFailed where it came to be there all the same, which is for the engine to know."""
         scenario, found = self._scenario, list[type[errors.BrokerError]]()
         if self.draining:
             found.append(errors.Draining)
-        having = [name for name in self.books if scenario.spec(name, task.model)]
+        having = [name for name in self.books if scenario.spec(name, model)]
         up = [name for name in having if self.books[name].is_open]
         if not having or self._scenario.loses_models:
             found.append(errors.ModelUnknown)
         if not up:
             found.append(errors.NoBackend)
-        elif task.num_ctx_needed > scenario.num_ctx_max(task.model):
+        elif task.num_ctx_needed > scenario.num_ctx_max(model):
             found.append(errors.InvalidRequest)
-        runner = scenario.line(task)[0]
+        runner = scenario.line(replace(task, model=model))[0]
         if any(self.retries.is_open(name, runner) for name in up):
             found.append(errors.CircuitOpen)
         # The longest; how often it has failed in a row is for the engine to know.
@@ -202,23 +215,28 @@ class Oracle:
 
     def _start(self, effect: StartAttempt, stimulus: Stimulus, now_ns: int) -> None:
         live = self.live[effect.key]
-        runner, size = live.line
         must(live.attempt is None, f"{effect.key} was started while it ran")
         books = self.books[effect.backend]
         books.check_reachable(f"{effect.key} was sent to {effect.backend}")
+        spec = self._scenario.spec(effect.backend, effect.model)
+        must(spec is not None, f"{effect.key} was sent where {effect.model} is not")
+        runner = spec.runner if spec is not None else ""
+        must(
+            runner in live.runners,
+            f"{effect.key} was sent to {effect.model}, which it does not take",
+        )
         must(runner not in (books.loading, books.unloading), f"{runner} was switching")
-        spec = self._scenario.spec(effect.backend, live.task.model)
-        must(spec is not None, f"{effect.key} was sent where its model is not")
         if spec is not None:
             # Where its own name is gone, the same file may have another.
-            is_named = effect.model == spec.name or self._scenario.loses_models
+            named = (live.task.model, *live.task.fallback_models)
+            is_named = effect.model in named or self._scenario.loses_models
             must(is_named, f"{effect.key} was sent under the name {effect.model}")
             running = sum(
                 (each.backend, each.runner) == (effect.backend, runner)
                 for each in self._held.values()
             )
             must(running < spec.slots, f"{runner} on {effect.backend} has no free slot")
-        if size:
+        if live.line[1]:
             must((effect.num_ctx or 0) >= live.task.num_ctx_needed, f"{effect.key}: too small")
         self._check_turn(live)
         live.attempt = effect.attempt
@@ -228,8 +246,13 @@ class Oracle:
         self._held[effect.attempt] = Held(effect.key, effect.backend, runner, cut_to)
 
     def _check_turn(self, live: Live) -> None:
-        """First come, first served, or by deadline, among an agent's requests of one class."""
+        """First come, first served, or by deadline, among an agent's requests of one class; who
+        takes several models may wait for any."""
+        if live.is_flexible:
+            return
         for other in self.live.values():
+            if other.is_flexible:
+                continue
             if other.attempt is None and self._place(other) == self._place(live):
                 is_first = self._rank(live) <= self._rank(other)
                 must(is_first, f"{live.task.key} overtook {other.task.key} of the same agent")
@@ -293,18 +316,29 @@ class Oracle:
     # What is waited for
 
     def wanted(self) -> set[str]:
-        """Runners for which somebody waits who could run, with no more than the usual context."""
-        return {
-            each.line[0]
+        """Runners for which somebody waits who could run, with no more than the usual context, and
+        takes no other."""
+        return {each.line[0] for each in self._waiting() if not each.is_flexible}
+
+    def may_be_wanted(self) -> set[str]:
+        """Runners that somebody who waits so would take."""
+        return {runner for each in self._waiting() for runner in each.runners}
+
+    def _waiting(self) -> Iterator[Live]:
+        return (
+            each
             for key, each in self.live.items()
             if not (each.line[1] or each.is_apart) and self.gates.may_run(key)
-        }
-
-    def is_wanted(self, runner: str) -> bool:
-        """Does anybody wait for it who could run?"""
-        return any(
-            each.line[0] == runner and self.gates.may_run(key) for key, each in self.live.items()
         )
 
-    def may_be_wanted(self, runner: str) -> bool:
-        return self.is_wanted(runner)
+    def is_wanted(self, runner: str) -> bool:
+        """Does anybody wait for it who could run, and takes no other?"""
+        return any(
+            each.runners == {runner} and self.gates.may_run(key) for key, each in self.live.items()
+        )
+
+    def is_taken(self, runner: str) -> bool:
+        """Is there anybody who could run and takes it?"""
+        return any(
+            runner in each.runners and self.gates.may_run(key) for key, each in self.live.items()
+        )

@@ -26,11 +26,12 @@ from broker.sim.world_faults import FaultKind, empty
 from broker.sim.world_switches import UNLOAD_TIMEOUT_NS
 from tests.sim.books import must
 from tests.sim.calm import StatedWaits, check_gates, trickle
+from tests.sim.draw_tasks import PATIENT_NS
 from tests.sim.gate_watch import GateWatch
 from tests.sim.oracle import Oracle
 from tests.sim.people import final_orders
 from tests.sim.retry_watch import RetryWatch
-from tests.sim.scenario import PATIENT_NS, SECOND_NS, Scenario, draw
+from tests.sim.scenario import SECOND_NS, Scenario, draw
 from tests.sim.server_watch import ServerWatch
 
 SLOWEST_LOAD_NS: Final = 25 * SECOND_NS  # with the unload before it

@@ -6,7 +6,6 @@ all; a world with everything in it finds less than many worlds with a few things
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Final
@@ -15,7 +14,6 @@ from broker.core.breaker import BreakerPolicy
 from broker.core.model_name import comparison_key
 from broker.core.placement import BackendPolicy, PlacementPolicy
 from broker.core.policy import EnginePolicy
-from broker.core.requests import Criticality, OnInterruption
 from broker.core.stimuli import ModelSpec
 from broker.core.time_outs import TimeOutPolicy, TimeOuts
 from broker.sim.ollama_catalogue import Catalogue
@@ -26,13 +24,12 @@ from broker.sim.workload import Task, hash_of
 from broker.sim.world import Site
 from broker.sim.world_faults import GENTLE, Fault, FaultKind
 from tests.sim.draw_faults import draw_faults
+from tests.sim.draw_tasks import PATIENT_NS, draw_tasks, make_flexible, mark_preemptible
 from tests.sim.people import Order, draw_agents, draw_moves, draw_orders, draw_queue, has_moves
 
 SECOND_NS: Final = 1_000_000_000
 USUAL_CTX: Final = 4096
 CTX_MAX: Final = 16_384
-PATIENT_NS: Final = 24 * 3600 * SECOND_NS  # longer than any world lasts
-GHOST: Final = "ghost:latest"  # a model that nobody has
 # As the daemon has them: without, what is half open would be waited for as long as its caller does.
 TIME_OUTS: Final = TimeOutPolicy(
     of_all=TimeOuts(first_token_ns=300 * SECOND_NS, token_gap_ns=300 * SECOND_NS)
@@ -122,8 +119,14 @@ class Scenario:
         spec = self._any_spec(model)
         return max(USUAL_CTX, spec.num_ctx_max) if spec else 0
 
+    def runners(self, task: Task) -> frozenset[str]:
+        """Those of all models that it accepts."""
+        specs = (self._any_spec(each) for each in (task.model, *task.fallback_models))
+        return frozenset(each.runner for each in specs if each)
+
     def line(self, task: Task) -> tuple[str, int]:
-        """Where the task waits: the runner, and its context where that is not the usual one."""
+        """Where the task waits, if for its own model: the runner, and its context where that is not
+        the usual one."""
         spec = self._any_spec(task.model)
         if spec is None:
             return "", 0
@@ -169,8 +172,8 @@ def draw(seed: int) -> Scenario:
     )
     horizon_ns = chance.randint(60, 400) * SECOND_NS
     names = sorted({model.name for site in sites for model in site.models})
-    tasks = _draw_tasks(chance, names, horizon_ns, has_large=has_large)
-    tasks = _mark(Random(f"marks of {seed}"), tasks)
+    tasks = draw_tasks(chance, names, horizon_ns, has_large=has_large)
+    tasks = mark_preemptible(Random(f"marks of {seed}"), tasks)
     places = [(site.name, [each.name for each in site.models]) for site in sites]
     faults = draw_faults(chance, places, horizon_ns)
     policy = EnginePolicy(
@@ -184,6 +187,9 @@ def draw(seed: int) -> Scenario:
         ),
     )
     policy = replace(policy, time_outs=TIME_OUTS, breaker=_draw_breaker(chance))
+    if not any(of.tokens or of.all_tokens for of in policy.agents.types):
+        # Else what is reserved would depend on which of its models it waits for.
+        tasks = make_flexible(Random(f"flexible in {seed}"), tasks, names)
     agents = sorted({task.agent_id for task in tasks})
     moves = draw_moves(Random(f"moves of {seed}"), policy, horizon_ns)
     orders = (*draw_orders(chance, policy, agents, horizon_ns), *moves)
@@ -248,8 +254,6 @@ def _draw_site(chance: Random, name: str, models: list[SimModel], *, is_tight: b
     # what the model takes (it fills a GPU to 80 % and counts 768 MiB for a larger batch).
     planned_bytes = chance.randint(6, 16) * GIB
     memory_bytes = int((planned_bytes + GIB) / 0.8) if is_tight else 2048 * GIB
-    # Where bytes decide, some servers hold one more: the next model is loaded ahead there.
-    loaded_max = resident_max + (is_tight and slots > 1)
     specs = {
         comparison_key(each.name): ModelSpec(
             name=each.name,
@@ -266,7 +270,6 @@ def _draw_site(chance: Random, name: str, models: list[SimModel], *, is_tight: b
         policy=BackendPolicy(
             name=name,
             resident_max=resident_max,
-            loaded_max=loaded_max,
             memory_bytes=planned_bytes if is_tight else None,
             exclusive=chance.random() < 0.3,
             may_restart=int(name[1:]) % 2 == 1,  # by a command of the operator's, once it is wedged
@@ -274,7 +277,7 @@ def _draw_site(chance: Random, name: str, models: list[SimModel], *, is_tight: b
         models=tuple(has),
         settings=ServerSettings(
             num_parallel=slots,
-            max_loaded_models=loaded_max,
+            max_loaded_models=resident_max,
             context_length=USUAL_CTX,
             memory_bytes=memory_bytes,
             quirks=Quirks(slot_leak_chance=0.0),
@@ -287,110 +290,3 @@ def _draw_site(chance: Random, name: str, models: list[SimModel], *, is_tight: b
 def _usual_ctx(model: SimModel) -> int | None:
     """Configured for half of the models, by their weights: all names of one have the same."""
     return USUAL_CTX if int(model.blob, 16) % 2 else None
-
-
-# What an agent sends: moments of its requests.
-_Moments = Callable[[Random, int], list[int]]
-
-
-def _idler(chance: Random, horizon_ns: int) -> list[int]:
-    return [chance.randrange(horizon_ns) for _ in range(chance.randint(1, 4))]
-
-
-def _flood(chance: Random, horizon_ns: int) -> list[int]:
-    start_ns = chance.randrange(horizon_ns)
-    return [start_ns + number * 1000 for number in range(chance.randint(30, 80))]
-
-
-def _bursts(chance: Random, horizon_ns: int) -> list[int]:
-    starts = [chance.randrange(horizon_ns) for _ in range(chance.randint(1, 3))]
-    return [start + number for start in starts for number in range(chance.randint(4, 12))]
-
-
-_AGENTS: Final[dict[str, tuple[_Moments, int]]] = {
-    "idler": (_idler, 25),
-    "flood": (_flood, 1),
-    "burster": (_bursts, 4),
-}
-
-
-def _draw_tasks(
-    chance: Random, names: list[str], horizon_ns: int, *, has_large: bool
-) -> tuple[Task, ...]:
-    kinds = [each for each in _AGENTS if chance.random() < 0.6] or ["idler"]
-    traits = frozenset(
-        each
-        for each in (
-            *("tiny", "huge", "leaves", "again", "ghost", "impatient", "critical", "batch"),
-            "interruptible",
-        )
-        if chance.random() < 0.4
-    ) | (frozenset({"large"}) if has_large else frozenset())
-    tasks = []
-    for kind in kinds:
-        moments, agents = _AGENTS[kind]
-        for agent in range(agents):
-            favourite = chance.choice(names)
-            for number, at_ns in enumerate(moments(chance, horizon_ns)):
-                model = favourite if chance.random() < 0.6 else chance.choice(names)
-                key = f"{kind}-{agent}", f"r{number}"
-                at_ns = min(at_ns, horizon_ns) + SECOND_NS
-                tasks.append(_draw_task(chance, key, at_ns, model, traits))
-    return tuple(tasks)
-
-
-def _mark(chance: Random, tasks: tuple[Task, ...]) -> tuple[Task, ...]:
-    """What may be set aside for urgent work, in some worlds; and how much is urgent there."""
-    if chance.random() < 0.4:
-        return tasks
-    best, urgent = chance.choice((3, 8)), chance.choice((0.0, 0.1, 0.3))
-    return tuple(
-        replace(
-            task,
-            priority=chance.choice((1, 2)) if chance.random() < urgent else task.priority,
-            preemptible=task.priority >= best,
-        )
-        for task in tasks
-    )
-
-
-def _draw_task(
-    chance: Random, key: tuple[str, str], at_ns: int, model: str, traits: frozenset[str]
-) -> Task:
-    def has(trait: str, share: float) -> bool:
-        return trait in traits and chance.random() < share
-
-    task = Task(
-        at_ns=at_ns,
-        agent_id=key[0],
-        request_id=key[1],
-        model=GHOST if has("ghost", 0.05) else model,
-        priority=chance.randint(1, 10),
-        prompt_tokens=chance.randint(10, 800),
-        output_tokens=chance.randint(10, 200),
-        patience_ns=PATIENT_NS,
-    )
-    if has("tiny", 0.5):
-        task = replace(task, prompt_tokens=1, output_tokens=chance.randint(1, 3))
-    elif has("huge", 0.1):
-        task = replace(task, prompt_tokens=3900, output_tokens=chance.randint(500, 2000))
-    if has("critical", 0.1):
-        task = replace(task, criticality=Criticality.CRITICAL)
-    elif has("batch", 0.2):
-        task = replace(task, criticality=Criticality.BATCH)
-    if has("interruptible", 0.5):
-        on = chance.choice((OnInterruption.RESTART, OnInterruption.CONTINUE))
-        task = replace(task, on_interruption=on)
-    if has("large", 0.1):
-        task = replace(task, num_ctx_needed=chance.choice((5000, 8192, 16_000, 40_000)))
-    if has("impatient", 0.5):
-        task = replace(task, patience_ns=chance.randint(1, 60_000) * (SECOND_NS // 1000))
-    if has("leaves", 0.3):
-        task = replace(task, leaves_after_ns=chance.randint(1, 30 * SECOND_NS))
-    if has("again", 0.2):
-        task = replace(
-            task,
-            again_after_ns=chance.randint(1, 20 * SECOND_NS),
-            again_differs=chance.random() < 0.3,
-        )
-    return task

@@ -25,7 +25,8 @@ from broker.core.stimuli import Stimulus
 from broker.sim.ollama_work import ExchangeId, Signal, Work
 from broker.sim.workload import Task
 from broker.sim.world import World
-from tests.sim.scenario import PATIENT_NS, Scenario, draw
+from tests.sim.draw_tasks import PATIENT_NS
+from tests.sim.scenario import Scenario, draw
 
 SEEDS = range(1000, 1040)
 REST_NS = 24 * 3600 * 1_000_000_000

@@ -67,6 +67,18 @@ def test_the_load_is_judged_on_after_a_backend_has_gone() -> None:
     assert not scene.turn(LoadDue())
 
 
+def test_no_alarm_is_left_of_what_a_backend_held_that_has_gone() -> None:
+    scene = two()
+    before = len(scene.engine.timers)
+    scene.turn(arrived("r1"))
+    scene.loaded("m")
+    scene.ends("r1")
+    at_rest = len(scene.engine.timers)
+    assert at_rest > before  # its keep_alive is to be renewed
+    assert of(configured(scene, B2), BackendGone) == [BackendGone("b1")]
+    assert len(scene.engine.timers) == at_rest - 1
+
+
 # Drained by an operator
 
 
