@@ -254,6 +254,8 @@ def _draw_site(chance: Random, name: str, models: list[SimModel], *, is_tight: b
     # what the model takes (it fills a GPU to 80 % and counts 768 MiB for a larger batch).
     planned_bytes = chance.randint(6, 16) * GIB
     memory_bytes = int((planned_bytes + GIB) / 0.8) if is_tight else 2048 * GIB
+    # Where bytes decide, some servers hold one more: the next model is loaded ahead there.
+    loaded_max = resident_max + (is_tight and slots > 1)
     specs = {
         comparison_key(each.name): ModelSpec(
             name=each.name,
@@ -270,6 +272,7 @@ def _draw_site(chance: Random, name: str, models: list[SimModel], *, is_tight: b
         policy=BackendPolicy(
             name=name,
             resident_max=resident_max,
+            loaded_max=loaded_max,
             memory_bytes=planned_bytes if is_tight else None,
             exclusive=chance.random() < 0.3,
             may_restart=int(name[1:]) % 2 == 1,  # by a command of the operator's, once it is wedged
@@ -277,7 +280,7 @@ def _draw_site(chance: Random, name: str, models: list[SimModel], *, is_tight: b
         models=tuple(has),
         settings=ServerSettings(
             num_parallel=slots,
-            max_loaded_models=resident_max,
+            max_loaded_models=loaded_max,
             context_length=USUAL_CTX,
             memory_bytes=memory_bytes,
             quirks=Quirks(slot_leak_chance=0.0),
