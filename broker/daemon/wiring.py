@@ -126,8 +126,6 @@ def build(
         stop,
     )
     operations = OperationsService(driver, reload)
-    sampler = sampling(config.monitors, driver.feed, clock, on_tick=(alerting.on_tick,))
-    driver.sense_gpus = partial(sampler.ask, GPU)
     models = ModelsService(driver, catalog, clock)
     pubsub = PubSubServicer(
         PubSubService(driver, bus, _pubsub_policy(config), topics.look),
@@ -145,8 +143,15 @@ def build(
             _http_settings(config), driver.snapshot, seen_by.exposition(driver, alerting, bus)
         ),
         pooling=pooling,
-        sampler=sampler,
+        sampler=_sampler(config, driver, clock, alerting.on_tick),
     )
+
+
+def _sampler(config: Config, driver: Driver, clock: Clock, on_tick: Callable[[], None]) -> Sampler:
+    """The sensors; that of the GPUs is asked also when the engine wants to know."""
+    sampler = sampling(config.monitors, driver.feed, clock, on_tick=(on_tick,))
+    driver.sense_gpus = partial(sampler.ask, GPU)
+    return sampler
 
 
 def _catalog(config: Config) -> Catalog:

@@ -160,6 +160,19 @@ async def test_each_interval_each_sensor_is_asked_once_and_the_load_is_due() -> 
     assert isinstance(rounds.told[rounds.ticks[0] - 1], LoadDue)
 
 
+async def test_a_sensor_may_be_asked_before_it_is_time() -> None:
+    host = HostSensor()
+    rounds = Rounds(host.sensor())
+    rounds.sampler.ask("host")  # it does not run yet
+    async with rounds.running():
+        await rounds.until_hosts(1)
+        rounds.sampler.ask("host")
+        rounds.sampler.ask("gpu")  # there is none
+        await rounds.until_hosts(2)
+        assert rounds.dues() == 1
+    assert host.asked == 2
+
+
 async def test_what_is_known_at_first_is_told_once_and_before_all_else() -> None:
     off = HostSensed(HostReading(state=SensorState.ABSENT, problem="it is switched off"))
     rounds = Rounds(at_first=(off,))

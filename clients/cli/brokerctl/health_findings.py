@@ -12,6 +12,9 @@ from brokerctl.health_lines import breaker_texts, is_well, sick_text
 # In the words of an Ollama that answers 503: its own queue is full.
 BUSY: Final = "server busy"
 
+# So many losses within five minutes make the broker leave a model alone, as its alert says.
+CONTESTED_MIN: Final = 3
+
 
 def health_findings(backend: BackendStatus) -> list[Finding]:
     """Whether a backend that answers can be worked with, and what keeps work from it."""
@@ -34,6 +37,40 @@ def health_findings(backend: BackendStatus) -> list[Finding]:
         for text in breaker_texts([backend])
     ]
     findings += [odd(sick_text(backend, each), sick_step(each)) for each in backend.sick_models]
+    findings += _switch_findings(backend)
+    return findings
+
+
+def _switch_findings(backend: BackendStatus) -> list[Finding]:
+    """What goes wrong on the way from one model to another, and who else changes them."""
+    findings = []
+    if backend.vanished_lately >= CONTESTED_MIN:
+        findings.append(
+            odd(
+                f"models left {backend.name} {counted(backend.vanished_lately, 'time')} within "
+                "five minutes though the broker had not told them to",
+                "another tool loads models there, and the server evicts the broker's for them: "
+                "have it come through the broker, or give it a server of its own",
+            )
+        )
+    if backend.memory_held:
+        findings.append(
+            odd(
+                f"the GPU memory of {counted(backend.memory_held, 'model')} that left "
+                f"{backend.name} was not seen to come back in time",
+                "nvidia-smi shows who holds it; where that is a runner of a model that is not "
+                "loaded any more, restart the server",
+            )
+        )
+    if backend.drains_given_up:
+        findings.append(
+            odd(
+                f"{counted(backend.drains_given_up, 'time')} a model on {backend.name} was to "
+                "leave and served on, as its last requests did not end",
+                "`brokerctl queue` shows what runs for so long; placement.drain_timeout_s says how "
+                "long others wait for it",
+            )
+        )
     return findings
 
 

@@ -89,6 +89,28 @@ MODEL = Model(
 EMBEDDER = replace(MODEL, name="e:latest", capabilities=("embedding",))
 
 
+@pytest.mark.parametrize(
+    ("backend", "words", "step"),
+    [
+        (replace(BACKEND, vanished_lately=3), "models left", "another tool loads"),
+        (replace(BACKEND, memory_held=1), "GPU memory of 1 model", "nvidia-smi"),
+        (replace(BACKEND, drains_given_up=2), "2 times a model on", "drain_timeout_s"),
+    ],
+)
+def test_what_goes_wrong_with_switches_is_found(
+    backend: BackendStatus, words: str, step: str
+) -> None:
+    finding = only(replace(HEALTHY, backends=(backend,)))
+    assert words in finding.text
+    assert step in str(finding.next_step)
+
+
+def test_losses_now_and_then_are_no_finding() -> None:
+    assert (
+        found(replace(HEALTHY, backends=(replace(BACKEND, vanished_lately=2, vanished=9),))) == []
+    )
+
+
 def found(status: Status, models: tuple[Model, ...] = (MODEL,)) -> list[Finding]:
     """All that is not good, each checked for a next step."""
     findings = [each for each in examine(status, models, ADDRESS) if each.severity.value != "good"]

@@ -76,21 +76,8 @@ def test_times_and_limits_reach_the_engine_in_its_own_unit() -> None:
             output_token_cost=4,
             deadline_margin=1.5,
         ),
-        placement=PlacementConfig(
-            keep_alive_s=12,
-            failed_load_hold_s=13,
-            num_ctx_hold_s=14,
-            slot_grace_ms=15,
-            drain_timeout_s=16,
-            memory_wait_ms=17,
-        ),
-        backends=(
-            BackendConfig(name="a", resident_max=2, loaded_max=3, memory_gb=1.5, exclusive=True),
-            BackendConfig(name="b", url="gpu2.example:11434"),
-        ),
     )
-    policy = engine_policy(config)
-    assert policy.queue == QueuePolicy(
+    assert engine_policy(config).queue == QueuePolicy(
         handicap_ns_per_priority=11 * MS,
         size_handicap=1.25,
         fairness_grain=77,
@@ -110,6 +97,24 @@ def test_times_and_limits_reach_the_engine_in_its_own_unit() -> None:
         deadline_margin=1.5,
         announce_interval_ns=60 * MS,
     )
+
+
+def test_what_backends_hold_and_times_of_switches_reach_the_engine() -> None:
+    config = Config(
+        placement=PlacementConfig(
+            keep_alive_s=12,
+            failed_load_hold_s=13,
+            num_ctx_hold_s=14,
+            slot_grace_ms=15,
+            drain_timeout_s=16,
+            memory_wait_ms=17,
+        ),
+        backends=(
+            BackendConfig(name="a", resident_max=2, loaded_max=3, memory_gb=1.5, exclusive=True),
+            BackendConfig(name="b", url="gpu2.example:11434"),
+        ),
+    )
+    policy = engine_policy(config)
     assert policy.placement == PlacementPolicy(
         keep_alive_ns=12 * S,
         failed_load_hold_ns=13 * S,

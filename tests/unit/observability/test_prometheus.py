@@ -156,6 +156,40 @@ def test_soft_deadlines_by_whether_they_were_met() -> None:
     assert found["broker_soft_deadlines_total", "missed"] == 2
 
 
+def test_switches_are_counted_with_what_went_otherwise_and_who_else_is_there() -> None:
+    resident = ResidencyView(
+        model="m",
+        runner="blob",
+        state=ResidencyState.RESIDENT,
+        managed=False,
+        slots=1,
+        running=0,
+        queued=0,
+        num_ctx=4096,
+        memory_bytes=1200,
+        gpu_memory_bytes=1000,
+    )
+    backend = BackendView(
+        name="b",
+        up=True,
+        problem="",
+        residents=(resident, replace(resident, managed=True)),
+        loads=3,
+        loads_failed=0,
+        load_ns_sum=0,
+        loads_ahead=2,
+        drains_given_up=1,
+        memory_held=4,
+        vanished=5,
+    )
+    found = samples(replace(idle(), backends=(backend,)))
+    assert found["broker_model_loads_ahead_total", "b"] == 2
+    assert found["broker_model_drains_given_up_total", "b"] == 1
+    assert found["broker_model_memory_held_total", "b"] == 4
+    assert found["broker_models_vanished_total", "b"] == 5
+    assert found["broker_models_foreign", "b"] == 1
+
+
 def test_loads_their_cost_and_what_they_take() -> None:
     resident = ResidencyView(
         model="m",

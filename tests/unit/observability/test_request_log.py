@@ -9,10 +9,11 @@ from structlog.testing import capture_logs
 
 from broker.core.breaker import BreakerState
 from broker.core.content import EmbedContent, GenerateContent, Message, Prompt
-from broker.core.effects import TellBreaker, TellHealing, TellLevel
+from broker.core.effects import TellBreaker, TellHealing, TellLevel, TellSwitch
 from broker.core.healing import HealingStep
 from broker.core.level import Level
 from broker.core.requests import Outcome, RequestKind
+from broker.core.residency import SwitchStep
 from broker.observability.request_log import PROMPT_CHARS_MAX, RequestLog, shown_prompt
 from tests.unit.observability.ended import attempt_failed, preempted, refused, report
 
@@ -164,6 +165,16 @@ def test_a_breaker_that_is_not_closed_is_a_warning(state: BreakerState) -> None:
     (found,) = logged
     assert found["log_level"] == ("info" if state is BreakerState.CLOSED else "warning")
     assert (found["backend"], found["model"], found["why"]) == ("b", "m", "the probe")
+
+
+@pytest.mark.parametrize("step", SwitchStep)
+def test_what_goes_otherwise_with_a_switch_is_a_warning(step: SwitchStep) -> None:
+    told = TellSwitch(backend="b", model="m", step=step, detail="others took it")
+    with capture_logs() as logged:
+        RequestLog().switching(told)
+    (found,) = logged
+    assert found["log_level"] == ("debug" if step is SwitchStep.LOADED_AHEAD else "warning")
+    assert (found["backend"], found["model"], found["detail"]) == ("b", "m", "others took it")
 
 
 @pytest.mark.parametrize("step", HealingStep)
