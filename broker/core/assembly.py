@@ -25,6 +25,7 @@ from broker.core.errors import BrokerError
 from broker.core.estimates import Estimates
 from broker.core.flexible import Flexible
 from broker.core.freed_memory import FreedMemory
+from broker.core.haste import Haste
 from broker.core.healer import Healer, new_healer
 from broker.core.lateness import Lateness
 from broker.core.ledger import Ledger
@@ -105,6 +106,7 @@ class Assembly(ABC):
         self.ledger = self._new_ledger()
         self._reassignment = Reassignment(self.ledger, self.backlog, self.backends)
         self._flexible = Flexible(self.ledger, self.backlog, self._reassignment, self.backends)
+        self._haste = Haste(self._lateness, self._reassignment, self.backlog, self.backends)
         self._announcer = self._new_announcer()
         self.retries = self._new_retries()
         self._attempts = self._new_attempts()
@@ -185,6 +187,7 @@ class Assembly(ABC):
             self._lateness,
             self.waits,
             self._load_charges,
+            lambda record, now_ns: self._haste.spare(record, now_ns),
             self._emit,
         )
 

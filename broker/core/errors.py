@@ -139,7 +139,8 @@ class Displaced(Unavailable):
 
 
 class DeadlineInfeasible(Unavailable):
-    """By what was measured, the deadline would pass while the agent's own earlier requests run."""
+    """By what was measured, the deadline would pass while the agent's own earlier requests run, or
+    its model, which others want too, is loaded."""
 
     reason = "DEADLINE_INFEASIBLE"
 

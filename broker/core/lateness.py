@@ -123,16 +123,24 @@ class Lateness:
         if record.state not in WAITS or record.pieces_kept:
             return None
         needs = self._needs_of(record, now_ns)
-        if needs is None or now_ns <= record.deadline_ns - int(needs.answer_ns / self.margin):
-            return None
-        return needs
+        return needs if needs is not None and self._lacks(record, needs, now_ns) else None
+
+    def is_too_late(self, runner: str, record: Record, now_ns: int) -> bool:
+        """Would it surely come too late by this runner, were it to wait for that from now on?"""
+        needs = self.needs(runner, self._as_cut(record.spec), now_ns)
+        return needs is not None and self._lacks(record, needs, now_ns)
+
+    def _lacks(self, record: Record, needs: Needs, now_ns: int) -> bool:
+        return now_ns > record.deadline_ns - int(needs.answer_ns / self.margin)
+
+    def _as_cut(self, spec: RequestSpec) -> RequestSpec:
+        """As the level would let it run."""
+        most = self._offers.output_tokens_max(spec) if self._offers.level else None
+        return spec if most is None else replace(spec, output_tokens_max=most)
 
     def _needs_of(self, record: Record, now_ns: int) -> Needs | None:
         """By whichever of its models it would be there first."""
-        spec, offers = record.spec, self._offers
-        most = offers.output_tokens_max(spec) if offers.level else None
-        if most is not None:
-            spec = replace(spec, output_tokens_max=most)
+        spec = self._as_cut(record.spec)
         if not record.accepts:
             return self.needs(record.line[0], spec, now_ns)
         found = [self.needs(each.line[0], spec, now_ns) for each in record.accepts]

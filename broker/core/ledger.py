@@ -39,7 +39,7 @@ class Ledger:
     """`records` has each request from its admission to its outcome, `attempts` each call to a
     backend from its start to its proven end, which may come later; `preemptible` those of them
     whose owner lets urgent work set them aside. `backing_off`: how many wait for the time of their
-    next attempt."""
+    next attempt. `spare` finds another model for what surely comes too late by its own."""
 
     def __init__(
         self,
@@ -53,6 +53,7 @@ class Ledger:
         lateness: Lateness,
         waits: Calibration,
         load_charges: LoadCharges,
+        spare: Callable[[Record, int], bool],
         emit: Callable[[Effect], None],
     ) -> None:
         self.records: dict[RequestKey, Record] = {}
@@ -71,6 +72,7 @@ class Ledger:
         self._phases = phases
         self._lateness = lateness
         self._load_charges = load_charges
+        self._spare = spare
         self._emit = emit
         self._on_deadline = self._deadline_passed  # one for all: each look makes a new object
 
@@ -300,7 +302,8 @@ class Ledger:
 
     def _deadline_passed(self, record: Record, now_ns: int) -> None:
         if now_ns < record.deadline_ns:  # it is only looked at
-            if not self.gives_up(record, now_ns):
+            is_late = self._lateness.is_late(record, now_ns) is not None
+            if not (is_late and self._spare(record, now_ns)) and not self.gives_up(record, now_ns):
                 self._watch(record, now_ns)
             return
         waited_s = (now_ns - record.arrived_ns) / 1e9

@@ -14,6 +14,7 @@ from broker.sim.workload_problem import shown
 ROWS_MAX: Final = 1_000_000  # of one trace
 TOKENS_MAX: Final = 10_000_000  # the largest context in Ollama's library
 ARRIVAL_MS_MAX: Final = 1e13  # a moment of the present century in Unix milliseconds
+CALLS_MAX: Final = 10_000  # of one session, as on the wire
 WORD_LENGTH_MAX: Final = 256
 _MS_NS: Final = 1_000_000
 _UNIX_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

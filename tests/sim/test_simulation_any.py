@@ -68,6 +68,7 @@ _agents: st.SearchStrategy[dict[str, Any]] = st.builds(
     call_gap_s=st.sampled_from((0.0, 3.0)),
     gives_up_s=st.none() | st.floats(1, 60),
     deadline_s=st.floats(5, 300),
+    soft_deadline_s=st.sampled_from([0.0, 0.0, 20.0]),
     retries=st.integers(0, 3),
     preemptible=st.booleans(),
 )
@@ -97,6 +98,8 @@ def test_any_workload_ends_and_keeps_its_promises(
         assert len(job.stories) <= 1 + job.session.agents.retries
         deadline_ns = int(job.session.agents.deadline_s * SECOND_NS)
         assert all(each.ended_ns - each.task.at_ns <= deadline_ns for each in job.stories)
+        soft_ns = int(job.session.agents.soft_deadline_s * SECOND_NS)
+        assert all(each.task.soft_deadline_ns == soft_ns for each in job.stories)
     _check_order(played)
     _check_slots(played)
     report = report_of(played, "w")

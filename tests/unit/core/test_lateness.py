@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from broker.core.effects import Effect, Load
+from broker.core.effects import Effect, Load, StartAttempt
 from broker.core.errors import ClosedForCure, DeadlineExpired, DeadlineInfeasible
 from broker.core.load_times import BELIEVED_NS, LOADS_KEPT, LOADS_MIN, LoadTimes
 from broker.core.placement import BackendPolicy
@@ -280,6 +280,37 @@ def test_a_fallback_that_is_there_answers_where_the_load_would_take_too_long() -
     effects = scene.turn(arrived("r", model="n", deadline_ns=at_ns, fallback_models=("m",)))
     assert started(effects) == ["r"]
     assert not of(effects, Load)
+
+
+def test_a_fallback_answers_once_the_time_for_its_own_model_is_over() -> None:
+    """Its model was not loaded, as the other one works."""
+    scene = two_models()
+    asks(scene, "running", 30 * MINUTE_NS)
+    at_ns = scene.now_ns + 20 * SECOND_NS
+    scene.turn(arrived("r", agent="b", model="n", deadline_ns=at_ns, fallback_models=("m",)))
+    assert scene.engine.records["b", "r"].model == "n:latest"
+    assert not finished(scene.wait(5 * SECOND_NS + 1))
+    record = scene.engine.records["b", "r"]
+    assert (record.model, record.is_in_haste) == ("m:latest", True)
+    [start] = of(scene.ends("running"), StartAttempt)
+    assert start.changes == (
+        "model is m:latest instead of n: by what was measured n:latest answers after the deadline",
+    )
+
+
+def test_where_its_fallback_comes_too_late_as_well_that_is_the_end() -> None:
+    scene = two_models()
+    asks(scene, "running", 30 * MINUTE_NS)
+    at_ns = scene.now_ns + 20 * SECOND_NS
+    scene.turn(arrived("r", agent="b", model="n", deadline_ns=at_ns, fallback_models=("m",)))
+    effects = scene.wait(15 * SECOND_NS)
+    assert not finished(effects)
+    _, error = ended_with(scene.wait(1), "r")
+    assert error is not None
+    assert error.message == (
+        "it waited 15.0 s for a free slot of m:latest on b1, and can be answered in time no "
+        "longer: 5.0 s are left, and by what was measured an answer takes 10.0 s"
+    )
 
 
 def test_who_would_wait_for_less_than_a_load_takes_has_its_fallback_too() -> None:
