@@ -10,13 +10,15 @@ import pytest
 from broker.core import placement, switching
 from broker.core.arrivals import Arrivals
 from broker.core.backpressure import Backpressure
+from broker.core.breakers import Breakers
 from broker.core.bulkheads import Bulkheads
 from broker.core.errors import InvariantBroken
 from broker.core.ledger import Ledger
 from broker.core.operations import Operations
 from broker.core.quota import Quotas
-from broker.core.record import Record
+from broker.core.record import Bound, Record
 from broker.core.residency import Residency, ResidencyState
+from broker.core.wait_bound import WaitBounds
 from tests.sim.play import play
 
 SEEDS_MAX = 300  # most mutants are caught by one of the first five
@@ -54,7 +56,7 @@ def _displace_anybody(pressure: Backpressure, *ignored: object, is_barred: bool)
 
 MUTANTS: dict[str, Patch] = {
     "more run than slots": _replace(Residency, "has_free_slot", property(_is_resident)),
-    "last come, first served": _replace(Arrivals, "_rank", lambda self, spec: -self._arrived),
+    "last come, first served": _replace(Arrivals, "_rank", lambda self, *_: -self._arrived),
     "loads beside loads": _replace(
         placement.BackendState, "is_switching", property(lambda backend: False)
     ),
@@ -80,6 +82,8 @@ MUTANTS: dict[str, Patch] = {
     "buckets give to everybody": _replace(Quotas, "take_request", _do_nothing),
     "anybody is displaced": _replace(Backpressure, "victim", _displace_anybody),
     "nobody is displaced": _replace(Backpressure, "victim", lambda *ignored, is_barred: None),
+    "waits are told too short": _replace(WaitBounds, "state", lambda *ignored: Bound(1)),
+    "a breaker never cools": _replace(Breakers, "_cool", _do_nothing),
     "nobody leaves the waiting room": _replace(Arrivals, "fill", lambda *ignored: False),
 }
 
