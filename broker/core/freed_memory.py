@@ -2,10 +2,11 @@
 
 Ollama takes a runner off its list before its memory is free, and measures what is free when it
 loads the next: a load that comes too soon is put in the little that there is, the rest of it on the
-processor, for as long as it stays. Ollama itself waits up to 5 s for that where it evicts, not
-where it is told to unload (reference/OLLAMA.md §3.4). So where the backend runs on this host, and
-the sensor of its GPUs is believed, a model is gone once the memory is seen to be back; or after
-`memory_wait_ns`, with a word to the operator, as others may have taken it.
+processor, for as long as it stays. Where Ollama evicts, it waits up to 5 s for the memory before it
+goes on (reference/OLLAMA.md §3.4); who unloads one model and loads another has to see for himself.
+So where the backend runs on this host, and the sensor of its GPUs is believed, a model is gone once
+its memory is seen to be back; or after `memory_wait_ns`, with a word to the operator, as others may
+have taken it.
 """
 
 from __future__ import annotations

@@ -130,6 +130,7 @@ class World:
         }
         self.stories: dict[RequestKey, Story] = {}
         self.drained = 0
+        self.sense_gpus: Callable[[], None] | None = None  # asks that sensor, where there is one
         self.wall_offset_ns = 0  # of the clock on the wall, by which nothing is decided
         self._judge = judge
         self._on_end = on_end
@@ -173,7 +174,7 @@ class World:
             TellBreaker: _nothing,
             TellHealing: _nothing,
             TellSwitch: _nothing,
-            SenseGpus: _nothing,
+            SenseGpus: lambda effect: self.sense_gpus and self.sense_gpus(),
             TellLevel: _nothing,
             TellPriority: _nothing,
             SetTimer: self._set_timer,
