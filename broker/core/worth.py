@@ -87,13 +87,15 @@ class Waiting(NamedTuple):
 class Front:
     """The first requests of a runner, in the order in which they would start, as seen `at_ns`, when
     `size` waited in all. `turns`: what each backend could make of them, by (its name, whether the
-    runner is there)."""
+    runner is there). `late`: what they would lose by a turn of another there, by (the backend's
+    name, the other runner, how long its turn takes)."""
 
     at_ns: int
     size: int
     requests: tuple[Waiting, ...]
     oldest_ns: int  # when the oldest of them came
     turns: dict[tuple[str, bool], Turn] = field(default_factory=dict)
+    late: dict[tuple[str, str, float], float] = field(default_factory=dict)
 
     def is_of(self, size: int, now_ns: int) -> bool:
         """Is it still about so?"""
@@ -117,6 +119,10 @@ class Worth:
     def __init__(self) -> None:
         self._fronts: dict[str, Front] = {}
         self._there_ns: dict[str, int] = {}  # when a runner was last seen loaded, anywhere
+        # What is asked for again and again of one view: a rule is asked of many demands.
+        self._view: View | None = None
+        self._fronts_in_view: dict[str, Front] = {}
+        self._patience_in_view_ns = 0
 
     def rank(self, view: View, demands: Sequence[Demand]) -> list[Demand]:
         """What is overdue, the longest wait first; then by worth. What is worth nothing, as nothing
@@ -125,7 +131,8 @@ class Worth:
         for backend in (view.backend, *view.others):
             for runner in backend.residents:
                 self._there_ns[runner] = view.now_ns
-        overdue_ns = view.now_ns - self.patience_ns(view)
+        self._look_at(view)
+        overdue_ns = view.now_ns - self._patience_in_view_ns
         turns = {each.runner: self._turn(view, each.runner) for each in demands}
         worth = self._compared(view, demands, turns)
 
@@ -147,7 +154,8 @@ class Worth:
     ) -> list[Residency]:
         """Those whose queue is exhausted and that hardly work any more, idle longest; then those
         that are worth least, if that is far less than the target is or the target is overdue."""
-        overdue_ns = view.now_ns - self.patience_ns(view)
+        self._look_at(view)
+        overdue_ns = view.now_ns - self._patience_in_view_ns
         is_overdue = self._since_ns(view, target.runner) <= overdue_ns
         exhausted = [each for each in candidates if view.is_exhausted(each)]
         idle = [each for each in exhausted if is_overdue or _is_nearly_idle(each)]
@@ -163,6 +171,12 @@ class Worth:
             and ((still := self._turn(view, each.runner).per_s) < enough or is_overdue)
         ]
         return [*idle, *(each for *_, each in sorted(cut, key=lambda those: those[:3]))]
+
+    def _look_at(self, view: View) -> None:
+        if view is not self._view:
+            self._view = view
+            self._fronts_in_view.clear()
+            self._patience_in_view_ns = self.patience_ns(view)
 
     def patience_ns(self, view: View) -> int:
         """How long a request may wait before its model goes first, whatever that costs."""
@@ -197,15 +211,20 @@ class Worth:
     def _late_after(self, view: View, runner: str, instead: str, span_ns: float) -> float:
         """The weight of what could start if this runner were loaded now, and could not after so
         long a turn of the one that is loaded `instead`, which does not answer it either."""
-        ready_ns = _ready_ns(view, runner)
-        after_ns = ready_ns + span_ns
-        return sum(
-            _lost(each, ready_ns, after_ns)
-            for each in self._front(view, runner).requests
-            if ready_ns <= each.latest_ns
-            and (each.latest_ns < after_ns or each.soft_latest_ns < after_ns)
-            and not _accepts(each, instead)
-        )
+        front = self._front(view, runner)
+        case = view.backend.name, instead, span_ns
+        late = front.late.get(case)
+        if late is None:
+            ready_ns = _ready_ns(view, runner)
+            after_ns = ready_ns + span_ns
+            late = front.late[case] = sum(
+                _lost(each, ready_ns, after_ns)
+                for each in front.requests
+                if ready_ns <= each.latest_ns
+                and (each.latest_ns < after_ns or each.soft_latest_ns < after_ns)
+                and not _accepts(each, instead)
+            )
+        return late
 
     def _turn(self, view: View, runner: str) -> Turn:
         """What the first of its requests come to, the load counted where it is not there."""
@@ -234,9 +253,16 @@ class Worth:
         return best
 
     def _front(self, view: View, runner: str) -> Front:
-        found, size = self._fronts.get(runner), view.size_of(runner) + view.choosers(runner)
-        if found is not None and found.is_of(size, view.now_ns):
-            return found
+        known = self._fronts_in_view.get(runner)
+        if known is None:
+            found, size = self._fronts.get(runner), view.size_of(runner) + view.choosers(runner)
+            if found is None or not found.is_of(size, view.now_ns):
+                found = self._seen(view, runner, size)
+            known = self._fronts_in_view[runner] = found
+        return known
+
+    def _seen(self, view: View, runner: str, size: int) -> Front:
+        """The same, looked at anew."""
         usual_ns = view.estimates.service_ns(runner) or SERVICE_NS_UNKNOWN
         requests, oldest_ns = list[Waiting](), view.now_ns
         for record in _merged(view.front(runner, FRONT_MAX), view.joining(runner)):
