@@ -21,7 +21,7 @@ def check(engine: Engine) -> None:
         switching = [
             each
             for each in backend.residents.values()
-            if each.state in (ResidencyState.LOADING, ResidencyState.UNLOADING)
+            if each.state not in (ResidencyState.RESIDENT, ResidencyState.DRAINING)
         ]
         if len(switching) > 1:
             raise InvariantBroken("more than one load or unload at a time on one backend")

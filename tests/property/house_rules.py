@@ -25,6 +25,8 @@ _BACKENDS: Final = (
     BackendPolicy(name="b1", resident_max=2, loaded_max=3, memory_bytes=5000, is_local=True),
     BackendPolicy(name="b2", exclusive=True, may_restart=True),
 )
+# Room for all models at once, once they are measured.
+_ROOMY: Final = (replace(_BACKENDS[0], memory_bytes=7000), _BACKENDS[1])
 _QUEUE: Final = QueuePolicy(
     queued_max=6,
     queued_per_agent_max=4,
@@ -101,7 +103,7 @@ _METERED: Final = replace(
 )
 # Nothing is said of agents, and the queue is what is short.
 _PLAIN: Final = EnginePolicy(
-    backends=_BACKENDS,
+    backends=_ROOMY,
     queue=_QUEUE,
     placement=_PLACEMENT,
     degradation=_DEGRADATION,

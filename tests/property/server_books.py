@@ -64,6 +64,9 @@ def check_load(effect: Load, server: Server, engine: Engine) -> None:
     stay = [each for each in others if each.state is not ResidencyState.DRAINING]
     assert len(stay) <= policy.resident_max, "more than one beyond those that are to be there"
     if policy.memory_bytes is not None:
-        sizes = [backend.memory_seen.get(effect.runner) or int(1.2 * SIZES[effect.runner])]
-        sizes += [each.memory_bytes or int(1.2 * SIZES.get(each.runner, 0)) for each in others]
+        known = {each.runner: each.memory_bytes for each in others}  # 0: not measured yet
+        sizes = [
+            bytes_ or backend.memory_seen.get(runner) or int(1.2 * SIZES.get(runner, 0))
+            for runner, bytes_ in {**known, effect.runner: 0}.items()
+        ]
         assert sum(sizes) <= policy.memory_bytes, "more than its memory holds"

@@ -16,6 +16,7 @@ from broker.core.stimuli import (
     CancelAsked,
     CancelCause,
     DrainAsked,
+    GpusSensed,
     HostSensed,
     LevelAsked,
     PauseAsked,
@@ -29,7 +30,7 @@ from broker.core.time_outs import NO_TIME_OUTS, TimeOuts
 from tests.property.house_rules import AGENTS, House
 from tests.property.perfect_shell import PerfectShell
 from tests.unit.core.scene import MINUTE_NS, SECOND_NS, arrived, request
-from tests.unit.core.sensed import host
+from tests.unit.core.sensed import card, gpus, host
 
 T = TypeVar("T")
 
@@ -183,9 +184,12 @@ class UnrulyPeople(PerfectShell):
         self.feed(LevelAsked(level=level, until_ns=until_ns))
 
     def sense(self) -> None:
-        """Others use so much of the host's memory: that holds a level up absolutely."""
+        """Others use so much of the host's memory: that holds a level up absolutely. So much of
+        the GPU's is in use: little, but the models here take little."""
         free_gb = self.choose([60, 60, 30, 20, 8, 1])
         self.feed(HostSensed(host(free_gb=free_gb, at_ns=self.now_ns)))
+        used_bytes = self.choose([0, 1_200, 3_000, 7_000])
+        self.feed(GpusSensed(gpus(card(used_bytes / 1e9), at_ns=self.now_ns)))
 
     def reload(self) -> None:
         """Seldom."""

@@ -194,7 +194,7 @@ class UnrulyWorld(UnrulyPeople):
                 name=by_runner[runner].name if runner in by_runner else f"gone-{runner}:latest",
                 digest=runner,
                 memory_bytes=by_runner[runner].size_bytes if runner in by_runner else 1,
-                gpu_memory_bytes=0,
+                gpu_memory_bytes=by_runner[runner].size_bytes if runner in by_runner else 0,
                 num_ctx=4096,
             )
             for runner in server.loaded
