@@ -15,7 +15,7 @@ docs/adr/0022.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from math import inf
 from typing import Final, NamedTuple
 
@@ -115,14 +115,20 @@ class Preemptions:
 
     def _look(self, now_ns: int) -> bool:
         """Was anything set aside?"""
-        first, rooms = self._backlog.first, self._rooms()
-        counts = {key: self._count(line, rooms) for key, line in first.items()}
-        urgent = sorted((key for key in counts if counts[key]), key=lambda key: -key[1])
-        pending = Counter(
-            id(each.residency) for each in self._ledger.preemptible.values() if each.is_preempted
-        )
+        preemptible, pending = self._ledger.preemptible.values(), Counter[int]()
+        runners = set[str]()  # that could be given room
+        for attempt in preemptible:
+            residency = attempt.residency
+            if attempt.is_preempted:
+                pending[id(residency)] += 1
+            elif residency.state is ResidencyState.DRAINING:
+                backend = self._backends.get(attempt.backend)
+                runners.add(backend.promised if backend is not None else "")
+            elif self.may_be_set_aside(attempt.record):
+                runners.add(residency.runner)
+        counts = self._urgent(runners)
         has_acted = False
-        for key in urgent:
+        for key in sorted(counts, key=lambda key: -key[1]):
             servers = self._servers(key)
             if servers:
                 wanted = counts[key] - _covered(servers, pending, counts[key])
@@ -133,6 +139,13 @@ class Preemptions:
         return has_acted
 
     # Who is urgent
+
+    def _urgent(self, runners: Collection[str]) -> dict[LineKey, int]:
+        """How many urgent requests could start on these if there were slots, by their lines."""
+        lines = [(key, line) for key, line in self._backlog.first.items() if key[0] in runners]
+        rooms = self._rooms() if lines else {}
+        counts = {key: self._count(line, rooms) for key, line in lines}
+        return {key: count for key, count in counts.items() if count}
 
     def _rooms(self) -> dict[int, int]:
         """How many more may run in each compartment that has a limit, by its bit."""

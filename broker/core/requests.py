@@ -12,6 +12,8 @@ from broker.core.value import value
 PRIORITY_HIGHEST: Final = 1
 PRIORITY_LOWEST: Final = 10
 PRIORITY_DEFAULT: Final = 5
+# From here on running work may be set aside for urgent work, where its owner says nothing of that.
+PRIORITY_PREEMPTIBLE: Final = 8
 
 # Between capabilities of which one is enough, in a name of RequestSpec.needs: "vision|audio".
 ANY_OF: Final = "|"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from broker.core.requests import Outcome, RequestKey
+from broker.core.requests import PRIORITY_PREEMPTIBLE, Outcome, RequestKey
 from broker.sim.ollama_catalogue import parse_name
 from broker.sim.sessions import SECOND_NS, SESSIONS_MAX, Session, Sessions, think_ns
 from broker.sim.workload import Story, Task
@@ -159,7 +159,11 @@ class Fleet:
                 if (parsed := parse_name(name)) is not None
             ),
             prefer_loaded=agents.prefer_loaded,
-            preemptible=agents.preemptible,
+            preemptible=(
+                session.priority >= PRIORITY_PREEMPTIBLE
+                if agents.preemptible is None
+                else agents.preemptible
+            ),
             session_id=session.session_id,
             shares=agents.name if agents.shared_tokens else "",
             shared_tokens=agents.shared_tokens,

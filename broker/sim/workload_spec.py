@@ -125,7 +125,7 @@ class AgentsDraft(Section):
     retry_s: Seconds = 5.0
     fallback_models: Annotated[tuple[ModelName, ...], Array] = ()
     prefer_loaded: bool = False
-    preemptible: bool = False
+    preemptible: bool | None = None  # None: as the daemon has it, from priority 8 on
 
     @model_validator(mode="after")
     def _check_loop(self) -> Self:

@@ -23,6 +23,7 @@ from broker.core.effects import TellQueued, TellSlowDown, WaitReason
 from broker.core.requests import (
     ANY_OF,
     PRIORITY_DEFAULT,
+    PRIORITY_PREEMPTIBLE,
     Criticality,
     OnInterruption,
     Substitution,
@@ -75,7 +76,6 @@ _ON_INTERRUPTION: Final = {
 }
 _COMPLETION_ALONE: Final = frozenset({"completion"})
 _NS_PER_MS: Final = 1_000_000
-_PREEMPTIBLE_PRIORITY: Final = 8  # from here on running work may be set aside, unless it says no
 
 
 def fingerprint(request: pb.GenerateRequest | pb.EmbedRequest) -> tuple[bytes, int]:
@@ -145,7 +145,7 @@ def _is_preemptible(request: pb.GenerateRequest, priority: int) -> bool:
     if request.HasField("preemptible"):
         return request.preemptible
     is_frail = request.on_interruption == pb.ON_INTERRUPTION_FAIL
-    return priority >= _PREEMPTIBLE_PRIORITY and not is_frail
+    return priority >= PRIORITY_PREEMPTIBLE and not is_frail
 
 
 def _decode_timeouts(request: pb.GenerateRequest | pb.EmbedRequest) -> TimeOuts:
