@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from broker_client import LevelStatus, SensorStatus, Status
+from broker_client import LevelStatus, PreemptionStatus, SensorStatus, Status
 from brokerctl.clock_findings import skew_finding
 from brokerctl.finding import Severity
 from brokerctl.level import set_text
 from brokerctl.level_tables import level_lines, part_amount_text
 from brokerctl.machine_findings import machine_findings, sensor_findings
 from brokerctl.status_tables import status_view
-from brokerctl.work_tables import standing_text
+from brokerctl.work_tables import preempted_text, standing_text
 from tests.unit.cli.states import GB, busy
 
 WIDTHS = (80, 160)
@@ -182,3 +182,11 @@ def test_a_sensor_that_may_not_look_is_told_apart_from_nothing_to_see(
 )
 def test_clocks_are_compared_as_closely_as_two_readings_allow(told_s: float, words: str) -> None:
     assert words in skew_finding(100.0, told_s, 101.0).text
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [(0, ""), (2, "; 2 calls set aside for urgent work, 12.5 s of slots lost")],
+)
+def test_what_was_set_aside_for_urgent_work_is_told_with_its_cost(count: int, words: str) -> None:
+    assert preempted_text(PreemptionStatus(count=count, wasted_s=12.5, left_s=1.0)) == words
