@@ -133,7 +133,8 @@ class Feasibility:
         outlook = self._outlook(spec, asker, line, now_ns)
         if outlook is None:
             return
-        passage.wait_ns, passage.lasting_ns = outlook.answer_ns, outlook.needs.lasting_ns
+        passage.wait_ns, passage.load_ns = outlook.answer_ns, outlook.needs.load_ns
+        passage.lasting_ns = outlook.needs.lasting_ns
         margin = self._backpressure.policy.deadline_margin
         if outlook.answer_ns <= remaining_ns * margin:
             return

@@ -39,6 +39,7 @@ class Passage:
     queued_bytes: int = 0
     samples: int = 0
     wait_ns: float | None = None  # until an answer, as measured
+    load_ns: float = 0.0  # of that until its model is loaded
     lasting_ns: float | None = None  # of that what it needs itself, from whenever it begins
     remaining_ns: int = 0
     displaced: RequestKey | None = None

@@ -222,8 +222,10 @@ def _feasibility_text(passage: Passage) -> str:
         return "not judged: nothing was measured that tells of so short an answer"
     if passage.wait_ns is None:
         return f"not judged: {passage.samples} samples are too few"
+    load_ns = passage.load_ns
+    load = f"{load_ns / 1e9:.1f} s of them until its model is loaded, " if load_ns else ""
     return (
-        f"an answer takes about {passage.wait_ns / 1e9:.1f} s, "
+        f"an answer takes about {passage.wait_ns / 1e9:.1f} s, {load}"
         f"{passage.remaining_ns / 1e9:.1f} s were left ({passage.samples} samples)"
     )
 

@@ -8,12 +8,14 @@ import pytest
 
 from broker.core.effects import Effect, Load, StartAttempt
 from broker.core.errors import ClosedForCure, DeadlineExpired, DeadlineInfeasible
+from broker.core.lifecycle import State
 from broker.core.load_times import BELIEVED_NS, LOADS_KEPT, LOADS_MIN, LoadTimes
 from broker.core.placement import BackendPolicy
 from broker.core.queueing import QueuePolicy
 from broker.core.requests import OnInterruption, Outcome
 from broker.core.residency import ResidencyState
 from broker.core.stimuli import Arrived, FirstToken, PauseAsked, ResumeAsked, Scope
+from broker.core.story import explain
 from broker.core.time_outs import TimeOuts
 from tests.unit.core.gate_words import ended_with, is_let_in, refused
 from tests.unit.core.scene import (
@@ -175,6 +177,16 @@ def test_what_goes_on_from_what_came_is_not_judged() -> None:
     assert not scene.engine.ledger.gives_up(record, scene.now_ns)
 
 
+def test_what_stands_before_the_full_queue_ends_as_well() -> None:
+    scene = busy_for(queue=QueuePolicy(queued_max=1, room_wait_ns=MINUTE_NS))
+    asks(scene, "waits", 10 * MINUTE_NS)
+    at_ns = scene.now_ns + 6 * SECOND_NS
+    scene.turn(arrived("r", priority=1, deadline_ns=at_ns))
+    assert scene.engine.records["a", "r"].state is State.ADMITTED
+    assert not finished(scene.wait(SECOND_NS))
+    assert finished(scene.wait(1)) == [("r", Outcome.EXPIRED)]
+
+
 # Loads
 
 
@@ -186,6 +198,8 @@ def test_a_load_that_is_surely_needed_counts_on_the_way_in() -> None:
         "14.0 s are left, and by what was measured an answer takes 30.0 s, 20.0 s of them until "
         "its model is loaded"
     )
+    told = explain(scene.engine, ("a", "r"), scene.now_ns).gates[-1].detail
+    assert "an answer takes about 30.0 s, 20.0 s of them until its model is loaded, 14.0 s" in told
     assert is_let_in(asks(scene, "patient", 16 * SECOND_NS, of_model="n"))
     assert is_let_in(asks(scene, "loaded", 14 * SECOND_NS))
 
