@@ -71,11 +71,12 @@ async def running_shell(
     keep_alive_ns: int = 10 * MINUTE_NS,
     agents: AgentsPolicy = OPEN_HOUSE,
     observer: Observer | None = None,
+    is_local: bool = False,
 ) -> AsyncIterator[Shell]:
     """A shell whose backend has been asked once; the engine's laws are checked at the end."""
     backend = FakeBackend(*(models or ("m:latest",)))
     policy = EnginePolicy(
-        backends=(BackendPolicy(name="b", exclusive=True),),
+        backends=(BackendPolicy(name="b", exclusive=True, is_local=is_local),),
         queue=QueuePolicy(announce_interval_ns=1_000_000),
         placement=PlacementPolicy(slot_grace_ns=1, keep_alive_ns=keep_alive_ns),
         agents=agents,
