@@ -7,7 +7,7 @@ second, as the daemon's sampler has it; sensors of host and GPU are none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -19,7 +19,7 @@ from broker.sim.fleet import Fleet, Job
 from broker.sim.ollama_model_card import SimModel
 from broker.sim.recording import Recording, Stretch
 from broker.sim.sessions import SECOND_NS, Session, Sessions
-from broker.sim.workload_sites import Backend, models_of, site_of
+from broker.sim.workload_sites import GB, Backend, memory_bytes, models_of, site_of
 from broker.sim.workload_spec import Workload
 from broker.sim.world import World
 
@@ -107,7 +107,7 @@ class Simulation:
         self._run(world, fleet, planned, hear)
         now_ns = world.timeline.now_ns
         recording.close(now_ns)
-        assumed = list(self._workload.assumed)
+        assumed = [*self._workload.assumed, *self._too_large()]
         if sessions.unsized:
             assumed.append(
                 f"{sessions.unsized} requests of the trace never ran: their sizes are those of "
@@ -128,6 +128,16 @@ class Simulation:
             prompt_tokens=recording.prompt_tokens,
             known_tokens=recording.known_tokens,
         )
+
+    def _too_large(self) -> Iterator[str]:
+        for backend in self._backends:
+            if backend.memory_bytes is None:
+                continue
+            has = f"{backend.name} has {backend.memory_bytes / GB:.3g} GB"
+            for each in self._models:
+                if memory_bytes(each) > backend.memory_bytes:
+                    takes = f"{each.name} takes {memory_bytes(each) / GB:.3g} GB"
+                    yield f"{takes} and {has}: part of it runs on the CPU, slowly"
 
     def _run(
         self, world: World, fleet: Fleet, planned: Sequence[Session], hear: Hear | None

@@ -2,7 +2,8 @@
 
 Rules: what kind of file it is, its first line decides. Arrivals are counted from the first one, and
 rows are in the order of arrival, whatever the order of the lines. What a trace does not tell is
-empty; nothing is made up here. Every malformed line is named with its column, all together.
+empty; nothing is made up here. Every malformed line is named with its column, all together; but a
+log may have lines that were torn when its writer died, or that others wrote: they are counted.
 
 Sources: the columns of the Azure LLM inference traces (2023, 2024) and of Mooncake's
 (arXiv 2407.00079), and broker/observability/request_log.py.
@@ -18,9 +19,18 @@ from typing import BinaryIO, Final
 
 from broker.sim.trace_csv import csv_reader
 from broker.sim.trace_jsonl import JsonLines, is_log_line
-from broker.sim.trace_row import ROWS_MAX, Misplaced, ReadRow, Trace, TraceKind, TraceRow
+from broker.sim.trace_row import (
+    ROWS_MAX,
+    Misplaced,
+    ReadRow,
+    Trace,
+    TraceKind,
+    TraceRow,
+    Unreadable,
+)
 from broker.sim.workload_problem import PROBLEMS_MAX, Problem, WorkloadProblems
 
+_GZIP: Final = b"\x1f\x8b"
 LINE_BYTES_MAX: Final = 1_048_576  # the longest prompt of a trace names some hundreds of blocks
 
 
@@ -51,7 +61,8 @@ def _read(lines: Iterable[bytes], source: str, rows_max: int) -> Trace:
     kind, read_row = TraceKind.CSV, None
     rows: list[TraceRow] = []
     problems: list[Problem] = []
-    skipped = 0
+    skipped, number = 0, 0
+    torn: list[int] = []
     for number, data in enumerate(lines, 1):
         try:
             line = _decoded(data, is_first=number == 1)
@@ -63,6 +74,9 @@ def _read(lines: Iterable[bytes], source: str, rows_max: int) -> Trace:
                     continue
             row = read_row(line, number)
         except Misplaced as wrong:
+            if kind is TraceKind.REQUEST_LOG and isinstance(wrong, Unreadable):
+                torn.append(number)
+                continue
             problem = Problem(source=source, line=number, column=wrong.column, text=wrong.text)
             problems.append(problem)
             if read_row is None or len(problems) > PROBLEMS_MAX:
@@ -75,20 +89,25 @@ def _read(lines: Iterable[bytes], source: str, rows_max: int) -> Trace:
         if len(rows) >= rows_max:
             break
     if not rows and not problems:
-        problems.append(Problem(source=source, text="holds no request"))
+        text = "tells of no request that ended" if skipped else "holds no request"
+        problems.append(Problem(source=source, line=number + 1, column=1, text=text))
     if problems:
         raise WorkloadProblems(problems)
-    return Trace(source=source, kind=kind, rows=_from_first(rows), skipped=skipped)
+    return Trace(
+        source=source, kind=kind, rows=_from_first(rows), skipped=skipped, torn=tuple(torn)
+    )
 
 
 def _decoded(data: bytes, *, is_first: bool) -> str:
     if len(data) > LINE_BYTES_MAX:
         raise Misplaced(LINE_BYTES_MAX + 1, f"the line is longer than {LINE_BYTES_MAX} bytes")
+    if is_first and data.startswith(_GZIP):
+        raise Misplaced(1, "is compressed: unpack it with gunzip first")
     try:
         text = data.decode("utf-8-sig" if is_first else "utf-8")
     except UnicodeDecodeError as error:
         column = len(data[: error.start].decode("utf-8", "replace")) + 1
-        raise Misplaced(column, "is not UTF-8") from None
+        raise Unreadable(column, "is not UTF-8") from None
     return text.rstrip("\r\n")
 
 

@@ -8,6 +8,7 @@ may stand in quotes, which are doubled inside; a line has one request.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
@@ -24,6 +25,9 @@ from broker.sim.trace_row import (
     word_of,
 )
 from broker.sim.workload_problem import shown
+
+# A line of a journal that holds a line of our log.
+_LOG_BEHIND: Final = re.compile(r'\{.*"event":')
 
 Cell = tuple[int, str]  # its column in the line, and what it says
 
@@ -64,7 +68,7 @@ _NEEDED: Final = ("arrival_ns", "prompt_tokens", "output_tokens")
 
 def csv_reader(header: str) -> ReadRow:
     """What reads the lines below this header; Misplaced where it is none."""
-    cells = _cells(header)
+    cells = _header_cells(header)
     for place, name in cells:
         if name not in _COLUMNS:
             near = get_close_matches(name, _COLUMNS, n=1)
@@ -87,6 +91,18 @@ def csv_reader(header: str) -> ReadRow:
     return read
 
 
+def _header_cells(header: str) -> list[Cell]:
+    """Misplaced where not one of them is known: then it is something else than a trace."""
+    if _LOG_BEHIND.search(header):
+        words = "a log in JSON, with something before each line"
+        raise Misplaced(1, f"is {words}: journalctl -o cat leaves that out")
+    if not any(name in header for name in _COLUMNS):
+        words = "must be a header that names arrival_ms, prompt_tokens, output_tokens, or JSON"
+        hint = 'a broker writes a log in JSON with server.log_format = "json"'
+        raise Misplaced(1, f"is {shown(header)}; {words}; {hint}")
+    return _cells(header)
+
+
 def _row(names: list[str], cells: list[Cell], line: str, number: int) -> TraceRow:
     if len(cells) < len(names):
         raise Misplaced(len(line) + 1, f"{names[len(cells)]} is missing")
@@ -101,6 +117,8 @@ def _row(names: list[str], cells: list[Cell], line: str, number: int) -> TraceRo
             values[field] = read(text)
         except ValueError as error:
             raise Misplaced(column, f"{name} {error}") from None
+        if field == "model":
+            values["model_column"] = column
     return TraceRow(**values, line=number)
 
 

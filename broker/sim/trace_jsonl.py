@@ -21,6 +21,7 @@ from broker.sim.trace_row import (
     TOKENS_MAX,
     Misplaced,
     TraceRow,
+    Unreadable,
     arrival_ns_of,
     calls_of,
     priority_of,
@@ -106,7 +107,7 @@ def _row(told: dict[str, object], line: str, number: int) -> TraceRow:
     for field, name in _NEEDED.items():
         if field not in values:
             raise Misplaced(len(line) + 1, f"{name} is missing")
-    return TraceRow(**values, line=number)
+    return TraceRow(**values, line=number, model_column=_model_column(values, line))
 
 
 def _row_of_log(told: dict[str, object], line: str, number: int) -> TraceRow:
@@ -121,7 +122,10 @@ def _row_of_log(told: dict[str, object], line: str, number: int) -> TraceRow:
         if told.get(name) not in (None, ""):  # the model is "" where none of them answered
             values[_FIELDS[name][0]] = _value(name, told[name], line)
     ended_ns = _value("timestamp", told["timestamp"], line)
-    return TraceRow(**values, arrival_ns=ended_ns - took_ns, line=number)
+    arrival_ns = ended_ns - took_ns
+    return TraceRow(
+        **values, arrival_ns=arrival_ns, line=number, model_column=_model_column(values, line)
+    )
 
 
 def _time_ns(name: str, told: dict[str, object], line: str) -> int:
@@ -143,6 +147,10 @@ def _value(name: str, value: object, line: str) -> Any:
         raise Misplaced(_column(line, name), f"{name} {error}") from None
 
 
+def _model_column(values: Mapping[str, Any], line: str) -> int:
+    return _column(line, "model") if values.get("model") else 0
+
+
 def _column(line: str, name: str) -> int:
     """Where the value of a field begins, or the field where that cannot be told."""
     found = re.search(re.escape(json.dumps(name, ensure_ascii=False)) + r"\s*:\s*", line)
@@ -153,7 +161,7 @@ def _object(line: str) -> dict[str, object]:
     try:
         told = json.loads(line, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
-        raise Misplaced(error.colno, f"is not JSON: {error.msg}") from None
+        raise Unreadable(error.colno, f"is not JSON: {error.msg}") from None
     except RecursionError:
         raise Misplaced(1, "is not JSON that can be used: nested too deeply") from None
     except ValueError as error:  # NaN, or a number of thousands of digits

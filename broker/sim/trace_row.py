@@ -36,6 +36,7 @@ class TraceRow:
     soft_deadline_ns: int = 0  # the same of its soft deadline
     blocks: tuple[int, ...] = ()  # names of its prompt's tokens, see workload.Task
     line: int = 0
+    model_column: int = 0  # of its line, where that names one
 
 
 class Misplaced(Exception):
@@ -45,6 +46,10 @@ class Misplaced(Exception):
         super().__init__(text)
         self.column = column
         self.text = text
+
+
+class Unreadable(Misplaced):
+    """The line is not what it was written as: torn, or of somebody else."""
 
 
 # Makes a row of one line: None where it is about something else; Misplaced where it is wrong.
@@ -110,9 +115,11 @@ class TraceKind(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trace:
-    """`skipped` lines were about something else, as most of a daemon's log are."""
+    """`skipped` lines were about something else, as most of a daemon's log are; `torn` are the
+    lines of a log that cannot be read."""
 
     source: str
     kind: TraceKind
     rows: tuple[TraceRow, ...]
     skipped: int = 0
+    torn: tuple[int, ...] = ()

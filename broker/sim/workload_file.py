@@ -93,8 +93,8 @@ def _read_spec(path: Path, requests_max: int | None) -> Workload:
     try:
         spec = WorkloadSpec.model_validate(document)
     except ValidationError as error:
-        raise WorkloadProblems(placed(*each) for each in _wrong(error)) from None
-    found = [placed(*each) for each in _contradictions(spec)]
+        raise WorkloadProblems(placed(*each) for each in wrong(error)) from None
+    found = [placed(*each) for each in contradictions(spec)]
     trace = None
     if spec.trace is not None:
         most = min(requests_max or spec.trace.requests_max, spec.trace.requests_max)
@@ -106,12 +106,19 @@ def _read_spec(path: Path, requests_max: int | None) -> Workload:
         found += _unknown_models(spec, trace)
     if found:
         raise WorkloadProblems(found)
-    return Workload(source=str(path), spec=spec, trace=trace, assumed=())
+    assumed = tuple(_left_out(trace)) if trace is not None else ()
+    return Workload(source=str(path), spec=spec, trace=trace, assumed=assumed)
+
+
+def _left_out(trace: Trace) -> Iterator[str]:
+    if trace.torn:
+        first = trace.torn[0]
+        yield f"{len(trace.torn)} lines of the log cannot be read and are left out, as line {first}"
 
 
 def _text_of(path: Path) -> str:
-    def problem(text: str, line: int = 0) -> WorkloadProblems:
-        return WorkloadProblems([Problem(source=str(path), line=line, text=text)])
+    def problem(text: str, line: int = 0, column: int = 0) -> WorkloadProblems:
+        return WorkloadProblems([Problem(source=str(path), line=line, column=column, text=text)])
 
     try:
         with path.open("rb") as stream:
@@ -123,7 +130,10 @@ def _text_of(path: Path) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        raise problem("is not UTF-8", data.count(b"\n", 0, error.start) + 1) from None
+        begun = data.rfind(b"\n", 0, error.start) + 1
+        column = len(data[begun : error.start].decode("utf-8", "replace")) + 1
+        line = data.count(b"\n", 0, error.start) + 1
+        raise problem("is not UTF-8", line, column) from None
 
 
 def _not_toml(path: Path, words: str) -> Problem:
@@ -134,7 +144,7 @@ def _not_toml(path: Path, words: str) -> Problem:
     return Problem(source=str(path), line=line, column=column, text=text)
 
 
-def _wrong(error: ValidationError) -> Iterator[tuple[KeyPath, str]]:
+def wrong(error: ValidationError) -> Iterator[tuple[KeyPath, str]]:
     """What is wrong, and where. An array whose entries are wrong counts as empty to the library."""
     faults = error.errors()
     paths = [each["loc"] for each in faults]
@@ -177,7 +187,7 @@ def _shown_path(keys: KeyPath) -> str:
     return text
 
 
-def _contradictions(spec: WorkloadSpec) -> Iterator[tuple[KeyPath, str]]:
+def contradictions(spec: WorkloadSpec) -> Iterator[tuple[KeyPath, str]]:
     """What no field alone can say."""
     bundled = default_catalogue()
     keys: set[str] = set()
@@ -236,8 +246,9 @@ def _unknown_models(spec: WorkloadSpec, trace: Trace) -> Iterator[Problem]:
         seen.add(row.model)
         parsed = parse_name(row.model)
         if parsed is None or parsed.key not in known:
-            text = f"model {shown(row.model)} is not described: add it to [[models]] of a workload"
-            yield Problem(source=trace.source, line=row.line, text=text)
+            todo = "add it to [[models]] of a workload in TOML whose [trace] names this file"
+            text = f"model {shown(row.model)} is not described: {todo}"
+            yield Problem(source=trace.source, line=row.line, column=row.model_column, text=text)
 
 
 def talking_models() -> list[SimModel]:
@@ -266,7 +277,7 @@ def _of_trace_alone(path: Path, draft: TraceDraft, trace: Trace) -> Workload:
     problems = list(_unknown_models(spec, trace))
     if problems:
         raise WorkloadProblems(problems)
-    assumed = []
+    assumed = list(_left_out(trace))
     if any(not row.model for row in trace.rows):
         names = ", ".join(each.name for each in models)
         assumed.append(f"requests that name no model are spread evenly over {names}")

@@ -40,6 +40,12 @@ FILE = click.Path(path_type=Path)
     type=FILE,
     help="Another configuration or another workload, to be played beside the first.",
 )
+@click.option(
+    "--add-model",
+    multiple=True,
+    metavar="NAME[,SETTING=VALUE...]",
+    help="One more model that is asked for, played beside the workload without it.",
+)
 @click.option("--backends", type=click.IntRange(1, 64), help="So many equal servers instead.")
 @click.option(
     "--memory-gb", type=click.FloatRange(0.1, 100_000), help="Memory of each server's GPU."
@@ -62,7 +68,15 @@ def simulate(html: Path | None, as_json: bool, workload: Path, **asked: object) 
 
     The engine that decides in the broker plays it on a virtual clock before simulated Ollama
     servers. The same files and seed give the same answer to the last byte.
+
+    \b
+    With two cards of 24 GB:  --workload w.toml --backends 2 --memory-gb 24
+    With this configuration:  --workload w.toml --compare broker.toml
+    With one more model:      --workload w.toml --add-model qwen2.5:7b
+    Last night, once more:    --workload broker.log
     """
+    if asked.get("add_model") and asked.get("compare"):
+        raise click.UsageError("--add-model compares with the workload without it: no --compare")
     try:
         with SimulationProgress(f"reading {workload.name}"):
             sides = sides_of(Asked(workload=workload, **asked))  # type: ignore[arg-type]

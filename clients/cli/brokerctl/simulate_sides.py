@@ -20,6 +20,7 @@ from broker.daemon.engine_policy import engine_policy
 from broker.sim.ollama_catalogue import parse_name
 from broker.sim.simulation import Simulation
 from broker.sim.workload_file import read_workload
+from broker.sim.workload_more import with_models
 from broker.sim.workload_problem import Problem, WorkloadProblems
 from broker.sim.workload_sites import Backend, backends_of, models_of
 from broker.sim.workload_spec import Workload
@@ -36,6 +37,7 @@ class Asked:
     """The command line. What is None is left as the files have it."""
 
     workload: Path
+    add_model: tuple[str, ...] = ()
     config: Path | None
     compare: Path | None
     backends: int | None
@@ -57,6 +59,10 @@ def sides_of(asked: Asked) -> list[Side]:
     """One or two; WorkloadProblems or ConfigProblems where a file cannot be used."""
     workload = read_workload(asked.workload, requests_max=asked.requests)
     first = _side(asked, workload, asked.config)
+    if asked.add_model:
+        more = _side(asked, with_models(workload, asked.add_model), asked.config)
+        names = [each.partition(",")[0] for each in asked.add_model]
+        return [first, replace(more, name=" and ".join([first.name, *names]))]
     if asked.compare is None:
         return [first]
     if _is_workload(asked.compare):

@@ -331,3 +331,38 @@ def test_the_commands_of_the_page_do_what_it_shows(
     assert len(rows) > 5
     for row in rows:
         assert re.search(rf"^{re.escape(row)}  ", said, re.MULTILINE), row
+
+
+def test_one_more_model_is_played_beside_the_workload_without_it(workload: str) -> None:
+    without, more = answer("--workload", workload, "--add-model", "qwen2.5:7b")
+    assert more["name"] == f"{without['name']} and qwen2.5:7b"
+    assert "qwen2.5:7b" in {each["name"] for each in more["by_model"]}
+    assert "qwen2.5:7b asked for, too" in more["assumed"]
+    assert without == answer("--workload", workload)[0]
+    described = "big:70b,size_gb=40,load_s=20,prefill_tokens_per_s=300,decode_tokens_per_s=9"
+    _, more = answer("--workload", workload, "--add-model", f"{described},popularity=0.1")
+    too_large = "big:70b takes 48 GB and gpu has 8 GB: part of it runs on the CPU, slowly"
+    assert too_large in more["assumed"]
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        ("big:70b", "--add-model: big:70b: size_gb, load_s, prefill_tokens_per_s, decode_tokens_"),
+        ("big:70b,size_gb=x", "--add-model: big:70b.size_gb: is 'x'; must be a number"),
+        ("big:70b,sizegb=1", "--add-model: big:70b.sizegb: is no setting; did you mean size_gb?"),
+        ("big:70b,size_gb", "--add-model: big:70b: 'size_gb' must be a setting, as size_gb=20"),
+        ("qwen3:8b", "--add-model: qwen3:8b: qwen3:8b is there twice"),
+    ],
+)
+def test_a_model_that_cannot_be_added(workload: str, words: str, problem: str) -> None:
+    result = run("--workload", workload, "--add-model", words)
+    assert result.exit_code == 1
+    assert problem in result.output
+
+
+def test_a_model_that_nobody_would_ask_for_is_not_added(tmp_path: Path) -> None:
+    named = WORKLOAD + 'models = ["qwen3:8b"]\n'
+    result = run("--workload", write(tmp_path, "n.toml", named), "--add-model", "qwen2.5:7b")
+    assert result.exit_code == 1
+    assert "nobody would ask for it: all that ask name their models" in result.output

@@ -204,8 +204,8 @@ def test_a_device_without_lines_is_no_trace_and_no_hang() -> None:
 def test_a_file_that_is_not_there_or_holds_nothing(tmp_path: Path) -> None:
     with pytest.raises(WorkloadProblems, match="cannot be read: No such file"):
         read_trace(tmp_path / "absent.csv")
-    assert problems("") == ["t: holds no request"]
-    assert problems("arrival_ms,prompt_tokens,output_tokens\n") == ["t: holds no request"]
+    assert problems("") == ["t:1:1: holds no request"]
+    assert problems("arrival_ms,prompt_tokens,output_tokens\n") == ["t:2:1: holds no request"]
 
 
 def test_the_first_problems_stand_for_all() -> None:
@@ -253,3 +253,25 @@ _NAMES = st.sampled_from(("timestamp", "input_length", "output_length", "hash_id
 def test_objects_with_any_values_are_rows_or_problems(told: dict[str, object]) -> None:
     read = outcome(json.dumps(told).encode())
     assert read.problems if isinstance(read, WorkloadProblems) else read.rows
+
+
+def test_a_log_may_have_lines_that_nobody_can_read() -> None:
+    ended = {"event": "request ended", "timestamp": "2026-01-01T00:00:00Z", "outcome": "refused"}
+    whole = json.dumps(ended).encode()
+    trace = parse_trace(whole + b"\nE0101 a library\n\xff\n" + whole + b"\n" + whole[:30], "t")
+    assert (len(trace.rows), trace.torn) == (2, (2, 3, 5))
+    assert problems(whole + b'\n{"event": "request ended"}') == ["t:2:27: timestamp is missing"]
+    assert problems(b'{"event": "broker listening"}\n') == ["t:2:1: tells of no request that ended"]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b'Nov 21 host brokerd[1]: {"event": "x"}', "t:1:1: is a log in JSON, with something bef"),
+        (b"2026-01-01 [info] broker listening", "t:1:1: is '2026-01-01 [info] broker listening'"),
+        (b"\x1f\x8b\x08\x00", "t:1:1: is compressed: unpack it with gunzip first"),
+    ],
+)
+def test_what_is_nearly_a_trace_is_told_what_to_do(content: bytes, problem: str) -> None:
+    (found,) = problems(content)
+    assert found.startswith(problem)

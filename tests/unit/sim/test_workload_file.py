@@ -124,7 +124,7 @@ def test_a_trace_names_models_that_the_spec_describes(tmp_path: Path) -> None:
     trace = "arrival_ms,prompt_tokens,output_tokens,model\n0,1,1,llama3.2:3b\n1,1,1,other\n"
     write(tmp_path, trace, "t.csv")
     (found,) = problems(tmp_path, GOOD + '[trace]\nfile = "t.csv"\n')
-    assert found.startswith("t.csv:3: model 'other' is not described: add it to [[models]]")
+    assert found.startswith("t.csv:3:7: model 'other' is not described: add it to [[models]]")
 
 
 def test_problems_of_spec_and_trace_come_together(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_files_that_cannot_be_read_at_all(tmp_path: Path) -> None:
     with pytest.raises(WorkloadProblems, match="nested too deeply"):
         read_workload(nested)
     (tmp_path / "w.toml").write_bytes(b'seed = 1\nx = "\xff"\n')
-    with pytest.raises(WorkloadProblems, match=r"w\.toml:2: is not UTF-8"):
+    with pytest.raises(WorkloadProblems, match=r"w\.toml:2:6: is not UTF-8"):
         read_workload(tmp_path / "w.toml")
 
 
