@@ -9,6 +9,7 @@ from broker.core.errors import AgentQueueFull, BrokerError, QueueFull
 from broker.core.queueing import AgentOrder, QueuePolicy
 from broker.core.requests import RequestKey, RequestSpec
 from tests.property.operator_books import NOT_LIMITED, OperatorBooks
+from tests.property.session_books import SessionBooks
 
 
 class Where(Enum):
@@ -33,6 +34,7 @@ class Live:
 
     rank: int = 0  # its place among its agent's requests
     service_ns: int = 0  # how long it probably runs, as it looked when it came
+    credit_ns: int = 0  # how much older it counts as, for its session
     tries: int = 0
     begun_by: str = ""  # the runner of the pieces that are kept
     tries_free: int = 0  # of these, closed for a cure or set aside
@@ -57,6 +59,7 @@ class EntryBooks:
     def __init__(self, operators: OperatorBooks) -> None:
         self.live: dict[RequestKey, Live] = {}
         self.is_lowered = False
+        self.sessions = SessionBooks()
         self._operators = operators
         self._admitted = 0
 
@@ -131,7 +134,17 @@ class EntryBooks:
         if self._policy.agent_order is AgentOrder.SIZE:
             live.rank += int(self._policy.size_handicap * service_ns)
         self.take_over(live, spec)
+        if spec.session_id:
+            self._credit(live, now_ns)
         return live
+
+    def _credit(self, live: Live, now_ns: int) -> None:
+        """For its session: among its agent's own, but not among that session's calls."""
+        session = self.sessions.called(live.spec, now_ns)
+        live.credit_ns = self.sessions.credit_ns(session, self._policy.session_credit_ns)
+        if live.credit_ns and self._policy.agent_order is not AgentOrder.DEADLINE:
+            live.rank = max(live.rank - live.credit_ns, session.last_rank + 1)
+        session.last_rank = live.rank
 
     def take_over(self, live: Live, spec: RequestSpec) -> None:
         """By deadline, that of its newest call counts, or the soft one that it came with."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from _sched.reference_queue import FairQueue
 from _sched.reference_vtc import COMPARTMENT_MAX
 from broker.core.effects import StartAttempt
-from broker.core.queueing import LineKey
+from broker.core.queueing import CREDIT_NS_MAX, LineKey
 from broker.core.requests import AttemptId, Criticality, RequestKey
 from broker.core.story import Rule
 from tests.property.entry_books import Live
@@ -98,7 +98,8 @@ class OrderBooks:
             self.refit([agent])
         if waiting.line not in self._groups:
             self._groups[waiting.line] = self._queue.open_group()
-        waiting.stand_back_ns = int(self._operators.policy.queue.size_handicap * live.service_ns)
+        size_ns = int(self._operators.policy.queue.size_handicap * live.service_ns)
+        waiting.stand_back_ns = CREDIT_NS_MAX + size_ns - live.credit_ns  # never below 0
         waiting.entry = self._queue.push(
             self._groups[waiting.line],
             live.priority,
@@ -304,6 +305,8 @@ class OrderBooks:
         if self._was_served_more(early):
             return set()
         rules = {Rule.FAIR_SHARE}
+        if early.live.credit_ns > late.live.credit_ns:
+            rules.add(Rule.SESSION)
         if early.live.service_ns < late.live.service_ns:
             rules.add(Rule.SIZE)
         if self._operators.is_boosted(early.live.key[0]):

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final, Protocol, TypeVar
 
+from broker.core.effects import Effect, StartAttempt
 from broker.core.errors import QuotaExceeded
 from broker.core.level import Level
-from broker.core.requests import Criticality, OnInterruption, Substitution
+from broker.core.requests import AttemptId, Criticality, OnInterruption, Substitution
 from broker.core.stimuli import (
     Arrived,
+    AttemptEnded,
     BlockAsked,
     BoostAsked,
     CancelAsked,
@@ -55,6 +57,21 @@ class UnrulyPeople(PerfectShell):
     def __init__(self, choose: Choose, house: House) -> None:
         super().__init__(house)
         self.choose = choose
+        self.credits = 0  # starts of what had one for its session
+        self._started: dict[AttemptId, int] = {}
+
+    # What the books of sessions hear
+
+    def _start(self, effect: StartAttempt) -> None:
+        super()._start(effect)
+        self._started[effect.attempt] = self.now_ns
+        self.credits += self.calls[effect.attempt].live.credit_ns > 0
+
+    def _attempt_ended(self, ended: AttemptEnded, effects: Sequence[Effect]) -> None:
+        spec, since_ns = self.calls[ended.attempt].live.spec, self._started.pop(ended.attempt)
+        if spec.session_id and ended.error is None:
+            self.entry.sessions.completed(spec, self.now_ns - since_ns)
+        super()._attempt_ended(ended, effects)
 
     # Actions: agents
 
@@ -84,6 +101,8 @@ class UnrulyPeople(PerfectShell):
             on_interruption=self.choose(list(OnInterruption)),
             preemptible=self.choose([spec.priority >= 8, True, True]),
             time_outs=self.choose(TIME_OUTS),
+            session_id=self.choose(["", "s", "s", "t"]),
+            expected_calls=self.choose([0, 0, 2, 6]),
             soft_deadline_ns=self.choose([0, 0, self.now_ns + 20 * SECOND_NS]),
         )
         self.feed(Arrived(spec))
