@@ -4,8 +4,8 @@ whom among those that were served alike.
 What of its prompt was not read before, by the speed at which its runner reads; its answer by the
 lengths of answers before: of this agent with a like limit of tokens, of everybody with such a
 limit, of everybody. Each weighs as much as it has measured, so that a first answer moves little.
-Nothing here refuses anybody (that is what `Estimates.expected_ns` is for, which errs on the safe side): who is taken for shorter than
-it is costs others time, once, and is known by what it did use.
+Nothing here refuses anybody (that is what `Estimates.expected_ns` is for, which errs on the safe
+side): who is taken for shorter than it is costs others time, once, and is known by what it did use.
 """
 
 from __future__ import annotations

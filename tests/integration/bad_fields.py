@@ -155,12 +155,6 @@ GENERATION: Table = (
         "at most 512",
     ),
     (
-        "GenerateRequest.resume_from_seq",
-        generate(resume_from_seq=-1),
-        "resume_from_seq",
-        "negative",
-    ),
-    (
         "GenerateRequest.prompt",
         pb.GenerateRequest(agent_id="a", model="talk"),
         "input",
