@@ -68,7 +68,7 @@ class Residencies:
         self._note = note
         self._on_load_failed = on_load_failed
         self._on_change = on_change
-        self._vanishings = Vanishings(emit, self._hold, lambda: self.policy.failed_load_hold_ns)
+        self._vanishings = Vanishings(emit, self._hold, lambda: self.policy)
 
     # What is known
 

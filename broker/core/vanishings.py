@@ -4,7 +4,8 @@ server, and the server evicts ours for it.
 One such loss is taken as it comes. Where it happens again and again two tools take turns loading,
 and a server that only loads serves neither: from the third loss within five minutes on, the model
 is left alone for a while, longer each time, as after a load that failed. The operator is told.
-A server that restarts between two looks loses all its models at once: one loss, not several.
+A server that restarts between two looks loses all its models at once: one loss, not several. What
+nobody has kept for so long that it leaves by itself, as on a server that is drained, is none.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Collection
 from typing import Final
 
 from broker.core.effects import Effect, TellSwitch
-from broker.core.placement import HOLD_DOUBLED_MAX, BackendState
+from broker.core.placement import HOLD_DOUBLED_MAX, BackendState, PlacementPolicy
 from broker.core.residency import Residency, SwitchStep
 
 WINDOW_NS: Final = 300_000_000_000
@@ -26,22 +27,22 @@ def losses_lately(backend: BackendState, now_ns: int) -> int:
 
 
 class Vanishings:
-    """See the module. `emit` takes effects; `hold` keeps a runner from being loaded, for which
-    reason and for how long."""
+    """See the module. `policy` is asked for what holds now; `emit` takes effects; `hold` keeps a
+    runner from being loaded, for which reason and for how long."""
 
     def __init__(
         self,
         emit: Callable[[Effect], None],
         hold: Callable[[BackendState, str, str, int, int], int],
-        hold_ns: Callable[[], int],
+        policy: Callable[[], PlacementPolicy],
     ) -> None:
         self._emit = emit
         self._hold = hold
-        self._hold_ns = hold_ns
+        self._policy = policy
 
     def vanished(self, backend: BackendState, gone: Collection[Residency], now_ns: int) -> None:
         """One look at what a backend holds found these missing."""
-        ours = [each for each in gone if each.managed and _is_of_this_process(each, backend)]
+        ours = [each for each in gone if each.managed and self._is_loss(each, backend, now_ns)]
         if not ours:
             return
         backend.vanished += len(ours)
@@ -52,7 +53,8 @@ class Vanishings:
             words = f"nobody here told it to leave{beside}"
             self._tell(backend, residency, SwitchStep.VANISHED, words)
             if count >= CONTESTED_MIN:
-                hold_ns = self._hold_ns() << min(count - CONTESTED_MIN, HOLD_DOUBLED_MAX)
+                doublings = min(count - CONTESTED_MIN, HOLD_DOUBLED_MAX)
+                hold_ns = self._policy().failed_load_hold_ns << doublings
                 why = (
                     f"models left {backend.name} {count} times within "
                     f"{WINDOW_NS // 60_000_000_000} minutes though nobody here told them to{beside}"
@@ -60,16 +62,19 @@ class Vanishings:
                 self._tell(backend, residency, SwitchStep.CONTESTED, why)
                 self._hold(backend, residency.runner, why, hold_ns, now_ns)
 
+    def _is_loss(self, residency: Residency, backend: BackendState, now_ns: int) -> bool:
+        """Was it there, as far as is known, since the server last came back, and kept so lately
+        that it would have stayed? Another process has none of what the one before had."""
+        if not residency.renew_timer:
+            return False  # others loaded it, and nobody has kept it
+        kept_ns = max(residency.loaded_ns, residency.renewed_ns)
+        is_of_this_process = max(residency.listed_ns, kept_ns) >= backend.back_ns
+        return is_of_this_process and now_ns - kept_ns < self._policy().keep_alive_ns
+
     def _tell(
         self, backend: BackendState, residency: Residency, step: SwitchStep, words: str
     ) -> None:
         self._emit(TellSwitch(backend=backend.name, model=residency.model, step=step, detail=words))
-
-
-def _is_of_this_process(residency: Residency, backend: BackendState) -> bool:
-    """Was it seen there, or loaded, since the server last came back? Another process has none of
-    what the one before had."""
-    return max(residency.listed_ns, residency.loaded_ns) >= backend.back_ns
 
 
 def _strangers(backend: BackendState) -> str:

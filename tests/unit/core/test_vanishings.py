@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from broker.core.effects import Effect, Refuse, TellSwitch
 from broker.core.errors import LoadFailed
+from broker.core.placement import BackendPolicy
 from broker.core.residency import SwitchStep
+from broker.core.stimuli import BackendDrainAsked
 from tests.unit.core.scene import (
     MINUTE_NS,
     SECOND_NS,
@@ -94,6 +96,25 @@ def test_a_server_that_was_away_lost_its_models_by_itself() -> None:
         scene.up("b1")
         assert steps(scene.seen("b1")) == []
     assert scene.engine.backends["b1"].vanished == 0
+
+
+def test_what_nobody_has_kept_leaves_by_itself() -> None:
+    scene = scene_of()
+    scene.turn(arrived("m1"))
+    scene.loaded("m")
+    scene.ends("m1")
+    scene.seen("b1", resident("m"))
+    scene.turn(BackendDrainAsked("b1", True))  # from now on it is not renewed
+    scene.wait(10 * MINUTE_NS)
+    assert steps(scene.seen("b1")) == []
+
+
+def test_what_others_loaded_on_a_server_of_ours_alone_is_not_kept_either() -> None:
+    scene = Scene(BackendPolicy(name="b1", exclusive=True))
+    scene.open("b1", model("m"), model("n"))
+    scene.seen("b1", resident("m"))
+    scene.wait(5 * MINUTE_NS)
+    assert steps(scene.seen("b1")) == []
 
 
 def test_a_stranger_that_leaves_is_no_loss_of_ours() -> None:
