@@ -291,7 +291,8 @@ class PlacementConfig(Section):
     unload_timeout_s: int = Field(default=60, ge=1, le=3_600)
     # A model that is to leave and still works then serves on for as long again, and another leaves.
     drain_timeout_s: int = Field(default=600, ge=1, le=DAY_S)
-    # How long the GPU memory of a model that left may take to come back; Ollama itself waits 5 s.
+    # Since it was told to leave, how long a model's GPU memory may take to come back; Ollama itself
+    # waits 5 s.
     memory_wait_ms: int = Field(default=5_000, ge=0, le=60_000)
     # A load that failed is not tried again before this, doubled each time up to 16 times: each try
     # may cost a good model its place.

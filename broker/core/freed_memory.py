@@ -5,8 +5,8 @@ loads the next: a load that comes too soon is put in the little that there is, t
 processor, for as long as it stays. Where Ollama evicts, it waits up to 5 s for the memory before it
 goes on (reference/OLLAMA.md §3.4); who unloads one model and loads another has to see for himself.
 So where the backend runs on this host, and the sensor of its GPUs is believed, a model is gone once
-its memory is seen to be back; or after `memory_wait_ns`, with a word to the operator, as others may
-have taken it.
+its memory is seen to be back; or `memory_wait_ns` after it was told to leave, with a word to the
+operator, as others may have taken it.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ class FreedMemory:
         """It is not listed any more: is it to be seen that its memory comes back? Not where nothing
         tells, nor where another server of this host changes its models at the same time."""
         before = self._before.get(backend.name)
-        wait_ns = self._wait_ns()
-        if before is None or not residency.gpu_memory_bytes or not wait_ns:
+        until_ns = residency.changed_ns + self._wait_ns()  # an unload as a whole takes no longer
+        if before is None or not residency.gpu_memory_bytes or until_ns <= now_ns:
             return False
         is_of_it = before.at_ns > residency.loaded_ns
         if not is_of_it or residency.changed_ns - before.at_ns > BEFORE_NS_MAX:
@@ -111,7 +111,7 @@ class FreedMemory:
         residency.move(ResidencyTrigger.UNLISTED, now_ns)
         wait = _Wait(backend=backend, residency=residency, before=before, since_ns=now_ns)
         self._waits[backend.name] = wait
-        wait.timer = self._timers.set(now_ns + wait_ns, self._give_up, wait)
+        wait.timer = self._timers.set(until_ns, self._give_up, wait)
         self._ask(wait, now_ns)
         return True
 

@@ -73,6 +73,16 @@ def test_memory_that_does_not_come_back_is_told_and_waited_for_no_longer() -> No
     assert scene.engine.backends["b1"].memory_held == 1
 
 
+def test_an_unload_as_a_whole_takes_no_longer_than_that() -> None:
+    scene = left(card(9, ours_gb=9))
+    scene.wait(4 * SECOND_NS)
+    scene.unloaded("m")
+    assert switches(scene.wait(SECOND_NS)) == ["load n on b1"]
+    slow = left(card(9, ours_gb=9))
+    slow.wait(5 * SECOND_NS)
+    assert switches(slow.unloaded("m")) == ["load n on b1"]
+
+
 def test_what_others_take_meanwhile_is_told_apart_where_processes_are_seen() -> None:
     scene = left(card(9, ours_gb=9))
     scene.unloaded("m")
