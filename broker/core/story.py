@@ -107,6 +107,7 @@ def _told(
         bound_ns=record.bound.ns if record.bound is not None else None,
         bound_why=record.bound.why if record.bound is not None else "",
         credit_ns=record.credit_ns,
+        known_bytes=record.known_bytes,
     )
 
 

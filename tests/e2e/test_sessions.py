@@ -87,3 +87,5 @@ async def test_what_belongs_together_meets(
         assert told.session_credit_ms == 30_000 / 4
         told = await admin.Explain(admin_pb2.ExplainRequest(request_id="anybody"))
         assert told.session_credit_ms == 0
+        told = await admin.Explain(admin_pb2.ExplainRequest(request_id="other-reader"))
+        assert told.known_prompt_bytes == 1_024

@@ -161,6 +161,14 @@ async def test_fallbacks_and_the_default_answer(broker: ScriptedBroker) -> None:
     assert broker.requests[0].prefer_loaded
 
 
+async def test_what_it_is_a_part_of(broker: ScriptedBroker) -> None:
+    broker.script.append(answer)
+    options = ("--session", "task", "--expected-calls", "4")
+    result = await brokerctl(broker, "generate", "why?", "--model", "m", *options)
+    assert result.exit_code == 0, result.output
+    assert (broker.requests[0].session_id, broker.requests[0].expected_calls) == ("task", 4)
+
+
 async def test_by_when_the_answer_would_be_liked(broker: ScriptedBroker) -> None:
     broker.script.append(answer)
     result = await brokerctl(broker, "generate", "why?", "--model", "m", "--soft-deadline", "30s")

@@ -82,6 +82,7 @@ def encode_explanation(story: Explanation) -> pb.ExplainResponse:
         attempts=[_encode_attempt(each, story.at_ns) for each in story.attempts],
         bound_why=story.bound_why,
         session_credit_ms=story.credit_ns / 1e6,
+        known_prompt_bytes=story.known_bytes,
         preemptions=story.preemptions,
         preemptible=story.is_preemptible,
     )

@@ -52,7 +52,7 @@ def page(story: Explanation) -> list[str]:
         *(f"  {each}" for each in told_lines(story)),
         *(f"  {each}" for each in soft_lines(story)),
         *(f"  {each}" for each in bound_lines(story)),
-        *(f"  {each}" for each in session_lines(story)),
+        *(f"  {each}" for each in sharing_lines(story)),
         *(f"  {each}" for each in preemption_lines(story)),
         *(f"  changed: {each}" for each in story.changes),
         *gate_lines(story),
@@ -129,12 +129,16 @@ def bound_lines(story: Explanation) -> list[str]:
     return [f"was to start within {bound} at most, as stated when it came{kept}"]
 
 
-def session_lines(story: Explanation) -> list[str]:
-    """What its session gave it."""
-    if not story.session_credit_ms:
-        return []
-    credit = duration_text(story.session_credit_ms)
-    return [f"counted as {credit} older, for the part of its session that was done"]
+def sharing_lines(story: Explanation) -> list[str]:
+    """What its session gave it, and what its prompt has in common with others."""
+    lines = []
+    if story.session_credit_ms:
+        credit = duration_text(story.session_credit_ms)
+        lines.append(f"counted as {credit} older, for the part of its session that was done")
+    if story.known_prompt_bytes:
+        known = story.known_prompt_bytes // 1024
+        lines.append(f"the first {known} KiB of its prompt had probably been read before")
+    return lines
 
 
 def preemption_lines(story: Explanation) -> list[str]:

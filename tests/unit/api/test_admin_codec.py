@@ -137,6 +137,11 @@ def test_one_that_is_over_neither_waits_nor_runs_on(
     assert (encoded.run_ms if encoded.HasField("run_ms") else None) == run_ms
 
 
+def test_what_it_shares_with_others_is_told() -> None:
+    encoded = encode_explanation(replace(STORY, credit_ns=7_500 * MS, known_bytes=4_096))
+    assert (encoded.session_credit_ms, encoded.known_prompt_bytes) == (7_500, 4_096)
+
+
 def test_how_often_it_was_set_aside_is_told() -> None:
     encoded = encode_explanation(replace(STORY, preemptions=2, is_preemptible=True))
     assert (encoded.preemptions, encoded.preemptible) == (2, True)

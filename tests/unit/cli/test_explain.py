@@ -41,6 +41,14 @@ def test_one_that_waits() -> None:
     ]
 
 
+def test_what_it_shares_with_others() -> None:
+    told = replace(WAITS, session_credit_ms=7_500.0, known_prompt_bytes=4_096)
+    assert page(told)[3:5] == [
+        "  counted as 7.5 s older, for the part of its session that was done",
+        "  the first 4 KiB of its prompt had probably been read before",
+    ]
+
+
 @pytest.mark.parametrize(("met", "words"), [(None, ""), (True, ": met"), (False, ": missed")])
 def test_by_when_it_would_have_its_answer(met: bool | None, words: str) -> None:
     found = page(replace(WAITS, soft_deadline_ms=30_000.0, soft_deadline_met=met))[3]

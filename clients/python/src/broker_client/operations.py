@@ -92,6 +92,7 @@ class Explanation:
     `soft_deadline_ms`: within so long of its arrival its answer would be liked, None where that was
     not said; `soft_deadline_met` is None while that is open.
     `session_credit_ms`: how much older it counted as, for the part of its session that was done.
+    `known_prompt_bytes`: how much of the beginning of its prompt a server had probably read before.
     `bound_ms`: it starts within so long of its arrival at most, as was stated then; None where no
     bound could be stated, which `bound_why` says why.
     `preemptions`: how often it was set aside for urgent work; `preemptible`: may that happen, or
@@ -122,6 +123,7 @@ class Explanation:
     soft_deadline_ms: float | None = None
     soft_deadline_met: bool | None = None
     session_credit_ms: float = 0.0
+    known_prompt_bytes: int = 0
     bound_ms: float | None = None
     bound_why: str = ""
     preemptions: int = 0
@@ -262,6 +264,7 @@ def explanation_of(message: admin_pb2.ExplainResponse) -> Explanation:
         soft_deadline_ms=soft.within_ms if message.HasField("soft_deadline") else None,
         soft_deadline_met=soft.met if soft.HasField("met") else None,
         session_credit_ms=message.session_credit_ms,
+        known_prompt_bytes=message.known_prompt_bytes,
         bound_ms=message.bound_ms if message.HasField("bound_ms") else None,
         bound_why=message.bound_why,
         preemptions=message.preemptions,

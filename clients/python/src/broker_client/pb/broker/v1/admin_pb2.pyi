@@ -1390,6 +1390,7 @@ class ExplainResponse(_message.Message):
     BOUND_MS_FIELD_NUMBER: _builtins.int
     BOUND_WHY_FIELD_NUMBER: _builtins.int
     SESSION_CREDIT_MS_FIELD_NUMBER: _builtins.int
+    KNOWN_PROMPT_BYTES_FIELD_NUMBER: _builtins.int
     PREEMPTIONS_FIELD_NUMBER: _builtins.int
     PREEMPTIBLE_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
@@ -1438,6 +1439,10 @@ class ExplainResponse(_message.Message):
     """Why no bound was stated; empty where one was, or it never waited."""
     session_credit_ms: _builtins.float
     """How much older it counted as, for the part of its session that was done when it came."""
+    known_prompt_bytes: _builtins.int
+    """Bytes that its prompt begins with which a server had probably read before: where it runs or ran the
+    last time, else the one that had read most of it when it came.
+    """
     preemptions: _builtins.int
     """How often it was set aside for urgent work."""
     preemptible: _builtins.bool
@@ -1490,12 +1495,13 @@ class ExplainResponse(_message.Message):
         bound_ms: _builtins.float | None = ...,
         bound_why: _builtins.str = ...,
         session_credit_ms: _builtins.float = ...,
+        known_prompt_bytes: _builtins.int = ...,
         preemptions: _builtins.int = ...,
         preemptible: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_bound_ms", b"_bound_ms", "_ended_ago_ms", b"_ended_ago_ms", "_run_ms", b"_run_ms", "_told_high_ms", b"_told_high_ms", "_told_low_ms", b"_told_low_ms", "bound_ms", b"bound_ms", "ended_ago_ms", b"ended_ago_ms", "run_ms", b"run_ms", "soft_deadline", b"soft_deadline", "told_high_ms", b"told_high_ms", "told_low_ms", b"told_low_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bound_ms", b"_bound_ms", "_ended_ago_ms", b"_ended_ago_ms", "_run_ms", b"_run_ms", "_told_high_ms", b"_told_high_ms", "_told_low_ms", b"_told_low_ms", "age_ms", b"age_ms", "agent_id", b"agent_id", "attempts", b"attempts", "bound_ms", b"bound_ms", "bound_why", b"bound_why", "changes", b"changes", "compartment", b"compartment", "complete", b"complete", "ended_ago_ms", b"ended_ago_ms", "gates", b"gates", "model", b"model", "overtakings", b"overtakings", "position", b"position", "preemptible", b"preemptible", "preemptions", b"preemptions", "priority", b"priority", "problem", b"problem", "queue_wait_ms", b"queue_wait_ms", "request_id", b"request_id", "run_ms", b"run_ms", "session_credit_ms", b"session_credit_ms", "soft_deadline", b"soft_deadline", "state", b"state", "told_high_ms", b"told_high_ms", "told_low_ms", b"told_low_ms", "wait_detail", b"wait_detail", "wait_reason", b"wait_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bound_ms", b"_bound_ms", "_ended_ago_ms", b"_ended_ago_ms", "_run_ms", b"_run_ms", "_told_high_ms", b"_told_high_ms", "_told_low_ms", b"_told_low_ms", "age_ms", b"age_ms", "agent_id", b"agent_id", "attempts", b"attempts", "bound_ms", b"bound_ms", "bound_why", b"bound_why", "changes", b"changes", "compartment", b"compartment", "complete", b"complete", "ended_ago_ms", b"ended_ago_ms", "gates", b"gates", "known_prompt_bytes", b"known_prompt_bytes", "model", b"model", "overtakings", b"overtakings", "position", b"position", "preemptible", b"preemptible", "preemptions", b"preemptions", "priority", b"priority", "problem", b"problem", "queue_wait_ms", b"queue_wait_ms", "request_id", b"request_id", "run_ms", b"run_ms", "session_credit_ms", b"session_credit_ms", "soft_deadline", b"soft_deadline", "state", b"state", "told_high_ms", b"told_high_ms", "told_low_ms", b"told_low_ms", "wait_detail", b"wait_detail", "wait_reason", b"wait_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bound_ms: _TypeAlias = _typing.Literal["bound_ms"]  # noqa: Y015
     _WhichOneofArgType__bound_ms: _TypeAlias = _typing.Literal["_bound_ms", b"_bound_ms"]  # noqa: Y015
