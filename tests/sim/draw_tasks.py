@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from random import Random
@@ -137,6 +138,28 @@ def make_flexible(chance: Random, tasks: tuple[Task, ...], names: list[str]) -> 
         )
         for task in tasks
     )
+
+
+def make_sessions(chance: Random, tasks: tuple[Task, ...]) -> tuple[Task, ...]:
+    """In some worlds agents call in sessions of a few, and some would like their answers soon."""
+    if chance.random() < 0.7:
+        return tasks
+    calls, share = chance.choice((2, 4, 9)), chance.choice((0.0, 0.3))
+    counts: Counter[str] = Counter()
+    made = []
+    for task in tasks:
+        number = counts[task.agent_id]
+        counts[task.agent_id] += 1
+        soft_ns = chance.randint(1, 60) * SECOND_NS if chance.random() < share else 0
+        made.append(
+            replace(
+                task,
+                session_id=f"s{number // calls}",
+                expected_calls=chance.choice((0, 0, calls, 2 * calls)),
+                soft_deadline_ns=soft_ns,
+            )
+        )
+    return tuple(made)
 
 
 def _others(chance: Random, model: str, names: list[str]) -> tuple[str, ...]:

@@ -69,6 +69,7 @@ class GateWatch:
         self._scenario = scenario
         self._engine = engine
         self._attempts: dict[AttemptId, Live] = {}
+        self._started_ns: dict[AttemptId, int] = {}
         self._set_aside: set[AttemptId] = set()  # whose call was closed for urgent work
         self._graces: list[tuple[int, Live]] = []
         self._stimulus: Stimulus = TimerFired()
@@ -106,6 +107,9 @@ class GateWatch:
 
     def _attempt_ended(self, ended: AttemptEnded, back: set[RequestKey]) -> None:
         live = self._attempts.pop(ended.attempt)
+        ran_ns = self._now_ns - self._started_ns.pop(ended.attempt)
+        if live.spec.session_id and ended.error is None:
+            self.entry.sessions.completed(live.spec, ran_ns)
         is_set_aside = ended.attempt in self._set_aside and isinstance(ended.error, Cancelled)
         self._set_aside.discard(ended.attempt)
         is_gone = self.entry.live.get(live.key) is not live
@@ -220,6 +224,7 @@ class GateWatch:
         live.where = Where.SLOT
         self.running[live.compartment] = self.running.get(live.compartment, 0) + 1
         self._attempts[effect.attempt] = live
+        self._started_ns[effect.attempt] = self._now_ns
 
     def _abort(self, effect: AbortAttempt) -> None:
         """Set aside is only what its owner marked, not too often, and for somebody."""

@@ -24,7 +24,13 @@ from broker.sim.workload import Task, hash_of
 from broker.sim.world import Site
 from broker.sim.world_faults import GENTLE, Fault, FaultKind
 from tests.sim.draw_faults import draw_faults
-from tests.sim.draw_tasks import PATIENT_NS, draw_tasks, make_flexible, mark_preemptible
+from tests.sim.draw_tasks import (
+    PATIENT_NS,
+    draw_tasks,
+    make_flexible,
+    make_sessions,
+    mark_preemptible,
+)
 from tests.sim.people import Order, draw_agents, draw_moves, draw_orders, draw_queue, has_moves
 
 SECOND_NS: Final = 1_000_000_000
@@ -190,6 +196,7 @@ def draw(seed: int) -> Scenario:
     if not any(of.tokens or of.all_tokens for of in policy.agents.types):
         # Else what is reserved would depend on which of its models it waits for.
         tasks = make_flexible(Random(f"flexible in {seed}"), tasks, names)
+    tasks = make_sessions(Random(f"sessions of {seed}"), tasks)
     agents = sorted({task.agent_id for task in tasks})
     moves = draw_moves(Random(f"moves of {seed}"), policy, horizon_ns)
     orders = (*draw_orders(chance, policy, agents, horizon_ns), *moves)

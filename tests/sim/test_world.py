@@ -88,6 +88,8 @@ def test_the_seeds_bring_every_kind_of_fault_and_of_task() -> None:
     assert {each.is_gentle for each in scenarios} == {True, False}
     assert {task.criticality for task in tasks} == set(Criticality)
     assert any(task.prefer_loaded and task.fallback_models for task in tasks)
+    assert any(task.session_id and task.expected_calls for task in tasks)
+    assert any(task.soft_deadline_ns for task in tasks)
     assert any(each.moves_backends for each in scenarios)
     asked = {type(order) for each in scenarios for _, order in each.orders}
     assert asked == {BoostAsked, BlockAsked, LevelAsked, PauseAsked, ResumeAsked, PolicyChanged}
