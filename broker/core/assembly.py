@@ -221,7 +221,7 @@ class Assembly(ABC):
             self.breakers.started,
             self._attempt_ended,
             lambda *ended: self.preemptions.ended(*ended),
-            lambda *freed: self.preemptions.freed(*freed),
+            lambda attempt: self.preemptions.freed.append(attempt),
         )
 
     def _new_preemptions(self) -> Preemptions:

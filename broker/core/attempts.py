@@ -31,7 +31,7 @@ OnEnded = Callable[[Attempt, AttemptEnded, BrokerError | None, int], None]
 # The same of one that was to be set aside for urgent work: does it go on from what came of it, or
 # not; None: it was not set aside. And when its slot is free.
 OnSetAside = Callable[[Attempt, int, bool | None], None]
-OnFreed = Callable[[Attempt, int], None]
+OnFreed = Callable[[Attempt], None]
 
 
 def _nobody(*_: object) -> None:
@@ -260,4 +260,4 @@ class Attempts:
         if attempt.ending is not None:
             record.move(attempt.ending)
         if attempt.is_preempted:
-            self._on_freed(attempt, now_ns)
+            self._on_freed(attempt)

@@ -98,6 +98,8 @@ class Engine(Assembly):
         if type(stimulus) is Quiet and not self._effects:
             return self._effects  # told again and again of each stream that is silent
         self._flexible.settle(now_ns)
+        if self.preemptions.freed:
+            self.preemptions.hand_over(now_ns)
         self._dispatch(now_ns)
         self._healer.settle(now_ns)
         has_opened = self._switching.settle(now_ns)

@@ -69,6 +69,7 @@ class Preemptions:
     ) -> None:
         self.count = 0
         self.wasted_ns = 0
+        self.freed: list[Attempt] = []  # whose slots became free in this turn
         self._backends = backends
         self._backlog = backlog
         self._ledger = ledger
@@ -304,16 +305,24 @@ class Preemptions:
         self._account.spend(self.policy, more_ns, self._slots(), now_ns)
         attempt.waste_ns = waste_ns
 
-    def freed(self, attempt: Attempt, now_ns: int) -> None:
-        """Its slot is free: the next of the urgent ones has it, if there still is one."""
-        residency, backend = attempt.residency, self._backends.get(attempt.backend)
-        runner = residency.runner
-        if backend is None or backend.resident(runner) is not residency:
-            return
-        if not residency.has_free_slot or not backend.takes(runner):
-            return
+    def hand_over(self, now_ns: int) -> None:
+        """The slots that became free in this turn are the urgent ones', as far as there still are
+        any. After all that becomes free at one moment, as that may let others run."""
+        freed, self.freed = self.freed, []
+        for attempt in freed:
+            residency, backend = attempt.residency, self._backends.get(attempt.backend)
+            if backend is None or backend.resident(residency.runner) is not residency:
+                continue
+            if backend.takes(residency.runner):
+                self._give(residency, backend, now_ns)
+
+    def _give(self, residency: Residency, backend: BackendState, now_ns: int) -> None:
+        """A slot to the next of the urgent ones, or the next after what ends as it starts."""
         running = residency.running
-        while residency.running == running and (entry := self._next_urgent(residency)):
+        while residency.has_free_slot and residency.running == running:
+            entry = self._next_urgent(residency)
+            if not entry:
+                return
             self._start(self._backlog.record_of(entry), backend, residency, now_ns)
 
     def _next_urgent(self, residency: Residency) -> int:
