@@ -29,7 +29,7 @@ OnStarted = Callable[[BackendState, str, AttemptId, int], None]
 OnEnded = Callable[[Attempt, AttemptEnded, BrokerError | None, int], None]
 
 # The same of one that was to be set aside for urgent work: does it go on from what came of it, or
-# not; None: it was not set aside. And when its slot is free.
+# not; None: it was not set aside. And that its slot is free.
 OnSetAside = Callable[[Attempt, int, bool | None], None]
 OnFreed = Callable[[Attempt], None]
 
