@@ -27,6 +27,7 @@ cdef struct Candidate:       # a class
     uint32_t claims          # the heap of the same, by their claims
     uint8_t priority
     int64_t largest          # what was charged at once at most
+    int64_t times            # how many of these the window holds
     int64_t handicap_ns
     int64_t key_ns
     uint64_t sequence
@@ -90,6 +91,14 @@ cdef inline Places _places(Forecast* all) noexcept nogil:
     return Places(<char*> all.lanes, sizeof(Lane))
 
 
+cdef inline void forecast_widen(Forecast* all, uint32_t of, int64_t times) noexcept nogil:
+    """The window of this class holds so many of the largest charges."""
+    cdef Places places = _places(all)
+    cdef Candidate* candidate = &all.candidates[of]
+    candidate.times = times
+    window_widen(&places, &candidate.window, width_of(all.grain_units, candidate.largest, times))
+
+
 cdef inline void forecast_join(Forecast* all, uint32_t slot) noexcept nogil:
     """The lane of this slot, filled in, is one of its class."""
     cdef Lane* lane = &all.lanes[slot]
@@ -138,7 +147,7 @@ cdef inline void forecast_serve(
     lane.claim_ns = now_ns
     lane.request = request
     candidate.largest = max(candidate.largest, lane.units)
-    window_widen(&places, &candidate.window, width_of(all.grain_units, candidate.largest))
+    forecast_widen(all, of, candidate.times)
     if request != 0:
         window_put(&places, &candidate.window, slot)
         pairing_push(&claims, &candidate.claims, slot)

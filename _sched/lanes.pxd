@@ -6,9 +6,15 @@ from _sched.arena cimport handle_of
 from _sched.books cimport Books, by_rank, class_at, flow_at, request_at
 from _sched.forecast cimport Forecast, Lane, forecast_first, forecast_join, forecast_serve
 from _sched.pairing cimport Order, pairing_after, pairing_walk
-from _sched.vtc cimport FlowCounter, counter_at, places_of, units_of
+from _sched.vtc cimport CounterClass, FlowCounter, counter_at, places_of, times_of, units_of
 from _sched.vtc cimport class_at as counters_at
 from _sched.window cimport Places, least_order
+
+
+cdef inline int64_t times_at(Books all, uint32_t of) noexcept nogil:
+    """How many of the largest charges the window of a class holds."""
+    cdef CounterClass* found = counters_at(all.counters, class_at(all, of).counters)
+    return times_of(found.in_flight, found.doubles)
 
 
 cdef inline uint32_t copy_flows(

@@ -20,10 +20,12 @@ from _sched.arena cimport (
 from _sched.books cimport (
     COMPARTMENT_MAX, Request, agent_at, by_rank, class_at, flow_at, group_at, request_at,
 )
-from _sched.forecast cimport Candidate, forecast_close, forecast_open, forecast_start
-from _sched.lanes cimport copy_flows, tell
+from _sched.forecast cimport (
+    Candidate, forecast_close, forecast_open, forecast_start, forecast_widen,
+)
+from _sched.lanes cimport copy_flows, tell, times_at
 from _sched.pairing cimport Order, pairing_walk
-from _sched.vtc cimport check_cost, check_weight, counter_at, width_of
+from _sched.vtc cimport check_cost, check_weight, counter_at
 from _sched.vtc cimport class_at as counters_at
 
 cdef extern from *:
@@ -367,7 +369,7 @@ cdef class FairQueue(Books):
                 candidate.priority = class_at(self, of).priority
                 candidate.sequence = class_at(self, of).sequence
                 candidate.largest = counters_at(self.counters, class_at(self, of).counters).largest
-                candidate.window.width = width_of(forecast.grain_units, candidate.largest)
+                forecast_widen(forecast, candidates, times_at(self, of))
                 candidate.handicap_ns = (candidate.priority - 1) * self.handicap_ns
                 lanes = copy_flows(self, of, forecast, candidates, lanes, cost)
                 of = self._open(class_at(self, of).next_of_group, closed)

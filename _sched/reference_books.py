@@ -71,7 +71,7 @@ class Class:
         return [each for each in self.flows if each.is_active()]
 
     def width(self, grain: int) -> int:
-        return window_width(grain, self.largest)
+        return window_width(grain, self.largest, (each.in_flight for each in self.flows))
 
     def end(self, grain: int, besides: Flow | None = None) -> int:
         """Whose counter is below this was served alike, and may be next."""

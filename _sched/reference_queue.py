@@ -261,7 +261,8 @@ class FairQueue:
             head_since[flow.handle] = flow.head_since_ns
 
         def first(flows: list[int], of: Class) -> int:
-            width = window_width(self.grain, largest[of.sequence])
+            in_flight = (each.in_flight for each in of.flows)
+            width = window_width(self.grain, largest[of.sequence], in_flight)
             end = window_end((counter[f] for f in flows), width)
 
             def place(f: int) -> tuple[int, int, int]:

@@ -12,6 +12,7 @@ COST_MAX = 2**40
 COMPARTMENT_MAX = 53  # each is a bit of a 64-bit mask; above them one for each of 10 priorities
 UNITS_MAX = 2**60  # what one charge amounts to at most, however small the weight
 COUNTER_MAX = 2**62  # where a counter stays
+TIMES_MAX = 1024  # of the largest request in a window
 TIME_NS_MAX = 2**62
 HANDICAP_NS_MAX = 2**54
 
@@ -178,7 +179,8 @@ class VirtualTokenCounters:
 
     def _next(self, of: int, besides: _Flow | None = None) -> _Flow | None:
         active = [each for each in self._of(of) if each.is_active and each is not besides]
-        width = window_width(self.grain, self._largest.get(of, 0))
+        in_flight = (each.in_flight for each in self._of(of))
+        width = window_width(self.grain, self._largest.get(of, 0), in_flight)
         end = window_end((each.counter for each in active), width)
         alike = [each for each in active if each.counter < end]
         return min(alike, key=lambda each: each.order(width), default=None)
@@ -188,11 +190,14 @@ class VirtualTokenCounters:
         return None if found is None else found.counter
 
 
-def window_width(grain: int, largest: int) -> int:
+def window_width(grain: int, largest: int, in_flight: Iterable[int]) -> int:
     """How far apart counters of a class may be, in virtual units, and still count as served alike,
-    where so much was charged at once at most: no further than the largest request. 0: they must be
-    equal."""
-    return min(grain * VIRTUAL_SCALE, max(largest, 1))
+    where so much was charged at once at most, and its flows have so many in flight. 0: they must be
+    equal. With n in flight of as many flows, two that begin together are apart by 3 of the largest
+    and this; it may be n - 1 of them, as less than n + 2 is what is promised."""
+    counts = [each for each in in_flight if each]
+    times = 1 if max(counts, default=0) > 1 else max(1, len(counts) - 1)
+    return min(grain * VIRTUAL_SCALE, max(largest, 1) * min(times, TIMES_MAX))
 
 
 def window_end(counters: Iterable[int], width: int) -> int:

@@ -13,6 +13,7 @@ cdef enum:
     ACTIVE = 1
     PARKED = 2
     NEVER = -1               # instead of a counter
+    TIMES_MAX = 1024         # so that no width overflows
 
 cdef extern from *:
     """
@@ -44,6 +45,8 @@ cdef struct CounterClass:
     uint32_t flows
     uint32_t actives
     uint32_t parks
+    uint32_t in_flight       # charges that are not settled
+    uint32_t doubles         # flows that have more than one of them
 
 
 cdef inline int64_t units_of(int64_t cost, double weight) noexcept nogil:
@@ -90,7 +93,6 @@ cdef class VirtualTokenCounters:
     cdef void stand(self, uint32_t slot, int64_t stand_ns) noexcept nogil
     cdef void bill(self, uint32_t slot, int64_t cost, int64_t stand_ns) noexcept nogil
     cdef void end(self, uint32_t slot, int64_t charged, int64_t actual) noexcept nogil
-    cdef void _note_size(self, uint32_t of, int64_t units) noexcept nogil
     cdef void reweigh(self, uint32_t slot, double weight) noexcept nogil
     cdef void put_by(self, uint32_t slot) noexcept nogil
     cdef uint32_t spent(self, uint32_t of) noexcept nogil
@@ -113,13 +115,49 @@ cdef inline Places places_of(VirtualTokenCounters all) noexcept nogil:
     return Places(all.flows.memory + sizeof(Block), sizeof(FlowCounter))
 
 
-cdef inline int64_t width_of(int64_t grain_units, int64_t largest) noexcept nogil:
-    """As wide as the largest charge, and the grain at most: nobody is a request ahead by it."""
-    return min(grain_units, max(largest, <int64_t> 1))
+cdef inline int64_t times_of(uint32_t in_flight, uint32_t doubles) noexcept nogil:
+    """How many of the largest charges a window holds: as many as leave the promise of fairness,
+    which grows with what is in flight, true whatever flows have of that (docs/scheduling.md)."""
+    return 1 if doubles != 0 or in_flight < 2 else min(in_flight - 1, <uint32_t> TIMES_MAX)
+
+
+cdef inline int64_t width_of(int64_t grain_units, int64_t largest, int64_t times) noexcept nogil:
+    """So many of the largest charge, and the grain at most."""
+    if largest >= grain_units:
+        return grain_units
+    return min(grain_units, max(largest, <int64_t> 1) * times)
 
 
 cdef inline void rewiden(VirtualTokenCounters all, uint32_t slot) noexcept nogil:
     """The window of a class is as wide as it should be."""
     cdef CounterClass* of = class_at(all, slot)
     cdef Places places = places_of(all)
-    window_widen(&places, &of.window, width_of(all.grain_units, of.largest))
+    cdef int64_t times = times_of(of.in_flight, of.doubles)
+    window_widen(&places, &of.window, width_of(all.grain_units, of.largest, times))
+
+
+cdef inline void flies(
+    VirtualTokenCounters all, FlowCounter* flow, int by, int64_t units
+) noexcept nogil:
+    """One more of this flow is in flight (`by` 1), or one less (-1): a charge of so much."""
+    cdef CounterClass* of = class_at(all, flow.of)
+    of.in_flight += by
+    if flow.in_flight == 2 and by == 1:
+        of.doubles += 1
+    elif flow.in_flight == 1 and by == -1:
+        of.doubles -= 1
+    of.largest = max(of.largest, units)
+    rewiden(all, flow.of)
+
+
+cdef inline void forget(VirtualTokenCounters all, uint32_t slot) noexcept nogil:
+    """A flow that is in no heap is no more of its class."""
+    cdef FlowCounter* flow = counter_at(all, slot)
+    cdef CounterClass* of = class_at(all, flow.of)
+    if of.last == slot:
+        of.last = 0
+        of.last_counter = flow.place.counter
+    of.flows -= 1
+    of.in_flight -= flow.in_flight
+    of.doubles -= flow.in_flight > 1
+    rewiden(all, flow.of)

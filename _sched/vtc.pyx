@@ -209,7 +209,7 @@ cdef class VirtualTokenCounters:
     cdef uint32_t open(self) noexcept nogil:
         cdef uint32_t slot = blocks_take(&self.classes)
         class_at(self, slot).last_counter = NEVER
-        class_at(self, slot).window.width = width_of(self.grain_units, 0)
+        class_at(self, slot).window.width = width_of(self.grain_units, 0, 1)
         return slot
 
     cdef void close(self, uint32_t of) noexcept nogil:
@@ -227,11 +227,7 @@ cdef class VirtualTokenCounters:
 
     cdef void drop(self, uint32_t slot) noexcept nogil:
         self.leave(slot)
-        cdef CounterClass* of = class_at(self, counter_at(self, slot).of)
-        if of.last == slot:
-            of.last = 0
-            of.last_counter = counter_at(self, slot).place.counter
-        of.flows -= 1
+        forget(self, slot)
         blocks_give_back(&self.flows, slot)
 
     cdef void enter(self, uint32_t slot, bint lift, int64_t stand_ns) noexcept nogil:
@@ -276,9 +272,9 @@ cdef class VirtualTokenCounters:
         flow.place.charged = self._charges
         cdef int64_t units = units_of(cost, flow.weight)
         self._rekey(slot, flow.place.counter + units, stand_ns)
-        self._note_size(flow.of, units)
-        flow.in_flight += 1
         flow.cost_in_flight += cost
+        flow.in_flight += 1
+        flies(self, flow, 1, units)
 
     cdef void end(self, uint32_t slot, int64_t charged, int64_t actual) noexcept nogil:
         """Settles one charge. The flow has something in flight."""
@@ -291,12 +287,7 @@ cdef class VirtualTokenCounters:
             flow.cost_in_flight = 0
         if more != 0:
             self._rekey(slot, flow.place.counter + more, flow.place.stand_ns)
-        self._note_size(flow.of, units)
-
-    cdef void _note_size(self, uint32_t of, int64_t units) noexcept nogil:
-        if units > class_at(self, of).largest:
-            class_at(self, of).largest = units
-            rewiden(self, of)
+        flies(self, flow, -1, units)
 
     cdef void reweigh(self, uint32_t slot, double weight) noexcept nogil:
         """What is in flight is charged anew, so that it can be settled by this weight."""
@@ -378,7 +369,9 @@ cdef class VirtualTokenCounters:
         cdef Order least = least_order(&places)
         cdef uint32_t slot = found.window.least
         cdef uint32_t parks = 0
-        assert found.window.width == width_of(self.grain_units, found.largest), "it is too wide"
+        assert found.window.width == width_of(
+            self.grain_units, found.largest, times_of(found.in_flight, found.doubles)
+        ), "a window is too wide"
         assert check_window(&places, &found.window, found.actives)
         check_order(&parked, found.parked)
         while slot != 0:

@@ -119,7 +119,7 @@ class QueueConfig(Section):
     handicap_ms_per_priority: int = Field(default=5_000, ge=0, le=3_600_000)
     # A request stands back by so many times the time it probably runs: what is short does not wait
     # behind what is long, and what is long still ages into its turn (docs/adr/0020).
-    size_handicap: float = Field(default=3.5, ge=0, le=1_000)
+    size_handicap: float = Field(default=5, ge=0, le=1_000)
     # That is among agents that were served alike to within so much; a few requests of usual length.
     # 0: sizes play no part.
     fairness_grain_tokens: int = Field(default=16_384, ge=0, le=1_000_000_000)

@@ -55,7 +55,7 @@ class QueuePolicy:
     """
 
     handicap_ns_per_priority: int = 5_000_000_000
-    size_handicap: float = 3.5
+    size_handicap: float = 5.0
     fairness_grain: int = 16_384
     session_credit_ns: int = 30_000_000_000
     agent_order: AgentOrder = AgentOrder.SIZE

@@ -69,10 +69,10 @@ class Servers:
 GRAINS = (0, 7, 10**6)
 
 
-def width(grain: int) -> int:
+def width(grain: int, slots: int) -> int:
     """How far above the least a counter can be at most and count as alike: less than the largest
-    request."""
-    return max(0, min(grain, COST_MAX) - 1)
+    request, or than as many of them as the promise leaves while every agent has one in flight."""
+    return max(0, min(grain, max(1, slots - 2) * COST_MAX) - 1)
 
 
 def someone_stands_back(chance: Random) -> tuple[int, int, int, int]:
@@ -104,8 +104,9 @@ def test_two_flows_that_stay_backlogged_stay_close(slots: int, error_max: int, g
             for _ in range(chance.choice([0, 1, 1, 2, 5])):
                 servers.end(chance.choice([-1, -1, chance.randrange(slots)]))
                 apart = abs(servers.served[0] - servers.served[1])
-                assert apart <= slots * COST_MAX + width(grain) < (slots + 1) * COST_MAX, seed
-        bound = COST_MAX + (slots - 1) * error_max + width(grain)
+                assert apart < (slots + 1) * COST_MAX, seed
+                assert apart <= slots * COST_MAX + width(grain, 1), seed
+        bound = COST_MAX + (slots - 1) * error_max + width(grain, slots)
         assert max(leads) - min(leads) <= 2 * bound, seed
 
 
@@ -117,7 +118,7 @@ def test_flows_that_come_and_go_stay_close_while_both_wait(
 ) -> None:
     """The same of any two, from whenever both wait until one of them does not: a lift puts who
     comes where the others are."""
-    bound = 2 * (COST_MAX + (slots - 1) * error_max + width(grain))
+    bound = 2 * (COST_MAX + (slots - 1) * error_max + width(grain, slots))
     for seed in range(60):
         chance = Random(seed)
         servers = Servers(slots, grain, chance, someone_stands_back(chance))
