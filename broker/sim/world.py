@@ -134,7 +134,7 @@ class World:
         self.wall_offset_ns = 0  # of the clock on the wall, by which nothing is decided
         self._judge = judge
         self._on_end = on_end
-        self._switches = Switches(
+        self.switches = Switches(
             self.servers, self.timeline, self.feed, engine.policy.placement.keep_alive_ns
         )
         self._closers: dict[AttemptId, Callable[[], None]] = {}
@@ -163,10 +163,10 @@ class World:
             AbortAttempt: self._abort_attempt,
             Answer: _nothing,
             Finish: self._finish,
-            Load: self._switches.load,
-            AbortLoad: self._switches.abort_load,
-            Unload: self._switches.unload,
-            Renew: self._switches.renew,
+            Load: self.switches.load,
+            AbortLoad: self.switches.abort_load,
+            Unload: self.switches.unload,
+            Renew: self.switches.renew,
             **dict.fromkeys((TellAttemptFailed, TellPreempted, Own), _nothing),
             ListAgain: lambda effect: self._discoveries.list_again(effect.backend),
             BackendGone: lambda effect: self._discoveries.gone(effect.backend),

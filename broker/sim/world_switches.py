@@ -33,7 +33,8 @@ def work_of(kind: WorkKind, model: str, num_ctx: int | None, keep_alive_ns: int)
 
 
 class Switches:
-    """Performs what the engine says of residencies. `keep_alive_ns` is what loads ask for."""
+    """Performs what the engine says of residencies. `keep_alive_ns` is what loads ask for;
+    `load_timeout_ns` how long each may take."""
 
     def __init__(
         self, servers: Mapping[str, Server], timeline: Timeline, feed: Feed, keep_alive_ns: int
@@ -42,13 +43,16 @@ class Switches:
         self._timeline = timeline
         self._feed = feed
         self._keep_alive_ns = keep_alive_ns
+        self.load_timeout_ns = LOAD_TIMEOUT_NS
         self._loading: dict[str, _Loading] = {}  # the last one of each backend
         self._renewals: dict[str, list[Callable[[], None]]] = {}  # what closes each, by backend
 
     def load(self, effect: Load) -> None:
         server = self._servers[effect.backend]
         work = work_of(WorkKind.LOAD, effect.model, effect.num_ctx, self._keep_alive_ns)
-        self._loading[effect.backend] = _Loading(effect, server, work, self._timeline, self._feed)
+        loading = _Loading(effect, server, work, self._timeline, self._feed)
+        self._timeline.after(self.load_timeout_ns, loading.give_up)
+        self._loading[effect.backend] = loading
 
     def abort_load(self, effect: AbortLoad) -> None:
         self._loading[effect.backend].abort()
@@ -86,7 +90,6 @@ class _Loading:
         self._is_over = False
         self._error: BrokerError | None = None
         self._close = server.open(work, self._hear)
-        timeline.after(LOAD_TIMEOUT_NS, self._give_up)
 
     def _hear(self, signal: Signal) -> None:
         match signal:
@@ -107,7 +110,8 @@ class _Loading:
             self._error = LoadFailed(f"the load of {self._effect.model} was interrupted")
         self._timeline.after(0, self._end)
 
-    def _give_up(self) -> None:
+    def give_up(self) -> None:
+        """Its time is over."""
         if not self._is_called:
             self._close()
             self._look(LoadHung(f"{self._effect.model} was not loaded in time"))

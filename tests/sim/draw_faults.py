@@ -53,7 +53,6 @@ _LASTS_S: Final = {
     FaultKind.STRANGER_LOADS: (30, 120),
     FaultKind.STRANGERS: (30, 120),
     FaultKind.SLOW: (10, 60, 200),
-    # Ollama gives up such a load after five minutes: the longest lasts until several have hung, and
-    # the server counts as wedged.
-    FaultKind.LOADS_HANG: (1, 10, 60, 60, 1_000),
+    # The longest lasts until several loads have hung, and the server counts as wedged.
+    FaultKind.LOADS_HANG: (1, 10, 60, 60, 400),
 }

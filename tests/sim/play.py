@@ -96,6 +96,7 @@ class Play:
         self.engine = Engine(scenario.policy)
         self.judges = Judges(scenario, self.engine)
         self.world = World(self.engine, scenario.world_sites(), judge=self.judges)
+        self.world.switches.load_timeout_ns = scenario.load_timeout_ns
         self.judges.watch.attend(self.world.servers)
         self._steps = 0
 
@@ -208,8 +209,10 @@ class Play:
         for backend in self.engine.backends.values():
             must(backend.up, f"{backend.name} is well, and the broker does not know")
             must(not backend.healing, f"{backend.name} is well, and {backend.healing} is cured")
-            may_restart = backend.health in (Health.WELL, Health.SUSPECT)
-            must(may_restart, f"{backend.name} is well, and counts as {backend.health}")
+            is_known = backend.health in (Health.WELL, Health.SUSPECT)
+            # The next load there tells; nobody need it while others serve all that comes.
+            may_tell = backend.health is Health.WEDGED and backend.may_load
+            must(is_known or may_tell, f"{backend.name} is well, and counts as {backend.health}")
 
     def _nothing_switches(self) -> bool:
         books = self.judges.oracle.books.values()

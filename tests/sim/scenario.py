@@ -70,6 +70,7 @@ class Scenario:
     faults: tuple[Fault, ...]
     orders: tuple[Order, ...]
     calm_ns: int
+    load_timeout_ns: int
 
     @property
     def is_gentle(self) -> bool:
@@ -209,6 +210,8 @@ def draw(seed: int) -> Scenario:
         faults=faults,
         orders=tuple(sorted(orders, key=lambda each: each[0])),
         calm_ns=calm_ns,
+        # Shorter than what Ollama waits: a load that says nothing is a sign that the server hangs.
+        load_timeout_ns=Random(f"loads of {seed}").choice((60, 60, 600)) * SECOND_NS,
     )
 
 
@@ -282,7 +285,7 @@ def _draw_site(chance: Random, name: str, models: list[SimModel], *, is_tight: b
             loaded_max=loaded_max,
             memory_bytes=planned_bytes if is_tight else None,
             exclusive=chance.random() < 0.3,
-            may_restart=int(name[1:]) % 2 == 1,  # by a command of the operator's, once it is wedged
+            may_restart=slots > 1,  # by a command of the operator's, once it is wedged
         ),
         models=tuple(has),
         settings=ServerSettings(
