@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from broker.sim.workload_file import contradictions, wrong
 from broker.sim.workload_problem import Problem, WorkloadProblems, shown
+from broker.sim.workload_rules import contradictions, wrong
 from broker.sim.workload_spec import ModelDraft, Workload, WorkloadSpec
 
 SOURCE: Final = "--add-model"
