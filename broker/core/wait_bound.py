@@ -48,6 +48,10 @@ REST_SHARE: Final = 1 - 1 / PATIENCE_CYCLES
 # As much as all slots can do: of what comes for ever at such a rate nothing is bounded.
 LOAD_MAX: Final = 1.0
 
+# By so much what comes later may exceed what was measured: half an hour holds some hundreds of
+# requests where they are long, and their sum is known to within about so much.
+LOAD_MARGIN: Final = 0.05
+
 # What a request that a slot or a load will serve waits for.
 _SERVED: Final = frozenset({WaitReason.SLOT, WaitReason.LOADING, WaitReason.SWAP})
 
@@ -263,11 +267,11 @@ class WaitBounds:
 def _best_way(
     flow: Flow, load: float, waits_ns: int, turns_ns: Sequence[float], rest: float, now_ns: int
 ) -> _Way:
-    """By the rate that tells least now, of those that are not below the load. The highest counts
-    always: it is stated on the assumption that the load falls to it."""
+    """By the rate that tells least now, of those above the load. The highest counts always: it is
+    stated on the assumption that the load falls to it."""
     best, best_ns = _NO_WAY, float("inf")
     for at, rate in enumerate(RATES):
-        if rate < load and rate < RATES[-1]:
+        if rate < load + LOAD_MARGIN and rate < RATES[-1]:
             continue
         way = _Way(at, turns_ns[at], (1 - rate) * rest)
         until_ns = _until_done(flow, waits_ns, way, now_ns)
