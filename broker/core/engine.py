@@ -271,13 +271,13 @@ class Engine(Assembly):
         """Everything that is decided from now on is decided by the new policy."""
         self.reloads += 1
         policy = self.policy = changed.policy
+        self.backlog.configure(policy.queue)  # first: what follows may move what waits
         self._membership.configure(policy.backends)
         self.bulkheads.configure(policy.agents.bulkheads)
         self._quotas.configure(policy.agents, now_ns)
         for scope in self.agents.configure(policy.agents, now_ns):
             self._operations.forgotten(scope)
         self.ledger.limit(self.agents.compartment, now_ns)
-        self.backlog.configure(policy.queue)
         self._lateness.configure(policy.queue)
         self._arrivals.configure(policy.queue)
         self._attempts.policy = policy.queue
