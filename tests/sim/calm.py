@@ -15,7 +15,7 @@ from tests.sim.books import must
 from tests.sim.draw_tasks import PATIENT_NS
 from tests.sim.scenario import SECOND_NS, Scenario
 
-COUNT: Final = 24
+COUNT: Final = 12
 EVERY_NS: Final = 5 * SECOND_NS // 2
 
 
