@@ -122,7 +122,7 @@ class QueueConfig(Section):
     size_handicap: float = Field(default=5, ge=0, le=1_000)
     # That is among agents that were served alike to within so much; a few requests of usual length.
     # 0: sizes play no part.
-    fairness_grain_tokens: int = Field(default=16_384, ge=0, le=1_000_000_000)
+    fairness_grain_tokens: int = Field(default=3_072, ge=0, le=1_000_000_000)
     # The next call of a session counts as older by the done part of this, so that what is nearly
     # finished is not passed by what has only begun (docs/adr/0023). 0: sessions play no part.
     session_credit_ms: int = Field(default=30_000, ge=0, le=60_000)

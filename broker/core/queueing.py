@@ -56,7 +56,7 @@ class QueuePolicy:
 
     handicap_ns_per_priority: int = 5_000_000_000
     size_handicap: float = 5.0
-    fairness_grain: int = 16_384
+    fairness_grain: int = 3_072
     session_credit_ns: int = 30_000_000_000
     agent_order: AgentOrder = AgentOrder.SIZE
     queued_max: int = 1_000
