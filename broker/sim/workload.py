@@ -70,7 +70,7 @@ class Task:
     @property
     def prompt(self) -> tuple[int, ...]:
         """Token ids. Two tasks share none, so that no prefix is found in a cache, but where they
-        are of one session, or name the same blocks."""
+        are of one session, share a beginning, or name the same blocks."""
         if self.blocks:
             return self._prompt_of_blocks()
         shared = min(self.shared_tokens, self.prompt_tokens)
