@@ -83,30 +83,27 @@ class FreedMemory:
     def sensed(self, reading: GpuReading, now_ns: int) -> None:
         """A sample of the cards."""
         held = _held(reading, now_ns)
-        for name, backend in self._backends.items():
-            if not backend.policy.is_local or held is None:
-                self._before.pop(name, None)
-            elif not backend.is_switching:
-                self._before[name] = held
         for wait in list(self._waits.values()):
             if held is None or held.at_ns <= wait.since_ns:
                 continue
             wait.seen_bytes = held.freed_since(wait.before)
             if wait.seen_bytes >= FREED_SHARE * wait.residency.gpu_memory_bytes:
                 self._end(wait, now_ns, is_back=True)
+        # After that: what has just been proven to be back is in no picture of before any more.
+        for name, backend in self._backends.items():
+            if not backend.policy.is_local or held is None:
+                self._before.pop(name, None)
+            elif not backend.is_switching:
+                self._before[name] = held
 
     def awaits(self, backend: BackendState, residency: Residency, now_ns: int) -> bool:
         """It is not listed any more: is it to be seen that its memory comes back? Not where nothing
         tells, nor where another server of this host changes its models at the same time."""
-        before = self._before.get(backend.name)
         until_ns = residency.changed_ns + self._wait_ns()  # an unload as a whole takes no longer
-        if before is None or not residency.gpu_memory_bytes or until_ns <= now_ns:
-            return False
-        is_of_it = before.at_ns > residency.loaded_ns
-        if not is_of_it or residency.changed_ns - before.at_ns > BEFORE_NS_MAX:
-            return False
-        others = (each for each in self._backends.values() if each is not backend)
-        if any(each.policy.is_local and each.is_switching for each in others):
+        before = self._before.get(backend.name)
+        if before is None or until_ns <= now_ns or not self._tells(before, backend, residency):
+            if residency.gpu_memory_bytes:
+                self._before.clear()  # they show what comes back unseen now
             return False
         residency.move(ResidencyTrigger.UNLISTED, now_ns)
         wait = _Wait(backend=backend, residency=residency, before=before, since_ns=now_ns)
@@ -114,6 +111,17 @@ class FreedMemory:
         wait.timer = self._timers.set(until_ns, self._give_up, wait)
         self._ask(wait, now_ns)
         return True
+
+    def _tells(self, before: _Held, backend: BackendState, residency: Residency) -> bool:
+        """Is it a picture of the moment of this unload? What was loaded on this host since then,
+        this model or one beside it, would hide what comes back."""
+        if not residency.gpu_memory_bytes or residency.changed_ns - before.at_ns > BEFORE_NS_MAX:
+            return False
+        local = [each for each in self._backends.values() if each.policy.is_local]
+        if any(each.is_switching for each in local if each is not backend):
+            return False
+        loaded = (each.loaded_ns for of in local for each in of.residents.values())
+        return all(each < before.at_ns for each in loaded)
 
     def _ask(self, wait: _Wait, now_ns: int) -> None:
         self._emit(SenseGpus())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from broker.core.effects import SenseGpus, TellSwitch
@@ -158,3 +160,38 @@ def test_an_unload_that_failed_waits_for_no_memory() -> None:
     scene = left(card(9))
     scene.unloaded("m", error=LoadFailed("still there"))
     assert scene.state("m") is ResidencyState.RESIDENT
+
+
+def test_what_was_loaded_since_the_last_picture_hides_what_comes_back() -> None:
+    policy = BackendPolicy(name="b1", is_local=True, memory_bytes=20 * GB, loaded_max=2)
+    scene = Scene(policy)
+    scene.open("b1", model("m"), model("n"))
+    scene.turn(arrived("m1"))
+    scene.loaded("m")
+    scene.seen("b1", resident("m", memory_bytes=8 * GB))
+    sense(scene, card(9, ours_gb=9))
+    assert switches(scene.turn(arrived("n1", model="n"))) == ["load n on b1"]  # beside it
+    scene.ends("m1")
+    scene.wait(3 * SECOND_NS)
+    assert switches(scene.loaded("n")) == ["unload m on b1"]
+    scene.unloaded("m")
+    assert "blob-m" not in scene.engine.backends["b1"].residents
+    assert scene.engine.backends["b1"].memory_held == 0
+
+
+def test_of_two_that_leave_one_after_the_other_each_has_to_come_back() -> None:
+    scene = Scene(BackendPolicy(name="b1", is_local=True, memory_bytes=20 * GB, resident_max=2))
+    large = replace(model("n"), size_bytes=16 * GB)  # needs the room of both
+    scene.open("b1", model("m"), model("o"), large)
+    for name in ("m", "o"):
+        scene.turn(arrived(f"{name}1", model=name))
+        scene.loaded(name)
+        scene.ends(f"{name}1")
+    scene.seen("b1", *(resident(name, memory_bytes=8 * GB) for name in ("m", "o")))
+    sense(scene, card(18, total_gb=24, ours_gb=18))
+    assert switches(scene.turn(arrived("n1", model="n"))) == ["unload m on b1"]
+    scene.unloaded("m")
+    assert sense(scene, card(9, total_gb=24, ours_gb=9)) == ["unload o on b1"]
+    scene.unloaded("o")
+    assert sense(scene, card(9, total_gb=24, ours_gb=9)) == []
+    assert sense(scene, card(1, total_gb=24, ours_gb=1)) == ["load n on b1"]
