@@ -198,6 +198,7 @@ class Announcer:
         self._changed = changed  # runners for which what waits may stand elsewhere now
         self._timer = 0
         self._round = 0
+        self._rest: dict[str, int] = {}  # rounds until all of a runner was looked at since
 
     def tell_first(self, record: Record, now_ns: int) -> None:
         """The first word, at once. The newest of its line is told to stand last, of those that may
@@ -240,10 +241,12 @@ class Announcer:
         """At the end of a turn: arranges for the next round, if it will have anything to tell."""
         if self._timer:
             return
-        if any(runner in self._changed for runner, _ in self._backlog.lines):
+        changed, rest = self._changed, self._rest
+        if any(runner in changed or runner in rest for runner, _ in self._backlog.lines):
             self._timer = self._timers.set(now_ns + self.interval_ns, self._announce)
         else:
-            self._changed.clear()
+            changed.clear()
+            rest.clear()
 
     def _announce(self, _: None, now_ns: int) -> None:
         """A round. In a queue of many thousands those far back hear nothing new until they are
@@ -251,11 +254,14 @@ class Announcer:
         self._timer = 0
         self._round = (self._round + 1) % ROUNDS
         looked = 0
-        for runner in list(self._changed):  # those first that were noted first
+        for runner in list({**self._changed, **self._rest}):  # those first that were noted first
             is_at_hand = self._is_at_hand(runner)
             if not is_at_hand and looked >= LOOKED_AT_MAX:
                 continue  # in the next round
-            del self._changed[runner]
+            rounds = self._rest.pop(runner, 0) - 1
+            if runner in self._changed:
+                del self._changed[runner]
+                rounds = ROUNDS - 1
             usual_ns = self._estimates.service_ns(runner) or 0.0
             whys: dict[tuple[LineKey, str, int, bool], _Why] = {}
             ahead_ns = 0.0
@@ -265,6 +271,8 @@ class Announcer:
                     self._look(record, position, ahead_ns, whys, now_ns)
                 ahead_ns += record.service_ns or usual_ns
             looked += 0 if is_at_hand else len(order)
+            if is_at_hand and rounds > 0 and len(order) > FRONT_MAX:
+                self._rest[runner] = rounds
 
     def _is_at_hand(self, runner: str) -> bool:
         """Is it somewhere, or about to be?"""

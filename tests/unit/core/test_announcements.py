@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from broker.core.announcements import is_material, wait_reason
+from broker.core.announcements import FRONT_MAX, ROUNDS, is_material, wait_reason
 from broker.core.effects import TellQueued
 from broker.core.errors import BackendUnreachable
 from broker.core.placement import BackendPolicy
@@ -141,6 +141,19 @@ def test_everybody_hears_that_the_backend_fell_away_and_came_back(by: str) -> No
     scene.up("b1")
     reasons = {name: reason for name, _, reason in told(scene.wait(SECOND_NS))}
     assert reasons["n1"] in ("SWAP", "LOADING")
+
+
+def test_of_a_long_line_the_last_hear_what_they_wait_for_too() -> None:
+    """Not all are looked at in one round; nothing may have to change for the next."""
+    scene = serving(model("m"))
+    for number in range(FRONT_MAX + 40):
+        scene.turn(arrived(f"r{number}", agent=f"a{number}"))
+    scene.wait(10 * SECOND_NS)
+    scene.down("b1")
+    words = told(scene.wait(ROUNDS * SECOND_NS))
+    reasons = {name: reason for name, _, reason in words}
+    assert reasons == dict.fromkeys((f"r{n}" for n in range(1, FRONT_MAX + 40)), "BACKEND_DOWN")
+    assert told(scene.wait(60 * SECOND_NS)) == []
 
 
 def test_a_place_given_back_is_told_in_the_next_round() -> None:
