@@ -47,6 +47,7 @@ from broker.core.reassignment import Reassignment
 from broker.core.record import Attempt, Record
 from broker.core.requests import AttemptId, RequestKey
 from broker.core.residencies import Residencies
+from broker.core.residency import Residency
 from broker.core.retries import Retries
 from broker.core.routing import Routing
 from broker.core.sessions import Sessions
@@ -235,8 +236,15 @@ class Assembly(ABC):
             self.timers,
             lambda: self.residencies.policy.slot_grace_ns,
             self._attempts.set_aside,
-            self._attempts.start,
+            self._start_given,
         )
+
+    def _start_given(
+        self, record: Record, backend: BackendState, residency: Residency, now_ns: int
+    ) -> None:
+        """It gets a slot that was made free for it."""
+        self._routing.was_given(record, backend, residency)
+        self._attempts.start(record, backend, residency, now_ns)
 
     def _new_healer(self) -> Healer:
         return new_healer(

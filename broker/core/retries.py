@@ -179,6 +179,7 @@ class Retries:
         message = why.message if why is not None else ""
         record.tries_free += 1
         record.preemptions += 1
+        record.away_until_ns = 0  # what failed it before that is not where it would come again
         if attempt.is_owed:
             record.spared_by = ""  # it was charged for coming again
         view = view_of(attempt, PREEMPTED, message, wait_ns)

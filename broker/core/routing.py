@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from broker.core.placement import BackendState
+from broker.core.preemption import PREEMPTED
 from broker.core.prefixes import Prefixes
 from broker.core.record import Record
 from broker.core.residency import Residency
@@ -70,12 +71,12 @@ class Routing:
     def choose(self, found: Sequence[Dispatch]) -> Dispatch:
         """One of these, which are in the order of the configuration; it will be started."""
         if len(self._backends) == 1:  # no other ever gets anything: no session is remembered
-            self._reads(self._record_of(found[0].entry), found[0])
+            self._reads(self._record_of(found[0].entry), *found[0][:2])
             return found[0]
         least = min(found, key=_load)  # the first configured among equals
         record = self._record_of(least.entry)
         session = _session_of(record)
-        if record.past:
+        if record.past and record.past[-1].reason != PREEMPTED:
             chosen = _elsewhere(least, found, record.past[-1].backend)
         elif session[1]:
             again = self._again(least, found, session, BUSIER_MAX)
@@ -83,12 +84,24 @@ class Routing:
         else:
             alike = self._alike(least, found, record)
             chosen = alike or self._again(least, found, session, 0) or least
-        self._reads(record, chosen)
-        self._last[session] = chosen.backend.name
+        self._goes(record, session, *chosen[:2])
+        return chosen
+
+    def was_given(self, record: Record, backend: BackendState, residency: Residency) -> None:
+        """A slot was made free for it: there was nothing to choose."""
+        if len(self._backends) == 1:
+            self._reads(record, backend, residency)
+        else:
+            self._goes(record, _session_of(record), backend, residency)
+
+    def _goes(
+        self, record: Record, session: _Session, backend: BackendState, residency: Residency
+    ) -> None:
+        self._reads(record, backend, residency)
+        self._last[session] = backend.name
         self._last.move_to_end(session)
         if len(self._last) > AFFINITIES_MAX:
             self._last.popitem(last=False)
-        return chosen
 
     def _again(
         self, least: Dispatch, found: Sequence[Dispatch], session: _Session, busier: int
@@ -113,11 +126,11 @@ class Routing:
                     return each
         return None
 
-    def _reads(self, record: Record, chosen: Dispatch) -> None:
+    def _reads(self, record: Record, backend: BackendState, residency: Residency) -> None:
         """It is about to read this prompt."""
         spec, runner = record.spec, record.line[0]
         if spec.prefixes:
-            name, residency = chosen.backend.name, chosen.residency
+            name = backend.name
             record.known_bytes = self._prefixes.known_bytes(runner, spec, name)
             self._prefixes.started(runner, spec, name, residency)
 

@@ -45,6 +45,8 @@ def come(
     is_preemptible: bool | None = None,
     on_interruption: OnInterruption = OnInterruption.FAIL,
     output_tokens_max: int = 0,
+    session: str = "",
+    prefixes: tuple[int, ...] = (),
 ) -> list[Effect]:
     """By default it may be set aside from priority 8 on."""
     spec = request(
@@ -60,6 +62,8 @@ def come(
         preemptible=preemptible,
         on_interruption=on_interruption,
         output_tokens_max=output_tokens_max,
+        session_id=session,
+        prefixes=prefixes,
     )
     return scene.turn(Arrived(spec))
 

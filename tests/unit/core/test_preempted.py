@@ -19,7 +19,16 @@ from broker.core.errors import BackendBusy, BackendFailed
 from broker.core.lifecycle import State
 from broker.core.requests import OnInterruption, Outcome
 from broker.core.snapshot import take_snapshot
-from broker.core.stimuli import AttemptEnded, DrainAsked, FirstToken, PolicyChanged
+from broker.core.stimuli import (
+    AttemptEnded,
+    BackendDrainAsked,
+    DrainAsked,
+    FirstToken,
+    PauseAsked,
+    PolicyChanged,
+    ResumeAsked,
+    Scope,
+)
 from broker.core.story import explain
 from tests.unit.core.preemption_scene import (
     GRACE_NS,
@@ -295,3 +304,53 @@ def test_its_story_tells_how_often_and_by_what() -> None:
     [attempt] = story.attempts
     assert (attempt.reason, attempt.problem) == ("PREEMPTED", "urgent work takes its slot")
     assert not explain(scene.engine, ("a", "new"), scene.now_ns).is_preemptible
+
+
+def test_what_failed_it_before_has_no_say_in_when_it_starts_again() -> None:
+    scene = scene_of(backends=2)
+    scene.turn(BackendDrainAsked("b2", True))
+    come(scene, "low", 9)
+    scene.turn(BackendDrainAsked("b2", False))
+    scene.ends("low", BackendBusy("busy", retry_after_ns=MINUTE_NS))
+    scene.wait(2 * SECOND_NS)
+    scene.turn(BackendDrainAsked("b1", True))
+    come(scene, "new", 1)
+    closed(scene, "low")
+    assert started(scene.wait(GRACE_NS)) == ["new"]
+    [again] = of(scene.ends("new"), StartAttempt)
+    assert (again.key, again.backend) == (LOW, "b2")
+
+
+def test_it_has_not_been_failed_there_and_goes_back_to_what_its_session_has_read() -> None:
+    scene = scene_of(slots=2, backends=2)
+    come(scene, "low", 9, session="s")
+    for number in range(3):
+        come(scene, f"other{number}", 5, agent="b")
+    scene.wait(5 * SECOND_NS)
+    where = scene.engine.attempts[scene.attempt("low")].backend
+    assert set_aside(scene, come(scene, "new", 1, agent="c")) == ["low"]
+    closed(scene, "low")
+    scene.turn(PauseAsked(scope=Scope(agent_id="a")))
+    scene.wait(GRACE_NS)
+    while scene.engine.attempts:
+        scene.end_one()
+    [again] = of(scene.turn(ResumeAsked(scope=Scope(agent_id="a"))), StartAttempt)
+    assert (again.key, again.backend) == (LOW, where)
+
+
+def test_who_got_a_slot_so_is_remembered_there_like_anybody() -> None:
+    scene = scene_of(slots=2, backends=2)
+    for number in range(4):
+        come(scene, f"low{number}", 9, agent=f"a{number}")
+    scene.wait(5 * SECOND_NS)
+    [name] = set_aside(scene, come(scene, "new", 1, agent="b", session="s", prefixes=(7,)))
+    attempt = scene.attempt(name, name.replace("low", "a"))
+    where = scene.engine.attempts[attempt].backend
+    closed(scene, name, agent=name.replace("low", "a"))
+    scene.wait(GRACE_NS)
+    scene.ends("new", agent="b")
+    while scene.engine.attempts:
+        scene.end_one()
+    [next_] = of(come(scene, "next", 1, agent="b", session="s"), StartAttempt)
+    [alike] = of(come(scene, "alike", 1, agent="c", session="t", prefixes=(7,)), StartAttempt)
+    assert (next_.backend, alike.backend) == (where, where)
