@@ -37,7 +37,7 @@ def _at_most(
         yield Contradiction(
             path=low,
             involved=(low, high),
-            problem=f"is {small}; {'less than' if less else 'at most'} "
+            problem=f"is {small}; must be {'less than' if less else 'at most'} "
             f"{'.'.join(map(str, high))} ({large}), as {reason}",
         )
 
@@ -49,7 +49,8 @@ def _sizes(config: Config) -> Iterator[Contradiction]:
         yield Contradiction(
             path=message,
             involved=(message, request),
-            problem=f"is {config.server.message_bytes_max}; more than limits.request_bytes_max "
+            problem=f"is {config.server.message_bytes_max}; must be more than "
+            "limits.request_bytes_max "
             f"({config.limits.request_bytes_max}), as else the transport and not the broker "
             "answers what is too large",
         )
@@ -58,7 +59,8 @@ def _sizes(config: Config) -> Iterator[Contradiction]:
         yield Contradiction(
             path=prompt,
             involved=(prompt, request),
-            problem=f"is {config.limits.prompt_bytes_max}; less than limits.request_bytes_max "
+            problem=f"is {config.limits.prompt_bytes_max}; must be less than "
+            "limits.request_bytes_max "
             f"({config.limits.request_bytes_max}), as a request holds more than its text",
         )
 
@@ -111,8 +113,8 @@ def _queue(config: Config) -> Iterator[Contradiction]:
             yield Contradiction(
                 path=worst,
                 involved=(worst, ("queue", "room_max"), ("agents", "types")),
-                problem=f"is {queue.room_priority_worst}; at least {best}, the best that any type "
-                "may use (priority_best), as else nobody may wait in the room",
+                problem=f"is {queue.room_priority_worst}; must be at least {best}, the best that "
+                "any type may use (priority_best), as else nobody may wait in the room",
             )
 
 
@@ -262,8 +264,8 @@ class _Bound:
             yield Contradiction(
                 path=self.path,
                 involved=(self.path, lowest.path),
-                problem=f"is {self.value:g}; at most {show_path(lowest.path)} ({limit:g}), as no "
-                f"{who} can have more than {lowest.holder}",
+                problem=f"is {self.value:g}; must be at most {show_path(lowest.path)} ({limit:g}), "
+                f"as no {who} can have more than {lowest.holder}",
             )
 
 
@@ -320,7 +322,7 @@ def _models(config: Config) -> Iterator[Contradiction]:
             yield Contradiction(
                 path=involved[0],
                 involved=involved,
-                problem=f"is {model.num_ctx}; at most num_ctx_max ({model.num_ctx_max})",
+                problem=f"is {model.num_ctx}; must be at most num_ctx_max ({model.num_ctx_max})",
             )
 
 

@@ -37,8 +37,8 @@ def rooms(config: Config) -> Iterator[Contradiction]:
             yield Contradiction(
                 path=path,
                 involved=(path, ("backends", i, "resident_max")),
-                problem=f"is {each.loaded_max}; at least resident_max ({each.resident_max}), as "
-                "else the server evicts models by itself",
+                problem=f"is {each.loaded_max}; must be at least resident_max "
+                f"({each.resident_max}), as else the server evicts models by itself",
             )
         elif each.memory_gb is None:
             yield Contradiction(

@@ -50,22 +50,26 @@ HERE = "agents.types[0]"
             "",
             "all_requests_per_minute = 9\nall_requests_burst = 1\n"
             "requests_per_minute = 9\nrequests_burst = 500",
-            [f"{HERE}.requests_burst: is 500; at most {HERE}.all_requests_burst (1), {AGENT_TYPE}"],
+            [
+                f"{HERE}.requests_burst: is 500; must be at most {HERE}.all_requests_burst (1), "
+                f"{AGENT_TYPE}"
+            ],
         ),
         (
             "requests_per_minute = 1\nrequests_burst = 1",
             "requests_per_minute = 1000\nrequests_burst = 500",
             [
-                f"{HERE}.requests_per_minute: is 1000; at most agents.requests_per_minute (1), "
+                f"{HERE}.requests_per_minute: is 1000; must be at most agents.requests_per_minute "
+                f"(1), {AGENT_ALL}",
+                f"{HERE}.requests_burst: is 500; must be at most agents.requests_burst (1), "
                 f"{AGENT_ALL}",
-                f"{HERE}.requests_burst: is 500; at most agents.requests_burst (1), {AGENT_ALL}",
             ],
         ),
         (
             "tokens_per_minute = 10",
             "tokens_per_minute = 500",
             [
-                f"{HERE}.tokens_per_minute: is 500; at most agents.tokens_per_minute (10), "
+                f"{HERE}.tokens_per_minute: is 500; must be at most agents.tokens_per_minute (10), "
                 f"{AGENT_ALL}"
             ],
         ),
@@ -73,19 +77,20 @@ HERE = "agents.types[0]"
             "tokens_per_minute = 10\ntokens_burst = 5",
             "all_tokens_per_minute = 500\nall_tokens_burst = 6.5",
             [
-                f"{HERE}.all_tokens_per_minute: is 500; at most agents.tokens_per_minute (10), "
+                f"{HERE}.all_tokens_per_minute: is 500; must be at most agents.tokens_per_minute "
+                f"(10), {TYPE_ALL}",
+                f"{HERE}.all_tokens_burst: is 6.5; must be at most agents.tokens_burst (5), "
                 f"{TYPE_ALL}",
-                f"{HERE}.all_tokens_burst: is 6.5; at most agents.tokens_burst (5), {TYPE_ALL}",
             ],
         ),
         (  # the lowest of two bounds, so that one change is enough
             "requests_per_minute = 2",
             "requests_per_minute = 4\nall_requests_per_minute = 3",
             [
-                f"{HERE}.requests_per_minute: is 4; at most agents.requests_per_minute (2), "
-                f"{AGENT_ALL}",
-                f"{HERE}.all_requests_per_minute: is 3; at most agents.requests_per_minute (2), "
-                f"{TYPE_ALL}",
+                f"{HERE}.requests_per_minute: is 4; must be at most agents.requests_per_minute "
+                f"(2), {AGENT_ALL}",
+                f"{HERE}.all_requests_per_minute: is 3; must be at most agents.requests_per_minute "
+                f"(2), {TYPE_ALL}",
             ],
         ),
         (  # a burst of nothing is named once

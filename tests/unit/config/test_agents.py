@@ -34,7 +34,7 @@ TYPE = "[agents]\ndefault_type = ''\n[[agents.types]]\nname = 'cat'\nmatch = ['c
         ),
         (
             "tokens_per_minute = 3\nall_tokens_per_minute = 2",
-            "agents.types[0].tokens_per_minute: is 3; at most "
+            "agents.types[0].tokens_per_minute: is 3; must be at most "
             "agents.types[0].all_tokens_per_minute (2), as no agent can have more than all of its "
             "type together",
         ),

@@ -88,14 +88,14 @@ def test_every_problem_is_reported_at_once(file: Path) -> None:
             "server.log_level: is \"loud\"; must be one of 'debug', 'info', 'warning' or 'error'",
             "limits.queued_max: is 0; must be at least 1",
             'limits.deadline_max_s: is "7"; must be a whole number',
-            "limits.prompt_bytes_max: is 9000000; less than limits.request_bytes_max (8388608), "
-            "as a request holds more than its text",
+            "limits.prompt_bytes_max: is 9000000; must be less than limits.request_bytes_max "
+            "(8388608), as a request holds more than its text",
             'agents.types[0].name: is "A b"; must match ^[a-z0-9][a-z0-9_.-]{0,62}$',
             "agents.types[0].match: must not be empty",
             'backends[0].url: is "ftp://x"; must have the scheme http or https, or none',
             "backends[0].slots: is true; must be a whole number",
             'backends[2].name: is "same" a second time; names of backends must differ',
-            'models."llama3:8b".num_ctx: is 5; at most num_ctx_max (3)',
+            'models."llama3:8b".num_ctx: is 5; must be at most num_ctx_max (3)',
             "models.x.num_ctx_mx: is no setting; did you mean num_ctx_max?",
             "models.y: must be a table",
             'models."bad name": is no name that a model can have',

@@ -14,33 +14,34 @@ from tests.unit.config.problems import problems_of
     [
         (
             "[degradation]\nlevel_1_down = 60",
-            "degradation.level_1_down: is 60; less than degradation.level_1_up (60), "
+            "degradation.level_1_down: is 60; must be less than degradation.level_1_up (60), "
             "as a level is left below where it is entered",
         ),
         (
             "[degradation]\nlevel_2_up = 96",
-            "degradation.level_2_up: is 96; less than degradation.critical_up (95), "
+            "degradation.level_2_up: is 96; must be less than degradation.critical_up (95), "
             "as levels come one after the other",
         ),
         (
             "[degradation]\ndwell_s = 300",
-            "degradation.dwell_s: is 300; at most degradation.dwell_max_s (240), "
+            "degradation.dwell_s: is 300; must be at most degradation.dwell_max_s (240), "
             "as a dwell grows up to it",
         ),
         (
             "[monitors]\nstale_ms = 1_000",
-            "monitors.interval_ms: is 1000; less than monitors.stale_ms (1000), "
+            "monitors.interval_ms: is 1000; must be less than monitors.stale_ms (1000), "
             "as else no answer of a sensor is fresh",
         ),
         (
             "[preemption]\nurgent_priority_worst = 3",
-            "preemption.urgent_priority_worst: is 3; less than preemption.victim_priority_best "
+            "preemption.urgent_priority_worst: is 3; must be less than "
+            "preemption.victim_priority_best "
             "(3), as what is urgent would be set aside for its like",
         ),
         (
             "[pubsub]\nsubscribers_max = 99",
-            "pubsub.subscribers_per_agent_max: is 100; at most pubsub.subscribers_max (99), "
-            "as it counts all of them",
+            "pubsub.subscribers_per_agent_max: is 100; must be at most pubsub.subscribers_max "
+            "(99), as it counts all of them",
         ),
     ],
 )

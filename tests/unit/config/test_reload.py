@@ -172,8 +172,9 @@ def test_what_only_a_restart_would_make_fit_is_refused(file: Path, running: Conf
         reread(file, running, "[limits]\nqueued_max = 20_000\nstreams_max = 30_000\n")
     (problem,) = raised.value.problems
     assert str(problem) == (
-        f"{file}: limits.queued_max: is 20000; at most limits.streams_max (10000), as each request "
-        "that waits has a stream. This is so until a restart, which other changes in the file need"
+        f"{file}: limits.queued_max: is 20000; must be at most limits.streams_max (10000), as each "
+        "request that waits has a stream. This is so until a restart, which other changes in the "
+        "file need"
     )
 
 
