@@ -97,7 +97,10 @@ def where_text(place: ModelPlace) -> str:
     """The backend, and how the model is there beyond lying on its disk."""
     if place.state == UNKNOWN:
         return f"{place.backend} (not known: it is down)"
-    return place.backend + ("" if place.state == "absent" else f" ({place.state})")
+    if place.state == "absent":
+        return place.backend
+    by_others = ", loaded by others" if place.memory_bytes and not place.managed else ""
+    return f"{place.backend} ({place.state}{by_others})"
 
 
 def size_text(model: Model) -> str:

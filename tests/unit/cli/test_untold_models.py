@@ -73,6 +73,18 @@ def test_what_is_not_told_is_a_question_mark_and_no_figure() -> None:
         assert " 0 B" not in text
 
 
+def test_what_others_have_loaded_is_told_but_not_of_servers_that_keep_their_models() -> None:
+    foreign = replace(PLACE, managed=False)
+    for place, words in (
+        (PLACE, "gpu0 (resident)"),
+        (foreign, "gpu0 (resident, loaded by others)"),
+        (replace(foreign, memory_bytes=0), "gpu0 (resident)"),
+        (replace(foreign, state="absent", memory_bytes=0), "gpu0"),
+    ):
+        line = shown(models_table([replace(MODEL, places=(place,))])).splitlines()[-1]
+        assert line.rstrip().endswith(words), line
+
+
 def test_where_a_backend_is_down_nobody_knows_how_its_models_are() -> None:
     place = replace(PLACE, state="unknown")
     for view in (models_table, lambda found: model_table(found[0])):
