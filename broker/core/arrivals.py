@@ -153,9 +153,7 @@ class Arrivals:
 
     def _let_in(self, spec: RequestSpec, admission: Admission, now_ns: int) -> None:
         self._arrived = max(self._arrived + 1, now_ns)
-        known_bytes = (
-            self._prefixes.known_bytes(admission.line[0], spec) if spec.prefixes else 0
-        )
+        known_bytes = self._prefixes.known_bytes(admission.line[0], spec) if spec.prefixes else 0
         record = Record(
             spec=spec,
             agent=admission.agent,
@@ -202,8 +200,8 @@ class Arrivals:
         session = self._sessions.called(record.spec, now_ns)
         record.credit_ns = session.credit_ns(policy.session_credit_ns)
         if record.credit_ns and policy.agent_order is not AgentOrder.DEADLINE:
-            rank = record.rank - record.credit_ns
-            record.rank = max(rank, session.last_rank + 1, self._rank_from)
+            rank = max(record.rank - record.credit_ns, session.last_rank + 1, self._rank_from)
+            record.rank = min(record.rank, rank)  # a long call before it makes it no younger
         session.last_rank = record.rank
 
     def _rank(self, deadline_ns: int, soft_deadline_ns: int) -> int:

@@ -139,11 +139,13 @@ class EntryBooks:
         return live
 
     def _credit(self, live: Live, now_ns: int) -> None:
-        """For its session: among its agent's own, but not among that session's calls."""
+        """For its session: among its agent's own, but not among that session's calls; and it counts
+        as older by that, never as younger."""
         session = self.sessions.called(live.spec, now_ns)
         live.credit_ns = self.sessions.credit_ns(session, self._policy.session_credit_ns)
         if live.credit_ns and self._policy.agent_order is not AgentOrder.DEADLINE:
-            live.rank = max(live.rank - live.credit_ns, session.last_rank + 1)
+            rank = max(live.rank - live.credit_ns, session.last_rank + 1)
+            live.rank = min(live.rank, rank)
         session.last_rank = live.rank
 
     def take_over(self, live: Live, spec: RequestSpec) -> None:

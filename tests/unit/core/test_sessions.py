@@ -76,6 +76,20 @@ def test_calls_of_one_session_stay_in_their_order() -> None:
     assert scene.order() == "too early another late"
 
 
+def test_a_long_call_that_is_over_makes_the_next_no_younger_than_without_a_session() -> None:
+    scene = serving(model("m"), queue=replace(QUEUE, size_handicap=3.0))
+    for session, name, size_bytes in (("", "sample", 100), ("s", "long", 4_000)):
+        spec = request(name, size_bytes=size_bytes, deadline_ns=60 * MINUTE_NS)
+        scene.turn(Arrived(replace(spec, session_id=session, expected_calls=2 * bool(session))))
+        scene.wait(2 * SECOND_NS)
+        scene.ends(name)
+    comes(scene, "running", agent="x")
+    spec = request("new", size_bytes=200, deadline_ns=60 * MINUTE_NS)
+    scene.turn(Arrived(spec))
+    comes(scene, "next", session="s", expected=2)
+    assert scene.order() == "running next new"
+
+
 def test_by_deadline_an_agents_own_requests_know_no_credit() -> None:
     scene = begun(QueuePolicy(session_credit_ns=CREDIT_NS, agent_order=AgentOrder.DEADLINE))
     comes(scene, "new", session="t", expected=2)
