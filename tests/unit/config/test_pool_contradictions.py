@@ -27,7 +27,7 @@ def test_room_for_one_more_may_be_said_with_its_bytes(backend: BackendConfig) ->
 
 def test_a_server_that_holds_fewer_than_are_planned_evicts_by_itself() -> None:
     [problem] = problems(BackendConfig(resident_max=3, loaded_max=2, memory_gb=24))
-    assert problem.startswith("backends.0.loaded_max is 2; at least resident_max (3)")
+    assert problem.startswith("backends.0.loaded_max is 2; must be at least resident_max (3)")
 
 
 def test_room_that_nobody_can_measure_is_no_room() -> None:
