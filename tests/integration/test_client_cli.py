@@ -169,6 +169,22 @@ async def test_what_it_is_a_part_of(broker: ScriptedBroker) -> None:
     assert (broker.requests[0].session_id, broker.requests[0].expected_calls) == ("task", 4)
 
 
+async def test_whether_urgent_work_may_have_its_slot(broker: ScriptedBroker) -> None:
+    said = []
+    for options in (
+        (),
+        ("--preemptible",),
+        ("--on-interruption", "restart"),
+        ("--on-interruption", "restart", "--no-preemptible"),
+    ):
+        broker.script.append(answer)
+        result = await brokerctl(broker, "generate", "why?", "--model", "m", *options)
+        assert result.exit_code == 0, result.output
+        asked = broker.requests[-1]
+        said.append(asked.preemptible if asked.HasField("preemptible") else None)
+    assert said == [False, True, None, False]
+
+
 async def test_by_when_the_answer_would_be_liked(broker: ScriptedBroker) -> None:
     broker.script.append(answer)
     result = await brokerctl(broker, "generate", "why?", "--model", "m", "--soft-deadline", "30s")

@@ -80,6 +80,12 @@ BEGINS_ANEW: Final = "--- begins anew ---"
     default=None,
     help="Take the operator's default answer, if there is one, where no model gives one in time.",
 )
+@click.option(
+    "--preemptible/--no-preemptible",
+    default=None,
+    help="May urgent work have its slot while it runs? It then waits again, and goes on or begins "
+    "anew.  [default: from priority 8 on, but not where --on-interruption is fail]",
+)
 @click.option("--session", "session_id", help="The conversation or task that it is a part of.")
 @click.option(
     "--expected-calls",
@@ -100,7 +106,9 @@ def generate(call: Call, prompt: str | None, **given: Any) -> None:
         ask = {key: value for key, value in given.items() if value not in (None, ())}
         if timeouts is not None:
             ask["timeouts"] = timeouts
-        may_turn_void = ask.get("on_interruption", "fail") != "fail"
+        may_turn_void = (
+            ask.get("on_interruption", "fail") != "fail" or ask.get("preemptible") is True
+        )
         if not may_turn_void:
             ask["preemptible"] = False  # else it could, where urgent work comes
         answer = Answer(may_turn_void=may_turn_void)
