@@ -10,8 +10,8 @@ resident models do.
 What the broker is told is what an agent's client knows: agent, model, priority, the prompt's size,
 `max_tokens`, its `timeouts.queue` of 60 s if it gives up then, and a gRPC deadline by what it asked
 for: 60 s and twice the service of a whole `max_tokens`. It is not told how long the answer will be:
-`max_tokens` is up to 2.56 times that, so that sizes are known within a factor of 1.6 either way, as
-in the variant of reference/SWAPS.md. Goodput is judged by the real service all the same.
+`max_tokens` is up to 2.56 times that, so that sizes are known within a factor of 1.6 either way.
+Goodput is judged by the real service all the same.
 """
 
 from __future__ import annotations
