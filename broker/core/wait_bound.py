@@ -24,7 +24,7 @@ from broker.core.estimates import SAMPLES_MIN, Estimates
 from broker.core.placement import BackendState, memory_needed
 from broker.core.record import Bound, Record
 from broker.core.residency import ResidencyState
-from broker.core.work_seen import BURST_KEPT_NS, RATES, Flow
+from broker.core.work_seen import BURST_KEPT_NS, LOAD_WINDOW_NS, RATES, Flow
 from broker.core.worth import (
     IDLE_SHARE_MIN,
     LOAD_NS_UNKNOWN,
@@ -206,7 +206,8 @@ class WaitBounds:
             return _TOO_MUCH_OF_IT
         asked = self._asked(now_ns)
         has_turns = len(asked & pool.shape.runners) > pool.shape.room
-        turns_ns = self._turns_ns(runner, having, asked, has_turns=has_turns)
+        is_alone = self._is_alone(pool, now_ns)
+        turns_ns = self._turns_ns(runner, having, asked, has_turns=has_turns, is_alone=is_alone)
         if not turns_ns:
             return _LOAD_UNKNOWN
         rest = REST_SHARE if has_turns else 1.0
@@ -239,8 +240,20 @@ class WaitBounds:
             del self._seen[runner]
         return set(self._seen)
 
+    def _is_alone(self, pool: _Pool, now_ns: int) -> bool:
+        """Does all work come for these? Others nobody asked for within the window of the load: they
+        were known while a server was away, or are for models that nobody wants any more."""
+        others = (each for each in self._pools.values() if each is not pool)
+        return all(now_ns - each.at_ns >= LOAD_WINDOW_NS for each in others)
+
     def _turns_ns(
-        self, runner: str, having: Sequence[BackendState], asked: set[str], *, has_turns: bool
+        self,
+        runner: str,
+        having: Sequence[BackendState],
+        asked: set[str],
+        *,
+        has_turns: bool,
+        is_alone: bool,
     ) -> tuple[float, ...]:
         """How long until the model is there, for each of `RATES`. Empty where its load was never
         measured; that of another then counts as the longest known."""
@@ -256,8 +269,7 @@ class WaitBounds:
             until_ns = loads_ns + len(asked) * (last_ns + UNLOAD_NS)
             return (0.0 if is_there else until_ns,) * len(RATES)
         turn_ns = last_ns + 2 * longest_ns + UNLOAD_NS
-        is_alone = len(self._pools) == 1  # else the rule sees more than this pool's load
-        return tuple(
+        return tuple(  # the rule sees the load of others, too
             _patience_ns(loads_ns, (1 - rate) * REST_SHARE if is_alone else IDLE_SHARE_MIN)
             + len(asked) * turn_ns
             for rate in RATES

@@ -85,11 +85,11 @@ def test_where_models_take_turns_it_is_until_its_model_is_there_as_well() -> Non
 
 
 def pair_of(*backends: BackendPolicy) -> Scene:
-    """Backends that both have two models, of which `m` is on the first and `other` on the last; as
-    much as in `scene_of` was measured."""
+    """Backends that both have three models: `m` is on the first and `other` on the last. As much as
+    in `scene_of` was measured."""
     scene = Scene(*backends)
     for backend in backends:
-        scene.open(backend.name, model("m"), model("other"))
+        scene.open(backend.name, model("m"), model("other"), model("third"))
     for name, backend in (("m", backends[0]), ("other", backends[-1])):
         scene.turn(arrived(f"first-{name}", model=name, deadline_ns=DAY_NS))
         scene.wait(LOAD_NS)
@@ -109,6 +109,25 @@ def test_models_that_fit_together_take_no_turns() -> None:
 def test_models_on_two_servers_share_the_slots_of_both() -> None:
     scene = pair_of(BackendPolicy(name="b1"), BackendPolicy(name="b2"))
     assert bound_s(scene, "r1") == pytest.approx(1 + (1 / 2 + BURST_NS_MIN / SECOND_NS) / LEFT)
+
+
+def test_that_a_server_was_away_is_forgotten_when_nobody_asked_for_so_long() -> None:
+    """While it is away the work is that of other servers; known are both for as long."""
+    found_s = list[float]()
+    for is_away in (False, True):
+        scene = pair_of(BackendPolicy(name="b1"), BackendPolicy(name="b2"))
+        scene.wait(5 * LOAD_WINDOW_NS)
+        if is_away:
+            scene.down("b2")
+        for name in ("r1", "r2"):
+            bound_s(scene, name)
+            scene.ends(name)
+            scene.up("b2")
+            scene.wait(LOOK_NS)
+        scene.wait(5 * LOAD_WINDOW_NS)
+        come(scene, "r3", "third")  # for which one of the others has to leave
+        found_s.append(bound_s(scene, "r4"))
+    assert found_s[1] == pytest.approx(found_s[0], rel=0.01)
 
 
 def test_what_the_memory_may_not_hold_together_takes_turns() -> None:
