@@ -215,6 +215,7 @@ class Retries:
         record.owed = attempt.flow, attempt.charged
         self._emit(TellRequeued(record.spec.key, record.past[-1].problem, voids_pieces))
         self._phases.waits(record, now_ns)
+        self._ledger.set_deadline(record, record.asked_until_ns, now_ns)  # may it still be in time?
         if wait_ns == 0:
             self._enter(record, now_ns)
             return voids_pieces

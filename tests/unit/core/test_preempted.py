@@ -8,6 +8,7 @@ import pytest
 
 from broker.core.effects import (
     AbortAttempt,
+    Finish,
     StartAttempt,
     TellAttemptFailed,
     TellPreempted,
@@ -20,6 +21,7 @@ from broker.core.lifecycle import State
 from broker.core.requests import OnInterruption, Outcome
 from broker.core.snapshot import take_snapshot
 from broker.core.stimuli import (
+    Arrived,
     AttemptEnded,
     BackendDrainAsked,
     DrainAsked,
@@ -46,6 +48,7 @@ from tests.unit.core.scene import (
     finished,
     nothing_remains,
     of,
+    request,
     started,
 )
 
@@ -354,3 +357,17 @@ def test_who_got_a_slot_so_is_remembered_there_like_anybody() -> None:
     [next_] = of(come(scene, "next", 1, agent="b", session="s"), StartAttempt)
     [alike] = of(come(scene, "alike", 1, agent="c", session="t", prefixes=(7,)), StartAttempt)
     assert (next_.backend, alike.backend) == (where, where)
+
+
+def test_what_could_not_be_in_time_any_more_ends_when_it_would_wait_again() -> None:
+    """While it ran that was nobody's business."""
+    scene = scene_of()
+    scene.measured(10 * SECOND_NS)
+    until_ns = scene.now_ns + 40 * SECOND_NS
+    scene.turn(Arrived(replace(request("low", priority=9, deadline_ns=until_ns), preemptible=True)))
+    scene.wait(37 * SECOND_NS)
+    come(scene, "new", 1)
+    effects = closed(scene, "low") + scene.wait(GRACE_NS)
+    assert finished(effects) == [("low", Outcome.EXPIRED)]
+    [ended] = of(effects, Finish)
+    assert "can be answered in time no longer" in str(ended.error)
