@@ -15,6 +15,7 @@ from brokerctl.level_tables import held_text, is_held
 from brokerctl.work_tables import (
     answering_text,
     expiry_text,
+    loader_text,
     memory_text,
     place_state_text,
     standing_text,
@@ -53,6 +54,7 @@ MODEL_COLUMNS: Final = (
     Column(name="memory", rank=1),
     Column(name="expires", is_number=True, rank=2),
     Column(name="context", is_number=True, rank=3),
+    Column(name="loaded by", rank=2),
 )
 
 
@@ -148,10 +150,12 @@ def model_rows(status: Status) -> list[Row]:
                         memory_text(place),
                         expiry_text(place) if backend.up else "",
                         str(place.num_ctx or ""),
+                        loader_text(place),
                     ),
                     sorted_by=(
                         *(each.name, backend.name, place.state, place.running, place.slots),
                         *(each.queued, place.memory_bytes, expires_ms, place.num_ctx),
+                        loader_text(place),
                     ),
                 )
             )

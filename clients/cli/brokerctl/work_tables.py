@@ -89,7 +89,7 @@ def residents_table(backends: Sequence[BackendStatus]) -> FittingTable:
                 memory_text(each.place),
                 expiry_text(each.place) if backend.up else "",
                 str(each.place.num_ctx or ""),
-                "broker" if each.place.managed else "others",
+                loader_text(each.place),
             )
     return table
 
@@ -99,6 +99,11 @@ def place_state_text(backend: BackendStatus, place: ModelPlace) -> str:
     if not backend.up or place.state == UNKNOWN:
         return f"not known: {backend.name} is down"
     return f"{place.state}, no new work" if backend.draining else place.state
+
+
+def loader_text(place: ModelPlace) -> str:
+    """Who has loaded it."""
+    return "broker" if place.managed else "others"
 
 
 def memory_text(place: ModelPlace) -> str:

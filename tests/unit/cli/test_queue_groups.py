@@ -103,3 +103,13 @@ def test_the_summary_says_what_holds_work_up() -> None:
     ]
     assert lines[5] == "warning QueueSaturation: 85 % of the queue is full"
     assert load_text(busy()) == "load: queue 0 %, wait ?, gpu memory 83 %"
+
+
+def test_top_says_who_has_loaded_a_model() -> None:
+    status = busy()
+    [backend] = [each for each in status.backends if each.models][:1]
+    ours = backend.models[0]
+    foreign = replace(ours, name="theirs", place=replace(ours.place, managed=False))
+    rows = model_rows(replace(status, backends=(replace(backend, models=(ours, foreign)),)))
+    column = [each.name for each in MODEL_COLUMNS].index("loaded by")
+    assert [row.cells[column] for row in rows] == ["broker", "others"]
