@@ -41,6 +41,11 @@ PREFIXES_RHO = 0.4
 KINDS = 40
 SHARED_TOKENS = 6_000
 
+# Of whole sessions with the credit, over those without.
+BOUNDS = {"credit_sojourn_vs_none": 0.9}
+# Of what prompts hold, read before where both are told, over where neither is.
+FLOORS = {"prefixes_known_vs_nothing": 1.1}
+
 Make = Callable[[EnginePolicy], Engine]
 
 
@@ -111,7 +116,24 @@ async def run(*, quick: bool) -> Result:
         for measure in _SHARED_MEASURES:
             values = [getattr(each, measure) for each in those]
             figures[f"prefixes_{name}_{measure}"] = statistics.fmean(values)
-    return Result(name="sessions", seed=seeds[0], figures=figures, table=_table(credit, shared))
+    return Result(
+        name="sessions",
+        seed=seeds[0],
+        figures={**_gains(figures), **figures},
+        bounds=BOUNDS,
+        floors=FLOORS,
+        table=_table(credit, shared),
+    )
+
+
+def _gains(figures: Mapping[str, float]) -> dict[str, float]:
+    """What is claimed of both: as ratios, of means of the same seeds."""
+    sojourn = {name: figures[f"credit_{name}_sojourn_mean_s"] for name in ("none", "untold")}
+    known = {name: figures[f"prefixes_{name}_known_share"] for name in ("nothing", "both")}
+    return {
+        "credit_sojourn_vs_none": sojourn["untold"] / sojourn["none"],
+        "prefixes_known_vs_nothing": known["both"] / known["nothing"],
+    }
 
 
 def _credit(seed: int, hours: float, credit_s: float, *, tells: bool) -> Credit:

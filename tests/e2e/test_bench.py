@@ -42,10 +42,8 @@ METRICS = {
         "engine_request_10k_vs_rpc",
     },
     "sessions": {
-        "credit_none_sojourn_mean_s",
-        "credit_told_sojourn_mean_s",
-        "prefixes_nothing_known_share",
-        "prefixes_both_known_share",
+        "credit_sojourn_vs_none",
+        "prefixes_known_vs_nothing",
     },
     "pubsub": {"level_seen_ms", "fanout_token_cost_percent"},
     "monitors": {"sampling_cpu_percent"},
