@@ -103,6 +103,10 @@ class FairQueue(Books):
     def remove(self, entry: int, now_ns: int) -> bool:
         """A request leaves from wherever it stands. False where the handle is stale."""
 
+    def ease(self, entry: int, stand_back_ns: int) -> bool:
+        """A request stands back by no more than this from now on: it keeps its rank, its age and
+        its claim. False where the handle is stale."""
+
     def head_since(self, entry: int) -> int:
         """Since when it is its agent's head; -1 where it is not, or the handle is stale."""
 

@@ -246,6 +246,17 @@ cdef class FairQueue(Books):
         self.changed()
         return True
 
+    def ease(self, uint64_t entry, int64_t stand_back_ns):
+        """A request stands back by no more than this from now on. False where it is stale."""
+        _check_handicap(stand_back_ns)
+        cdef uint32_t slot = slot_of(&self.request_blocks, entry)
+        if slot != 0 and stand_back_ns < request_at(self, slot).stand_back_ns:
+            request_at(self, slot).stand_back_ns = stand_back_ns
+            slot = request_at(self, slot).flow
+            self.counters.stand(flow_at(self, slot).counter, self.stand_ns(slot))
+            self.changed()
+        return slot != 0
+
     def head_since(self, uint64_t entry):
         """Since when it is its agent's head; -1 where it is not, or the handle is stale."""
         cdef uint32_t slot = slot_of(&self.request_blocks, entry)

@@ -220,6 +220,14 @@ class FairQueue:
         self._let_go(found.flow)
         return True
 
+    def ease(self, entry: int, stand_back_ns: int) -> bool:
+        """A request stands back by no more than this from now on. False where it is stale."""
+        check_range("handicap", stand_back_ns, 0, HANDICAP_NS_MAX)
+        found = self._entries.get(entry)
+        if found is not None:
+            found.stand_back_ns = min(found.stand_back_ns, stand_back_ns)
+        return found is not None
+
     def head_since(self, entry: int) -> int:
         """Since when it is its agent's head; -1 where it is not, or the handle is stale."""
         found = self._entries.get(entry)

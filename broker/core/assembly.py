@@ -48,6 +48,7 @@ from broker.core.record import Attempt, Record
 from broker.core.requests import AttemptId, RequestKey
 from broker.core.residencies import Residencies
 from broker.core.residency import Residency
+from broker.core.resizing import Resizing
 from broker.core.retries import Retries
 from broker.core.routing import Routing
 from broker.core.sessions import Sessions
@@ -116,6 +117,7 @@ class Assembly(ABC):
         self._arrivals = self._new_arrivals()
         self._membership = self._new_membership()
         self._ownership = Ownership(self.backends, self.residencies, self._emit)
+        self._resizing = Resizing(self.backlog, self._prefixes, self.estimates)
         self._routing = Routing(self.backends, self._prefixes, self.backlog.record_of)
         self._operations = Operations(
             self.agents, self.backlog, self.ledger, self._announcer, self.timers, self._emit

@@ -16,6 +16,7 @@ from broker.core.lifecycle import State
 from broker.core.offers import NOTHING, Offers
 from broker.core.queueing import Line, LineKey, QueuePolicy
 from broker.core.record import Record
+from broker.core.sharers import Sharers
 from broker.core.tally import Tally
 from broker.core.work_seen import WaitingWork
 
@@ -55,6 +56,7 @@ class Backlog:
         "lines",
         "offers",
         "ready",
+        "sharers",
         "size_bytes",
         "work",
     )
@@ -73,6 +75,7 @@ class Backlog:
         self.ready: dict[LineKey, Line] = {}
         self.size_bytes = 0  # of all that waits
         self.accepting = Accepting()
+        self.sharers = Sharers()
         self.work = WaitingWork()
         self.bulkheads = bulkheads
         self.offers = offers
@@ -129,6 +132,8 @@ class Backlog:
         self.work.change(line.key[0], record.service_ns)
         if record.accepts:
             self.accepting.add(record)
+        if record.spec.prefixes:
+            self.sharers.add(record)
         if line.key not in self.first:
             self._look(line, now_ns)
         self._note(record.line[0])
@@ -157,6 +162,13 @@ class Backlog:
         self._queue.remove(record.entry, now_ns)
         record.head_since_ns = -1
         self._left(record, now_ns)
+
+    def ease(self, record: Record, service_ns: int) -> None:
+        """It will run for less than it looked: it stands back by less, in its old place."""
+        self.work.change(record.line[0], service_ns - record.service_ns)
+        record.service_ns = service_ns
+        self._queue.ease(record.entry, self._policy.stand_back_ns(service_ns, record.credit_ns))
+        self._note(record.line[0])
 
     def move(
         self,
@@ -310,8 +322,8 @@ class Backlog:
             raise InvariantBroken("what waits is not said to wait")
         if not len(records) == len(self._queue) == sum(x.size for x in self.lines.values()):
             raise InvariantBroken("the queue, its lines and what waits differ")
-        if not self.accepting.check(records):
-            raise InvariantBroken("what accepts other models is kept wrong")
+        if not (self.accepting.check(records) and self.sharers.check(records)):
+            raise InvariantBroken("what accepts other models, or begins alike, is kept wrong")
         if sum(each.spec.size_bytes for each in records) != self.size_bytes:
             raise InvariantBroken("the bytes that wait are counted wrong")
         if sum(each.service_ns for each in records) != self.work.of_all:
@@ -357,6 +369,8 @@ class Backlog:
         self.work.change(line.key[0], -record.service_ns)
         if record.accepts:
             self.accepting.drop(record)
+        if record.spec.prefixes:
+            self.sharers.drop(record)
         if not self.lines:
             self._estimates.emptied()
         self._note(record.line[0])

@@ -183,6 +183,9 @@ class Engine(Assembly):
         """A call is over, whatever becomes of its request."""
         if error is None and attempt.record.spec.session_id:
             self.sessions.served(attempt.record.spec, now_ns - attempt.started_ns)
+        has_read = error is None or attempt.first_token_ns > 0
+        if attempt.record.new_from_bytes >= 0 and has_read:
+            self._resizing.was_read(attempt.record)
         self.breakers.ended(attempt, error, now_ns)
         self._healer.attempt_ended(attempt, ended, now_ns)
         if isinstance(error, ModelUnknown):

@@ -79,8 +79,9 @@ class Record:
     rank: int  # its place among the requests of its agent
     passage: Passage
     starts_before: int  # attempts that had been made when it began to wait, the last time
-    service_ns: int = 0  # how long it probably runs, as it looked when it came; 0: nothing known
+    service_ns: int = 0  # how long it probably runs, as it looked when it was weighed; 0: unknown
     known_bytes: int = 0  # of its prompt's beginning, that a server has probably read before
+    new_from_bytes: int = -1  # from there on it was the first to have its beginning read; -1: none
     credit_ns: int = 0  # how much older it counts as, for what its session has come to
     answered: tuple[str, ...] = ()  # what it was told with the default answer
     past: tuple[AttemptView, ...] = ()  # attempts that came to nothing, the last ones

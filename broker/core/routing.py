@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 from broker.core.placement import BackendState
 from broker.core.preemption import PREEMPTED
-from broker.core.prefixes import Prefixes
+from broker.core.prefixes import PREFIX_BYTES, Prefixes
 from broker.core.record import Record
 from broker.core.residency import Residency
 
@@ -131,6 +131,9 @@ class Routing:
         spec, runner = record.spec, record.line[0]
         if spec.prefixes:
             name = backend.name
+            known_bytes = self._prefixes.known_bytes(runner, spec)
+            is_first = known_bytes < PREFIX_BYTES[len(spec.prefixes) - 1]
+            record.new_from_bytes = known_bytes if is_first else -1
             record.known_bytes = self._prefixes.known_bytes(runner, spec, name)
             self._prefixes.started(runner, spec, name, residency)
 

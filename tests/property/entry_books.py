@@ -33,7 +33,7 @@ class Live:
     is_back: bool = False  # it had a slot and lost it
 
     rank: int = 0  # its place among its agent's requests
-    service_ns: int = 0  # how long it probably runs, as it looked when it came
+    service_ns: int = 0  # how long it probably runs, as it looked when it was weighed
     credit_ns: int = 0  # how much older it counts as, for its session
     tries: int = 0
     begun_by: str = ""  # the runner of the pieces that are kept
@@ -129,6 +129,7 @@ class EntryBooks:
             number=self._admitted,
             arrived_ns=now_ns,
             waits_since_ns=now_ns,
+            service_ns=service_ns,
         )
         live.rank = live.number
         if self._policy.agent_order is AgentOrder.SIZE:

@@ -7,18 +7,20 @@ ends; which of those that wait may start first is asked by brute force, for ever
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from _sched.reference_queue import FairQueue
 from _sched.reference_vtc import COMPARTMENT_MAX
 from broker.core.effects import StartAttempt
 from broker.core.queueing import CREDIT_NS_MAX, LineKey
+from broker.core.record import Record
 from broker.core.requests import AttemptId, Criticality, RequestKey
 from broker.core.story import Rule
 from tests.property.entry_books import Live
 from tests.property.level_books import LevelBooks
 from tests.property.operator_books import NOT_LIMITED, OperatorBooks
+from tests.property.server_books import Call
 
 
 @dataclass(slots=True)
@@ -53,6 +55,7 @@ class OrderBooks:
         self._levels = levels
         self.waiting: dict[RequestKey, Waiting] = {}
         self.running: Counter[str] = Counter()  # by compartment
+        self.eased = 0  # how often one that waited was taken for shorter
         self._operators = operators
         policy = operators.policy.queue
         self._queue = FairQueue(policy.handicap_ns_per_priority, grain=policy.fairness_grain)
@@ -130,6 +133,28 @@ class OrderBooks:
             self._push(waiting, now_ns, age_ns, lift=True)  # as old as where it was before
         else:
             self._push(waiting, now_ns, -1)
+
+    def was_read(self, call: Call, records: Mapping[RequestKey, Record]) -> None:
+        """Of those that wait for its runner and begin alike some are taken for shorter now, but
+        nobody else is, and nobody for longer."""
+        begins = set(call.live.spec.prefixes)
+        for key, waiting in self.waiting.items():
+            live, record = waiting.live, records.get(key)
+            is_alike = waiting.line[0] == call.runner and begins & set(live.spec.prefixes)
+            if record is None or not is_alike or record.service_ns == live.service_ns:
+                continue
+            assert record.service_ns < live.service_ns, f"{key} was taken for longer"
+            live.service_ns = record.service_ns
+            size_ns = int(self._operators.policy.queue.size_handicap * live.service_ns)
+            stand_back_ns = CREDIT_NS_MAX + size_ns - live.credit_ns
+            waiting.stand_back_ns = min(waiting.stand_back_ns, stand_back_ns)
+            assert self._queue.ease(waiting.entry, stand_back_ns)
+            self.eased += 1
+
+    def check_sizes(self, records: Mapping[RequestKey, Record]) -> None:
+        """Nothing that waits has another size than the books know."""
+        for key, waiting in self.waiting.items():
+            assert records[key].service_ns == waiting.live.service_ns, f"{key} was weighed anew"
 
     def leave(self, key: RequestKey, now_ns: int) -> None:
         """It waits no longer, if it did, for whatever reason."""

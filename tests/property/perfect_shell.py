@@ -89,10 +89,8 @@ class PerfectShell:
         self.slots = SlotBooks(self.operators, self.order)
         self.calls = self.slots.calls
         self.attempts_seen = 0
-        self.admitted = 0
-        self.finished = 0
+        self.admitted = self.finished = self.drained = 0
         self.outcomes: list[Outcome] = []
-        self.drained = 0
         self.answered: set[RequestKey] = set()  # in this turn
         self.turn: Stimulus = TimerFired()
         self.refusal: BrokerError | None = None  # what the last turn was answered by, if by no
@@ -144,6 +142,7 @@ class PerfectShell:
         for effect in effects:
             self._laws[type(effect)](effect)
         self.entry.check()
+        self.order.check_sizes(self.engine.records)
         if isinstance(stimulus, BlockAsked) and stimulus.cancels_waiting:
             waiting = [*self.entry.those(Where.QUEUE), *self.entry.those(Where.ROOM)]
             assert not any(self.operators.means(stimulus.scope, each.key[0]) for each in waiting)
@@ -172,6 +171,7 @@ class PerfectShell:
     def _attempt_ended(self, ended: AttemptEnded, effects: Sequence[Effect]) -> None:
         """Its slot is free; not at once where its request has ended before it."""
         call = self.calls.pop(ended.attempt)
+        self.order.was_read(call, self.engine.records)
         live, key = call.live, call.live.key
         is_under_way = self.live.get(key) is live
         is_set_aside = call.is_for_urgent and isinstance(ended.error, Cancelled)
@@ -278,7 +278,6 @@ class PerfectShell:
         elif not stands and live.where in (Where.NOWHERE, Where.ROOM):
             self.entry.enter(live)
             line = self.engine.records[effect.key].line
-            live.service_ns = self.engine.records[effect.key].service_ns
             if isinstance(self.turn, Arrived) and self.turn.spec.key == effect.key:
                 self.levels.check_entered(live, line)
             self.order.enter(live, line, self.now_ns)

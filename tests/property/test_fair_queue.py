@@ -196,6 +196,16 @@ class FairQueueMachine(RuleBasedStateMachine):
             place = replace(self.places[mine], group=self.groups[to % len(self.groups)])
             self._push(place, since_ns, lift=True)
 
+    @rule(at=AT, stand_back_ns=STANDS_BACK_NS)
+    def ease(self, at: int, stand_back_ns: int) -> None:
+        """It is taken for shorter; never for longer."""
+        mine, theirs = self.entries[-1 - at % len(self.entries)]
+        assert self.queue.ease(mine, stand_back_ns) == self.oracle.ease(theirs, stand_back_ns)
+        place = self.places.get(mine)
+        if place is not None:
+            least_ns = min(place.stand_back_ns, stand_back_ns)
+            self.places[mine] = replace(place, stand_back_ns=least_ns)
+
     @rule(at=AT, step_ns=STEPS_NS)
     def remove(self, at: int, step_ns: int) -> None:
         self.now_ns += step_ns

@@ -104,22 +104,23 @@ class UnrulyPeople(PerfectShell):
             session_id=self.choose(["", "s", "s", "t"]),
             expected_calls=self.choose([0, 0, 2, 6]),
             soft_deadline_ns=self.choose([0, 0, self.now_ns + 20 * SECOND_NS]),
+            prefixes=self.choose([(), (self.admitted // 8,)]),  # of each eight some begin alike
         )
         self.feed(Arrived(spec))
 
     def flood(self) -> None:
-        """One agent sends many alike at once."""
-        agent, model = self.choose(AGENTS), self.choose("mn")
+        """One agent sends many alike at once, some of which begin as none did before."""
+        agent, model, begins = self.choose(AGENTS), self.choose("mn"), (-1 - self.admitted,)
         for number in range(self.choose([3, 6])):
-            self.feed(
-                arrived(
-                    f"f{number}",
-                    agent=agent,
-                    model=model,
-                    priority=self.choose([5, 5, 2]),
-                    deadline_ns=self.now_ns + 10 * MINUTE_NS,
-                )
+            spec = request(
+                f"f{number}",
+                agent=agent,
+                model=model,
+                priority=self.choose([5, 5, 2]),
+                deadline_ns=self.now_ns + 10 * MINUTE_NS,
+                size_bytes=self.choose([100, 1_500]),
             )
+            self.feed(Arrived(replace(spec, prefixes=self.choose([(), begins, begins]))))
 
     def urge(self) -> None:
         """Something urgent comes for a model that others use, who may be set aside."""
