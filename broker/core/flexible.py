@@ -145,7 +145,9 @@ def _is_sound(backend: BackendState, runner: str) -> bool:
 
 
 def _own(record: Record) -> Choice | None:
-    """What it asks for, be it that nobody takes it."""
+    """What it asks for, be it that nobody takes it; None where that is not known any more."""
+    if not record.accepts:
+        return None
     first = record.accepts[0]
     is_own = first.model == comparison_key(record.spec.model)
     return _choice(record.spec, first) if is_own else None

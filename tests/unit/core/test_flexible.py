@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from broker.core.effects import Effect, StartAttempt, WaitReason
-from broker.core.errors import BackendFailed, LoadFailed
+from broker.core.errors import BackendFailed, BackendUnreachable, LoadFailed
 from broker.core.level import Level
 from broker.core.placement import BackendPolicy
 from broker.core.record import Record
@@ -340,3 +340,16 @@ def test_those_that_would_come_count_for_what_is_loaded_next() -> None:
     effects = scene.unloaded("m")
     assert switches(effects) == ["load p on b1"]
     assert all(waits_for(scene, f"x{number}", f"d{number}") == "p" for number in range(3))
+
+
+def test_what_was_deleted_while_another_answered_for_it_is_waited_for_no_more() -> None:
+    """Nothing is left to choose from when its call is lost with the server."""
+    scene = serving(model("m"), model("n"))
+    assert models(scene.turn(flexible("x", "m"))) == ["m:latest"]
+    scene.open("b1", model("m"))
+    scene.ends("x", BackendUnreachable("refused"))
+    assert waits_for(scene, "x") == "m"
+    scene.up("b1")
+    assert scene.engine.attempts
+    assert finished(scene.ends("x"))
+    assert nothing_remains(scene)
