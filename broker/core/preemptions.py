@@ -194,7 +194,7 @@ class Preemptions:
             if wanted <= 0:
                 break
             if each.left_ns <= soon_ns or (soon >= wanted and each.ran_ns > each.left_ns):
-                self._wake_at(now_ns + soon_ns)
+                self._wake_at(now_ns + max(soon_ns, LOOK_NS))
             elif self._can_pay(each.waste_ns, now_ns):
                 self._take(each, "urgent work takes its slot", now_ns)
                 wanted, has_acted = wanted - 1, True

@@ -9,6 +9,7 @@ import pytest
 from broker.core.agent_policy import AgentsPolicy, AgentTypePolicy
 from broker.core.level import Level
 from broker.core.preemption import PreemptionPolicy
+from broker.core.preemptions import LOOK_NS
 from broker.core.requests import OnInterruption
 from broker.core.stimuli import (
     AttemptEnded,
@@ -334,3 +335,14 @@ def test_a_drain_is_cut_short_as_a_whole_or_not_at_all() -> None:
 def test_a_policy_that_makes_no_sense_is_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="must"):
         PreemptionPolicy(**wrong)
+
+
+def test_where_nothing_is_waited_for_it_is_looked_again_in_a_while_and_not_at_once() -> None:
+    """What is just about to end is so at this moment only: it is no reason to look for ever."""
+    scene = scene_of(PreemptionPolicy(soon_ns=0))
+    scene.measured(SECOND_NS)
+    come(scene, "low", 9)
+    [attempt] = scene.engine.attempts.values()
+    scene.wait(attempt.record.service_ns)
+    assert set_aside(scene, come(scene, "new", 1)) == []
+    assert set_aside(scene, scene.wait(LOOK_NS)) == ["low"]
