@@ -9,10 +9,15 @@ many calls there will be.
 6,000 tokens, so that one server cannot keep them all; half have sessions. Played with an engine
 that is told neither sessions nor beginnings, sessions alone, or both: how much of what prompts hold
 the servers had read before.
+
+`bursts`: one server; every ten minutes two dozen beginnings that are new come, each in four
+requests of as many agents, all mixed. Played with an engine that weighs what waits anew when its
+beginning was read, and with one that does not.
 """
 
 from __future__ import annotations
 
+import random
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,10 +29,14 @@ from broker.core.effects import Effect
 from broker.core.engine import Engine
 from broker.core.policy import EnginePolicy
 from broker.core.queueing import QueuePolicy
+from broker.core.record import Record
 from broker.core.requests import Outcome
+from broker.core.resizing import Resizing
 from broker.core.stimuli import Arrived, Stimulus
 from broker.sim.fleet import Job
 from broker.sim.simulation import Played, Simulation
+from broker.sim.trace_row import Trace, TraceKind, TraceRow
+from broker.sim.workload import BLOCK_TOKENS
 from broker.sim.workload_sites import backends_of, models_of
 from broker.sim.workload_spec import AgentsDraft, BackendDraft, ModelDraft, Workload, WorkloadSpec
 
@@ -41,8 +50,16 @@ PREFIXES_RHO = 0.4
 KINDS = 40
 SHARED_TOKENS = 6_000
 
-# Of whole sessions with the credit, over those without.
-BOUNDS = {"credit_sojourn_vs_none": 0.9}
+# The bursts: how many, how far apart, of how many beginnings, of so many blocks, for how many each.
+BURSTS = 6
+BURST_EVERY_S = 600
+BEGINNINGS = 24
+BEGINNING_BLOCKS = 12
+SHARERS = 4
+BURST_SLOTS = (1, 2, 4)
+# Of whole sessions with the credit, over those without; of bursts that are weighed anew over those
+# that are not, with the slots that gain least.
+BOUNDS = {"credit_sojourn_vs_none": 0.9, "bursts_sojourn_vs_once": 0.95}
 # Of what prompts hold, read before where both are told, over where neither is.
 FLOORS = {"prefixes_known_vs_nothing": 1.1}
 
@@ -67,6 +84,19 @@ class _ToldSessions(Engine):
         return super().handle(stimulus, now_ns)
 
 
+class _NotAnew(Resizing):
+    def was_read(self, record: Record) -> None:
+        """What waits keeps the size that it came with."""
+
+
+class _WeighsOnce(Engine):
+    """One that weighs each request when it comes, and never again."""
+
+    def __init__(self, policy: EnginePolicy) -> None:
+        super().__init__(policy)
+        self._resizing = _NotAnew(self.backlog, self._prefixes, self.estimates)
+
+
 @dataclass(frozen=True, slots=True)
 class Credit:
     """One seed of `credit`. Sojourns are of whole sessions that came to their end, in seconds;
@@ -82,7 +112,7 @@ class Credit:
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """One seed of `prefixes`."""
+    """One seed of `prefixes`, or of `bursts`."""
 
     known_share: float  # of all tokens of prompts
     sojourn_mean_s: float  # of single calls
@@ -107,31 +137,43 @@ async def run(*, quick: bool) -> Result:
         name: [_shared(seed, hours / 8, make) for seed in seeds]
         for name, make in (("nothing", _Untold), ("sessions", _ToldSessions), ("both", Engine))
     }
+    bursts = {
+        f"{slots}_{name}": [_bursts(seed, 2 if quick else BURSTS, slots, make) for seed in seeds]
+        for slots in BURST_SLOTS
+        for name, make in (("once", _WeighsOnce), ("anew", Engine))
+    }
     figures: dict[str, float] = {}
     for name, runs in credit.items():
         for measure in _CREDIT_MEASURES:
             values = [getattr(each, measure) for each in runs]
             figures[f"credit_{name}_{measure}"] = statistics.fmean(values)
-    for name, those in shared.items():
-        for measure in _SHARED_MEASURES:
-            values = [getattr(each, measure) for each in those]
-            figures[f"prefixes_{name}_{measure}"] = statistics.fmean(values)
+    for cell, cases in (("prefixes", shared), ("bursts", bursts)):
+        for name, those in cases.items():
+            for measure in _SHARED_MEASURES:
+                values = [getattr(each, measure) for each in those]
+                figures[f"{cell}_{name}_{measure}"] = statistics.fmean(values)
     return Result(
         name="sessions",
         seed=seeds[0],
         figures={**_gains(figures), **figures},
         bounds=BOUNDS,
         floors=FLOORS,
-        table=_table(credit, shared),
+        table=_table(credit, shared, bursts),
     )
 
 
 def _gains(figures: Mapping[str, float]) -> dict[str, float]:
-    """What is claimed of both: as ratios, of means of the same seeds."""
+    """What is claimed of each: as ratios, of means of the same seeds."""
     sojourn = {name: figures[f"credit_{name}_sojourn_mean_s"] for name in ("none", "untold")}
     known = {name: figures[f"prefixes_{name}_known_share"] for name in ("nothing", "both")}
+    of_bursts = (
+        figures[f"bursts_{slots}_anew_sojourn_mean_s"]
+        / figures[f"bursts_{slots}_once_sojourn_mean_s"]
+        for slots in BURST_SLOTS
+    )
     return {
         "credit_sojourn_vs_none": sojourn["untold"] / sojourn["none"],
+        "bursts_sojourn_vs_once": max(of_bursts),
         "prefixes_known_vs_nothing": known["both"] / known["nothing"],
     }
 
@@ -194,7 +236,33 @@ def _shared(seed: int, hours: float, make: Make) -> Shared:
         )
         for number in range(KINDS)
     )
-    played = _play(_spec(seed, hours, PREFIXES_RHO, 2, agents), QueuePolicy(), make)
+    return _read(_play(_spec(seed, hours, PREFIXES_RHO, 2, agents), QueuePolicy(), make))
+
+
+def _bursts(seed: int, bursts: int, slots: int, make: Make) -> Shared:
+    agents = (AgentsDraft(name="agent", loop="trace", deadline_s=3_600.0),)
+    hours = bursts * BURST_EVERY_S / 3_600
+    spec = _spec(seed, hours, None, 1, agents, slots=slots)
+    chance, rows = random.Random(seed), list[TraceRow]()
+    for burst in range(bursts):
+        begins = list(range(BEGINNINGS)) * SHARERS
+        chance.shuffle(begins)
+        for place, begin in enumerate(begins):
+            first = ((burst * BEGINNINGS) + begin) * BEGINNING_BLOCKS
+            rows.append(
+                TraceRow(
+                    arrival_ns=burst * BURST_EVERY_S * SECOND_NS + place * SECOND_NS // 100,
+                    prompt_tokens=BEGINNING_BLOCKS * BLOCK_TOKENS + chance.randint(100, 1_500),
+                    output_tokens=chance.randint(20, 200),
+                    agent=f"agent{place}",
+                    blocks=tuple(range(first, first + BEGINNING_BLOCKS)),
+                )
+            )
+    trace = Trace(source="bench sessions", kind=TraceKind.CSV, rows=tuple(rows))
+    return _read(_play(spec, QueuePolicy(), make, trace))
+
+
+def _read(played: Played) -> Shared:
     ended = [each.last for each in played.jobs if each.last.outcome is Outcome.COMPLETED]
     return Shared(
         known_share=played.known_tokens / played.prompt_tokens,
@@ -205,7 +273,12 @@ def _shared(seed: int, hours: float, make: Make) -> Shared:
 
 
 def _spec(
-    seed: int, hours: float, rho: float, servers: int, agents: tuple[AgentsDraft, ...]
+    seed: int,
+    hours: float,
+    rho: float | None,
+    servers: int,
+    agents: tuple[AgentsDraft, ...],
+    slots: int = SLOTS,
 ) -> WorkloadSpec:
     model = ModelDraft(
         name="m:latest",
@@ -220,15 +293,15 @@ def _spec(
         duration_s=hours * 3_600,
         rho=rho,
         models=(model,),
-        backends=(BackendDraft(name="gpu", count=servers, resident_max=1, slots=SLOTS),),
+        backends=(BackendDraft(name="gpu", count=servers, resident_max=1, slots=slots),),
         agents=agents,
     )
 
 
-def _play(spec: WorkloadSpec, queue: QueuePolicy, make: Make) -> Played:
+def _play(spec: WorkloadSpec, queue: QueuePolicy, make: Make, trace: Trace | None = None) -> Played:
     backends = backends_of(spec.backends, models_of(spec.models))
     policy = EnginePolicy(backends=tuple(each.policy() for each in backends), queue=queue)
-    workload = Workload(source="bench sessions", spec=spec, trace=None, assumed=())
+    workload = Workload(source="bench sessions", spec=spec, trace=trace, assumed=())
     return Simulation(workload, backends, policy=policy, make=make).play()
 
 
@@ -250,7 +323,11 @@ def _sojourn_s(calls: Sequence[Job]) -> float:
     return (calls[-1].last.ended_ns - calls[0].asked_ns) / SECOND_NS
 
 
-def _table(credit: Mapping[str, Sequence[Credit]], shared: Mapping[str, Sequence[Shared]]) -> str:
+def _table(
+    credit: Mapping[str, Sequence[Credit]],
+    shared: Mapping[str, Sequence[Shared]],
+    bursts: Mapping[str, Sequence[Shared]],
+) -> str:
     """For people; Markdown, as docs/ shows it."""
     lines = [
         "| credit | sessions done | sojourn, mean / p99 | calls lost | askers done, sojourn |",
@@ -263,9 +340,10 @@ def _table(credit: Mapping[str, Sequence[Credit]], shared: Mapping[str, Sequence
             f"| {name} | {done:.1%} | {mean_s:.0f} / {p99_s:.0f} s | {lost:.2f} | "
             f"{asker:.1%}, {asker_s:.1f} s |"
         )
-    lines += ["", "| told | tokens known | sojourn of a call |", "|---|---|---|"]
-    for name, those in shared.items():
-        known = statistics.fmean(each.known_share for each in those)
-        sojourn_s = statistics.fmean(each.sojourn_mean_s for each in those)
-        lines.append(f"| {name} | {known:.1%} | {sojourn_s:.2f} s |")
+    for head, cases in (("told", shared), ("slots, weighed", bursts)):
+        lines += ["", f"| {head} | tokens known | sojourn of a call |", "|---|---|---|"]
+        for name, those in cases.items():
+            known = statistics.fmean(each.known_share for each in those)
+            sojourn_s = statistics.fmean(each.sojourn_mean_s for each in those)
+            lines.append(f"| {name.replace('_', ', ')} | {known:.1%} | {sojourn_s:.2f} s |")
     return "\n".join(lines)

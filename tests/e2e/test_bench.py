@@ -43,6 +43,7 @@ METRICS = {
     },
     "sessions": {
         "credit_sojourn_vs_none",
+        "bursts_sojourn_vs_once",
         "prefixes_known_vs_nothing",
     },
     "pubsub": {"level_seen_ms", "fanout_token_cost_percent"},
