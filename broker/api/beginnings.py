@@ -20,6 +20,9 @@ _KEY: Final = secrets.token_bytes(16)
 _END: Final = b"\0"
 _RAW: Final = b"raw\0"  # without the model's template: another beginning
 
+# Of an image so much from its beginning and from its end tells it from others.
+_IMAGE_BYTES: Final = 16_384
+
 
 def beginnings_of(content: GenerateContent, text_bytes: int) -> tuple[int, ...]:
     """A number for each of PREFIX_BYTES that the prompt is as long as. `text_bytes`: its text."""
@@ -57,13 +60,13 @@ def _of_prompt(prompt: Prompt) -> Iterator[bytes]:
     if prompt.raw:
         yield _RAW
     yield from _text(prompt.system)
-    yield from prompt.images
+    yield from map(_mark, prompt.images)
     yield from _text(prompt.text)
 
 
 def _of_message(message: Message) -> Iterator[bytes]:
     yield from _text(message.role)
-    yield from message.images
+    yield from map(_mark, message.images)
     for text in (message.thinking, message.content, message.tool_name):
         yield from _text(text)
     for call in message.tool_calls:
@@ -75,3 +78,11 @@ def _text(text: str) -> Iterator[bytes]:
     """No more of it than counts: a character is a byte or more."""
     yield text[: PREFIX_BYTES[-1]].encode()
     yield _END
+
+
+def _mark(image: bytes) -> bytes:
+    """An image by a few bytes: lengths are those of text, of which sizes and costs are told."""
+    digest = blake2b(len(image).to_bytes(8), digest_size=16, key=_KEY)
+    digest.update(image[:_IMAGE_BYTES])
+    digest.update(image[-_IMAGE_BYTES:])
+    return digest.digest()

@@ -74,3 +74,16 @@ def test_characters_of_several_bytes_are_counted_as_bytes() -> None:
 def _messages(content: GenerateContent) -> tuple[Message, ...]:
     assert not isinstance(content.input, Prompt)
     return content.input
+
+
+def test_an_image_counts_by_what_tells_it_from_others_and_not_by_its_length() -> None:
+    """Lengths of prompts are those of their text: a picture is no part of what was read of it."""
+
+    def numbers(image: bytes) -> tuple[int, ...]:
+        return beginnings_of(
+            GenerateContent(input=Prompt(text="x" * 2_000, images=(image,))), text_bytes=2_000
+        )
+
+    large, other = b"a" * 50_000 + b"b" * 50_000, b"a" * 50_000 + b"c" * 50_000
+    assert len(numbers(large)) == len(numbers(b"small")) == 1
+    assert len({numbers(large), numbers(other), numbers(large + b"b"), numbers(b"small")}) == 4
