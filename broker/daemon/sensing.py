@@ -59,6 +59,4 @@ def _gpus(processes: ModelProcesses, clock: Clock) -> Sensor[GpuReading]:
         return GpuReading(at_ns=at_ns, state=SensorState.FAILING, problem=problem)
 
     reader = GpuReader(processes.whose, clock.monotonic_ns)
-    return Sensor(
-        name=GPU, read=reader.read, failed=failed, told=GpusSensed, release=reader.close
-    )
+    return Sensor(name=GPU, read=reader.read, failed=failed, told=GpusSensed, release=reader.close)

@@ -29,8 +29,13 @@ CLICK: Mapping[str, click.Command] = {
     "openai-sim": openai_sim,
 }
 BENCH_OPTIONS: Mapping[str, int] = {
-    **{"--quick": 0, "--json": 1, "--svg": 1, "--trace": 1, "--ollama": 1},
-    **{"-h": 0, "--help": 0},
+    "--quick": 0,
+    "--json": 1,
+    "--svg": 1,
+    "--trace": 1,
+    "--ollama": 1,
+    "-h": 0,
+    "--help": 0,
 }
 MAKE_OPTION = re.compile(r"-(?:j\d*|s|n|k|B)|--[a-z-]+")
 VARIABLE = re.compile(r"[A-Z_]+=.*", re.DOTALL)

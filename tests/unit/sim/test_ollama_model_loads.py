@@ -121,15 +121,19 @@ def test_a_file_that_is_gone_is_not_found() -> None:
 def test_what_is_loading_is_said_and_for_how_long_a_load_was_under_way() -> None:
     stage = Stage(model("a", size_bytes=2_000_000_000), model("b", size_bytes=2_000_000_000))
     ledger = stage.server.ledger
-    assert (stage.server.loading, ledger.loading_ns(0)) == (None, 0)
+
+    def loading() -> str | None:
+        return stage.server.loading
+
+    assert (loading(), ledger.loading_ns(0)) == (None, 0)
     stage.generate("a", 100.0)
     stage.run(400.0)
-    assert stage.server.loading == "a:latest"
+    assert loading() == "a:latest"
     assert ledger.loading_ns(stage.now_ns) == 300_000_000
     stage.server.kill_runner("a", stage.now_ns)  # seen at the next poll
     stage.run(5000.0)
-    assert (stage.server.loading, ledger.loading_ns(stage.now_ns)) == (None, 500_000_000)
+    assert (loading(), ledger.loading_ns(stage.now_ns)) == (None, 500_000_000)
     left = stage.generate("b", 6000.0)
     stage.close(left, 6200.0)
     stage.run(9000.0)
-    assert (stage.server.loading, ledger.loading_ns(stage.now_ns)) == (None, 700_000_000)
+    assert (loading(), ledger.loading_ns(stage.now_ns)) == (None, 700_000_000)
