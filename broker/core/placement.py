@@ -291,13 +291,18 @@ def has_room(backend: BackendState, runner: str) -> bool:
 
 def has_room_ahead(backend: BackendState, runner: str) -> bool:
     """May it be loaded beside all that is there, if one of those leaves as soon as it is? Only
-    where the server itself holds so many, and bytes prove that they fit: a guess would have it
-    evict one that still works."""
+    where the server itself holds so many, and bytes prove that they fit, all of them as measured
+    there: a guess by files would have the server evict one that still works, as a large context
+    takes more than the weights."""
     policy, others = backend.policy, backend.residents.values()
     if policy.loaded_max is None or policy.memory_bytes is None:
         return False
-    is_there = runner in backend.residents
-    return not is_there and len(others) < policy.loaded_max and _is_held(backend, runner, others)
+    seen = backend.memory_seen
+    if runner in backend.residents or not seen.get(runner):
+        return False
+    if not all(each.memory_bytes or seen.get(each.runner) for each in others):
+        return False
+    return len(others) < policy.loaded_max and _is_held(backend, runner, others)
 
 
 def may_get_room(backend: BackendState, runner: str) -> bool:

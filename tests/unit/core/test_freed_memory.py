@@ -169,6 +169,7 @@ def test_what_was_loaded_since_the_last_picture_hides_what_comes_back() -> None:
     scene.turn(arrived("m1"))
     scene.loaded("m")
     scene.seen("b1", resident("m", memory_bytes=8 * GB))
+    scene.engine.backends["b1"].memory_seen["blob-n"] = 8 * GB
     sense(scene, card(9, ours_gb=9))
     assert switches(scene.turn(arrived("n1", model="n"))) == ["load n on b1"]  # beside it
     scene.ends("m1")

@@ -25,11 +25,19 @@ from tests.unit.core.scene import (
 RESIDENT, DRAINING = ResidencyState.RESIDENT, ResidencyState.DRAINING
 
 
+def measured(scene: Scene, *names: str) -> Scene:
+    """All of these have been there before, and took 1,200 bytes each."""
+    seen = scene.engine.backends["b1"].memory_seen
+    seen.update((f"blob-{name}", 1_200) for name in names)
+    return scene
+
+
 def roomy(memory_bytes: int | None = 2400, loaded_max: int | None = 2) -> Scene:
     """One place, and memory for two models of 1,200 bytes; m is loaded and works."""
     policy = BackendPolicy(name="b1", memory_bytes=memory_bytes, loaded_max=loaded_max)
     scene = Scene(policy)
     scene.open("b1", model("m", slots=4), model("n", slots=4), model("o"))
+    measured(scene, "m", "n", "o")
     scene.turn(arrived("m1"))
     scene.loaded("m")
     return scene
@@ -67,6 +75,15 @@ def test_nothing_is_loaded_ahead_that_is_not_proven_to_fit(
     assert switches(scene.unloaded("m")) == ["load n on b1"]
 
 
+@pytest.mark.parametrize("unknown", ["blob-m", "blob-n"])
+def test_a_file_proves_nothing_of_what_a_model_takes(unknown: str) -> None:
+    """A context of its own may take more than the weights do."""
+    scene = roomy()
+    del scene.engine.backends["b1"].memory_seen[unknown]
+    assert switches(scene.turn(arrived("n1", model="n"))) == []
+    assert scene.state("m") is DRAINING
+
+
 def test_what_a_model_really_takes_counts_more_than_what_its_file_tells() -> None:
     scene = roomy()
     scene.seen("b1", resident("m", memory_bytes=1300))
@@ -94,6 +111,7 @@ def test_one_that_drains_already_is_replaced_as_soon_as_there_is_room() -> None:
 def test_whoever_leaves_is_chosen_when_the_next_is_there() -> None:
     scene = Scene(BackendPolicy(name="b1", resident_max=2, memory_bytes=3600, loaded_max=3))
     scene.open("b1", model("m", slots=2), model("n", slots=2), model("o"))
+    measured(scene, "m", "n", "o")
     for name in ("m", "n"):
         scene.turn(arrived(f"{name}1", model=name))
         scene.loaded(name)

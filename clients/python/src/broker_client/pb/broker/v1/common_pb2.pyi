@@ -104,7 +104,9 @@ class _WaitReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WaitReason
     WAIT_REASON_LEVEL: _WaitReason.ValueType  # 9
     """The level lets other work go first, or this work not run at all."""
     WAIT_REASON_BACKOFF: _WaitReason.ValueType  # 10
-    """A moment to pass before its next attempt: the one before came to nothing."""
+    """A moment to pass before its next attempt: the one before came to nothing, or was set aside for
+    urgent work and its slot is not free yet.
+    """
     WAIT_REASON_BREAKER: _WaitReason.ValueType  # 11
     """The circuit breaker of its model to close: calls failed too often."""
     WAIT_REASON_SICK: _WaitReason.ValueType  # 12
@@ -138,7 +140,9 @@ WAIT_REASON_QUEUE_FULL: WaitReason.ValueType  # 8
 WAIT_REASON_LEVEL: WaitReason.ValueType  # 9
 """The level lets other work go first, or this work not run at all."""
 WAIT_REASON_BACKOFF: WaitReason.ValueType  # 10
-"""A moment to pass before its next attempt: the one before came to nothing."""
+"""A moment to pass before its next attempt: the one before came to nothing, or was set aside for
+urgent work and its slot is not free yet.
+"""
 WAIT_REASON_BREAKER: WaitReason.ValueType  # 11
 """The circuit breaker of its model to close: calls failed too often."""
 WAIT_REASON_SICK: WaitReason.ValueType  # 12
