@@ -74,7 +74,7 @@ def main() -> int:
     parser.add_argument("name", choices=[*BENCHMARKS, "all"])
     parser.add_argument("--quick", action="store_true", help="small: shows that it works")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
-    parser.add_argument("--svg", type=Path, metavar="FILE", help="draw fairness here")
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="draw fairness or scheduling here")
     parser.add_argument("--trace", type=Path, metavar="FILE", help="play this to scheduling")
     parser.add_argument(
         "--ollama",

@@ -41,20 +41,20 @@ def chart(title: str, x_label: str, y_label: str, curves: Sequence[Curve]) -> st
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}"'
         ' font-family="sans-serif" font-size="12">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',
-        _text(WIDTH / 2, 24, title, size=15),
-        _text((LEFT + WIDTH - RIGHT) / 2, floor_y + 38, x_label),
-        _text(18, (TOP + floor_y) / 2, y_label, turned=True),
+        drawn_text(WIDTH / 2, 24, title, size=15),
+        drawn_text((LEFT + WIDTH - RIGHT) / 2, floor_y + 38, x_label),
+        drawn_text(18, (TOP + floor_y) / 2, y_label, turned=True),
     ]
     for exponent in range(low, high + 1):
         _, y = place(0, 10.0**exponent)
-        parts.append(_line(LEFT, y, WIDTH - RIGHT, y, PALE))
-        parts.append(_text(LEFT - 8, y + 4, f"{10.0**exponent:g}", anchor="end"))
+        parts.append(drawn_line(LEFT, y, WIDTH - RIGHT, y, PALE))
+        parts.append(drawn_text(LEFT - 8, y + 4, f"{10.0**exponent:g}", anchor="end"))
     step = _round_step(x_max / TICKS_X)
     for tick in range(int(x_max / step) + 1):
         x, _ = place(tick * step, 10.0**low)
-        parts.append(_line(x, floor_y, x, floor_y + 5, INK))
-        parts.append(_text(x, floor_y + 19, f"{tick * step:g}"))
-    parts.append(_line(LEFT, floor_y, WIDTH - RIGHT, floor_y, INK))
+        parts.append(drawn_line(x, floor_y, x, floor_y + 5, INK))
+        parts.append(drawn_text(x, floor_y + 19, f"{tick * step:g}"))
+    parts.append(drawn_line(LEFT, floor_y, WIDTH - RIGHT, floor_y, INK))
     for index, each in enumerate(drawn):
         parts.extend(_drawn(each, [place(x, y) for x, y in each.points], index))
     return "\n".join([*parts, "</svg>", ""])
@@ -67,7 +67,7 @@ def _drawn(curve: Curve, points: Sequence[tuple[float, float]], index: int) -> l
     return [
         f'<polyline points="{path}" fill="none" stroke="{curve.colour}" stroke-width="2"/>',
         f'<rect x="{x:.0f}" y="{y - 8:.0f}" width="18" height="4" fill="{curve.colour}"/>',
-        _text(x + 26, y, curve.name, anchor="start"),
+        drawn_text(x + 26, y, curve.name, anchor="start"),
     ]
 
 
@@ -77,13 +77,15 @@ def _round_step(step: float) -> float:
     return next(each * power for each in (1, 2, 5, 10) if each * power >= step)
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, colour: str) -> str:
+def drawn_line(x1: float, y1: float, x2: float, y2: float, colour: str) -> str:
+    """A line of this colour."""
     return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}"/>'
 
 
-def _text(
+def drawn_text(
     x: float, y: float, text: str, *, size: int = 12, anchor: str = "middle", turned: bool = False
 ) -> str:
+    """A text at this point; `turned`: upwards."""
     turn = f' transform="rotate(-90 {x:.1f} {y:.1f})"' if turned else ""
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" text-anchor="{anchor}" fill="{INK}"'

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import scheduling_bounds
+from bench.bars import bars
 from bench.result import Result
 from bench.scheduling_cells import CELLS, REQUESTS, TRACE, draws, rows_of, tasks_of
 from bench.scheduling_figures import (
@@ -111,10 +112,12 @@ async def run(*, quick: bool, trace: Path = TRACE) -> Result:
     turns = await request_vs_rpc(
         queued=sizes.queued, requests=sizes.turns, calls=sizes.calls, rounds=sizes.rounds
     )
+    figures = {**_required(runs), **bounds, **turns, **_others(runs)}
     return Result(
         name="scheduling",
         seed=sizes.seeds[0],
-        figures={**_required(runs), **bounds, **turns, **_others(runs)},
+        figures=figures,
+        picture=picture(figures),
         bounds=BOUNDS,
         floors=FLOORS,
         table=f"{table(runs)}\n\n{bounds_table}",
@@ -252,6 +255,17 @@ def table(runs: Runs) -> str:
             f"| {p50:.1f} / {p99:.1f} s | {short:.1f} s |"
         )
     return "\n".join([*lines, "", *_profile(runs)])
+
+
+def picture(figures: Mapping[str, float]) -> str:
+    """The share done in time, by cell and rival, of those cells that all of them played."""
+    cells = [each for each in CELLS if each not in WHO]
+    share = {
+        (cell, rival): figures[f"share_in_time_{cell}_{rival}"]
+        for cell in cells
+        for rival in RIVALS
+    }
+    return bars("Done in time, of all that came", cells, list(RIVALS), share)
 
 
 def _profile(runs: Runs) -> list[str]:
