@@ -16,8 +16,9 @@ from typing import Final, TypeVar
 from broker.config.contradictions import contradictions
 from broker.config.explanation import SHOWN_LENGTH_MAX, show_path
 from broker.config.load import ConfigProblems, Problem, load
-from broker.config.schema import BackendConfig, Config
+from broker.config.schema import Config
 from broker.config.section import Section
+from broker.config.serving import BackendConfig
 
 # Section -> its settings that may change while the broker runs; None: all of them.
 # `backends` is a list of sections: these are the settings of one that stays. Where it is and how

@@ -10,7 +10,7 @@ import structlog
 from broker.backends.connections import TransportLimits
 from broker.backends.ollama import OllamaBackend
 from broker.backends.openai_compatible import OpenAiBackend
-from broker.config.schema import BackendConfig
+from broker.config.serving import BackendConfig
 from broker.core.ports import Backend
 
 _log = structlog.get_logger(__name__)

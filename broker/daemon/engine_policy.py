@@ -9,13 +9,8 @@ from broker.config.resilience import (
     RetriesConfig,
     TimeoutsConfig,
 )
-from broker.config.schema import (
-    AgentsConfig,
-    AgentTypeConfig,
-    BackendConfig,
-    Config,
-    PreemptionConfig,
-)
+from broker.config.schema import AgentsConfig, AgentTypeConfig, Config, PreemptionConfig
+from broker.config.serving import BackendConfig
 from broker.core.agent_policy import AgentsPolicy, AgentTypePolicy, BucketPolicy
 from broker.core.breaker import BreakerPolicy
 from broker.core.healing import HealingPolicy

@@ -8,7 +8,8 @@ from typing import Any
 
 import platformdirs
 
-from broker.config.schema import BackendConfig, Config
+from broker.config.schema import Config
+from broker.config.serving import BackendConfig
 from broker.core.effects import BackendGone, Effect, ListAgain, Own, RestartBackend
 from broker.core.ports import Backend
 from broker.core.stimuli import OwnedBefore

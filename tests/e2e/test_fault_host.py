@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 from broker.backends.ollama import OllamaBackend
-from broker.config.schema import BackendConfig, Config
+from broker.config.schema import Config
+from broker.config.serving import BackendConfig
 from broker.runtime.clock import LoopClock
 from broker_client import AsyncClient, Chunk, Event, NoBackend
 from tests.e2e.fault_scene import IDLE_MAX, LONG, MODEL, scene, until

@@ -16,7 +16,8 @@ import grpc
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
-from broker.config.schema import BackendConfig, Config, PlacementConfig, QueueConfig, ServerConfig
+from broker.config.schema import Config, QueueConfig, ServerConfig
+from broker.config.serving import BackendConfig, PlacementConfig
 from broker.core.content import EmbedContent, Embeddings
 from broker.core.placement_rule import PlacementRule
 from broker.core.ports import Backend

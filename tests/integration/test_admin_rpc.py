@@ -8,7 +8,8 @@ import grpc
 import pytest
 import pytest_asyncio
 
-from broker.config.schema import Config, LimitsConfig, PlacementConfig, QueueConfig
+from broker.config.schema import Config, LimitsConfig, QueueConfig
+from broker.config.serving import PlacementConfig
 from broker.core.errors import BackendFailed, BackendUnreachable
 from broker.daemon.wiring import broker_version
 from broker_client.pb.broker.v1 import admin_pb2 as pb

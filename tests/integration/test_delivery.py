@@ -10,7 +10,8 @@ import pytest
 
 from broker.api.grpc import server
 from broker.config.resilience import FloodsConfig
-from broker.config.schema import BackendConfig, Config, LimitsConfig, PlacementConfig
+from broker.config.schema import Config, LimitsConfig
+from broker.config.serving import BackendConfig, PlacementConfig
 from tests.integration.daemon import (
     BACKEND,
     FREE_PORTS,

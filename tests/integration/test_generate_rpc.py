@@ -10,7 +10,8 @@ import grpc
 import pytest
 import pytest_asyncio
 
-from broker.config.schema import Config, LimitsConfig, PlacementConfig, ServerConfig
+from broker.config.schema import Config, LimitsConfig, ServerConfig
+from broker.config.serving import PlacementConfig
 from broker.core.errors import (
     BackendBusy,
     BackendFailed,

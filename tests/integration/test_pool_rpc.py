@@ -10,7 +10,8 @@ import grpc
 import pytest
 import pytest_asyncio
 
-from broker.config.schema import BackendConfig, Config, ModelConfig
+from broker.config.schema import Config
+from broker.config.serving import BackendConfig, ModelConfig
 from broker.core.ports import Backend
 from broker.daemon.engine_policy import engine_policy
 from broker_client.pb.broker.v1 import admin_pb2 as pb

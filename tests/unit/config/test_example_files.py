@@ -8,8 +8,9 @@ from pathlib import Path
 
 from broker.config.load import load
 from broker.config.reload import LIVE
-from broker.config.schema import AgentTypeConfig, Config, ModelConfig
+from broker.config.schema import AgentTypeConfig, Config
 from broker.config.section import Section
+from broker.config.serving import ModelConfig
 
 PACKAGING = Path(__file__).resolve().parents[3] / "packaging"
 EXAMPLE = PACKAGING / "broker.example.toml"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from broker.config.contradictions import contradictions
-from broker.config.schema import BackendConfig, Config
+from broker.config.schema import Config
+from broker.config.serving import BackendConfig
 
 
 def problems(backend: BackendConfig) -> list[str]:

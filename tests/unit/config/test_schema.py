@@ -6,7 +6,8 @@ import pytest
 
 from broker.backends.ollama_host import parse_host
 from broker.config.address import check_backend_url, check_listen_address
-from broker.config.schema import Config, ModelConfig, QueueConfig
+from broker.config.schema import Config, QueueConfig
+from broker.config.serving import ModelConfig
 
 
 def test_the_digest_tells_settings_apart() -> None:

@@ -13,13 +13,12 @@ from broker.config.reload import plan_reload
 from broker.config.schema import (
     AgentsConfig,
     AgentTypeConfig,
-    BackendConfig,
     Config,
     LimitsConfig,
-    PlacementConfig,
     PreemptionConfig,
     QueueConfig,
 )
+from broker.config.serving import BackendConfig, PlacementConfig
 from broker.core.agent_policy import AgentsPolicy, AgentTypePolicy, BucketPolicy
 from broker.core.level import DegradationPolicy, Level, Threshold
 from broker.core.placement import BackendPolicy, PlacementPolicy

@@ -76,6 +76,8 @@ class GetStatusResponse(_message.Message):
     TOKENS_PER_S_FIELD_NUMBER: _builtins.int
     WAIT_ESTIMATES_FIELD_NUMBER: _builtins.int
     PREEMPTIONS_FIELD_NUMBER: _builtins.int
+    PRELOADS_FIELD_NUMBER: _builtins.int
+    MODEL_LIST_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """The broker's version."""
     uptime_s: _builtins.float
@@ -166,6 +168,14 @@ class GetStatusResponse(_message.Message):
     def preemptions(self) -> Global___PreemptionStatus:
         """What was set aside for urgent work."""
 
+    @_builtins.property
+    def preloads(self) -> Global___PreloadStatus:
+        """Models that were loaded before anybody asked for them."""
+
+    @_builtins.property
+    def model_list(self) -> Global___ModelListStatus:
+        """The list of all models."""
+
     def __init__(
         self,
         *,
@@ -197,14 +207,121 @@ class GetStatusResponse(_message.Message):
         tokens_per_s: _builtins.float = ...,
         wait_estimates: Global___EstimateStatus | None = ...,
         preemptions: Global___PreemptionStatus | None = ...,
+        preloads: Global___PreloadStatus | None = ...,
+        model_list: Global___ModelListStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["first_token", b"first_token", "host", b"host", "level_status", b"level_status", "preemptions", b"preemptions", "queue_wait", b"queue_wait", "wait_estimates", b"wait_estimates"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["first_token", b"first_token", "host", b"host", "level_status", b"level_status", "model_list", b"model_list", "preemptions", b"preemptions", "preloads", b"preloads", "queue_wait", b"queue_wait", "wait_estimates", b"wait_estimates"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "agents_working", b"agents_working", "alerts", b"alerts", "backends", b"backends", "bulkheads", b"bulkheads", "draining", b"draining", "first_token", b"first_token", "gpus", b"gpus", "host", b"host", "level", b"level", "level_status", b"level_status", "outcomes", b"outcomes", "paused", b"paused", "preemptions", b"preemptions", "priorities", b"priorities", "queue_wait", b"queue_wait", "queued", b"queued", "queued_max", b"queued_max", "refusals", b"refusals", "requests", b"requests", "running", b"running", "sensors", b"sensors", "standing", b"standing", "standing_max", b"standing_max", "tokens_per_s", b"tokens_per_s", "uptime_s", b"uptime_s", "version", b"version", "wait_estimates", b"wait_estimates"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "agents_working", b"agents_working", "alerts", b"alerts", "backends", b"backends", "bulkheads", b"bulkheads", "draining", b"draining", "first_token", b"first_token", "gpus", b"gpus", "host", b"host", "level", b"level", "level_status", b"level_status", "model_list", b"model_list", "outcomes", b"outcomes", "paused", b"paused", "preemptions", b"preemptions", "preloads", b"preloads", "priorities", b"priorities", "queue_wait", b"queue_wait", "queued", b"queued", "queued_max", b"queued_max", "refusals", b"refusals", "requests", b"requests", "running", b"running", "sensors", b"sensors", "standing", b"standing", "standing_max", b"standing_max", "tokens_per_s", b"tokens_per_s", "uptime_s", b"uptime_s", "version", b"version", "wait_estimates", b"wait_estimates"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class PreloadStatus(_message.Message):
+    """Models that were loaded before anybody asked for them, since start."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENABLED_FIELD_NUMBER: _builtins.int
+    HELD_BECAUSE_FIELD_NUMBER: _builtins.int
+    MADE_FIELD_NUMBER: _builtins.int
+    USED_FIELD_NUMBER: _builtins.int
+    WASTED_FIELD_NUMBER: _builtins.int
+    HIT_PERCENT_FIELD_NUMBER: _builtins.int
+    enabled: _builtins.bool
+    """May it be done, as the configuration and the level say?"""
+    held_because: _builtins.str
+    """Why nothing is at the moment, in words; empty where something may be."""
+    made: _builtins.int
+    """Such loads that have ended well."""
+    used: _builtins.int
+    """Of these, those that a request found there."""
+    wasted: _builtins.int
+    """Of these, those that left without."""
+    hit_percent: _builtins.float
+    """Of 100 loads that requests would have waited for, so many were there before; not set: none yet."""
+    def __init__(
+        self,
+        *,
+        enabled: _builtins.bool = ...,
+        held_because: _builtins.str = ...,
+        made: _builtins.int = ...,
+        used: _builtins.int = ...,
+        wasted: _builtins.int = ...,
+        hit_percent: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_hit_percent", b"_hit_percent", "hit_percent", b"hit_percent"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_hit_percent", b"_hit_percent", "enabled", b"enabled", "held_because", b"held_because", "hit_percent", b"hit_percent", "made", b"made", "used", b"used", "wasted", b"wasted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__hit_percent: _TypeAlias = _typing.Literal["hit_percent"]  # noqa: Y015
+    _WhichOneofArgType__hit_percent: _TypeAlias = _typing.Literal["_hit_percent", b"_hit_percent"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__hit_percent) -> _WhichOneofReturnType__hit_percent | None: ...
+
+Global___PreloadStatus: _TypeAlias = PreloadStatus  # noqa: Y015
+
+@_typing.final
+class ModelListStatus(_message.Message):
+    """How well it is known which models there are."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOWNLOADED_FIELD_NUMBER: _builtins.int
+    DOWNLOADABLE_FIELD_NUMBER: _builtins.int
+    FRESHNESS_FIELD_NUMBER: _builtins.int
+    AGE_MS_FIELD_NUMBER: _builtins.int
+    REFRESHING_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    NEXT_MS_FIELD_NUMBER: _builtins.int
+    BYTES_PER_S_FIELD_NUMBER: _builtins.int
+    FILE_FIELD_NUMBER: _builtins.int
+    downloaded: _builtins.int
+    """Models that are downloaded."""
+    downloadable: _builtins.int
+    """Models that could be."""
+    freshness: _builtins.str
+    """"fresh", "stale", "expired" or "empty"."""
+    age_ms: _builtins.int
+    """Milliseconds since the last whole refresh; not set: none is known."""
+    refreshing: _builtins.bool
+    """Is a refresh under way?"""
+    problem: _builtins.str
+    """What went wrong at the last one, in words."""
+    next_ms: _builtins.int
+    """Milliseconds until the next one; not set: none is planned."""
+    bytes_per_s: _builtins.float
+    """The measured speed of the connection to the library, in bytes a second; 0: not measured."""
+    file: _builtins.str
+    """The file that keeps the list; empty: none."""
+    def __init__(
+        self,
+        *,
+        downloaded: _builtins.int = ...,
+        downloadable: _builtins.int = ...,
+        freshness: _builtins.str = ...,
+        age_ms: _builtins.int | None = ...,
+        refreshing: _builtins.bool = ...,
+        problem: _builtins.str = ...,
+        next_ms: _builtins.int | None = ...,
+        bytes_per_s: _builtins.float = ...,
+        file: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_age_ms", b"_age_ms", "_next_ms", b"_next_ms", "age_ms", b"age_ms", "next_ms", b"next_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_age_ms", b"_age_ms", "_next_ms", b"_next_ms", "age_ms", b"age_ms", "bytes_per_s", b"bytes_per_s", "downloadable", b"downloadable", "downloaded", b"downloaded", "file", b"file", "freshness", b"freshness", "next_ms", b"next_ms", "problem", b"problem", "refreshing", b"refreshing"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__age_ms: _TypeAlias = _typing.Literal["age_ms"]  # noqa: Y015
+    _WhichOneofArgType__age_ms: _TypeAlias = _typing.Literal["_age_ms", b"_age_ms"]  # noqa: Y015
+    _WhichOneofReturnType__next_ms: _TypeAlias = _typing.Literal["next_ms"]  # noqa: Y015
+    _WhichOneofArgType__next_ms: _TypeAlias = _typing.Literal["_next_ms", b"_next_ms"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__age_ms) -> _WhichOneofReturnType__age_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__next_ms) -> _WhichOneofReturnType__next_ms | None: ...
+
+Global___ModelListStatus: _TypeAlias = ModelListStatus  # noqa: Y015
 
 @_typing.final
 class EstimateStatus(_message.Message):
@@ -1393,6 +1510,7 @@ class ExplainResponse(_message.Message):
     KNOWN_PROMPT_BYTES_FIELD_NUMBER: _builtins.int
     PREEMPTIONS_FIELD_NUMBER: _builtins.int
     PREEMPTIBLE_FIELD_NUMBER: _builtins.int
+    CHOSEN_BECAUSE_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     """Who asked."""
     request_id: _builtins.str
@@ -1447,6 +1565,8 @@ class ExplainResponse(_message.Message):
     """How often it was set aside for urgent work."""
     preemptible: _builtins.bool
     """May that happen, or happen again?"""
+    chosen_because: _builtins.str
+    """Why this model, where the request named an alias or requirements; else empty."""
     @_builtins.property
     def changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What was changed in the request, in words."""
@@ -1498,10 +1618,11 @@ class ExplainResponse(_message.Message):
         known_prompt_bytes: _builtins.int = ...,
         preemptions: _builtins.int = ...,
         preemptible: _builtins.bool = ...,
+        chosen_because: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_bound_ms", b"_bound_ms", "_ended_ago_ms", b"_ended_ago_ms", "_run_ms", b"_run_ms", "_told_high_ms", b"_told_high_ms", "_told_low_ms", b"_told_low_ms", "bound_ms", b"bound_ms", "ended_ago_ms", b"ended_ago_ms", "run_ms", b"run_ms", "soft_deadline", b"soft_deadline", "told_high_ms", b"told_high_ms", "told_low_ms", b"told_low_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bound_ms", b"_bound_ms", "_ended_ago_ms", b"_ended_ago_ms", "_run_ms", b"_run_ms", "_told_high_ms", b"_told_high_ms", "_told_low_ms", b"_told_low_ms", "age_ms", b"age_ms", "agent_id", b"agent_id", "attempts", b"attempts", "bound_ms", b"bound_ms", "bound_why", b"bound_why", "changes", b"changes", "compartment", b"compartment", "complete", b"complete", "ended_ago_ms", b"ended_ago_ms", "gates", b"gates", "known_prompt_bytes", b"known_prompt_bytes", "model", b"model", "overtakings", b"overtakings", "position", b"position", "preemptible", b"preemptible", "preemptions", b"preemptions", "priority", b"priority", "problem", b"problem", "queue_wait_ms", b"queue_wait_ms", "request_id", b"request_id", "run_ms", b"run_ms", "session_credit_ms", b"session_credit_ms", "soft_deadline", b"soft_deadline", "state", b"state", "told_high_ms", b"told_high_ms", "told_low_ms", b"told_low_ms", "wait_detail", b"wait_detail", "wait_reason", b"wait_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bound_ms", b"_bound_ms", "_ended_ago_ms", b"_ended_ago_ms", "_run_ms", b"_run_ms", "_told_high_ms", b"_told_high_ms", "_told_low_ms", b"_told_low_ms", "age_ms", b"age_ms", "agent_id", b"agent_id", "attempts", b"attempts", "bound_ms", b"bound_ms", "bound_why", b"bound_why", "changes", b"changes", "chosen_because", b"chosen_because", "compartment", b"compartment", "complete", b"complete", "ended_ago_ms", b"ended_ago_ms", "gates", b"gates", "known_prompt_bytes", b"known_prompt_bytes", "model", b"model", "overtakings", b"overtakings", "position", b"position", "preemptible", b"preemptible", "preemptions", b"preemptions", "priority", b"priority", "problem", b"problem", "queue_wait_ms", b"queue_wait_ms", "request_id", b"request_id", "run_ms", b"run_ms", "session_credit_ms", b"session_credit_ms", "soft_deadline", b"soft_deadline", "state", b"state", "told_high_ms", b"told_high_ms", "told_low_ms", b"told_low_ms", "wait_detail", b"wait_detail", "wait_reason", b"wait_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bound_ms: _TypeAlias = _typing.Literal["bound_ms"]  # noqa: Y015
     _WhichOneofArgType__bound_ms: _TypeAlias = _typing.Literal["_bound_ms", b"_bound_ms"]  # noqa: Y015

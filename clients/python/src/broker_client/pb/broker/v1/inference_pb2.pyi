@@ -4,6 +4,7 @@ isort:skip_file
 One call for an agent: a prompt goes in, events stream out. The gRPC deadline is the deadline."""
 
 from broker_client.pb.broker.v1 import common_pb2 as _common_pb2
+from broker_client.pb.broker.v1 import models_pb2 as _models_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -170,6 +171,7 @@ class GenerateRequest(_message.Message):
     PREFER_LOADED_FIELD_NUMBER: _builtins.int
     EXPECTED_CALLS_FIELD_NUMBER: _builtins.int
     SOFT_DEADLINE_MS_FIELD_NUMBER: _builtins.int
+    REQUIREMENTS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Names the request within its agent; 1 to 128 characters of [A-Za-z0-9._:/@-]. Empty: the broker
     draws one, and the request cannot be taken over or cancelled by another call.
@@ -177,7 +179,9 @@ class GenerateRequest(_message.Message):
     agent_id: _builtins.str
     """Who asks; 1 to 128 characters of [A-Za-z0-9._:/@-]. The configuration maps it to a type."""
     model: _builtins.str
-    """The model, named as Ollama names it ("qwen3:8b"; "tiny" means "tiny:latest"); at most 512 characters."""
+    """The model, named as Ollama names it ("qwen3:8b"; "tiny" means "tiny:latest"), or an alias that the
+    operator has configured ("fast"); at most 512 characters. Empty: by `requirements`.
+    """
     priority: _builtins.int
     """1 (highest) to 10 (lowest); 0 means 5."""
     criticality: _common_pb2.Criticality.ValueType
@@ -260,6 +264,12 @@ class GenerateRequest(_message.Message):
     def timeouts(self) -> Global___Timeouts:
         """How long each phase may take. The model and the configuration may say less."""
 
+    @_builtins.property
+    def requirements(self) -> _models_pb2.ModelRequirements:
+        """What the model must be. With `model` empty, of all that are so one is chosen, and `started` says why;
+        with a model or an alias, that one must be so, too.
+        """
+
     def __init__(
         self,
         *,
@@ -287,10 +297,11 @@ class GenerateRequest(_message.Message):
         prefer_loaded: _builtins.bool = ...,
         expected_calls: _builtins.int = ...,
         soft_deadline_ms: _builtins.int | None = ...,
+        requirements: _models_pb2.ModelRequirements | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_preemptible", b"_preemptible", "_soft_deadline_ms", b"_soft_deadline_ms", "chat", b"chat", "format", b"format", "input", b"input", "options", b"options", "preemptible", b"preemptible", "prompt", b"prompt", "soft_deadline_ms", b"soft_deadline_ms", "think", b"think", "timeouts", b"timeouts"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_preemptible", b"_preemptible", "_soft_deadline_ms", b"_soft_deadline_ms", "chat", b"chat", "format", b"format", "input", b"input", "options", b"options", "preemptible", b"preemptible", "prompt", b"prompt", "requirements", b"requirements", "soft_deadline_ms", b"soft_deadline_ms", "think", b"think", "timeouts", b"timeouts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_preemptible", b"_preemptible", "_soft_deadline_ms", b"_soft_deadline_ms", "accept_default", b"accept_default", "agent_id", b"agent_id", "cache_policy", b"cache_policy", "chat", b"chat", "criticality", b"criticality", "expected_calls", b"expected_calls", "fallback_models", b"fallback_models", "format", b"format", "input", b"input", "model", b"model", "on_interruption", b"on_interruption", "options", b"options", "preemptible", b"preemptible", "prefer_loaded", b"prefer_loaded", "priority", b"priority", "prompt", b"prompt", "prompt_type", b"prompt_type", "request_id", b"request_id", "resume_from_seq", b"resume_from_seq", "session_id", b"session_id", "soft_deadline_ms", b"soft_deadline_ms", "substitution", b"substitution", "think", b"think", "timeouts", b"timeouts", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_preemptible", b"_preemptible", "_soft_deadline_ms", b"_soft_deadline_ms", "accept_default", b"accept_default", "agent_id", b"agent_id", "cache_policy", b"cache_policy", "chat", b"chat", "criticality", b"criticality", "expected_calls", b"expected_calls", "fallback_models", b"fallback_models", "format", b"format", "input", b"input", "model", b"model", "on_interruption", b"on_interruption", "options", b"options", "preemptible", b"preemptible", "prefer_loaded", b"prefer_loaded", "priority", b"priority", "prompt", b"prompt", "prompt_type", b"prompt_type", "request_id", b"request_id", "requirements", b"requirements", "resume_from_seq", b"resume_from_seq", "session_id", b"session_id", "soft_deadline_ms", b"soft_deadline_ms", "substitution", b"substitution", "think", b"think", "timeouts", b"timeouts", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__preemptible: _TypeAlias = _typing.Literal["preemptible"]  # noqa: Y015
     _WhichOneofArgType__preemptible: _TypeAlias = _typing.Literal["_preemptible", b"_preemptible"]  # noqa: Y015
@@ -836,6 +847,7 @@ class Started(_message.Message):
     SUBSTITUTED_FOR_FIELD_NUMBER: _builtins.int
     CHANGES_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
+    CHOSEN_BECAUSE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model that answers."""
     backend: _builtins.str
@@ -846,6 +858,8 @@ class Started(_message.Message):
     """The model asked for, where another one answers; else empty."""
     attempt: _builtins.int
     """1 for its first attempt; more where earlier ones came to nothing."""
+    chosen_because: _builtins.str
+    """Why this model, where the request named an alias or requirements; else empty."""
     @_builtins.property
     def changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What was changed in the request, in words, e.g. "num_ctx raised from 2048 to 4096"."""
@@ -859,10 +873,11 @@ class Started(_message.Message):
         substituted_for: _builtins.str = ...,
         changes: _abc.Iterable[_builtins.str] | None = ...,
         attempt: _builtins.int = ...,
+        chosen_because: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "backend", b"backend", "changes", b"changes", "level", b"level", "model", b"model", "substituted_for", b"substituted_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "backend", b"backend", "changes", b"changes", "chosen_because", b"chosen_because", "level", b"level", "model", b"model", "substituted_for", b"substituted_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1022,6 +1037,7 @@ class EmbedRequest(_message.Message):
     CRITICALITY_FIELD_NUMBER: _builtins.int
     TIMEOUTS_FIELD_NUMBER: _builtins.int
     SOFT_DEADLINE_MS_FIELD_NUMBER: _builtins.int
+    REQUIREMENTS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """As in GenerateRequest."""
     agent_id: _builtins.str
@@ -1046,6 +1062,10 @@ class EmbedRequest(_message.Message):
     def timeouts(self) -> Global___Timeouts:
         """As in GenerateRequest; token_gap_ms means nothing here."""
 
+    @_builtins.property
+    def requirements(self) -> _models_pb2.ModelRequirements:
+        """What the model must be, as in GenerateRequest."""
+
     def __init__(
         self,
         *,
@@ -1059,10 +1079,11 @@ class EmbedRequest(_message.Message):
         criticality: _common_pb2.Criticality.ValueType = ...,
         timeouts: Global___Timeouts | None = ...,
         soft_deadline_ms: _builtins.int | None = ...,
+        requirements: _models_pb2.ModelRequirements | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_soft_deadline_ms", b"_soft_deadline_ms", "soft_deadline_ms", b"soft_deadline_ms", "timeouts", b"timeouts"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_soft_deadline_ms", b"_soft_deadline_ms", "requirements", b"requirements", "soft_deadline_ms", b"soft_deadline_ms", "timeouts", b"timeouts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_soft_deadline_ms", b"_soft_deadline_ms", "agent_id", b"agent_id", "criticality", b"criticality", "dimensions", b"dimensions", "inputs", b"inputs", "model", b"model", "priority", b"priority", "refuse_too_long", b"refuse_too_long", "request_id", b"request_id", "soft_deadline_ms", b"soft_deadline_ms", "timeouts", b"timeouts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_soft_deadline_ms", b"_soft_deadline_ms", "agent_id", b"agent_id", "criticality", b"criticality", "dimensions", b"dimensions", "inputs", b"inputs", "model", b"model", "priority", b"priority", "refuse_too_long", b"refuse_too_long", "request_id", b"request_id", "requirements", b"requirements", "soft_deadline_ms", b"soft_deadline_ms", "timeouts", b"timeouts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__soft_deadline_ms: _TypeAlias = _typing.Literal["soft_deadline_ms"]  # noqa: Y015
     _WhichOneofArgType__soft_deadline_ms: _TypeAlias = _typing.Literal["_soft_deadline_ms", b"_soft_deadline_ms"]  # noqa: Y015
@@ -1083,12 +1104,15 @@ class EmbedResponse(_message.Message):
     LEVEL_FIELD_NUMBER: _builtins.int
     CHANGES_FIELD_NUMBER: _builtins.int
     SOFT_DEADLINE_MET_FIELD_NUMBER: _builtins.int
+    CHOSEN_BECAUSE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model that answered."""
     level: _common_pb2.DegradationLevel.ValueType
     """The level at which it was started."""
     soft_deadline_met: _builtins.bool
     """As in Done."""
+    chosen_because: _builtins.str
+    """Why this model, where the request named an alias or requirements; else empty."""
     @_builtins.property
     def embeddings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Embedding]:
         """One per input, in the order of the inputs."""
@@ -1115,10 +1139,11 @@ class EmbedResponse(_message.Message):
         level: _common_pb2.DegradationLevel.ValueType = ...,
         changes: _abc.Iterable[_builtins.str] | None = ...,
         soft_deadline_met: _builtins.bool | None = ...,
+        chosen_because: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_soft_deadline_met", b"_soft_deadline_met", "soft_deadline_met", b"soft_deadline_met", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_soft_deadline_met", b"_soft_deadline_met", "changes", b"changes", "embeddings", b"embeddings", "level", b"level", "model", b"model", "soft_deadline_met", b"soft_deadline_met", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_soft_deadline_met", b"_soft_deadline_met", "changes", b"changes", "chosen_because", b"chosen_because", "embeddings", b"embeddings", "level", b"level", "model", b"model", "soft_deadline_met", b"soft_deadline_met", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__soft_deadline_met: _TypeAlias = _typing.Literal["soft_deadline_met"]  # noqa: Y015
     _WhichOneofArgType__soft_deadline_met: _TypeAlias = _typing.Literal["_soft_deadline_met", b"_soft_deadline_met"]  # noqa: Y015

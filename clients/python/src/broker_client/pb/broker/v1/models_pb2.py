@@ -22,29 +22,94 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from broker_client.pb.broker.v1 import common_pb2 as broker_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x62roker/v1/models.proto\x12\tbroker.v1\"4\n\x0bListRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"I\n\x0cListResponse\x12 \n\x06models\x18\x01 \x03(\x0b\x32\x10.broker.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1a\n\nGetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\".\n\x0bGetResponse\x12\x1f\n\x05model\x18\x01 \x01(\x0b\x32\x10.broker.v1.Model\"\xc2\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x63\x61pabilities\x18\x02 \x03(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x16\n\x0eparameter_size\x18\x04 \x01(\t\x12\x14\n\x0cquantization\x18\x05 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x06 \x01(\t\x12\x1c\n\x14\x63ontext_length_train\x18\x07 \x01(\x05\x12%\n\x06places\x18\x08 \x03(\x0b\x32\x15.broker.v1.ModelPlace\"\xdd\x01\n\nModelPlace\x12\x0f\n\x07\x62\x61\x63kend\x18\x01 \x01(\t\x12$\n\x05state\x18\x02 \x01(\x0e\x32\x15.broker.v1.ModelState\x12\r\n\x05slots\x18\x03 \x01(\x05\x12\x0f\n\x07running\x18\x04 \x01(\x05\x12\x0f\n\x07num_ctx\x18\x05 \x01(\x05\x12\x14\n\x0cmemory_bytes\x18\x06 \x01(\x03\x12\x18\n\x10gpu_memory_bytes\x18\x07 \x01(\x03\x12\x0f\n\x07managed\x18\x08 \x01(\x08\x12\x17\n\nexpires_ms\x18\t \x01(\x03H\x00\x88\x01\x01\x42\r\n\x0b_expires_ms*\xdb\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12MODEL_STATE_ABSENT\x10\x01\x12\x17\n\x13MODEL_STATE_LOADING\x10\x02\x12\x18\n\x14MODEL_STATE_RESIDENT\x10\x03\x12\x18\n\x14MODEL_STATE_DRAINING\x10\x04\x12\x19\n\x15MODEL_STATE_UNLOADING\x10\x05\x12\x17\n\x13MODEL_STATE_UNKNOWN\x10\x06\x12\x17\n\x13MODEL_STATE_FREEING\x10\x07\x32w\n\x06Models\x12\x37\n\x04List\x12\x16.broker.v1.ListRequest\x1a\x17.broker.v1.ListResponse\x12\x34\n\x03Get\x12\x15.broker.v1.GetRequest\x1a\x16.broker.v1.GetResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x62roker/v1/models.proto\x12\tbroker.v1\x1a\x16\x62roker/v1/common.proto\"\x82\x01\n\x0bListRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12&\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x16.broker.v1.ModelFilter\x12$\n\x05order\x18\x04 \x01(\x0e\x32\x15.broker.v1.ModelOrder\"\xa6\x02\n\x0bModelFilter\x12\x0e\n\x06search\x18\x01 \x01(\t\x12-\n\x0c\x61vailability\x18\x02 \x01(\x0e\x32\x17.broker.v1.Availability\x12\x14\n\x0c\x63\x61pabilities\x18\x03 \x03(\t\x12\x16\n\x0esize_bytes_max\x18\x04 \x01(\x03\x12\x18\n\x10memory_bytes_max\x18\x05 \x01(\x03\x12\x0c\n\x04\x66its\x18\x06 \x01(\x08\x12\x13\n\x0b\x63ontext_min\x18\x07 \x01(\x05\x12\x16\n\x0e\x65xclude_guards\x18\x08 \x01(\x08\x12\x17\n\x0f\x65xclude_dynamic\x18\t \x01(\x08\x12*\n\x05level\x18\n \x01(\x0e\x32\x1b.broker.v1.DegradationLevel\x12\x10\n\x08resident\x18\x0b \x01(\x08\"\xab\x01\n\x0cListResponse\x12 \n\x06models\x18\x01 \x03(\x0b\x32\x10.broker.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x17\n\x0f\x63hanged_unix_ms\x18\x03 \x01(\x03\x12\r\n\x05total\x18\x04 \x01(\x05\x12\'\n\x07sources\x18\x05 \x03(\x0b\x32\x16.broker.v1.ModelSource\x12\x0f\n\x07loading\x18\x06 \x01(\x08\"k\n\x0bModelSource\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02up\x18\x02 \x01(\x08\x12\x13\n\x06\x61ge_ms\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x11\n\tfreshness\x18\x04 \x01(\t\x12\x0f\n\x07problem\x18\x05 \x01(\tB\t\n\x07_age_ms\"o\n\x0cWatchRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12&\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x16.broker.v1.ModelFilter\x12$\n\x05order\x18\x03 \x01(\x0e\x32\x15.broker.v1.ModelOrder\"_\n\rWatchResponse\x12%\n\x04list\x18\x01 \x01(\x0b\x32\x17.broker.v1.ListResponse\x12\'\n\x07\x63hanges\x18\x02 \x03(\x0b\x32\x16.broker.v1.ModelChange\")\n\x0bModelChange\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\"\x80\x01\n\x11ModelRequirements\x12\x14\n\x0c\x63\x61pabilities\x18\x01 \x03(\t\x12\x13\n\x0b\x63ontext_min\x18\x02 \x01(\x05\x12\x16\n\x0esize_bytes_max\x18\x03 \x01(\x03\x12\x18\n\x10memory_bytes_max\x18\x04 \x01(\x03\x12\x0e\n\x06prefer\x18\x05 \x01(\t\"S\n\x0eResolveRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x32\n\x0crequirements\x18\x02 \x01(\x0b\x32\x1c.broker.v1.ModelRequirements\"s\n\x0fResolveResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07\x62\x65\x63\x61use\x18\x02 \x01(\t\x12\x14\n\x0c\x61lternatives\x18\x03 \x03(\t\x12*\n\x08rejected\x18\x04 \x03(\x0b\x32\x18.broker.v1.RejectedModel\".\n\rRejectedModel\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x62\x65\x63\x61use\x18\x02 \x01(\t\"K\n\x0bPullRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x02 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x03 \x01(\t\x12\x0b\n\x03now\x18\x04 \x01(\x08\"\xc2\x01\n\x0cPullResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\x12\x17\n\x0f\x63ompleted_bytes\x18\x05 \x01(\x03\x12\x13\n\x0btotal_bytes\x18\x06 \x01(\x03\x12\x13\n\x0b\x62ytes_per_s\x18\x07 \x01(\x01\x12\x13\n\x06\x65ta_ms\x18\x08 \x01(\x03H\x00\x88\x01\x01\x12\x11\n\tlisteners\x18\t \x01(\x05\x42\t\n\x07_eta_ms\"\x12\n\x10ListPullsRequest\";\n\x11ListPullsResponse\x12&\n\x05pulls\x18\x01 \x03(\x0b\x32\x17.broker.v1.PullResponse\"D\n\x11\x43\x61ncelPullRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x02 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x03 \x01(\t\"\'\n\x12\x43\x61ncelPullResponse\x12\x11\n\tcancelled\x18\x01 \x01(\x05\"`\n\rDeleteRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x02 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x03 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x04 \x01(\x08\x12\r\n\x05\x66orce\x18\x05 \x01(\x08\"G\n\x0e\x44\x65leteResponse\x12\x10\n\x08\x62\x61\x63kends\x18\x01 \x03(\t\x12\x13\n\x0b\x66reed_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06\x62reaks\x18\x03 \x03(\t\">\n\x0bLoadRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x02 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x03 \x01(\t\"0\n\x0cLoadResponse\x12\x0f\n\x07\x62\x61\x63kend\x18\x01 \x01(\t\x12\x0f\n\x07load_ms\x18\x02 \x01(\x01\"@\n\rUnloadRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x02 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x03 \x01(\t\"\"\n\x0eUnloadResponse\x12\x10\n\x08\x62\x61\x63kends\x18\x01 \x03(\t\"\x98\x01\n\x0fGetUsageRequest\x12\x15\n\rsince_unix_ms\x18\x01 \x01(\x03\x12\x15\n\runtil_unix_ms\x18\x02 \x01(\x03\x12$\n\x05group\x18\x03 \x01(\x0e\x32\x15.broker.v1.UsageGroup\x12\r\n\x05model\x18\x04 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x05 \x01(\t\x12\x10\n\x08rows_max\x18\x06 \x01(\x05\"e\n\x10GetUsageResponse\x12#\n\x04rows\x18\x01 \x03(\x0b\x32\x15.broker.v1.ModelUsage\x12\x1a\n\x12kept_since_unix_ms\x18\x02 \x01(\x03\x12\x10\n\x08left_out\x18\x03 \x01(\x05\"\xf5\x01\n\nModelUsage\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12\x14\n\x0chour_unix_ms\x18\x03 \x01(\x03\x12\x10\n\x08requests\x18\x04 \x01(\x03\x12\x11\n\tcompleted\x18\x05 \x01(\x03\x12\x15\n\rprompt_tokens\x18\x06 \x01(\x03\x12\x15\n\routput_tokens\x18\x07 \x01(\x03\x12\r\n\x05loads\x18\x08 \x01(\x03\x12\x0e\n\x06\x62usy_s\x18\t \x01(\x01\x12\r\n\x05gpu_s\x18\n \x01(\x01\x12\x14\n\x0cqueue_wait_s\x18\x0b \x01(\x01\x12\x19\n\x11queue_wait_ms_max\x18\x0c \x01(\x01\"/\n\x0eGetTreeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x02 \x01(\t\"6\n\x0fGetTreeResponse\x12#\n\x05nodes\x18\x01 \x03(\x0b\x32\x14.broker.v1.ModelNode\"\xbe\x01\n\tModelNode\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x02 \x01(\t\x12\x0e\n\x06parent\x18\x03 \x01(\t\x12\x16\n\x0eparent_missing\x18\x04 \x01(\x08\x12\x10\n\x08\x63hildren\x18\x05 \x03(\t\x12\r\n\x05twins\x18\x06 \x03(\t\x12\x10\n\x08\x61\x64\x61pters\x18\x07 \x01(\x05\x12\x12\n\nsize_bytes\x18\x08 \x01(\x03\x12\x13\n\x0b\x66reed_bytes\x18\t \x01(\x03\x12\x0e\n\x06\x64igest\x18\n \x01(\t\"\x1a\n\nGetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\".\n\x0bGetResponse\x12\x1f\n\x05model\x18\x01 \x01(\x0b\x32\x10.broker.v1.Model\"\xeb\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x63\x61pabilities\x18\x02 \x03(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x16\n\x0eparameter_size\x18\x04 \x01(\t\x12\x14\n\x0cquantization\x18\x05 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x06 \x01(\t\x12\x1c\n\x14\x63ontext_length_train\x18\x07 \x01(\x05\x12%\n\x06places\x18\x08 \x03(\x0b\x32\x15.broker.v1.ModelPlace\x12\x12\n\ndownloaded\x18\t \x01(\x08\x12\x11\n\tsize_text\x18\n \x01(\t\x12\x13\n\x0bstatus_text\x18\x0b \x01(\t\x12\x13\n\x0bmodified_at\x18\x0c \x01(\t\x12\x0c\n\x04\x62\x61se\x18\r \x01(\t\x12\x0e\n\x06\x64igest\x18\x0e \x01(\t\x12\r\n\x05guard\x18\x0f \x01(\x08\x12\x0f\n\x07\x64ynamic\x18\x10 \x01(\x08\x12%\n\x06memory\x18\x11 \x03(\x0b\x32\x15.broker.v1.MemoryNeed\x12\x11\n\x04\x66its\x18\x12 \x01(\x08H\x00\x88\x01\x01\x12\r\n\x05small\x18\x13 \x01(\x08\x12 \n\x03use\x18\x14 \x01(\x0b\x32\x13.broker.v1.ModelUse\x12\x13\n\x0b\x64\x65scription\x18\x15 \x01(\t\x12\x0f\n\x07\x61liases\x18\x16 \x03(\tB\x07\n\x05_fits\">\n\nMemoryNeed\x12\x0f\n\x07num_ctx\x18\x01 \x01(\x05\x12\r\n\x05\x62ytes\x18\x02 \x01(\x03\x12\x10\n\x08measured\x18\x03 \x01(\x08\"d\n\x08ModelUse\x12\x10\n\x08requests\x18\x01 \x01(\x03\x12\x15\n\routput_tokens\x18\x02 \x01(\x03\x12\r\n\x05loads\x18\x03 \x01(\x03\x12\x14\n\x07idle_ms\x18\x04 \x01(\x03H\x00\x88\x01\x01\x42\n\n\x08_idle_ms\"\xdd\x01\n\nModelPlace\x12\x0f\n\x07\x62\x61\x63kend\x18\x01 \x01(\t\x12$\n\x05state\x18\x02 \x01(\x0e\x32\x15.broker.v1.ModelState\x12\r\n\x05slots\x18\x03 \x01(\x05\x12\x0f\n\x07running\x18\x04 \x01(\x05\x12\x0f\n\x07num_ctx\x18\x05 \x01(\x05\x12\x14\n\x0cmemory_bytes\x18\x06 \x01(\x03\x12\x18\n\x10gpu_memory_bytes\x18\x07 \x01(\x03\x12\x0f\n\x07managed\x18\x08 \x01(\x08\x12\x17\n\nexpires_ms\x18\t \x01(\x03H\x00\x88\x01\x01\x42\r\n\x0b_expires_ms*~\n\x0c\x41vailability\x12\x1c\n\x18\x41VAILABILITY_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x41VAILABILITY_DOWNLOADED\x10\x01\x12\x1d\n\x19\x41VAILABILITY_DOWNLOADABLE\x10\x02\x12\x14\n\x10\x41VAILABILITY_ALL\x10\x03*j\n\nModelOrder\x12\x1b\n\x17MODEL_ORDER_UNSPECIFIED\x10\x00\x12\x14\n\x10MODEL_ORDER_NAME\x10\x01\x12\x14\n\x10MODEL_ORDER_SIZE\x10\x02\x12\x13\n\x0fMODEL_ORDER_USE\x10\x03*\x82\x01\n\nUsageGroup\x12\x1b\n\x17USAGE_GROUP_UNSPECIFIED\x10\x00\x12\x15\n\x11USAGE_GROUP_MODEL\x10\x01\x12\x15\n\x11USAGE_GROUP_AGENT\x10\x02\x12\x14\n\x10USAGE_GROUP_HOUR\x10\x03\x12\x13\n\x0fUSAGE_GROUP_ALL\x10\x04*\xdb\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12MODEL_STATE_ABSENT\x10\x01\x12\x17\n\x13MODEL_STATE_LOADING\x10\x02\x12\x18\n\x14MODEL_STATE_RESIDENT\x10\x03\x12\x18\n\x14MODEL_STATE_DRAINING\x10\x04\x12\x19\n\x15MODEL_STATE_UNLOADING\x10\x05\x12\x17\n\x13MODEL_STATE_UNKNOWN\x10\x06\x12\x17\n\x13MODEL_STATE_FREEING\x10\x07\x32\x83\x06\n\x06Models\x12\x37\n\x04List\x12\x16.broker.v1.ListRequest\x1a\x17.broker.v1.ListResponse\x12\x34\n\x03Get\x12\x15.broker.v1.GetRequest\x1a\x16.broker.v1.GetResponse\x12<\n\x05Watch\x12\x17.broker.v1.WatchRequest\x1a\x18.broker.v1.WatchResponse0\x01\x12@\n\x07Resolve\x12\x19.broker.v1.ResolveRequest\x1a\x1a.broker.v1.ResolveResponse\x12\x39\n\x04Pull\x12\x16.broker.v1.PullRequest\x1a\x17.broker.v1.PullResponse0\x01\x12\x46\n\tListPulls\x12\x1b.broker.v1.ListPullsRequest\x1a\x1c.broker.v1.ListPullsResponse\x12I\n\nCancelPull\x12\x1c.broker.v1.CancelPullRequest\x1a\x1d.broker.v1.CancelPullResponse\x12=\n\x06\x44\x65lete\x12\x18.broker.v1.DeleteRequest\x1a\x19.broker.v1.DeleteResponse\x12\x37\n\x04Load\x12\x16.broker.v1.LoadRequest\x1a\x17.broker.v1.LoadResponse\x12=\n\x06Unload\x12\x18.broker.v1.UnloadRequest\x1a\x19.broker.v1.UnloadResponse\x12\x43\n\x08GetUsage\x12\x1a.broker.v1.GetUsageRequest\x1a\x1b.broker.v1.GetUsageResponse\x12@\n\x07GetTree\x12\x19.broker.v1.GetTreeRequest\x1a\x1a.broker.v1.GetTreeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'broker_client.pb.broker.v1.models_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MODELSTATE']._serialized_start=664
-  _globals['_MODELSTATE']._serialized_end=883
-  _globals['_LISTREQUEST']._serialized_start=37
-  _globals['_LISTREQUEST']._serialized_end=89
-  _globals['_LISTRESPONSE']._serialized_start=91
-  _globals['_LISTRESPONSE']._serialized_end=164
-  _globals['_GETREQUEST']._serialized_start=166
-  _globals['_GETREQUEST']._serialized_end=192
-  _globals['_GETRESPONSE']._serialized_start=194
-  _globals['_GETRESPONSE']._serialized_end=240
-  _globals['_MODEL']._serialized_start=243
-  _globals['_MODEL']._serialized_end=437
-  _globals['_MODELPLACE']._serialized_start=440
-  _globals['_MODELPLACE']._serialized_end=661
-  _globals['_MODELS']._serialized_start=885
-  _globals['_MODELS']._serialized_end=1004
+  _globals['_AVAILABILITY']._serialized_start=4025
+  _globals['_AVAILABILITY']._serialized_end=4151
+  _globals['_MODELORDER']._serialized_start=4153
+  _globals['_MODELORDER']._serialized_end=4259
+  _globals['_USAGEGROUP']._serialized_start=4262
+  _globals['_USAGEGROUP']._serialized_end=4392
+  _globals['_MODELSTATE']._serialized_start=4395
+  _globals['_MODELSTATE']._serialized_end=4614
+  _globals['_LISTREQUEST']._serialized_start=62
+  _globals['_LISTREQUEST']._serialized_end=192
+  _globals['_MODELFILTER']._serialized_start=195
+  _globals['_MODELFILTER']._serialized_end=489
+  _globals['_LISTRESPONSE']._serialized_start=492
+  _globals['_LISTRESPONSE']._serialized_end=663
+  _globals['_MODELSOURCE']._serialized_start=665
+  _globals['_MODELSOURCE']._serialized_end=772
+  _globals['_WATCHREQUEST']._serialized_start=774
+  _globals['_WATCHREQUEST']._serialized_end=885
+  _globals['_WATCHRESPONSE']._serialized_start=887
+  _globals['_WATCHRESPONSE']._serialized_end=982
+  _globals['_MODELCHANGE']._serialized_start=984
+  _globals['_MODELCHANGE']._serialized_end=1025
+  _globals['_MODELREQUIREMENTS']._serialized_start=1028
+  _globals['_MODELREQUIREMENTS']._serialized_end=1156
+  _globals['_RESOLVEREQUEST']._serialized_start=1158
+  _globals['_RESOLVEREQUEST']._serialized_end=1241
+  _globals['_RESOLVERESPONSE']._serialized_start=1243
+  _globals['_RESOLVERESPONSE']._serialized_end=1358
+  _globals['_REJECTEDMODEL']._serialized_start=1360
+  _globals['_REJECTEDMODEL']._serialized_end=1406
+  _globals['_PULLREQUEST']._serialized_start=1408
+  _globals['_PULLREQUEST']._serialized_end=1483
+  _globals['_PULLRESPONSE']._serialized_start=1486
+  _globals['_PULLRESPONSE']._serialized_end=1680
+  _globals['_LISTPULLSREQUEST']._serialized_start=1682
+  _globals['_LISTPULLSREQUEST']._serialized_end=1700
+  _globals['_LISTPULLSRESPONSE']._serialized_start=1702
+  _globals['_LISTPULLSRESPONSE']._serialized_end=1761
+  _globals['_CANCELPULLREQUEST']._serialized_start=1763
+  _globals['_CANCELPULLREQUEST']._serialized_end=1831
+  _globals['_CANCELPULLRESPONSE']._serialized_start=1833
+  _globals['_CANCELPULLRESPONSE']._serialized_end=1872
+  _globals['_DELETEREQUEST']._serialized_start=1874
+  _globals['_DELETEREQUEST']._serialized_end=1970
+  _globals['_DELETERESPONSE']._serialized_start=1972
+  _globals['_DELETERESPONSE']._serialized_end=2043
+  _globals['_LOADREQUEST']._serialized_start=2045
+  _globals['_LOADREQUEST']._serialized_end=2107
+  _globals['_LOADRESPONSE']._serialized_start=2109
+  _globals['_LOADRESPONSE']._serialized_end=2157
+  _globals['_UNLOADREQUEST']._serialized_start=2159
+  _globals['_UNLOADREQUEST']._serialized_end=2223
+  _globals['_UNLOADRESPONSE']._serialized_start=2225
+  _globals['_UNLOADRESPONSE']._serialized_end=2259
+  _globals['_GETUSAGEREQUEST']._serialized_start=2262
+  _globals['_GETUSAGEREQUEST']._serialized_end=2414
+  _globals['_GETUSAGERESPONSE']._serialized_start=2416
+  _globals['_GETUSAGERESPONSE']._serialized_end=2517
+  _globals['_MODELUSAGE']._serialized_start=2520
+  _globals['_MODELUSAGE']._serialized_end=2765
+  _globals['_GETTREEREQUEST']._serialized_start=2767
+  _globals['_GETTREEREQUEST']._serialized_end=2814
+  _globals['_GETTREERESPONSE']._serialized_start=2816
+  _globals['_GETTREERESPONSE']._serialized_end=2870
+  _globals['_MODELNODE']._serialized_start=2873
+  _globals['_MODELNODE']._serialized_end=3063
+  _globals['_GETREQUEST']._serialized_start=3065
+  _globals['_GETREQUEST']._serialized_end=3091
+  _globals['_GETRESPONSE']._serialized_start=3093
+  _globals['_GETRESPONSE']._serialized_end=3139
+  _globals['_MODEL']._serialized_start=3142
+  _globals['_MODEL']._serialized_end=3633
+  _globals['_MEMORYNEED']._serialized_start=3635
+  _globals['_MEMORYNEED']._serialized_end=3697
+  _globals['_MODELUSE']._serialized_start=3699
+  _globals['_MODELUSE']._serialized_end=3799
+  _globals['_MODELPLACE']._serialized_start=3802
+  _globals['_MODELPLACE']._serialized_end=4023
+  _globals['_MODELS']._serialized_start=4617
+  _globals['_MODELS']._serialized_end=5388
 # @@protoc_insertion_point(module_scope)

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ModelsStub:
-    """The catalogue over all backends. Watch, Pull, Delete, Load and Unload join it later.
+    """The catalogue over all backends and, where it is configured, over what could be downloaded.
     """
 
     def __init__(self, channel):
@@ -45,14 +45,64 @@ class ModelsStub:
                 request_serializer=broker_dot_v1_dot_models__pb2.GetRequest.SerializeToString,
                 response_deserializer=broker_dot_v1_dot_models__pb2.GetResponse.FromString,
                 _registered_method=True)
+        self.Watch = channel.unary_stream(
+                '/broker.v1.Models/Watch',
+                request_serializer=broker_dot_v1_dot_models__pb2.WatchRequest.SerializeToString,
+                response_deserializer=broker_dot_v1_dot_models__pb2.WatchResponse.FromString,
+                _registered_method=True)
+        self.Resolve = channel.unary_unary(
+                '/broker.v1.Models/Resolve',
+                request_serializer=broker_dot_v1_dot_models__pb2.ResolveRequest.SerializeToString,
+                response_deserializer=broker_dot_v1_dot_models__pb2.ResolveResponse.FromString,
+                _registered_method=True)
+        self.Pull = channel.unary_stream(
+                '/broker.v1.Models/Pull',
+                request_serializer=broker_dot_v1_dot_models__pb2.PullRequest.SerializeToString,
+                response_deserializer=broker_dot_v1_dot_models__pb2.PullResponse.FromString,
+                _registered_method=True)
+        self.ListPulls = channel.unary_unary(
+                '/broker.v1.Models/ListPulls',
+                request_serializer=broker_dot_v1_dot_models__pb2.ListPullsRequest.SerializeToString,
+                response_deserializer=broker_dot_v1_dot_models__pb2.ListPullsResponse.FromString,
+                _registered_method=True)
+        self.CancelPull = channel.unary_unary(
+                '/broker.v1.Models/CancelPull',
+                request_serializer=broker_dot_v1_dot_models__pb2.CancelPullRequest.SerializeToString,
+                response_deserializer=broker_dot_v1_dot_models__pb2.CancelPullResponse.FromString,
+                _registered_method=True)
+        self.Delete = channel.unary_unary(
+                '/broker.v1.Models/Delete',
+                request_serializer=broker_dot_v1_dot_models__pb2.DeleteRequest.SerializeToString,
+                response_deserializer=broker_dot_v1_dot_models__pb2.DeleteResponse.FromString,
+                _registered_method=True)
+        self.Load = channel.unary_unary(
+                '/broker.v1.Models/Load',
+                request_serializer=broker_dot_v1_dot_models__pb2.LoadRequest.SerializeToString,
+                response_deserializer=broker_dot_v1_dot_models__pb2.LoadResponse.FromString,
+                _registered_method=True)
+        self.Unload = channel.unary_unary(
+                '/broker.v1.Models/Unload',
+                request_serializer=broker_dot_v1_dot_models__pb2.UnloadRequest.SerializeToString,
+                response_deserializer=broker_dot_v1_dot_models__pb2.UnloadResponse.FromString,
+                _registered_method=True)
+        self.GetUsage = channel.unary_unary(
+                '/broker.v1.Models/GetUsage',
+                request_serializer=broker_dot_v1_dot_models__pb2.GetUsageRequest.SerializeToString,
+                response_deserializer=broker_dot_v1_dot_models__pb2.GetUsageResponse.FromString,
+                _registered_method=True)
+        self.GetTree = channel.unary_unary(
+                '/broker.v1.Models/GetTree',
+                request_serializer=broker_dot_v1_dot_models__pb2.GetTreeRequest.SerializeToString,
+                response_deserializer=broker_dot_v1_dot_models__pb2.GetTreeResponse.FromString,
+                _registered_method=True)
 
 
 class ModelsServicer:
-    """The catalogue over all backends. Watch, Pull, Delete, Load and Unload join it later.
+    """The catalogue over all backends and, where it is configured, over what could be downloaded.
     """
 
     def List(self, request, context):
-        """Lists models by name.
+        """Lists models. Answered from memory, never by asking anybody.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -60,6 +110,76 @@ class ModelsServicer:
 
     def Get(self, request, context):
         """One model. NOT_FOUND with the nearest names where there is none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Watch(self, request, context):
+        """What List would answer, at once and again after every change, each time as a whole.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Resolve(self, request, context):
+        """Which model would answer a request that names this model, alias or requirements, and why.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Pull(self, request, context):
+        """Downloads a model, or joins the download of it that is under way. Ends with `done`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPulls(self, request, context):
+        """The downloads that wait, run, or ended lately.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelPull(self, request, context):
+        """Ends a download for all who want it. NOT_FOUND where none of this model waits or runs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Delete(self, request, context):
+        """Deletes a model from the disks of backends.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Load(self, request, context):
+        """Makes a model resident; answers when it is ready.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Unload(self, request, context):
+        """Has a model leave memory once its running work has ended; answers when it is gone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetUsage(self, request, context):
+        """Who used which models, when, and what it cost.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetTree(self, request, context):
+        """What models are made of: parents, adapters and shared files; what breaks or is freed with one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -78,6 +198,56 @@ def add_ModelsServicer_to_server(servicer, server):
                     request_deserializer=broker_dot_v1_dot_models__pb2.GetRequest.FromString,
                     response_serializer=broker_dot_v1_dot_models__pb2.GetResponse.SerializeToString,
             ),
+            'Watch': grpc.unary_stream_rpc_method_handler(
+                    servicer.Watch,
+                    request_deserializer=broker_dot_v1_dot_models__pb2.WatchRequest.FromString,
+                    response_serializer=broker_dot_v1_dot_models__pb2.WatchResponse.SerializeToString,
+            ),
+            'Resolve': grpc.unary_unary_rpc_method_handler(
+                    servicer.Resolve,
+                    request_deserializer=broker_dot_v1_dot_models__pb2.ResolveRequest.FromString,
+                    response_serializer=broker_dot_v1_dot_models__pb2.ResolveResponse.SerializeToString,
+            ),
+            'Pull': grpc.unary_stream_rpc_method_handler(
+                    servicer.Pull,
+                    request_deserializer=broker_dot_v1_dot_models__pb2.PullRequest.FromString,
+                    response_serializer=broker_dot_v1_dot_models__pb2.PullResponse.SerializeToString,
+            ),
+            'ListPulls': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPulls,
+                    request_deserializer=broker_dot_v1_dot_models__pb2.ListPullsRequest.FromString,
+                    response_serializer=broker_dot_v1_dot_models__pb2.ListPullsResponse.SerializeToString,
+            ),
+            'CancelPull': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelPull,
+                    request_deserializer=broker_dot_v1_dot_models__pb2.CancelPullRequest.FromString,
+                    response_serializer=broker_dot_v1_dot_models__pb2.CancelPullResponse.SerializeToString,
+            ),
+            'Delete': grpc.unary_unary_rpc_method_handler(
+                    servicer.Delete,
+                    request_deserializer=broker_dot_v1_dot_models__pb2.DeleteRequest.FromString,
+                    response_serializer=broker_dot_v1_dot_models__pb2.DeleteResponse.SerializeToString,
+            ),
+            'Load': grpc.unary_unary_rpc_method_handler(
+                    servicer.Load,
+                    request_deserializer=broker_dot_v1_dot_models__pb2.LoadRequest.FromString,
+                    response_serializer=broker_dot_v1_dot_models__pb2.LoadResponse.SerializeToString,
+            ),
+            'Unload': grpc.unary_unary_rpc_method_handler(
+                    servicer.Unload,
+                    request_deserializer=broker_dot_v1_dot_models__pb2.UnloadRequest.FromString,
+                    response_serializer=broker_dot_v1_dot_models__pb2.UnloadResponse.SerializeToString,
+            ),
+            'GetUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUsage,
+                    request_deserializer=broker_dot_v1_dot_models__pb2.GetUsageRequest.FromString,
+                    response_serializer=broker_dot_v1_dot_models__pb2.GetUsageResponse.SerializeToString,
+            ),
+            'GetTree': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTree,
+                    request_deserializer=broker_dot_v1_dot_models__pb2.GetTreeRequest.FromString,
+                    response_serializer=broker_dot_v1_dot_models__pb2.GetTreeResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'broker.v1.Models', rpc_method_handlers)
@@ -87,7 +257,7 @@ def add_ModelsServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Models:
-    """The catalogue over all backends. Watch, Pull, Delete, Load and Unload join it later.
+    """The catalogue over all backends and, where it is configured, over what could be downloaded.
     """
 
     @staticmethod
@@ -134,6 +304,276 @@ class Models:
             '/broker.v1.Models/Get',
             broker_dot_v1_dot_models__pb2.GetRequest.SerializeToString,
             broker_dot_v1_dot_models__pb2.GetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Watch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/broker.v1.Models/Watch',
+            broker_dot_v1_dot_models__pb2.WatchRequest.SerializeToString,
+            broker_dot_v1_dot_models__pb2.WatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Resolve(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/broker.v1.Models/Resolve',
+            broker_dot_v1_dot_models__pb2.ResolveRequest.SerializeToString,
+            broker_dot_v1_dot_models__pb2.ResolveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Pull(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/broker.v1.Models/Pull',
+            broker_dot_v1_dot_models__pb2.PullRequest.SerializeToString,
+            broker_dot_v1_dot_models__pb2.PullResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPulls(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/broker.v1.Models/ListPulls',
+            broker_dot_v1_dot_models__pb2.ListPullsRequest.SerializeToString,
+            broker_dot_v1_dot_models__pb2.ListPullsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelPull(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/broker.v1.Models/CancelPull',
+            broker_dot_v1_dot_models__pb2.CancelPullRequest.SerializeToString,
+            broker_dot_v1_dot_models__pb2.CancelPullResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Delete(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/broker.v1.Models/Delete',
+            broker_dot_v1_dot_models__pb2.DeleteRequest.SerializeToString,
+            broker_dot_v1_dot_models__pb2.DeleteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Load(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/broker.v1.Models/Load',
+            broker_dot_v1_dot_models__pb2.LoadRequest.SerializeToString,
+            broker_dot_v1_dot_models__pb2.LoadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Unload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/broker.v1.Models/Unload',
+            broker_dot_v1_dot_models__pb2.UnloadRequest.SerializeToString,
+            broker_dot_v1_dot_models__pb2.UnloadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/broker.v1.Models/GetUsage',
+            broker_dot_v1_dot_models__pb2.GetUsageRequest.SerializeToString,
+            broker_dot_v1_dot_models__pb2.GetUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTree(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/broker.v1.Models/GetTree',
+            broker_dot_v1_dot_models__pb2.GetTreeRequest.SerializeToString,
+            broker_dot_v1_dot_models__pb2.GetTreeResponse.FromString,
             options,
             channel_credentials,
             insecure,

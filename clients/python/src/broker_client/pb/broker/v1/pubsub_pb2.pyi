@@ -358,6 +358,11 @@ class ModelsState(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MODELS_FIELD_NUMBER: _builtins.int
+    CHANGED_UNIX_MS_FIELD_NUMBER: _builtins.int
+    changed_unix_ms: _builtins.int
+    """When what is known of all models last changed, in milliseconds since 1970: another one than before
+    means that Models.List answers otherwise.
+    """
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___OccupyingModel]:
         """One per model and backend."""
@@ -366,10 +371,11 @@ class ModelsState(_message.Message):
         self,
         *,
         models: _abc.Iterable[Global___OccupyingModel] | None = ...,
+        changed_unix_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_unix_ms", b"changed_unix_ms", "models", b"models"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
