@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from _sched.queue import FairQueue
-from broker.core.accepting import Accepting
 from broker.core.agent_policy import COMPARTMENTS_MAX
 from broker.core.agents import Agent
 from broker.core.bulkheads import Bulkheads
@@ -16,8 +15,8 @@ from broker.core.lifecycle import State
 from broker.core.offers import NOTHING, Offers
 from broker.core.queueing import Line, LineKey, QueuePolicy
 from broker.core.record import Record
-from broker.core.sharers import Sharers
 from broker.core.tally import Tally
+from broker.core.waiting_index import WaitingIndex, beginnings_of, others_of
 from broker.core.work_seen import WaitingWork
 
 SLOT_MASK = 0xFFFFFFFF  # the part of a handle that says where in memory it is
@@ -74,8 +73,8 @@ class Backlog:
         self.lines: dict[LineKey, Line] = {}
         self.ready: dict[LineKey, Line] = {}
         self.size_bytes = 0  # of all that waits
-        self.accepting = Accepting()
-        self.sharers = Sharers()
+        self.accepting = WaitingIndex(others_of)
+        self.sharers = WaitingIndex(beginnings_of)
         self.work = WaitingWork()
         self.bulkheads = bulkheads
         self.offers = offers

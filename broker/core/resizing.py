@@ -38,7 +38,7 @@ class Resizing:
         for place in range(len(hashes) - 1, -1, -1):
             if PREFIX_BYTES[place] <= record.new_from_bytes:
                 return
-            for each in islice(self._backlog.sharers.of(runner, hashes[place]), SHARERS_MAX):
+            for each in islice(self._backlog.sharers.of((runner, hashes[place])), SHARERS_MAX):
                 self._weigh(each, runner)
 
     def _weigh(self, record: Record, runner: str) -> None:
