@@ -22,8 +22,8 @@ class ModelFacts:
     the backend does not tell. `context_length_train` 0 means unknown. `num_ctx_default` is the
     context that the model itself asks for when a request does not, 0 where it leaves that to the
     server. `modified_at` is RFC 3339, "" where it is not told. `parent` is the model that it says
-    it was made from. `blobs` are the digests of its weights, `adapters` those of what is laid on them.
-    `kv_bytes_per_token`: bytes of cache that each token of context takes in each slot, worked out
+    it was made from. `blobs` are the digests of its weights, `adapters` those of what is laid on
+    them. `kv_bytes_per_token`: bytes of cache that each token of context takes in each slot, worked out
     from the model's own figures; 0 where these are not told.
     """
 
