@@ -14,7 +14,7 @@ from broker.core.effects import AbortAttempt, Answer, Effect, Finish, TellRequeu
 from broker.core.errors import BrokerError, Cancelled, DeadlineExpired, Draining, TimedOut
 from broker.core.failures import failure_of
 from broker.core.journal import Ended, Journal
-from broker.core.lateness import Lateness
+from broker.core.lateness import Lateness, Needs
 from broker.core.lifecycle import LIFECYCLE, OUTCOME_OF, WAITS, State, Trigger
 from broker.core.load_charges import LoadCharges
 from broker.core.phases import Phases
@@ -129,8 +129,12 @@ class Ledger:
     def gives_up(self, record: Record, now_ns: int) -> bool:
         """Ends one that waits and surely comes too late, where that is so."""
         needs = self._lateness.is_late(record, now_ns)
-        if needs is None:
-            return False
+        if needs is not None:
+            self._end_late(record, needs, now_ns)
+        return needs is not None
+
+    def _end_late(self, record: Record, needs: Needs, now_ns: int) -> None:
+        """It ends, as it needs more time than there is left."""
         _, detail = wait_reason(record, self._backends, self._backlog, now_ns)
         waited_s, left_s = (now_ns - record.arrived_ns) / 1e9, (record.deadline_ns - now_ns) / 1e9
         error = DeadlineExpired(
@@ -138,7 +142,6 @@ class Ledger:
             f"{left_s:.1f} s are left, and by what was measured {needs.words}"
         )
         self.conclude(record, Trigger.EXPIRE, error, now_ns)
-        return True
 
     def hold_to_time_outs(self, record: Record, now_ns: int) -> None:
         """It waits, and others count for it now: those of another model, or of another policy."""
@@ -302,9 +305,11 @@ class Ledger:
 
     def _deadline_passed(self, record: Record, now_ns: int) -> None:
         if now_ns < record.deadline_ns:  # it is only looked at
-            is_late = self._lateness.is_late(record, now_ns) is not None
-            if not (is_late and self._spare(record, now_ns)) and not self.gives_up(record, now_ns):
+            needs = self._lateness.is_late(record, now_ns)
+            if needs is None:
                 self._watch(record, now_ns)
+            elif not self._spare(record, now_ns):
+                self._end_late(record, needs, now_ns)
             return
         waited_s = (now_ns - record.arrived_ns) / 1e9
         if record.state in WAITS:

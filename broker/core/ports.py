@@ -23,8 +23,8 @@ class ModelFacts:
     context that the model itself asks for when a request does not, 0 where it leaves that to the
     server. `modified_at` is RFC 3339, "" where it is not told. `parent` is the model that it says
     it was made from. `blobs` are the digests of its weights, `adapters` those of what is laid on
-    them. `kv_bytes_per_token`: bytes of cache that each token of context takes in each slot, worked out
-    from the model's own figures; 0 where these are not told.
+    them. `kv_bytes_per_token`: bytes of cache that each token of context takes in each slot, worked
+    out from the model's own figures; 0 where these are not told.
     """
 
     name: str

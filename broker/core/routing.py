@@ -70,34 +70,28 @@ class Routing:
 
     def choose(self, found: Sequence[Dispatch]) -> Dispatch:
         """One of these, which are in the order of the configuration; it will be started."""
-        if len(self._backends) == 1:  # no other ever gets anything: no session is remembered
-            self._reads(self._record_of(found[0].entry), *found[0][:2])
-            return found[0]
         least = min(found, key=_load)  # the first configured among equals
         record = self._record_of(least.entry)
-        session = _session_of(record)
-        if record.past and record.past[-1].reason != PREEMPTED:
-            chosen = _elsewhere(least, found, record.past[-1].backend)
-        elif session[1]:
-            again = self._again(least, found, session, BUSIER_MAX)
-            chosen = again or self._alike(least, found, record) or least
-        else:
-            alike = self._alike(least, found, record)
-            chosen = alike or self._again(least, found, session, 0) or least
-        self._goes(record, session, *chosen[:2])
+        chosen = self._choose(record, least, found) if len(self._backends) > 1 else least
+        self.was_given(record, *chosen[:2])
         return chosen
 
-    def was_given(self, record: Record, backend: BackendState, residency: Residency) -> None:
-        """A slot was made free for it: there was nothing to choose."""
-        if len(self._backends) == 1:
-            self._reads(record, backend, residency)
-        else:
-            self._goes(record, _session_of(record), backend, residency)
+    def _choose(self, record: Record, least: Dispatch, found: Sequence[Dispatch]) -> Dispatch:
+        session = _session_of(record)
+        if record.past and record.past[-1].reason != PREEMPTED:
+            return _elsewhere(least, found, record.past[-1].backend)
+        if session[1]:
+            again = self._again(least, found, session, BUSIER_MAX)
+            return again or self._alike(least, found, record) or least
+        alike = self._alike(least, found, record)
+        return alike or self._again(least, found, session, 0) or least
 
-    def _goes(
-        self, record: Record, session: _Session, backend: BackendState, residency: Residency
-    ) -> None:
+    def was_given(self, record: Record, backend: BackendState, residency: Residency) -> None:
+        """It is about to be started there, whoever chose that."""
         self._reads(record, backend, residency)
+        if len(self._backends) == 1:
+            return  # no other ever gets anything: no session is remembered
+        session = _session_of(record)
         self._last[session] = backend.name
         self._last.move_to_end(session)
         if len(self._last) > AFFINITIES_MAX:
