@@ -39,7 +39,7 @@ SetAside = Callable[[Attempt, str], None]
 Start = Callable[[Record, BackendState, Residency, int], None]
 
 
-class Bound(NamedTuple):
+class Call(NamedTuple):
     """A call that holds a slot, and how it stands: how long it has run, how long it probably still
     does (inf where nothing tells), how much of its slot's time would be lost with it."""
 
@@ -185,12 +185,12 @@ class Preemptions:
         self, key: LineKey, servers: Sequence[Residency], wanted: int, now_ns: int
     ) -> bool:
         """Sets aside what runs there, for so many urgent ones. Has it done so?"""
-        bound, ending = self._bound(servers, now_ns)
+        calls, ending = self._calls(servers, now_ns)
         soon_ns = self.policy.soon_ns
         wanted -= ending + self._loading_soon(key, now_ns)
-        soon = sum(each.left_ns <= soon_ns for each in bound)
+        soon = sum(each.left_ns <= soon_ns for each in calls)
         has_acted = False
-        for each in sorted((each for each in bound if self._is_movable(each)), key=_place):
+        for each in sorted((each for each in calls if self._is_movable(each)), key=_place):
             if wanted <= 0:
                 break
             if each.left_ns <= soon_ns or (soon >= wanted and each.ran_ns > each.left_ns):
@@ -226,9 +226,9 @@ class Preemptions:
 
     def _cut(self, residency: Residency, now_ns: int) -> bool:
         """All that keeps this drain from its end, or nothing: a slot of it is of no use."""
-        bound, _ = self._bound((residency,), now_ns)
-        stays_ns = max((each.left_ns for each in bound if not self._is_movable(each)), default=0.0)
-        late = [each for each in bound if each.left_ns > stays_ns + self.policy.soon_ns]
+        calls, _ = self._calls((residency,), now_ns)
+        stays_ns = max((each.left_ns for each in calls if not self._is_movable(each)), default=0.0)
+        late = [each for each in calls if each.left_ns > stays_ns + self.policy.soon_ns]
         if not late or not self._can_pay(sum(each.waste_ns for each in late), now_ns):
             return False
         for each in late:
@@ -237,44 +237,45 @@ class Preemptions:
 
     # Whose work
 
-    def _bound(self, servers: Iterable[Residency], now_ns: int) -> tuple[list[Bound], int]:
+    def _calls(self, servers: Iterable[Residency], now_ns: int) -> tuple[list[Call], int]:
         """What runs on these; and of how many the call is being closed already, for whatever
         reason but this one."""
         those = {id(each) for each in servers}
-        bound, ending = list[Bound](), 0
+        calls, ending = list[Call](), 0
         for attempt in self._ledger.attempts.values():
             if id(attempt.residency) not in those or attempt.is_preempted:
                 continue
             if attempt.ending is not None or attempt.given_up is not None:
                 ending += 1
             else:
-                bound.append(self._judge(attempt, now_ns))
-        return bound, ending
+                calls.append(self._judge(attempt, now_ns))
+        return calls, ending
 
-    def _judge(self, attempt: Attempt, now_ns: int) -> Bound:
+    def _judge(self, attempt: Attempt, now_ns: int) -> Call:
         """What runs for longer than was thought may be over as soon, or last as long again as it
         is beyond that."""
         ran_ns = now_ns - attempt.started_ns
         runner = attempt.residency.runner
         service_ns = attempt.record.service_ns or self._estimates.service_ns(runner) or inf
-        return Bound(attempt, ran_ns, abs(service_ns - ran_ns), self._waste_ns(attempt, now_ns))
-
-    def _waste_ns(self, attempt: Attempt, now_ns: int) -> int:
-        """What is lost of its slot's time: all, or what goes on needs: its prompt read again."""
         goes_on = attempt.record.spec.on_interruption is OnInterruption.CONTINUE
+        waste_ns = self._waste_ns(attempt, now_ns, goes_on=goes_on)
+        return Call(attempt, ran_ns, abs(service_ns - ran_ns), waste_ns)
+
+    def _waste_ns(self, attempt: Attempt, now_ns: int, *, goes_on: bool) -> int:
+        """What is lost of its slot's time: all, or what goes on needs: its prompt read again."""
         until_ns = attempt.first_token_ns if goes_on and attempt.first_token_ns else now_ns
         return until_ns - attempt.started_ns + self._grace_ns()
 
-    def _is_movable(self, bound: Bound) -> bool:
-        return self.may_be_set_aside(bound.attempt.record)
+    def _is_movable(self, call: Call) -> bool:
+        return self.may_be_set_aside(call.attempt.record)
 
     def _can_pay(self, waste_ns: int, now_ns: int) -> bool:
         return waste_ns <= self.left_ns(now_ns)
 
-    def _take(self, bound: Bound, why: str, now_ns: int) -> None:
-        self._account.spend(self.policy, bound.waste_ns, self._slots(), now_ns)
-        bound.attempt.waste_ns = bound.waste_ns
-        self._set_aside(bound.attempt, why)
+    def _take(self, call: Call, why: str, now_ns: int) -> None:
+        self._account.spend(self.policy, call.waste_ns, self._slots(), now_ns)
+        call.attempt.waste_ns = call.waste_ns
+        self._set_aside(call.attempt, why)
 
     def _slots(self) -> int:
         """Those of all models that are loaded."""
@@ -297,8 +298,7 @@ class Preemptions:
         as it came to an end of its own meanwhile, or its request did."""
         waste_ns = 0
         if goes_on is not None:
-            until_ns = attempt.first_token_ns if goes_on and attempt.first_token_ns else now_ns
-            waste_ns = until_ns - attempt.started_ns + self._grace_ns()
+            waste_ns = self._waste_ns(attempt, now_ns, goes_on=goes_on)
             self.count += 1
             self.wasted_ns += waste_ns
         more_ns = waste_ns - attempt.waste_ns
@@ -346,6 +346,6 @@ def _covered(servers: Iterable[Residency], pending: Counter[int], wanted: int) -
     return covered
 
 
-def _place(bound: Bound) -> tuple[int, int, int]:
+def _place(call: Call) -> tuple[int, int, int]:
     """By which of those that may be set aside come in their order."""
-    return -bound.attempt.record.priority, bound.waste_ns, -bound.attempt.id
+    return -call.attempt.record.priority, call.waste_ns, -call.attempt.id

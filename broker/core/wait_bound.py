@@ -29,7 +29,7 @@ from broker.core.worth import (
     IDLE_SHARE_MIN,
     LOAD_NS_UNKNOWN,
     PATIENCE_CYCLES,
-    PATIENCE_NS_MIN,
+    patience_of,
 )
 
 # For how long it is believed what the backends are like.
@@ -270,7 +270,7 @@ class WaitBounds:
             return (0.0 if is_there else until_ns,) * len(RATES)
         turn_ns = last_ns + 2 * longest_ns + UNLOAD_NS
         return tuple(  # the rule sees the load of others, too
-            _patience_ns(loads_ns, (1 - rate) * REST_SHARE if is_alone else IDLE_SHARE_MIN)
+            patience_of(loads_ns, (1 - rate) * REST_SHARE if is_alone else IDLE_SHARE_MIN)
             + len(asked) * turn_ns
             for rate in RATES
         )
@@ -295,11 +295,6 @@ def _best_way(
 def _until_done(flow: Flow, waits_ns: int, way: _Way, now_ns: int) -> float:
     """Until what waits for these slots and a burst are worked off, once the model is there."""
     return way.turn_ns + (waits_ns / flow.slots + flow.burst_ns(way.at, now_ns)) / way.left
-
-
-def _patience_ns(loads_ns: float, idle: float) -> float:
-    """As the placement rule has it, where so much is idle."""
-    return max(PATIENCE_NS_MIN, PATIENCE_CYCLES * loads_ns / max(IDLE_SHARE_MIN, idle))
 
 
 def _shape(backends: Sequence[BackendState]) -> _Shape:

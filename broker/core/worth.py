@@ -113,6 +113,12 @@ class Turn(NamedTuple):
 NOTHING: Final = Turn(0.0, 0.0)
 
 
+def patience_of(loads_ns: float, idle: float) -> float:
+    """How long a request may wait before its model goes first, in nanoseconds, where the loads of
+    all that is waited for take so long and so much of the slots is idle: a cycle that fits in."""
+    return max(PATIENCE_NS_MIN, PATIENCE_CYCLES * loads_ns / max(IDLE_SHARE_MIN, idle))
+
+
 class Worth:
     """See the module."""
 
@@ -182,8 +188,7 @@ class Worth:
         """How long a request may wait before its model goes first, whatever that costs."""
         loads_ns = sum(_load_ns(view, runner) for runner in {key[0] for key in view.lines})
         rho = view.estimates.offered.slots_used(view.now_ns) / view.slots
-        idle = max(IDLE_SHARE_MIN, 1.0 - rho)
-        return max(PATIENCE_NS_MIN, int(PATIENCE_CYCLES * loads_ns / idle))
+        return int(patience_of(loads_ns, 1.0 - rho))
 
     def _since_ns(self, view: View, runner: str) -> int:
         """Since when it is waited for in vain: its oldest request came, and it has not been there
