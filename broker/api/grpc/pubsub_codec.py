@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, assert_never
 
 from broker.api.grpc.level_codec import LEVEL, encode_level
-from broker.api.grpc.models import encode_place
+from broker.api.grpc.model_codec import encode_place
 from broker.api.grpc.status_codec import encode_alert
 from broker.core.effects import TellPriority
 from broker.core.events import (

@@ -11,7 +11,7 @@ from broker.api.grpc.level_codec import (
     encode_level,
     encode_sensor,
 )
-from broker.api.grpc.models import encode_place
+from broker.api.grpc.model_codec import encode_place
 from broker.core.pace import Waits, Work
 from broker.core.requests import RequestKey
 from broker.core.snapshot import BackendView, RequestView

@@ -1,113 +1,118 @@
-"""`brokerctl models`: which models there are, and where."""
+"""`brokerctl models`: the table of what one can do with models, one module each.
+
+Alone it lists them, and with the NAME of a model it shows that one. A model that is called as one
+of the commands is shown by `models show NAME`.
+"""
 
 from __future__ import annotations
 
-import sys
-from typing import Final
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any, Final
 
 import click
-from rich.markup import escape
-from rich.table import Table
+from click.shell_completion import CompletionItem
 
-from broker_client import Model, ModelPlace
-from brokerctl.backend_steps import no_model_text
-from brokerctl.call import Call, asking, print_json
-from brokerctl.exit_status import EXIT_SAID_NO
-from brokerctl.figures import bytes_text
-from brokerctl.fitting_table import Column, FittingTable
-from brokerctl.model_choice import UNKNOWN
-from brokerctl.work_tables import memory_text
+from brokerctl.lazy import Entry, LazyGroup
 
-# OpenAI-compatible servers list names and nothing more.
-NOT_TOLD: Final = "?"
+LIST: Final = "list"
+SHOW: Final = "show"
 
+HELP: Final = """List, show and look after models.
 
-@click.command()
-@click.argument("name", required=False)
-@asking
-def models(call: Call, name: str | None) -> None:
-    """List the models of all backends, or show the one called NAME."""
-    with call.client() as client:
-        if name is not None:
-            model = client.model(name)
-            if call.as_json:
-                print_json(model)
-            else:
-                call.console().print(model_table(model))
-            return
-        found = client.models()
-        backends = () if found else client.status().backends
-    if call.as_json:
-        print_json(found)
-    elif found:
-        call.console().print(models_table(found))
-    if not found:
-        click.echo(f"brokerctl: {no_model_text(backends, lists_any=False)}", err=True)
-        sys.exit(EXIT_SAID_NO)
+Without a COMMAND they are listed, with the options of list; with the NAME of a model it is shown.
+"""
+
+COMMANDS: Final[Mapping[str, Entry]] = {
+    LIST: Entry("brokerctl.models_list", "list_models", "Which models there are, and where."),
+    SHOW: Entry("brokerctl.models_show", "show", "All there is to say of one model."),
+}
+
+HELP_OPTIONS: Final = frozenset({"-h", "--help"})
+# Where the context keeps the word that may be a name or a mistyped command.
+WORD_KEY: Final = "brokerctl.models.word"
 
 
-def models_table(found: list[Model]) -> FittingTable:
-    """One row per model."""
-    table = FittingTable(
-        Column(name="model"),
-        Column(name="size", is_number=True),
-        Column(name="parameters", is_number=True, rank=2),
-        Column(name="quantization", rank=3),
-        Column(name="can", rank=1),
-        Column(name="where", is_prose=True),
-    )
-    for each in found:
-        table.add(
-            each.name,
-            size_text(each),
-            each.parameter_size,
-            each.quantization,
-            can_text(each),
-            ", ".join(map(where_text, each.places)),
-        )
-    return table
+def near_command(word: str) -> str:
+    """The command that is written most like this; "" where none is."""
+    near = get_close_matches(word, COMMANDS, n=1)
+    return near[0] if near else ""
 
 
-def model_table(model: Model) -> Table:
-    """All there is to say of one model."""
-    table = Table(show_header=False)
-    table.add_row("model", escape(model.name))
-    table.add_row("size", size_text(model))
-    table.add_row("parameters", model.parameter_size)
-    table.add_row("quantization", model.quantization)
-    table.add_row("family", model.family)
-    table.add_row("trained context", str(model.context_length_train or "unknown"))
-    table.add_row("can", can_text(model))
-    for place in model.places:
-        if place.state == UNKNOWN:
-            table.add_row(f"on {escape(place.backend)}", "not known: it is down")
-            continue
-        state = "on disk" if place.state == "absent" else place.state
-        facts = [state, f"{place.running} of {place.slots} slots in use"]
-        if place.num_ctx:
-            facts.append(f"context {place.num_ctx}")
-        if place.memory_bytes:
-            facts.append(memory_text(place))
-            facts.append("loaded by the broker" if place.managed else "loaded by others")
-        table.add_row(f"on {escape(place.backend)}", "; ".join(facts))
-    return table
+class ModelsGroup(LazyGroup):
+    """A lazy group whose words may also be the options of `list`, or the name of a model."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click's, once the command is named that goes without saying."""
+        if not ctx.resilient_parsing:
+            args = self._with_command(ctx, args)
+        return super().parse_args(ctx, args)
+
+    def _with_command(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] in HELP_OPTIONS:
+            return args
+        at = self._first_word(ctx, args)
+        if at is None:
+            return [LIST, *args]
+        if args[at] in self.entries:
+            return [args[at], *args[:at], *args[at + 1 :]]
+        ctx.meta[WORD_KEY] = args[at]
+        return [SHOW, *args]
+
+    def _first_word(self, ctx: click.Context, args: list[str]) -> int | None:
+        """Where the first word is that is neither an option nor the value of one. Which options
+        take a value the commands know that may go without saying."""
+        if not args:
+            return None
+        if not args[0].startswith("-"):
+            return 0
+        skips = 0
+        for at, word in enumerate(args):
+            if skips:
+                skips -= 1
+            elif word == "--":
+                return at + 1 if at + 1 < len(args) else None
+            elif not word.startswith("-"):
+                return at
+            elif "=" not in word:
+                skips = self._values_of(ctx, word)
+        return None
+
+    def _values_of(self, ctx: click.Context, option: str) -> int:
+        for name in (LIST, SHOW):
+            command = self.get_command(ctx, name)
+            for each in command.params if command is not None else ():
+                if isinstance(each, click.Option) and option in each.opts:
+                    return 0 if each.is_flag or each.count else each.nargs
+        return 0
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click's. What is close to a command and was used as no NAME can be was meant so."""
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            if ctx.invoked_subcommand == SHOW and type(error) in (
+                click.UsageError,
+                click.NoSuchOption,
+            ):
+                self._fail_if_mistyped(ctx)
+            raise
+
+    def _fail_if_mistyped(self, ctx: click.Context) -> None:
+        word = ctx.meta.get(WORD_KEY, "")
+        if near := near_command(word):
+            ctx.fail(f"No such command {word!r}. Did you mean {near!r}?")
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The commands, and the options of `list`."""
+        found = super().shell_complete(ctx, incomplete)
+        command = self.get_command(ctx, LIST) if incomplete.startswith("-") else None
+        if command is not None:
+            known = {each.value for each in found}
+            more = click.Command.shell_complete(command, ctx, incomplete)
+            found += [each for each in more if each.value not in known]
+        return found
 
 
-def where_text(place: ModelPlace) -> str:
-    """The backend, and how the model is there beyond lying on its disk."""
-    if place.state == UNKNOWN:
-        return f"{place.backend} (not known: it is down)"
-    if place.state == "absent":
-        return place.backend
-    by_others = ", loaded by others" if place.memory_bytes and not place.managed else ""
-    return f"{place.backend} ({place.state}{by_others})"
-
-
-def size_text(model: Model) -> str:
-    """Bytes on disk; "?" where no backend tells."""
-    return bytes_text(model.size_bytes) if model.size_bytes else NOT_TOLD
-
-
-def can_text(model: Model) -> str:
-    """What it can do; "?" where no backend tells."""
-    return ", ".join(model.capabilities) or NOT_TOLD
+models = ModelsGroup(name="models", help=HELP, entries=COMMANDS, params=[])
+models.subcommand_metavar = "[COMMAND | NAME] [ARGS]..."

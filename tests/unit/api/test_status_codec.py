@@ -15,7 +15,7 @@ from broker.api.grpc.level_codec import (
     encode_level,
     encode_sensor,
 )
-from broker.api.grpc.models import encode_place
+from broker.api.grpc.model_codec import encode_place
 from broker.api.grpc.status_codec import encode_status
 from broker.core.breaker import BreakerState
 from broker.core.healing import Health

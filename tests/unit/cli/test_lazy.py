@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import click
 import pytest
@@ -52,13 +53,24 @@ def test_the_table_names_a_command_that_says_what_it_does(name: str) -> None:
     assert result.output.startswith(f"Usage: brokerctl {name}")
 
 
+def commands_of(name: str) -> Iterator[click.Command]:
+    """A command, or all that a group has."""
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    if not isinstance(command, click.Group):
+        yield command
+        return
+    context = click.Context(command)
+    for below in command.list_commands(context):
+        found = command.get_command(context, below)
+        assert found is not None
+        yield found
+
+
 def test_every_command_takes_json_but_those_whose_output_is_no_data() -> None:
     without = set()
     for name in COMMANDS:
-        command = main.get_command(click.Context(main), name)
-        assert command is not None
-        below = command.commands.values() if isinstance(command, click.Group) else [command]
-        for each in below:
+        for each in commands_of(name):
             if not any("--json" in parameter.opts for parameter in each.params):
                 without.add(name)
     assert without == {"completion", "demo"}
@@ -94,6 +106,8 @@ def test_a_shell_completes_commands_options_and_values() -> None:
     assert "--watch" in completions("status", "--w")
     assert completions("completion", "z") == ["zsh"]
     assert completions("config", "c") == ["check"]
+    assert {"list", "show"} <= set(completions("models", ""))
+    assert "--json" in completions("models", "--j")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -12,7 +12,7 @@ from brokerctl.backend_steps import get_model_step, no_model_text
 from brokerctl.finding import Severity
 from brokerctl.findings import model_findings
 from brokerctl.model_choice import choose_model
-from brokerctl.models import model_table, models_table
+from brokerctl.models_tables import model_table, models_table
 from tests.unit.cli.test_findings import BACKEND, EMBEDDER, MODEL, PLACE
 
 VLLM = replace(BACKEND, name="vllm", kind="openai")
