@@ -88,14 +88,8 @@ class RequestLog(Observer):
             return
         self._log.info(
             "attempt failed",
-            request_id=report.key[1],
-            agent=report.key[0],
-            model=report.model,
-            backend=report.backend,
-            attempt=report.number,
+            **_of_attempt(report),
             reason=report.reason,
-            message=report.message,
-            pieces=report.pieces,
             backoff_ms=_ms(report.backoff_ns),
         )
 
@@ -104,13 +98,7 @@ class RequestLog(Observer):
             return
         self._log.info(
             "set aside for urgent work",
-            request_id=report.key[1],
-            agent=report.key[0],
-            model=report.model,
-            backend=report.backend,
-            attempt=report.number,
-            message=report.message,
-            pieces=report.pieces,
+            **_of_attempt(report),
             wasted_ms=_ms(report.waste_ns),
         )
 
@@ -149,6 +137,19 @@ class RequestLog(Observer):
             log.info("level stays", now=told.level.word, why=told.why)
             return
         log.warning("level changed", now=told.level.word, before=told.before.word, why=told.why)
+
+
+def _of_attempt(report: AttemptReport | PreemptionReport) -> dict[str, object]:
+    """What each line on an attempt says."""
+    return {
+        "request_id": report.key[1],
+        "agent": report.key[0],
+        "model": report.model,
+        "backend": report.backend,
+        "attempt": report.number,
+        "message": report.message,
+        "pieces": report.pieces,
+    }
 
 
 def _times(report: RequestReport) -> dict[str, float]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final, Protocol
 
 from broker.core.effects import TellLevel, TellPriority
@@ -70,34 +71,14 @@ class SystemTopics(Observer):
     def request_started(self, start: RequestStart) -> None:
         if not self._bus.is_heard(REQUESTS):
             return
-        agent_id, request_id = start.key
-        change = RequestChange(
-            agent_id=agent_id,
-            request_id=request_id,
-            state="started",
-            model=start.model,
-            backend=start.backend,
-            priority=start.priority,
-            reason="",
-            level=start.level,
-            queue_wait_ns=start.queue_wait_ns,
-        )
+        change = _change(start, "started", queue_wait_ns=start.queue_wait_ns)
         self._bus.publish(REQUESTS, change)
 
     def request_ended(self, report: RequestReport) -> None:
         if not self._bus.is_heard(REQUESTS):
             return
-        agent_id, request_id = report.key
-        change = RequestChange(
-            agent_id=agent_id,
-            request_id=request_id,
-            state=report.outcome.value,
-            model=report.model,
-            backend=report.backend,
-            priority=report.priority,
-            reason=report.reason,
-            level=report.level,
-            queue_wait_ns=report.queue_wait_ns,
+        change = replace(
+            _change(report, report.outcome.value, report.reason, report.queue_wait_ns),
             first_token_ns=report.first_token_ns,
             total_ns=report.total_ns,
             prompt_tokens=report.prompt_tokens,
@@ -108,19 +89,7 @@ class SystemTopics(Observer):
     def attempt_preempted(self, report: PreemptionReport) -> None:
         if not self._bus.is_heard(REQUESTS):
             return
-        agent_id, request_id = report.key
-        change = RequestChange(
-            agent_id=agent_id,
-            request_id=request_id,
-            state="requeued",
-            model=report.model,
-            backend=report.backend,
-            priority=report.priority,
-            reason=PREEMPTED,
-            level=report.level,
-            queue_wait_ns=0,
-        )
-        self._bus.publish(REQUESTS, change)
+        self._bus.publish(REQUESTS, _change(report, "requeued", PREEMPTED))
 
     def level_changed(self, told: TellLevel) -> None:
         machine = self._machine()
@@ -194,6 +163,27 @@ class SystemTopics(Observer):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _change(
+    told: RequestStart | RequestReport | PreemptionReport,
+    state: str,
+    reason: str = "",
+    queue_wait_ns: int = 0,
+) -> RequestChange:
+    """What all steps of a request are told with."""
+    agent_id, request_id = told.key
+    return RequestChange(
+        agent_id=agent_id,
+        request_id=request_id,
+        state=state,
+        model=told.model,
+        backend=told.backend,
+        priority=told.priority,
+        reason=reason,
+        level=told.level,
+        queue_wait_ns=queue_wait_ns,
+    )
 
 
 def _is_void(told: TellPriority) -> bool:
