@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from broker_client.pb.broker.v1 import inference_pb2 as pb
-from tests.e2e.processes import QUICK, SERVER, brokerd
+from tests.e2e.processes import QUICK, SERVER, backend_table, brokerd
 from tests.integration.daemon import read_until
 from tests.integration.ollama_sim_process import Simulator, start_simulator
 
@@ -26,14 +26,7 @@ def simulators() -> Iterator[tuple[Simulator, Simulator]]:
 
 
 def table(name: str, simulator: Simulator) -> str:
-    return f"""
-[[backends]]
-name = "{name}"
-url = "127.0.0.1:{simulator.port}"
-exclusive = true
-poll_interval_ms = 100
-retry_interval_ms = 100
-"""
+    return backend_table(simulator.port, f'name = "{name}"')
 
 
 def request(number: int) -> pb.GenerateRequest:

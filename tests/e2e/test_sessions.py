@@ -9,7 +9,7 @@ import pytest
 
 from broker_client.pb.broker.v1 import admin_pb2, admin_pb2_grpc
 from broker_client.pb.broker.v1 import inference_pb2 as pb
-from tests.e2e.processes import QUICK, SERVER, BrokerProcess, brokerd
+from tests.e2e.processes import QUICK, SERVER, BrokerProcess, backend_table, brokerd
 from tests.integration.daemon import read_until
 from tests.integration.ollama_sim_process import Simulator, start_simulator
 
@@ -26,15 +26,7 @@ def simulators() -> Iterator[tuple[Simulator, Simulator]]:
 
 
 def table(name: str, simulator: Simulator) -> str:
-    return f"""
-[[backends]]
-name = "{name}"
-url = "127.0.0.1:{simulator.port}"
-exclusive = true
-poll_interval_ms = 100
-retry_interval_ms = 100
-slots = 4
-"""
+    return backend_table(simulator.port, f'name = "{name}"\nslots = 4')
 
 
 def asks(name: str, begins: str = "", *, session: str = "", tokens: int = 2) -> pb.GenerateRequest:

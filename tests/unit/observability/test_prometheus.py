@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
@@ -51,6 +52,20 @@ NORMAL = LevelView(
 )
 QUIET = BusCounts(subscribers=0, subscribers_max=2_000, published={}, missed=0)
 Samples = dict[tuple[str, str], float]
+
+
+RESIDENT: Final = ResidencyView(
+    model="m",
+    runner="blob",
+    state=ResidencyState.RESIDENT,
+    managed=True,
+    slots=1,
+    running=0,
+    queued=0,
+    num_ctx=4096,
+    memory_bytes=1200,
+    gpu_memory_bytes=1000,
+)
 
 
 def samples(
@@ -157,23 +172,11 @@ def test_soft_deadlines_by_whether_they_were_met() -> None:
 
 
 def test_switches_are_counted_with_what_went_otherwise_and_who_else_is_there() -> None:
-    resident = ResidencyView(
-        model="m",
-        runner="blob",
-        state=ResidencyState.RESIDENT,
-        managed=False,
-        slots=1,
-        running=0,
-        queued=0,
-        num_ctx=4096,
-        memory_bytes=1200,
-        gpu_memory_bytes=1000,
-    )
     backend = BackendView(
         name="b",
         up=True,
         problem="",
-        residents=(resident, replace(resident, managed=True)),
+        residents=(replace(RESIDENT, managed=False), RESIDENT),
         loads=3,
         loads_failed=0,
         load_ns_sum=0,
@@ -191,24 +194,12 @@ def test_switches_are_counted_with_what_went_otherwise_and_who_else_is_there() -
 
 
 def test_loads_their_cost_and_what_they_take() -> None:
-    resident = ResidencyView(
-        model="m",
-        runner="blob",
-        state=ResidencyState.RESIDENT,
-        managed=True,
-        slots=1,
-        running=0,
-        queued=0,
-        num_ctx=4096,
-        memory_bytes=1200,
-        gpu_memory_bytes=1000,
-    )
-    loading = replace(resident, model="n", state=ResidencyState.LOADING)
+    loading = replace(RESIDENT, model="n", state=ResidencyState.LOADING)
     backend = BackendView(
         name="b",
         up=True,
         problem="",
-        residents=(resident, loading),
+        residents=(RESIDENT, loading),
         loads=7,
         loads_failed=2,
         load_ns_sum=9_500_000_000,
