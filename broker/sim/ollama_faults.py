@@ -16,7 +16,7 @@ from enum import Enum
 from random import Random
 from typing import Final
 
-from broker.sim.ollama_catalogue import Catalogue
+from broker.sim.ollama_catalogue import Catalogue, parse_name
 from broker.sim.ollama_gojson import Json
 
 COUNT_MAX: Final = 1_000_000
@@ -52,6 +52,11 @@ class FaultKind(Enum):
     LINGER = "linger"  # /api/ps lists the model though it has gone, `count` times
     DELETE = "delete"  # the model is deleted from disk; what is loaded of it stays
     WRONG_DIGEST = "wrong_digest"  # another file is under its name from now on; same as DELETE
+    REGISTRY_DOWN = "registry_down"  # what is pulled from cannot be reached
+    PULL_CUT = "pull_cut"  # the connection of a pull breaks with `after` percent of the model there
+    PULL_DROP = "pull_drop"  # then the registry's breaks: an error line (`text`)
+    PULL_STALL = "pull_stall"  # then nothing more comes, and nothing is said
+    DISK_FULL = "disk_full"  # then there is no space left
 
 
 # These act on the machine the moment they are set and are never kept.
@@ -88,6 +93,9 @@ AT_TOKENS: Final = frozenset(
         FaultKind.END_WITHOUT_DONE,
     }
 )
+AT_PULL: Final = frozenset(
+    {FaultKind.PULL_CUT, FaultKind.PULL_DROP, FaultKind.PULL_STALL, FaultKind.DISK_FULL}
+)
 # With `after=0` these strike before the first token, once the request has its slot.
 BEFORE_FIRST: Final = frozenset({FaultKind.RESET, FaultKind.GO_SILENT, FaultKind.ERROR_LINE})
 # What concerns one model must say which.
@@ -95,10 +103,12 @@ _OF_ONE_MODEL: Final = frozenset({FaultKind.EVICT, FaultKind.DELETE, FaultKind.W
 
 
 _ONLY_OF: Final[Mapping[str, frozenset[FaultKind]]] = {
-    "after": AT_TOKENS - {FaultKind.DIE_BEFORE_FIRST},
+    "after": AT_TOKENS - {FaultKind.DIE_BEFORE_FIRST} | AT_PULL,
     "factor": frozenset({FaultKind.SLOW}),
     "status": frozenset({FaultKind.REFUSE}),
-    "text": frozenset({FaultKind.REFUSE, FaultKind.FAIL_LOAD, FaultKind.ERROR_LINE}),
+    "text": frozenset(
+        {FaultKind.REFUSE, FaultKind.FAIL_LOAD, FaultKind.ERROR_LINE, FaultKind.PULL_DROP}
+    ),
 }
 
 
@@ -112,7 +122,7 @@ class Fault:
 
     kind: FaultKind
     model: str | None = None
-    after: int | None = None  # tokens; None where it does not say
+    after: int | None = None  # tokens, of a pull percent; None where it does not say
     count: int = 1
     probability: float = 1.0
     factor: float = 1.0
@@ -184,7 +194,7 @@ def fault_of_document(document: Json, catalogue: Catalogue) -> Fault:
             raise FaultError(f"{key} {value!r}: must be of type {_PARTS[key][0].__name__}")
     return Fault(
         kind=kind,
-        model=_canonical(given.get("model"), catalogue),
+        model=_canonical(given.get("model"), catalogue, may_lack=kind in AT_PULL),
         after=int(str(given["after"])) if "after" in given else None,
         count=int(str(given.get("count", 1))),
         probability=float(str(given.get("probability", 1.0))),
@@ -194,10 +204,14 @@ def fault_of_document(document: Json, catalogue: Catalogue) -> Fault:
     )
 
 
-def _canonical(name: Json, catalogue: Catalogue) -> str | None:
+def _canonical(name: Json, catalogue: Catalogue, *, may_lack: bool) -> str | None:
+    """The name as the catalogue has it; a model that is to be pulled need not be there yet."""
     if name is None:
         return None
     model = catalogue.find(str(name))
+    parsed = parse_name(str(name)) if may_lack else None
+    if parsed is not None:
+        return parsed.short if model is None else model.name
     if model is None:
         raise FaultError(f"model {name!r}: not in the catalogue")
     return model.name

@@ -156,7 +156,8 @@ class Delivery:
 
 
 class SimulatedOllama:
-    """The application of one simulated server; `extra_routes` are those of the simulator itself."""
+    """The application of one simulated server; `extra_routes` are those of the simulator itself,
+    `management_routes` those that change its models."""
 
     def __init__(
         self,
@@ -164,6 +165,7 @@ class SimulatedOllama:
         *,
         checks_host: bool,
         extra_routes: Mapping[str, Mapping[str, Handler]],
+        management_routes: Mapping[str, Mapping[str, Handler]] | None = None,
     ) -> None:
         self._pump = pump
         self._checks_host = checks_host
@@ -176,6 +178,7 @@ class SimulatedOllama:
             "/api/ps": {"GET": self._ps},
             "/api/show": {"POST": self._show},
             **{f"/api/{endpoint.value}": {"POST": self._spoken(endpoint)} for endpoint in Endpoint},
+            **(management_routes or {}),
             **extra_routes,
         }
 

@@ -21,6 +21,7 @@ from broker.sim.ollama_faults import Fault, FaultKind, FaultPlan
 from broker.sim.ollama_gojson import Json
 from broker.sim.ollama_machine import ServerSettings
 from broker.sim.ollama_model import OllamaModel
+from broker.sim.ollama_registry import Registry
 from broker.sim.ollama_resident import PsRow
 from broker.sim.ollama_work import ExchangeId, Work, WorkKind
 
@@ -70,8 +71,10 @@ class Pump:
         seed: int,
         clock: Clock,
         loop: asyncio.AbstractEventLoop,
+        registry: Registry | None = None,
     ) -> None:
         self.catalogue = catalogue
+        self.registry = Registry(catalogue) if registry is None else registry
         self.settings = settings
         self.seed = seed
         self.clock = clock
@@ -110,6 +113,9 @@ class Pump:
             "loading": model.loading,
             "loading_ns": model.ledger.loading_ns(now_ns),
             "loads": loads,
+            "pulls": self.registry.pulls_started,
+            "files_pulled": self.registry.files_started,
+            "files_coming": self.registry.files_coming,
         }
 
     async def residents(self) -> tuple[PsRow, ...]:
@@ -197,9 +203,12 @@ class Pump:
         self._armed.clear()
         self._stalled.clear()
         self._listed.clear()
+        for name in [card.name for card in self.catalogue]:
+            self.catalogue.remove(name)
         for card in self._cards:
             self.catalogue.put(card)
         self.clock = Clock(self.clock.speed)
+        self.registry = Registry(self.registry.models, bytes_per_s=self.registry.bytes_per_s)
         self._model = OllamaModel(self.catalogue, self.settings, self.seed)
         self.faults = FaultPlan(self.seed)
         for live in broken:

@@ -31,7 +31,9 @@ from broker.sim.ollama_fields import FOREVER_NS, parse_duration_ns
 from broker.sim.ollama_gojson import GoJsonError
 from broker.sim.ollama_http import SimulatedOllama
 from broker.sim.ollama_machine import ServerSettings
+from broker.sim.ollama_management import Management
 from broker.sim.ollama_pump import Clock, Pump
+from broker.sim.ollama_registry import Registry, default_registry_models
 
 GIB: Final = 2**30
 # For what is still being read or written once every answer was cut; 0 would mean without end.
@@ -51,6 +53,7 @@ class Run:
     catalogue: Catalogue
     settings: ServerSettings
     faults: tuple[Fault, ...]
+    registry: Registry
 
 
 def is_loopback(host: str) -> bool:
@@ -67,11 +70,21 @@ async def serve(run: Run) -> None:
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    pump = Pump(run.catalogue, run.settings, seed=run.seed, clock=Clock(run.speed), loop=loop)
+    pump = Pump(
+        run.catalogue,
+        run.settings,
+        seed=run.seed,
+        clock=Clock(run.speed),
+        loop=loop,
+        registry=run.registry,
+    )
     for fault in run.faults:
         set_fault(pump, fault)
     server = SimulatedOllama(
-        pump, checks_host=is_loopback(run.host), extra_routes=Control(pump).routes()
+        pump,
+        checks_host=is_loopback(run.host),
+        extra_routes=Control(pump).routes(),
+        management_routes=Management(pump).routes(),
     )
     # A client that leaves cancels its handler, which closes its work in the model.
     runner = web.AppRunner(
@@ -97,7 +110,7 @@ async def serve(run: Run) -> None:
         await runner.cleanup()
 
 
-def catalogue_named(name: str) -> Catalogue:
+def catalogue_named(name: str, option: str = "--models") -> Catalogue:
     """`default`, `recorded` or the path of a TOML file; raises click.BadParameter."""
     built_in = _NAMED_CATALOGUES.get(name)
     if built_in is not None:
@@ -105,7 +118,7 @@ def catalogue_named(name: str) -> Catalogue:
     try:
         return read_catalogue(Path(name))
     except (CatalogueFileError, OSError) as error:
-        raise click.BadParameter(str(error), param_hint="--models") from None
+        raise click.BadParameter(str(error), param_hint=option) from None
 
 
 def keep_alive_ns_of(text: str | None, environment: Mapping[str, str]) -> int:
@@ -120,6 +133,12 @@ def keep_alive_ns_of(text: str | None, environment: Mapping[str, str]) -> int:
         except GoJsonError as error:
             raise click.BadParameter(error.text, param_hint="--keep-alive") from None
     return FOREVER_NS if length_ns < 0 else length_ns
+
+
+def registry_of(catalogue: Catalogue, named: str | None, bytes_per_s: float) -> Registry:
+    """What can be pulled: usual models, those of a file, and what the server has at first."""
+    more = () if named is None else tuple(catalogue_named(named, "--registry"))
+    return Registry((*default_registry_models(), *more, *catalogue), bytes_per_s=bytes_per_s)
 
 
 def faults_of(flags: Sequence[str], catalogue: Catalogue) -> tuple[Fault, ...]:
@@ -155,6 +174,19 @@ def _whole(environment: Mapping[str, str], name: str, given: int | None, default
     show_default=True,
     help="default, recorded (the models of the recordings), or a TOML file.",
 )
+@click.option(
+    "--registry",
+    "registry_models",
+    metavar="FILE",
+    help="TOML file of more models that can be pulled, besides a few usual ones and those it has.",
+)
+@click.option(
+    "--pull-mb-s",
+    type=click.FloatRange(0.001, 1_000_000),
+    default=100.0,
+    show_default=True,
+    help="How fast models are pulled, in MB per second of simulated time.",
+)
 @click.option("--num-parallel", type=click.IntRange(0), help="Slots per model.  [default: 1]")
 @click.option("--max-loaded", type=click.IntRange(0), help="Models at once; 0 is automatic.")
 @click.option("--max-queue", type=click.IntRange(0), help="Requests that may wait for a load.")
@@ -181,6 +213,8 @@ def main(
     speed: float,
     seed: int,
     models: str,
+    registry_models: str | None,
+    pull_mb_s: float,
     num_parallel: int | None,
     max_loaded: int | None,
     max_queue: int | None,
@@ -212,6 +246,7 @@ def main(
         catalogue=catalogue,
         settings=settings,
         faults=faults_of(fault, catalogue),
+        registry=registry_of(catalogue, registry_models, pull_mb_s * 1e6),
     )
     try:
         uvloop.run(serve(run))

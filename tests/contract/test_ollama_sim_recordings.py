@@ -254,6 +254,9 @@ async def prepare(name: str, simulator: Simulator) -> None:
         await simulator.set_fault(kind="die_mid_stream", after=2)
         body = {"model": "tiny-m", "prompt": "go", "options": {"num_predict": 9}}
         assert (await simulator.ask("POST", "/api/generate", body)).terminated
+    if name == "50_delete":
+        body = {"source": "plain", "destination": "plain-copy"}
+        assert (await simulator.ask("POST", "/api/copy", body)).status == 200
     if name == "18_ps_two_slots":
         body = {"model": "tiny-e", "input": ""}
         assert (await simulator.ask("POST", "/api/embed", body)).status == 200
