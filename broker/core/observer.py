@@ -8,6 +8,7 @@ from broker.core.effects import TellBreaker, TellHealing, TellLevel, TellPriorit
 from broker.core.views import (
     AlertView,
     AttemptReport,
+    LoadReport,
     PreemptionReport,
     RequestReport,
     RequestStart,
@@ -42,6 +43,10 @@ class Observer(Protocol):
         return
 
     def switching(self, told: TellSwitch) -> None:
+        return
+
+    def load_ended(self, report: LoadReport) -> None:
+        """A load that the broker asked for is over, well or not."""
         return
 
     def loop_stalled(self, stalled_ns: int, where: str) -> None:

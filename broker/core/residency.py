@@ -111,6 +111,13 @@ class Residency:
     slot_waits: int = 0  # calls that waited for a slot there that should have been free
     mute_since_ns: int = -1  # since when a call got no first token in time, and none other did
 
+    @property
+    def gpu_share(self) -> float:
+        """The part of it that lies on GPUs, from 0 to 1; 0 where its memory is not told."""
+        if not self.memory_bytes:
+            return 0.0
+        return min(1.0, self.gpu_memory_bytes / self.memory_bytes)
+
     def move(self, trigger: ResidencyTrigger, now_ns: int) -> None:
         self.state = RESIDENCY.step(self.state, trigger)
         self.changed_ns = now_ns

@@ -161,6 +161,8 @@ class Retries:
             pieces=attempt.pieces,
             is_retried=wait_ns is not None,
             backoff_ns=wait_ns or 0,
+            run_ns=max(0, attempt.ended_ns - attempt.started_ns),
+            gpu_share=attempt.residency.gpu_share,
         )
         self._emit(TellAttemptFailed(report))
 
@@ -199,6 +201,8 @@ class Retries:
             voids_pieces=voids_pieces,
             waste_ns=attempt.waste_ns,
             message=message,
+            run_ns=max(0, attempt.ended_ns - attempt.started_ns),
+            gpu_share=attempt.residency.gpu_share,
         )
         self._emit(TellPreempted(attempt.id, report))
 

@@ -100,7 +100,8 @@ class AttemptView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptReport:
-    """A call to a backend that came to nothing. `is_retried`: its request waits for another."""
+    """A call to a backend that came to nothing. `is_retried`: its request waits for another. It had
+    a slot for `run_ns`, of a model of which this part was on a GPU."""
 
     key: RequestKey
     agent_type: str
@@ -112,12 +113,15 @@ class AttemptReport:
     pieces: int
     is_retried: bool
     backoff_ns: int
+    run_ns: int = 0
+    gpu_share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreemptionReport:
     """A call to a backend that was set aside for urgent work; its request waits again. `times`: so
-    often now. `voids_pieces`: its answer begins anew."""
+    often now. `voids_pieces`: its answer begins anew. `run_ns`: so long it had a slot, of a model
+    of which this part was on a GPU."""
 
     key: RequestKey
     agent_type: str
@@ -131,6 +135,18 @@ class PreemptionReport:
     voids_pieces: bool
     waste_ns: int
     message: str
+    run_ns: int = 0
+    gpu_share: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadReport:
+    """A load that the broker asked for is over. `problem` is "" where the model is there now."""
+
+    backend: str
+    model: str
+    took_ns: int
+    problem: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -284,7 +300,8 @@ class RequestStart:
 class RequestReport:
     """How a request ended, told once for each. `model` is "" where the operator's default answer
     was given. Times are nanoseconds from its arrival, 0 where that
-    never came. `arrived_unix_ns` is on the wall's clock. `content` is for tracing
+    never came. `arrived_unix_ns` is on the wall's clock. `run_ns`: so long its last attempt had a
+    slot until now, of a model of which `gpu_share` was on a GPU. `content` is for tracing
     and for logs that were asked to show it; nobody else looks."""
 
     key: RequestKey
@@ -315,3 +332,5 @@ class RequestReport:
     allowed_ns: int = 0  # how long it might take in all, by its deadline; 0: not known
     soft_ns: int = 0  # the same by its soft deadline; 0: it has none
     soft_met: bool | None = None
+    run_ns: int = 0
+    gpu_share: float = 0.0

@@ -155,7 +155,9 @@ class Driver(Inquiries):
         self._broken = asyncio.Event()
         self._turning = False
         self._waiting_stimuli: list[Stimulus] = []
-        switches = Switches(backends, limits.switches, clock, supervisor, self.feed)
+        switches = Switches(
+            backends, limits.switches, clock, supervisor, self.feed, observer.load_ended
+        )
         self._performers: dict[type[Effect], Callable[[Any], None]] = {
             Admit: self._admit,
             Refuse: self._refuse,

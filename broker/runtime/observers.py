@@ -11,6 +11,7 @@ from broker.core.observer import Observer
 from broker.core.views import (
     AlertView,
     AttemptReport,
+    LoadReport,
     PreemptionReport,
     RequestReport,
     RequestStart,
@@ -38,6 +39,7 @@ class Observers:
         "_failed",
         "_healing",
         "_level",
+        "_loads",
         "_preempted",
         "_priority",
         "_stalled",
@@ -54,6 +56,7 @@ class Observers:
         self._breaker: _Ears = tuple(each.breaker_changed for each in those)
         self._healing: _Ears = tuple(each.healing for each in those)
         self._switching: _Ears = tuple(each.switching for each in those)
+        self._loads: _Ears = tuple(each.load_ended for each in those)
         self._stalled: _Ears = tuple(each.loop_stalled for each in those)
         self._level: _Ears = tuple(each.level_changed for each in those)
         self._priority: _Ears = tuple(each.priority_changed for each in those)
@@ -81,6 +84,9 @@ class Observers:
 
     def switching(self, told: TellSwitch) -> None:
         self._tell(self._switching, told)
+
+    def load_ended(self, report: LoadReport) -> None:
+        self._tell(self._loads, report)
 
     def loop_stalled(self, stalled_ns: int, where: str) -> None:
         self._tell(self._stalled, stalled_ns, where)

@@ -82,6 +82,8 @@ class Reports:
                 allowed_ns=record.spec.deadline_ns - record.arrived_ns,
                 soft_ns=record.soft_ns,
                 soft_met=record.soft_met,
+                run_ns=now_ns - attempt.started_ns if attempt is not None else 0,
+                gpu_share=attempt.residency.gpu_share if attempt is not None else 0.0,
             )
         )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from broker.core.effects import AbortLoad, Load, Renew, Unload
 from broker.core.errors import (
@@ -21,6 +22,7 @@ from broker.core.errors import (
 from broker.core.model_name import comparison_key
 from broker.core.ports import Backend, Resident
 from broker.core.stimuli import LoadEnded, ResidentsSeen, Stimulus, UnloadEnded
+from broker.core.views import LoadReport
 from broker.runtime.clock import Clock
 from broker.runtime.supervisor import Supervisor
 
@@ -175,20 +177,34 @@ class Switches:
         clock: Clock,
         supervisor: Supervisor,
         feed: Callable[[Stimulus], None],
+        tell: Callable[[LoadReport], None],
     ) -> None:
         self._backends = backends
         self._limits = limits
         self._clock = clock
         self._supervisor = supervisor
         self._feed = feed
+        self._tell = tell
         self._loads: dict[str, asyncio.Task[None]] = {}  # by backend
         self._renewals: dict[str, set[asyncio.Task[None]]] = {}  # by backend
 
     def load(self, effect: Load) -> None:
         backend = self._backends[effect.backend]
-        work = run_load(effect, backend, self._limits, self._clock, self._over)
+        over = partial(self._load_over, effect, self._clock.monotonic_ns())
+        work = run_load(effect, backend, self._limits, self._clock, over)
         task = self._supervisor.start(work, f"load-{effect.backend}-{effect.model}")
         self._loads[effect.backend] = task
+
+    def _load_over(self, effect: Load, began_ns: int, stimulus: Stimulus) -> None:
+        self._over(stimulus)
+        if isinstance(stimulus, LoadEnded):
+            report = LoadReport(
+                backend=effect.backend,
+                model=effect.model,
+                took_ns=self._clock.monotonic_ns() - began_ns,
+                problem="" if stimulus.error is None else stimulus.error.message,
+            )
+            self._tell(report)
 
     def _over(self, stimulus: Stimulus) -> None:
         if isinstance(stimulus, LoadEnded):
