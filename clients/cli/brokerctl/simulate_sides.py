@@ -58,6 +58,9 @@ class Side:
 def sides_of(asked: Asked) -> list[Side]:
     """One or two; WorkloadProblems or ConfigProblems where a file cannot be used."""
     workload = read_workload(asked.workload, requests_max=asked.requests)
+    if asked.requests is not None and workload.trace is None:
+        words = "plays no trace, of which --requests takes the first; its duration_s says how long"
+        raise WorkloadProblems([Problem(source=str(asked.workload), text=words)])
     first = _side(asked, workload, asked.config)
     if asked.add_model:
         more = _side(asked, with_models(workload, asked.add_model), asked.config)

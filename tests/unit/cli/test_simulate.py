@@ -188,6 +188,12 @@ def test_files_that_are_not_there(
     assert problem in result.output
 
 
+def test_the_first_requests_of_no_trace_are_asked_for(workload: str) -> None:
+    result = run("--workload", workload, "--requests", "5")
+    assert result.exit_code == 1
+    assert "plays no trace, of which --requests takes the first" in result.stdout
+
+
 def test_a_server_of_another_dialect_is_not_simulated(workload: str, tmp_path: Path) -> None:
     config = CONFIG.replace('name = "two"', 'name = "two"\nkind = "openai"')
     result = run("--workload", workload, "--config", write(tmp_path, "b.toml", config))
