@@ -97,7 +97,8 @@ def main() -> int:
         benchmarks["fleet"] = partial(fleet.run, ollama=options.ollama)
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
     with TemporaryDirectory() as folder, runner:
-        os.environ["XDG_STATE_HOME"] = folder  # what the brokers here keep is nobody else's
+        # What the brokers here keep is nobody else's.
+        os.environ["XDG_STATE_HOME"] = os.environ["XDG_CACHE_HOME"] = folder
         try:
             runner.run(
                 _run(benchmarks, quick=options.quick, json_file=options.json, svg_file=options.svg)

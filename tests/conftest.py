@@ -17,7 +17,8 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
 @pytest.fixture(scope="session", autouse=True)
 def no_state_at_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What a broker keeps over a restart is kept in a folder of this run."""
+    """What a broker keeps over a restart is kept in folders of this run."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        patched.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield

@@ -50,6 +50,9 @@ LIVE: Final[Mapping[str, frozenset[str] | None]] = {
             "weight",
         }
     ),
+    "model_list": frozenset(
+        {"busy_percent_max", "expired_h", "fresh_h", "metered", "retry_max_s", "retry_s"}
+    ),
     "placement": frozenset(
         {
             "drain_timeout_s",

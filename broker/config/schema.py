@@ -22,6 +22,7 @@ from broker.config.machine import (
     ObservabilityConfig,
     PubSubConfig,
 )
+from broker.config.models import ModelListConfig
 from broker.config.resilience import (
     BreakerConfig,
     FloodsConfig,
@@ -240,6 +241,7 @@ class Config(Section):
     models: dict[Annotated[str, Field(min_length=1, max_length=512)], ModelConfig] = Field(
         default_factory=dict, max_length=10_000
     )
+    model_list: ModelListConfig = Field(default_factory=ModelListConfig)
     placement: PlacementConfig = Field(default_factory=PlacementConfig)
     timeouts: TimeoutsConfig = Field(default_factory=TimeoutsConfig)
     retries: RetriesConfig = Field(default_factory=RetriesConfig)

@@ -53,7 +53,7 @@ def test_the_example_shows_every_setting() -> None:
 
 
 def test_the_example_lists_what_a_reload_changes() -> None:
-    listed = re.findall(r"^#   \[([a-z]+)\] (.+)$", EXAMPLE.read_text(), re.MULTILINE)
+    listed = re.findall(r"^#   \[([a-z_]+)\] (.+)$", EXAMPLE.read_text(), re.MULTILINE)
     assert [(name, what.split(", ")) for name, what in listed] == [
         (name, ["everything"] if live is None else sorted(live)) for name, live in LIVE.items()
     ]

@@ -1,0 +1,34 @@
+"""The settings of what is known of models, and of what is done with them.
+
+The rules of `schema.py` hold.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from broker.config.section import Section
+
+WEEK_H = 7 * 24
+
+
+class ModelListConfig(Section):
+    """[model_list]: where the list of models is kept over a restart, and when it is too old."""
+
+    # False: nothing is kept, and after a start nothing is known until backends have answered.
+    cache: bool = True
+    # "": model_cache.json in the platform's cache folder. The seeds keep theirs in
+    # ~/.cli-agent/model_cache.json.
+    cache_file: str = Field(default="", max_length=4_096)
+    # Younger than this the library is not asked again. The seeds'.
+    fresh_h: float = Field(default=6, ge=0.1, le=WEEK_H)
+    # Older than this what is known of it is no more than a hint. The seeds'.
+    expired_h: float = Field(default=24, ge=0.1, le=WEEK_H)
+    # The connection to the library costs by what it carries: it is asked once a week.
+    metered: bool = False
+    # How much of the time fetching the library may take: a slow connection is used less often, yet
+    # once in expired_h.
+    busy_percent_max: float = Field(default=1.0, ge=0.01, le=100)
+    # The first wait after a refresh that failed, doubled each time up to the other.
+    retry_s: int = Field(default=30, ge=1, le=86_400)
+    retry_max_s: int = Field(default=3_600, ge=1, le=86_400)

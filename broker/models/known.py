@@ -1,0 +1,62 @@
+"""A model as it is known here: what backends, the library and the cache say of one name, as one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final
+
+from broker.core.model_name import canonical, comparison_key
+from broker.core.ports import ModelFacts
+
+NOWHERE: Final[Mapping[str, str]] = MappingProxyType({})
+
+# The models that judge texts instead of answering, by the names that their makers give them: Llama
+# Guard, ShieldGemma, Granite Guardian, WildGuard, Llama's prompt guard.
+_GUARD: Final = re.compile(r"(^|[^a-z])(\w*guard(ian|reasoner)?\d*|shield(gemma|stral|lm))", re.I)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownModel:
+    """One name with its tag (`llama3:8b`), and the one without (`llama3`) as `base`.
+
+    `runners` names the backends that have it, each with the runner that answers for it there; none
+    of a model that could only be downloaded. `facts` are those of the first backend. Numbers are 0
+    and texts empty where nobody tells. `is_dynamic`: merely found, and not named in the
+    configuration.
+    """
+
+    name: str
+    base: str
+    downloaded: bool
+    size_bytes: int = 0
+    size_str: str = ""
+    context_window: int = 0
+    modified_at: str = ""
+    capabilities: frozenset[str] = frozenset()
+    digest: str = ""
+    family: str = ""
+    parameter_size: str = ""
+    quantization: str = ""
+    description: str = ""
+    facts: ModelFacts | None = None
+    runners: Mapping[str, str] = field(default_factory=lambda: NOWHERE)
+    is_guard: bool = False
+    is_dynamic: bool = True
+
+    @property
+    def key(self) -> str:
+        """What the name is compared by."""
+        return comparison_key(self.name)
+
+
+def base_of(name: str) -> str:
+    """The name without its tag, as short as it can be written."""
+    return (canonical(name) or name).rpartition(":")[0]
+
+
+def judges_texts(base: str) -> bool:
+    """Does a model of this name judge texts instead of answering?"""
+    return _GUARD.search(base.rpartition("/")[2]) is not None
