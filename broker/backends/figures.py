@@ -15,3 +15,10 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=COUNT_MAX)]
 _INT64_MAX: Final = 2**63 - 1
 Nanoseconds = Annotated[int, msgspec.Meta(ge=-_INT64_MAX - 1, le=_INT64_MAX)]
 Bytes = Annotated[int, msgspec.Meta(ge=0, le=_INT64_MAX)]
+
+
+def told_count(told: object) -> int:
+    """What a model's own file says of itself; 0 where that is no count."""
+    if isinstance(told, bool) or not isinstance(told, int):
+        return 0
+    return told if 0 <= told <= COUNT_MAX else 0

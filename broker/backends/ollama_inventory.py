@@ -13,18 +13,19 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from broker.backends.figures import COUNT_MAX, Bytes, Count, Nanoseconds
+from broker.backends.figures import Bytes, Count, Nanoseconds, told_count
+from broker.backends.ollama_model_file import Files, files, kv_bytes_per_token
 from broker.core.content import Embeddings
 from broker.core.errors import BackendFailed
+from broker.core.model_name import canonical
 from broker.core.ports import ModelFacts, Resident
 
 CAPABILITY_COMPLETION: Final = "completion"
 CAPABILITY_EMBEDDING: Final = "embedding"
 
-_DIGEST_HEX: Final = 64
-_BLOB_MARK: Final = "sha256-"
 # A keep_alive without an end is written as 292 years from now.
 _NEVER_UNIX_S: Final = datetime(2200, 1, 1, tzinfo=UTC).timestamp()
+_DATE_CHARACTERS_MAX: Final = 64
 _WHOLE: Final = re.compile(r"[0-9]{1,18}")  # more digits can be costly to read
 
 _Answer = TypeVar("_Answer")
@@ -35,6 +36,7 @@ class _Details(msgspec.Struct):
     parameter_size: str = ""
     quantization_level: str = ""
     context_length: Count = 0
+    parent_model: str = ""
 
 
 class ListedModel(msgspec.Struct):
@@ -43,6 +45,7 @@ class ListedModel(msgspec.Struct):
     name: str
     digest: str
     size: Bytes = 0
+    modified_at: object = None  # one odd date must not cost the whole answer
     details: _Details = msgspec.field(default_factory=_Details)
     capabilities: list[str] | None = None
     remote_model: str = ""
@@ -65,7 +68,7 @@ class _Running(msgspec.Struct):
     size: Bytes = 0
     size_vram: Bytes = 0
     context_length: Count = 0  # absent before v0.11
-    expires_at: object = None  # one odd date must not cost the whole answer
+    expires_at: object = None
 
 
 class _Ps(msgspec.Struct):
@@ -91,10 +94,11 @@ class _Embedded(msgspec.Struct):
 class Shown(msgspec.Struct, frozen=True, kw_only=True):
     """What /api/show adds for one digest. Empty and 0 where it does not tell."""
 
-    blob: str = ""
+    files: Files = Files()
     capabilities: frozenset[str] = frozenset()
     context_length_train: int = 0
     num_ctx: int = 0  # of the Modelfile
+    kv_bytes_per_token: int = 0
 
 
 def listed_models(body: bytes) -> tuple[ListedModel, ...]:
@@ -109,16 +113,12 @@ def shown(body: bytes) -> Shown:
     info = answer.model_info or {}
     context = info.get(f"{info.get('general.architecture')}.context_length")
     return Shown(
-        blob=_first_blob(answer.modelfile),
+        files=files(answer.modelfile),
         capabilities=frozenset(answer.capabilities or ()),
-        context_length_train=_told_count(context),
+        context_length_train=told_count(context),
         num_ctx=_parameter(answer.parameters, "num_ctx"),
+        kv_bytes_per_token=kv_bytes_per_token(info),
     )
-
-
-def _told_count(told: object) -> int:
-    """What a model's own file says of itself; 0 where that is no count."""
-    return told if isinstance(told, int) and 0 <= told <= COUNT_MAX else 0
 
 
 def _parameter(parameters: str, name: str) -> int:
@@ -126,16 +126,17 @@ def _parameter(parameters: str, name: str) -> int:
     for line in parameters.splitlines():
         words = line.split()
         if len(words) == 2 and words[0] == name and _WHOLE.fullmatch(words[1]):
-            return _told_count(int(words[1]))
+            return told_count(int(words[1]))
     return 0
 
 
 def facts(model: ListedModel, details: Shown | None) -> ModelFacts:
     """Both answers as one; `details` is None while /api/show has not told."""
     known = details or Shown()
+    weights = known.files.weights
     return ModelFacts(
         name=model.name,
-        runner=known.blob or model.digest,
+        runner=weights[0] if weights else model.digest,
         digest=model.digest,
         size_bytes=model.size,
         capabilities=known.capabilities or frozenset(model.capabilities or ()),
@@ -144,7 +145,23 @@ def facts(model: ListedModel, details: Shown | None) -> ModelFacts:
         family=model.details.family,
         context_length_train=known.context_length_train or model.details.context_length,
         num_ctx_default=known.num_ctx,
+        modified_at=_date(model.modified_at),
+        parent=canonical(model.details.parent_model) or "",
+        blobs=weights,
+        adapters=known.files.adapters,
+        kv_bytes_per_token=known.kv_bytes_per_token,
     )
+
+
+def _date(told: object) -> str:
+    """A date as it was told, "" for what is none."""
+    if not isinstance(told, str) or len(told) > _DATE_CHARACTERS_MAX:
+        return ""
+    try:
+        when = datetime.fromisoformat(told)
+    except ValueError:
+        return ""
+    return told if when.tzinfo is not None and when.year > 1 else ""
 
 
 def residents(body: bytes) -> tuple[Resident, ...]:
@@ -195,19 +212,6 @@ def embeddings(body: bytes, inputs: int) -> Embeddings:
         total_duration_ns=max(0, answer.total_duration),
         load_duration_ns=max(0, answer.load_duration),
     )
-
-
-def _first_blob(modelfile: str) -> str:
-    """The digest in the first FROM line: the weights. Later ones are projectors and the like.
-
-    Models of several tensors files have no such line and so no blob.
-    """
-    for line in modelfile.splitlines():
-        if line.startswith("FROM "):
-            _, mark, digest = line.rpartition(_BLOB_MARK)
-            digest = digest.strip()
-            return digest if mark and len(digest) == _DIGEST_HEX else ""
-    return ""
 
 
 def _decoded(body: bytes, kind: type[_Answer], path: str) -> _Answer:

@@ -19,6 +19,7 @@ from broker.sim.ollama_gojson import Json, go_quote, marshal
 VERSION: Final = b'{"version":"0.0.0"}'  # what a build from source says
 STATUS: Final = b'{"cloud":{"disabled":true,"source":"env"}}'
 _FLOAT16_TYPES: Final = frozenset({"F16", "BF16", "F32"})
+_BLOBS: Final = "<OLLAMA_MODELS>/blobs/sha256-"
 _SPECIAL_TOKENS: Final = ("<unk>", "<s>", "</s>")
 
 
@@ -145,7 +146,9 @@ def _modelfile(model: SimModel) -> str:
         "# To build a new Modelfile based on this, replace FROM with:",
         f"# FROM {model.name}",
         "",
-        f"FROM <OLLAMA_MODELS>/blobs/sha256-{model.blob}",
+        f"FROM {_BLOBS}{model.blob}",
+        *(f"ADAPTER {_BLOBS}{adapter}" for adapter in model.adapters),
+        *(f"FROM {_BLOBS}{projector}" for projector in model.projectors),
         f"TEMPLATE {template}",
     ]
     if model.system:
@@ -182,7 +185,11 @@ def _model_info(model: SimModel, *, verbose: bool) -> dict[str, Json]:
 
 def _decoder_info(model: SimModel) -> dict[str, Json]:
     arch = model.architecture
+    # Written where it is not what the width of the model divided by its heads gives.
+    is_usual = model.head_dim * model.heads == model.embedding_length
+    lengths = () if is_usual else ("key_length", "value_length")
     return {
+        **{f"{arch}.attention.{each}": model.head_dim for each in lengths},
         f"{arch}.attention.head_count_kv": model.kv_heads,
         f"{arch}.attention.layer_norm_rms_epsilon": 1e-05,
         f"{arch}.rope.dimension_count": model.head_dim,

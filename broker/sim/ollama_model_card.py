@@ -132,6 +132,8 @@ class SimModel:
     system: str = ""
     license: str = ""
     parent_model: str = ""
+    adapters: tuple[str, ...] = ()  # blobs laid on the weights, each of 64 hex digits
+    projectors: tuple[str, ...] = ()  # blobs that read images or sound
     parameters: tuple[tuple[str, int | float | bool | str | tuple[str, ...]], ...] = ()
     model_info: Mapping[str, object] = field(default_factory=dict)  # added to what the figures give
     modified_unix_ns: int = 1_767_225_600_000_000_000

@@ -12,6 +12,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 import pytest
 
@@ -195,12 +196,24 @@ async def test_a_listing_is_as_recorded(name: str, how: str) -> None:
             quantization=entry["details"]["quantization_level"],
             family=entry["details"]["family"],
             context_length_train=entry["details"].get("context_length", 0),
+            modified_at=entry["modified_at"],
+            parent=entry["details"]["parent_model"],
         )
         for entry in json.loads(recorded.body)["models"]
     )
     shown = {request.document["model"] for request in played.asked if request.method == "POST"}
     assert shown <= {model.name for model in models}
     assert len(played.asked) == 1 + len({model.digest for model in models})
+
+
+def cache_bytes(info: dict[str, Any]) -> int:
+    """2·layers·kv_heads·head_dim·2 bytes (OLLAMA.md §3.3); what embeds keeps none."""
+    arch = info["general.architecture"]
+    if arch == "bert":
+        return 0
+    heads = info[f"{arch}.attention.head_count"]
+    head_dim = info[f"{arch}.embedding_length"] // heads
+    return int(4 * info[f"{arch}.block_count"] * info[f"{arch}.attention.head_count_kv"] * head_dim)
 
 
 @pytest.mark.parametrize("how", CUTS)
@@ -227,6 +240,8 @@ async def test_a_model_shows_what_is_recorded(name: str, how: str) -> None:
         num_ctx_default=int(own[0]) if own else 0,
         capabilities=frozenset(answer["capabilities"]),
         context_length_train=info[info["general.architecture"] + ".context_length"],
+        blobs=(weights[-64:],),
+        kv_bytes_per_token=cache_bytes(info),
         **bare,
     )
     assert set(facts.runner) <= set("0123456789abcdef")
