@@ -175,6 +175,52 @@ class CircuitOpen(Unavailable):
     reason = "CIRCUIT_OPEN"
 
 
+class PullsFull(Unavailable):
+    """As many downloads wait as may."""
+
+    reason = "PULLS_FULL"
+
+
+class NoRoom(Unavailable):
+    """There is no room for the model beside those that are to stay."""
+
+    reason = "NO_ROOM"
+
+
+class ModelChangeDenied(BrokerError):
+    """The configuration does not let this agent change models."""
+
+    reason = "MODEL_CHANGE_DENIED"
+
+
+class PullFailed(BrokerError):
+    """A model could not be downloaded. `is_final`: trying again will not help."""
+
+    reason = "PULL_FAILED"
+
+    def __init__(self, message: str, *, is_final: bool = False) -> None:
+        super().__init__(message)
+        self.is_final = is_final
+
+
+class DiskFull(BrokerError):
+    """There is not the disk for the model."""
+
+    reason = "DISK_FULL"
+
+
+class PullNotFound(BrokerError):
+    """No download of this model waits or runs."""
+
+    reason = "PULL_NOT_FOUND"
+
+
+class ModelInUse(BrokerError):
+    """Requests for the model wait or run, others are built on it, or somebody else loaded it."""
+
+    reason = "MODEL_IN_USE"
+
+
 class QuotaExceeded(BrokerError):
     """The caller's own share is used up; it says when more comes."""
 

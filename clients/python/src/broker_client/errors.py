@@ -6,7 +6,7 @@ A reason of proto/broker/v1/reasons.proto that this version does not know stays 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -248,6 +248,48 @@ class CallRateLimited(QuotaExceeded):
     known_reason = "CALL_RATE_LIMITED"
 
 
+class ModelChangeDenied(BrokerError):
+    """The broker's configuration does not let this agent change models."""
+
+    known_reason = "MODEL_CHANGE_DENIED"
+
+
+class PullFailed(BrokerError):
+    """A model could not be downloaded, however often it was tried."""
+
+    known_reason = "PULL_FAILED"
+
+
+class DiskFull(BrokerError):
+    """There is not the disk for a model."""
+
+    known_reason = "DISK_FULL"
+
+
+class PullsFull(BrokerError):
+    """As many downloads wait as may."""
+
+    known_reason = "PULLS_FULL"
+
+
+class PullNotFound(BrokerError):
+    """No download of this model waits or runs."""
+
+    known_reason = "PULL_NOT_FOUND"
+
+
+class NoRoom(BrokerError):
+    """There is no room for a model beside those that are to stay."""
+
+    known_reason = "NO_ROOM"
+
+
+class ModelInUse(BrokerError):
+    """Requests for the model wait or run, others are built on it, or somebody else loaded it."""
+
+    known_reason = "MODEL_IN_USE"
+
+
 class AgentBlocked(BrokerError):
     """An operator blocked this agent."""
 
@@ -325,47 +367,14 @@ class StreamBroken(BrokerError):
     """The events of a stream do not fit together: pieces are missing or come twice."""
 
 
+def _below(kind: type[BrokerError]) -> Iterator[type[BrokerError]]:
+    for each in kind.__subclasses__():
+        yield each
+        yield from _below(each)
+
+
 BY_REASON: Final[Mapping[str, type[BrokerError]]] = {
-    each.known_reason: each
-    for each in (
-        InvalidRequest,
-        AgentUnknown,
-        ModelUnknown,
-        CapabilityMissing,
-        RequestIdInUse,
-        TakenOver,
-        RequestUnknown,
-        QueueFull,
-        NoBackend,
-        Draining,
-        LoadFailed,
-        Displaced,
-        DeadlineInfeasible,
-        BrokerRateLimited,
-        QuotaExceeded,
-        TypeRateLimited,
-        TokenQuotaExceeded,
-        AgentQueueFull,
-        Degraded,
-        SmallModelsOnly,
-        PublishRateLimited,
-        TopicReserved,
-        SubscribersFull,
-        AgentSubscribersFull,
-        AgentBlocked,
-        AgentNotFound,
-        BackendNotFound,
-        CircuitOpen,
-        CallsFull,
-        CallRateLimited,
-        TimedOut,
-        DeadlineExpired,
-        Cancelled,
-        BackendFailed,
-        BackendRefused,
-        ClientTooSlow,
-        Internal,
-    )
+    each.known_reason: each for each in _below(BrokerError) if "known_reason" in vars(each)
 }
 
 

@@ -102,6 +102,22 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """RESOURCE_EXHAUSTED with RetryInfo: this connection sends calls faster than may be."""
     REASON_BACKEND_NOT_FOUND: _Reason.ValueType  # 37
     """NOT_FOUND with the nearest names: there is no backend of this name."""
+    REASON_MODEL_CHANGE_DENIED: _Reason.ValueType  # 38
+    """PERMISSION_DENIED: the configuration does not let this agent change models."""
+    REASON_PULL_FAILED: _Reason.ValueType  # 39
+    """FAILED_PRECONDITION: a model could not be downloaded, however often it was tried."""
+    REASON_DISK_FULL: _Reason.ValueType  # 40
+    """FAILED_PRECONDITION: there is not the disk for a model."""
+    REASON_PULLS_FULL: _Reason.ValueType  # 41
+    """UNAVAILABLE with RetryInfo: as many downloads wait as may."""
+    REASON_NO_ROOM: _Reason.ValueType  # 42
+    """UNAVAILABLE with RetryInfo: there is no room for a model beside those that are to stay."""
+    REASON_MODEL_IN_USE: _Reason.ValueType  # 43
+    """FAILED_PRECONDITION: requests for the model wait or run, others are built on it, or it was loaded
+    by somebody else.
+    """
+    REASON_PULL_NOT_FOUND: _Reason.ValueType  # 45
+    """NOT_FOUND: no download of this model waits or runs."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """The stable reasons. An error status carries google.rpc.ErrorInfo with domain "broker.v1" and the
@@ -189,4 +205,20 @@ REASON_CALL_RATE_LIMITED: Reason.ValueType  # 36
 """RESOURCE_EXHAUSTED with RetryInfo: this connection sends calls faster than may be."""
 REASON_BACKEND_NOT_FOUND: Reason.ValueType  # 37
 """NOT_FOUND with the nearest names: there is no backend of this name."""
+REASON_MODEL_CHANGE_DENIED: Reason.ValueType  # 38
+"""PERMISSION_DENIED: the configuration does not let this agent change models."""
+REASON_PULL_FAILED: Reason.ValueType  # 39
+"""FAILED_PRECONDITION: a model could not be downloaded, however often it was tried."""
+REASON_DISK_FULL: Reason.ValueType  # 40
+"""FAILED_PRECONDITION: there is not the disk for a model."""
+REASON_PULLS_FULL: Reason.ValueType  # 41
+"""UNAVAILABLE with RetryInfo: as many downloads wait as may."""
+REASON_NO_ROOM: Reason.ValueType  # 42
+"""UNAVAILABLE with RetryInfo: there is no room for a model beside those that are to stay."""
+REASON_MODEL_IN_USE: Reason.ValueType  # 43
+"""FAILED_PRECONDITION: requests for the model wait or run, others are built on it, or it was loaded
+by somebody else.
+"""
+REASON_PULL_NOT_FOUND: Reason.ValueType  # 45
+"""NOT_FOUND: no download of this model waits or runs."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
