@@ -1013,6 +1013,26 @@ class ModelUsage(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class OutcomesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     MODEL_FIELD_NUMBER: _builtins.int
     AGENT_ID_FIELD_NUMBER: _builtins.int
     HOUR_UNIX_MS_FIELD_NUMBER: _builtins.int
@@ -1025,6 +1045,8 @@ class ModelUsage(_message.Message):
     GPU_S_FIELD_NUMBER: _builtins.int
     QUEUE_WAIT_S_FIELD_NUMBER: _builtins.int
     QUEUE_WAIT_MS_MAX_FIELD_NUMBER: _builtins.int
+    OUTCOMES_FIELD_NUMBER: _builtins.int
+    HOURS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model; empty where rows are not by model."""
     agent_id: _builtins.str
@@ -1049,6 +1071,12 @@ class ModelUsage(_message.Message):
     """Seconds that its requests waited, in all."""
     queue_wait_ms_max: _builtins.float
     """The longest of these waits, in milliseconds."""
+    hours: _builtins.int
+    """Hours that the row stands for where rows are by hour: 1, or 24 where those of a day were summed up."""
+    @_builtins.property
+    def outcomes(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Requests by how they ended, in the words of Admin's outcomes; those that are 0 are left out."""
+
     def __init__(
         self,
         *,
@@ -1064,10 +1092,12 @@ class ModelUsage(_message.Message):
         gpu_s: _builtins.float = ...,
         queue_wait_s: _builtins.float = ...,
         queue_wait_ms_max: _builtins.float = ...,
+        outcomes: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        hours: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "busy_s", b"busy_s", "completed", b"completed", "gpu_s", b"gpu_s", "hour_unix_ms", b"hour_unix_ms", "loads", b"loads", "model", b"model", "output_tokens", b"output_tokens", "prompt_tokens", b"prompt_tokens", "queue_wait_ms_max", b"queue_wait_ms_max", "queue_wait_s", b"queue_wait_s", "requests", b"requests"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "busy_s", b"busy_s", "completed", b"completed", "gpu_s", b"gpu_s", "hour_unix_ms", b"hour_unix_ms", "hours", b"hours", "loads", b"loads", "model", b"model", "outcomes", b"outcomes", "output_tokens", b"output_tokens", "prompt_tokens", b"prompt_tokens", "queue_wait_ms_max", b"queue_wait_ms_max", "queue_wait_s", b"queue_wait_s", "requests", b"requests"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1106,18 +1136,22 @@ class GetTreeResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NODES_FIELD_NUMBER: _builtins.int
+    LEFT_OUT_FIELD_NUMBER: _builtins.int
+    left_out: _builtins.int
+    """Models that there was no room for."""
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelNode]:
-        """Per backend, parents before what is built on them."""
+        """Per backend, parents before what is built on them. At most 10,000."""
 
     def __init__(
         self,
         *,
         nodes: _abc.Iterable[Global___ModelNode] | None = ...,
+        left_out: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["nodes", b"nodes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["left_out", b"left_out", "nodes", b"nodes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1139,6 +1173,7 @@ class ModelNode(_message.Message):
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     FREED_BYTES_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
+    FREED_AT_LEAST_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The model."""
     backend: _builtins.str
@@ -1155,6 +1190,8 @@ class ModelNode(_message.Message):
     """Bytes of disk that deleting it alone frees, as far as is known."""
     digest: _builtins.str
     """Its digest."""
+    freed_at_least: _builtins.bool
+    """Does deleting it free at least freed_bytes? It shares files, and no backend tells how large one is."""
     @_builtins.property
     def children(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of models that are built on it."""
@@ -1176,10 +1213,11 @@ class ModelNode(_message.Message):
         size_bytes: _builtins.int = ...,
         freed_bytes: _builtins.int = ...,
         digest: _builtins.str = ...,
+        freed_at_least: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "backend", b"backend", "children", b"children", "digest", b"digest", "freed_bytes", b"freed_bytes", "name", b"name", "parent", b"parent", "parent_missing", b"parent_missing", "size_bytes", b"size_bytes", "twins", b"twins"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "backend", b"backend", "children", b"children", "digest", b"digest", "freed_at_least", b"freed_at_least", "freed_bytes", b"freed_bytes", "name", b"name", "parent", b"parent", "parent_missing", b"parent_missing", "size_bytes", b"size_bytes", "twins", b"twins"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
