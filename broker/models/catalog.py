@@ -74,6 +74,8 @@ class Catalog:
     def __init__(self, settings: Mapping[str, ModelSettings]) -> None:
         self._settings = {comparison_key(name): each for name, each in settings.items()}
         self._facts: dict[str, tuple[ModelFacts, ...]] = {}
+        self._on_disk: dict[str, tuple[ModelFacts, ...]] = {}
+        self._names: dict[str, dict[str, str]] = {}  # by backend and comparison key
 
     def learn(
         self,
@@ -89,7 +91,9 @@ class Catalog:
         same context size: each request carries it, else each name would restart the runner with
         the size of its own Modelfile.
         """
+        self._on_disk[backend] = facts
         facts = self._facts[backend] = tuple(each for each in facts if self._may_run(each, tags))
+        self._names[backend] = {comparison_key(each.name): each.name for each in facts}
         by_runner: dict[str, list[ModelFacts]] = {}
         for each in sorted(facts, key=lambda fact: fact.name):
             by_runner.setdefault(each.runner, []).append(each)
@@ -99,6 +103,8 @@ class Catalog:
     def forget(self, backend: str) -> None:
         """It was taken out of the configuration."""
         self._facts.pop(backend, None)
+        self._on_disk.pop(backend, None)
+        self._names.pop(backend, None)
 
     def _may_run(self, facts: ModelFacts, tags: frozenset[str]) -> bool:
         settings = self._settings.get(comparison_key(facts.name))
@@ -129,6 +135,14 @@ class Catalog:
         return next(
             (each for each in self.entries() if comparison_key(each.facts.name) == key), None
         )
+
+    def on_disk(self) -> Mapping[str, tuple[ModelFacts, ...]]:
+        """All that each backend has, also what is confined to others and so does not run there."""
+        return dict(self._on_disk)
+
+    def spelled(self, key: str) -> str | None:
+        """How the first backend that has the model of this comparison key writes it; None: none."""
+        return next((names[key] for names in self._names.values() if key in names), None)
 
     def nearest(self, name: str) -> tuple[str, ...]:
         """Up to three names that look most like this one."""

@@ -12,6 +12,7 @@ needs it. What is lost is how to make it: its recipe begins with a name that mea
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -94,6 +95,7 @@ class _Backend:
         self._weights = _inverted(
             (key, {_main_file(each)} - {""}) for key, each in self.by_key.items()
         )
+        self._digests = Counter(each.digest for each in self.by_key.values() if each.digest)
         self._parents = {key: self._parent_key(key) for key in self.by_key}
         self._children: dict[str, list[str]] = {}
         for key in sorted(self.by_key):
@@ -128,9 +130,7 @@ class _Backend:
     def freed(self, key: str) -> Freed:
         """What deleting this name alone frees."""
         facts = self.by_key[key]
-        if facts.digest and any(
-            each.digest == facts.digest for name, each in self.by_key.items() if name != key
-        ):
+        if self._digests[facts.digest] > 1:
             return Freed()  # another name for the same manifest
         shared = [blob for blob in self._files[key] if len(self._having[blob]) > 1]
         if shared:
@@ -147,9 +147,7 @@ class _Backend:
 
     def _size_max(self, key: str, shared: Sequence[str]) -> int:
         """What these files take at most: each is part of every model that has it."""
-        having_all = set(self.by_key)
-        for blob in shared:
-            having_all &= self._having[blob]
+        having_all = set.intersection(*(self._having[blob] for blob in shared))
         smallest = min(self.by_key[each].size_bytes for each in having_all)
         if len(having_all) > 1:
             return smallest
