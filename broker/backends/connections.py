@@ -105,22 +105,24 @@ class Connections:
         self._new_ones: aiohttp.ClientSession | None = None  # what it sends never meets an idle one
         self._is_closed = False
 
-    async def send(self, path: str, body: bytes | None) -> aiohttp.ClientResponse:
+    async def send(
+        self, path: str, body: bytes | None, method: str = "POST"
+    ) -> aiohttp.ClientResponse:
         """Sends one call; returns when the head of its answer came. No body means GET.
 
         What an idle connection lost is repeated once, over a new one, a POST too. The answer had
         not begun, and a server that closes a connection is through with its call: at the worst a
         generation that had begun is made twice, and never more often. It has no other effect, nor
-        has a load or an unload that is asked for twice.
+        has a load or an unload that is asked for twice; who deletes twice hears that it is gone.
         """
         use = _Use()
         try:
             try:
-                return await self._send(self._idle_or_new(), path, body, use)
+                return await self._send(self._idle_or_new(), path, body, use, method)
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
                 if not _was_given_up(use, error):
                     raise
-            return await self._send(self._always_new(), path, body, use)
+            return await self._send(self._always_new(), path, body, use, method)
         except (aiohttp.ClientError, OSError) as error:
             raise await self._lost(error) from error
 
@@ -133,10 +135,15 @@ class Connections:
                 await session.close()
 
     async def _send(
-        self, session: aiohttp.ClientSession, path: str, body: bytes | None, use: _Use
+        self,
+        session: aiohttp.ClientSession,
+        path: str,
+        body: bytes | None,
+        use: _Use,
+        method: str,
     ) -> aiohttp.ClientResponse:
         return await session.request(
-            "GET" if body is None else "POST",
+            "GET" if body is None else method,
             self._address(path),
             data=None if body is None else _JsonBody(body),
             allow_redirects=False,

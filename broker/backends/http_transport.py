@@ -62,13 +62,15 @@ class HttpTransport:
         body: bytes | None,
         model: str,
         read: Callable[[aiohttp.ClientResponse], Awaitable[_T]],
+        *,
+        method: str = "POST",
     ) -> _T:
         """Asks, waits for the head of a 200, and has the answer read. No body means GET.
 
         A `read` that returns has read the answer to its last byte but for the closing chunk; one
         that raises has not, and the connection is dropped before the error goes on.
         """
-        response = await self._connections.send(path, body)
+        response = await self._connections.send(path, body, method)
         self._running.add(response)
         try:
             with watching(response):
@@ -99,6 +101,7 @@ class HttpTransport:
         model: str = "",
         timeout_s: float | None = None,
         look: Callable[[aiohttp.ClientResponse], None] | None = None,
+        method: str = "POST",
     ) -> bytes:
         """Asks and returns the whole body of a 200. No body means GET; no timeout, any wait.
         `look` sees the head. BackendSilent where that takes longer, with the time for the
@@ -111,7 +114,7 @@ class HttpTransport:
 
         try:
             async with asyncio.timeout(timeout_s):
-                return await self.converse(path, body, model, read)
+                return await self.converse(path, body, model, read, method=method)
         except TimeoutError as error:
             raise BackendSilent(f"{path} gave no answer within {timeout_s:g} s") from error
 

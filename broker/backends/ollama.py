@@ -20,20 +20,23 @@ from broker.backends.connections import TransportLimits
 from broker.backends.http_transport import HttpTransport
 from broker.backends.ollama_errors import (
     CHAT,
+    DELETE,
     EMBED,
     GENERATE,
     PS,
+    PULL,
     SHOW,
     TAGS,
     VERSION,
     error_of_status,
 )
 from broker.backends.ollama_host import parse_host
+from broker.backends.ollama_pulls import PullReader, error_of_pull
 from broker.backends.ollama_wire import AnswerReader
 from broker.core.content import Completion, EmbedContent, Embeddings, GenerateContent, Piece
-from broker.core.errors import BackendRefused, BrokerError
+from broker.core.errors import BackendFailed, BackendRefused, BrokerError
 from broker.core.model_name import comparison_key
-from broker.core.ports import ModelFacts, Resident
+from broker.core.ports import ModelFacts, PullProgress, Resident
 
 # Beside the time for the connection: who takes none must not look like one that says nothing.
 VERSION_TIMEOUT_S: Final = 5.0
@@ -43,6 +46,8 @@ SHOW_TIMEOUT_S: Final = 30.0
 # A frozen runner holds either up for as long as two health checks of 10 s (OLLAMA.md §3.7).
 RESIDENTS_TIMEOUT_S: Final = 25.0
 UNLOAD_TIMEOUT_S: Final = 25.0
+# Large files of a slow disk are unlinked before it answers.
+DELETE_TIMEOUT_S: Final = 60.0
 
 SHOWS_AT_ONCE: Final = 4
 # Digests beyond these are asked for again at each listing: slower, never wrong.
@@ -190,6 +195,30 @@ class OllamaBackend:
         body = ollama_bodies.embed_load_body(model, None, 0)
         answer = await self._transport.ask(EMBED, body, model=model, timeout_s=UNLOAD_TIMEOUT_S)
         ollama_inventory.embeddings(answer, 0)
+
+    async def pull(self, model: str, on_progress: Callable[[PullProgress], None]) -> None:
+        """Downloads the model. Ollama shares one download of a layer among all who want it, and
+        keeps what has come of one that was left."""
+        reader = PullReader(model, on_progress)
+
+        async def read(response: aiohttp.ClientResponse) -> None:
+            while data := await response.content.readany():
+                reader.feed(data)
+            reader.end()
+
+        try:
+            await self._transport.converse(PULL, ollama_bodies.pull_body(model), model, read)
+        except BackendFailed as failure:
+            if failure.status is None:
+                raise
+            raise error_of_pull(model, failure.message) from failure
+
+    async def delete(self, model: str) -> None:
+        """Deletes the name; ModelUnknown where there is none."""
+        body = ollama_bodies.show_body(model)
+        await self._transport.ask(
+            DELETE, body, model=model, timeout_s=DELETE_TIMEOUT_S, method="DELETE"
+        )
 
     async def close(self) -> None:
         """Drops all connections; calls that still run fail."""

@@ -83,6 +83,11 @@ def embed_load_body(model: str, num_ctx: int | None, keep_alive_s: int) -> bytes
     return _encode(_residency(model, num_ctx, keep_alive_s) | {"input": []})
 
 
+def pull_body(model: str) -> bytes:
+    """Downloads it, and says how far it is."""
+    return _encode({"model": model, "stream": True})
+
+
 def show_body(model: str) -> bytes:
     return _encode({"model": model})
 

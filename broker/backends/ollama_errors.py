@@ -25,6 +25,8 @@ TAGS: Final = "/api/tags"
 SHOW: Final = "/api/show"
 PS: Final = "/api/ps"
 VERSION: Final = "/api/version"
+PULL: Final = "/api/pull"
+DELETE: Final = "/api/delete"
 
 _INFERENCE: Final = frozenset({GENERATE, CHAT, EMBED})
 

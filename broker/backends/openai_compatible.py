@@ -24,7 +24,7 @@ from broker.backends.openai_wire import OpenAiAnswerReader
 from broker.core.content import Completion, EmbedContent, Embeddings, GenerateContent, Piece
 from broker.core.errors import BackendFailed, BackendRefused, BrokerError, ModelUnknown
 from broker.core.model_name import comparison_key
-from broker.core.ports import ModelFacts, Resident
+from broker.core.ports import ModelFacts, PullProgress, Resident
 
 # Below what uvicorn waits, which serves vLLM and many others: 5 s. Who closes first loses no call.
 IDLE_CONNECTION_S: Final = 4.0
@@ -164,6 +164,19 @@ class OpenAiBackend:
         """Cannot be asked for in this dialect."""
         raise BackendRefused(
             f"{self._name} keeps its models: {model} cannot be unloaded through its API", status=405
+        )
+
+    async def pull(self, model: str, on_progress: Callable[[PullProgress], None]) -> None:
+        """Cannot be asked for in this dialect."""
+        raise BackendRefused(
+            f"{self._name} keeps its models: {model} cannot be downloaded through its API",
+            status=405,
+        )
+
+    async def delete(self, model: str) -> None:
+        """Cannot be asked for in this dialect."""
+        raise BackendRefused(
+            f"{self._name} keeps its models: {model} cannot be deleted through its API", status=405
         )
 
     async def close(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 from broker.core.content import Completion, EmbedContent, Embeddings, GenerateContent, Piece
@@ -57,11 +58,30 @@ class Resident:
     expires_unix_s: float | None = None  # None: not told, or never
 
 
+class PullStep(Enum):
+    """What a download does."""
+
+    MANIFEST = "manifest"  # it asks what there is to come
+    PULLING = "pulling"
+    VERIFYING = "verifying"
+    WRITING = "writing"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PullProgress:
+    """How far a download is. `total_bytes` counts what was told so far: it may grow. What is on the
+    disk already counts as come."""
+
+    step: PullStep
+    completed_bytes: int = 0
+    total_bytes: int = 0
+
+
 class Backend(Protocol):
     """One server that runs models. Methods raise the backend errors of `core/errors.py`.
 
-    Cancelling the task that awaits `generate`, `embed` or `load` closes the connection in one step;
-    when the cancelled call has returned, no byte of it will be read or sent any more.
+    Cancelling the task that awaits `generate`, `embed`, `load` or `pull` closes the connection in
+    one step; when the cancelled call has returned, no byte of it will be read or sent any more.
     """
 
     @property
@@ -76,7 +96,7 @@ class Backend(Protocol):
     @property
     def keeps_models(self) -> bool:
         """Can it neither load nor unload? Then `residents` is all that it has, `load` does nothing,
-        and `unload` raises BackendRefused."""
+        and `unload`, `pull` and `delete` raise BackendRefused."""
         ...
 
     async def version(self) -> str:
@@ -113,6 +133,16 @@ class Backend(Protocol):
 
     async def unload(self, model: str) -> None:
         """Asks the model to leave. Returns before it has left: only `residents` proves that."""
+        ...
+
+    async def pull(self, model: str, on_progress: Callable[[PullProgress], None]) -> None:
+        """Downloads the model; returns when it is there. PullFailed, DiskFull. A download that was
+        cut off goes on from where it was when it is asked for again. May say nothing for long."""
+        ...
+
+    async def delete(self, model: str) -> None:
+        """Deletes the model's name, and what no other name needs. One that is loaded stays so, and
+        cannot be unloaded by this name afterwards. ModelUnknown."""
         ...
 
     async def close(self) -> None: ...

@@ -14,8 +14,8 @@ from broker.core.content import (
     GenerateContent,
     Piece,
 )
-from broker.core.errors import BrokerError
-from broker.core.ports import ModelFacts, Resident
+from broker.core.errors import BrokerError, ModelUnknown
+from broker.core.ports import ModelFacts, PullProgress, PullStep, Resident
 
 OnPieces = Callable[[Sequence[Piece]], None]
 
@@ -45,6 +45,39 @@ class FakeCall:
         self._verdict.set_exception(error)
 
 
+@dataclass(eq=False)
+class FakePull:
+    """One download under way."""
+
+    model: str
+    on_progress: Callable[[PullProgress], None]
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    aborted: bool = False
+    verdict: asyncio.Future[None] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+
+    def say(self, completed: int, total: int, step: PullStep = PullStep.PULLING) -> None:
+        self.on_progress(PullProgress(step=step, completed_bytes=completed, total_bytes=total))
+
+    def complete(self) -> None:
+        self.verdict.set_result(None)
+
+    def fail(self, error: BrokerError) -> None:
+        self.verdict.set_exception(error)
+
+
+def facts_of(model: str) -> ModelFacts:
+    """What the fake says of each of its models."""
+    return ModelFacts(
+        name=model,
+        runner=f"blob-{model}",
+        digest=f"digest-{model}",
+        size_bytes=1000,
+        capabilities=frozenset({"completion"}),
+    )
+
+
 class FakeBackend:
     """Holds models on disk, loads and unloads them at once, and keeps every call for the test."""
 
@@ -54,16 +87,7 @@ class FakeBackend:
 
     def __init__(self, *models: str, name: str = "b") -> None:
         self.name = name
-        self.facts = tuple(
-            ModelFacts(
-                name=each,
-                runner=f"blob-{each}",
-                digest=f"digest-{each}",
-                size_bytes=1000,
-                capabilities=frozenset({"completion"}),
-            )
-            for each in models
-        )
+        self.facts = tuple(facts_of(each) for each in models)
         self.problem: BrokerError | None = None
         self.load_problem: BrokerError | None = None
         self.loaded: dict[str, int] = {}
@@ -73,6 +97,7 @@ class FakeBackend:
         self.story: list[str] = []  # hung loads that were closed, and unloads, in their order
         self.unloads: list[str] = []
         self.calls: asyncio.Queue[FakeCall] = asyncio.Queue()
+        self.pulls: asyncio.Queue[FakePull] = asyncio.Queue()
         self.closed = False
 
     def _answer(self) -> None:
@@ -137,6 +162,27 @@ class FakeBackend:
         self.unloads.append(model)
         self.story.append(f"{model} unloaded")
         self.loaded.pop(model, None)
+
+    async def pull(self, model: str, on_progress: Callable[[PullProgress], None]) -> None:
+        self._answer()
+        pull = FakePull(model, on_progress)
+        self.pulls.put_nowait(pull)
+        try:
+            await pull.verdict
+        except asyncio.CancelledError:
+            pull.aborted = True
+            raise
+        finally:
+            pull.ended.set()
+        if all(each.name != model for each in self.facts):
+            self.facts = (*self.facts, facts_of(model))
+
+    async def delete(self, model: str) -> None:
+        self._answer()
+        if all(each.name != model for each in self.facts):
+            raise ModelUnknown(model, ())
+        self.story.append(f"{model} deleted")
+        self.facts = tuple(each for each in self.facts if each.name != model)
 
     async def close(self) -> None:
         self.closed = True
