@@ -38,7 +38,8 @@ DRAIN_RETRY_NS: Final = 5_000_000_000  # a service manager restarts a daemon wit
 
 
 class Arrivals:
-    """See the module. `draining` refuses everybody who comes from now on."""
+    """See the module. `draining` refuses everybody who comes from now on. `on_let_in` hears of all
+    others."""
 
     def __init__(
         self,
@@ -64,6 +65,7 @@ class Arrivals:
         emit: Callable[[Effect], None],
     ) -> None:
         self.draining = False
+        self.on_let_in: Callable[[Record, int], None] = _nobody
         pressure = Backpressure(policy, backlog, room, tally, estimates)
         self._gates = Gates(
             backends,
@@ -182,6 +184,7 @@ class Arrivals:
             self._credit(record, now_ns)
         record.move(Trigger.ADMIT)
         self._ledger.open(record)
+        self.on_let_in(record, now_ns)
         self._emit(Admit(spec.key))
         if admission.place is Place.NONE:
             self._ledger.answer(record, now_ns)
@@ -270,3 +273,7 @@ class Arrivals:
             self._enter(record, now_ns)
             has_entered = True
         return has_entered
+
+
+def _nobody(record: Record, now_ns: int) -> None:
+    """Hears of nothing."""

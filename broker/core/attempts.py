@@ -39,7 +39,8 @@ def _nobody(*_: object) -> None:
 
 
 class Attempts:
-    """See the module. `policy` says what tokens cost; while `draining` nothing waits again."""
+    """See the module. `policy` says what tokens cost; while `draining` nothing waits again.
+    `on_found` hears of the first request that found what was loaded ahead of need."""
 
     def __init__(
         self,
@@ -73,6 +74,7 @@ class Attempts:
         self._on_ended = on_ended
         self._on_set_aside = on_set_aside
         self._on_freed = on_freed
+        self.on_found: Callable[[Record, Residency], None] = _nobody
 
     def start(
         self, record: Record, backend: BackendState, residency: Residency, now_ns: int
@@ -105,6 +107,8 @@ class Attempts:
             ledger.preemptible[attempt.id] = attempt
         residency.running += 1
         residency.use(now_ns, is_large=record.line[1] > 0)
+        if residency.is_ahead_of_need:
+            self.on_found(record, residency)
         queue_wait_ns = now_ns - record.arrived_ns
         self._tally.run(record.priority, 1)
         self._tally.start(record.priority, queue_wait_ns)

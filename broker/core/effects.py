@@ -9,6 +9,7 @@ from broker.core.breaker import BreakerState
 from broker.core.errors import BrokerError
 from broker.core.healing import HealingStep
 from broker.core.level import Level
+from broker.core.preload import Learned
 from broker.core.requests import AttemptId, Outcome, RequestKey
 from broker.core.residency import SwitchStep
 from broker.core.state_machine import Symbol
@@ -214,6 +215,14 @@ class Own:
 
 
 @value
+class KeepLearned:
+    """When models are asked for, and after which others: to be remembered for the broker after this
+    one."""
+
+    learned: Learned
+
+
+@value
 class RestartBackend:
     """Run the operator's command to restart this backend. Ends in RestartEnded."""
 
@@ -321,6 +330,7 @@ Effect = (
     | Renew
     | SenseGpus
     | Own
+    | KeepLearned
     | RestartBackend
     | ListAgain
     | BackendGone

@@ -16,11 +16,13 @@ from broker.core.assembly import Assembly
 from broker.core.dispatch import next_dispatch
 from broker.core.effects import Drained, Effect, ListAgain, SetTimer
 from broker.core.errors import BrokerError, ModelUnknown
+from broker.core.level import Level
 from broker.core.lifecycle import Trigger
 from broker.core.ownership import OWNS_OTHERS
 from broker.core.placement import BackendState
 from broker.core.placement_rule import PlacementRule
 from broker.core.policy import EnginePolicy
+from broker.core.preloads import Preloads
 from broker.core.queueing import Line, LineKey
 from broker.core.record import Attempt
 from broker.core.stimuli import (
@@ -40,6 +42,7 @@ from broker.core.stimuli import (
     OwnedBefore,
     PauseAsked,
     PolicyChanged,
+    PreloadLearned,
     Quiet,
     ResidentsSeen,
     RestartEnded,
@@ -47,6 +50,7 @@ from broker.core.stimuli import (
     Stimulus,
     TimerFired,
     UnloadEnded,
+    WallClockSet,
 )
 
 
@@ -56,10 +60,30 @@ class Engine(Assembly):
 
     def __init__(self, policy: EnginePolicy, rule: PlacementRule | None = None) -> None:
         super().__init__(policy, rule)
+        self.preloads = self._new_preloads()
         self._timer_set_ns: int | None = None
         self.reloads = 0
         self._told_drained, self._drain_timer = False, 0
         self._handlers = self._table()
+
+    def _new_preloads(self) -> Preloads:
+        """It hears of what comes, of loads and of what leaves."""
+        preloads = Preloads(
+            self.policy.preload,
+            self.backends,
+            self.backlog,
+            self._switching,
+            self.estimates,
+            self.timers,
+            lambda: self.level,
+            lambda: self.draining,
+            self._emit,
+        )
+        self._arrivals.on_let_in = preloads.asked
+        self._attempts.on_found = preloads.started
+        self.residencies.on_loaded = preloads.loaded
+        self.residencies.on_left = preloads.left
+        return preloads
 
     def _table(self) -> dict[type[Stimulus], Callable[[Any, int], None]]:
         operations = self._operations
@@ -85,6 +109,8 @@ class Engine(Assembly):
             PolicyChanged: self._policy_changed,
             **self.degradation.handlers(),
             GpusSensed: self._gpus_sensed,
+            WallClockSet: self.preloads.clock_set,
+            PreloadLearned: self.preloads.restore,
             TimerFired: self._timer_fired,
         }
 
@@ -231,6 +257,7 @@ class Engine(Assembly):
     def _unload_ended(self, ended: UnloadEnded, now_ns: int) -> None:
         self.residencies.unload_ended(ended, now_ns)
         self._healer.unload_ended(ended, now_ns)
+        self.preloads.made_room(now_ns)
 
     def _residents_seen(self, seen: ResidentsSeen, now_ns: int) -> None:
         if seen.backend in self.backends:
@@ -263,6 +290,8 @@ class Engine(Assembly):
         """What waits may run now that could not, or no longer may, or on another model."""
         level = self.degradation
         self._offers.set(level.policy, level.level, level.memory_level)
+        if level.level is not Level.NORMAL:
+            self.preloads.give_up()
         self.backlog.hold_anew(now_ns)
         self._reassignment.look_at_all(now_ns)
 
@@ -293,6 +322,7 @@ class Engine(Assembly):
         self.breakers.configure(policy.breaker, now_ns)
         self._healer.configure(policy, now_ns)
         self.degradation.configure(policy.degradation, now_ns)
+        self.preloads.configure(policy.preload, now_ns)
         self._level_changed(now_ns)
         self._members_changed(now_ns)
 

@@ -10,6 +10,7 @@ from broker.core.healing import HealingPolicy
 from broker.core.level import DegradationPolicy
 from broker.core.placement import BackendPolicy, PlacementPolicy
 from broker.core.preemption import PreemptionPolicy
+from broker.core.preload import PreloadPolicy
 from broker.core.queueing import QueuePolicy
 from broker.core.retry import RetryPolicy
 from broker.core.time_outs import TimeOutPolicy
@@ -29,6 +30,7 @@ class EnginePolicy:
     breaker: BreakerPolicy = field(default_factory=BreakerPolicy)
     healing: HealingPolicy = field(default_factory=HealingPolicy)
     preemption: PreemptionPolicy = field(default_factory=PreemptionPolicy)
+    preload: PreloadPolicy = field(default_factory=PreloadPolicy)
     seed: int = 0  # of the chance in backoffs; drawn once by the shell
 
     def __post_init__(self) -> None:

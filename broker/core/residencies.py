@@ -40,7 +40,8 @@ LOADS_FAILED_MAX: Final = 3
 class Residencies:
     """All backends. `emit` takes effects; `note` hears of runners for which what waits may stand
     elsewhere now; `on_load_failed` of loads that failed, by which name, and when the next may be
-    tried; `on_change` of what may run now."""
+    tried; `on_change` of what may run now. `on_loaded` hears of loads that ended well, `on_left` of
+    what is there no longer, or not at all."""
 
     def __init__(
         self,
@@ -69,6 +70,8 @@ class Residencies:
         self._on_load_failed = on_load_failed
         self._on_change = on_change
         self._vanishings = Vanishings(emit, self._hold, lambda: self.policy)
+        self.on_loaded: Callable[[Residency], None] = _nobody
+        self.on_left: Callable[[Residency], None] = _nobody
 
     # What is known
 
@@ -186,6 +189,7 @@ class Residencies:
     def _leave(
         self, backend: BackendState, residency: Residency, trigger: ResidencyTrigger, now_ns: int
     ) -> None:
+        self.on_left(residency)
         residency.move(trigger, now_ns)
         self._timers.cancel(residency.renew_timer)
         self._timers.cancel(residency.drain_timer)
@@ -198,6 +202,7 @@ class Residencies:
         for residency in backend.residents.values():
             self._timers.cancel(residency.renew_timer)
             self._timers.cancel(residency.drain_timer)
+            self.on_left(residency)
 
     # What came of a step
 
@@ -215,6 +220,7 @@ class Residencies:
             load_ns = now_ns - residency.load_started_ns
             self._estimates.loaded(residency.runner, load_ns, backend.name, now_ns)
             self._load_charges.loaded(residency, load_ns)
+            self.on_loaded(residency)
             self._keep(backend, residency, now_ns)
             self._on_change(now_ns)
             return
@@ -306,6 +312,10 @@ class Residencies:
             residency.renewed_ns = now_ns
             self._emit(Renew(backend.name, residency.model, residency.num_ctx_sent))
         self._keep(backend, residency, now_ns)
+
+
+def _nobody(residency: Residency) -> None:
+    """Hears of nothing."""
 
 
 def _is_taken_back(backend: BackendState) -> bool:

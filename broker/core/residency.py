@@ -6,6 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
 
+from broker.core.requests import RequestKey
 from broker.core.state_machine import Machine, Symbol
 
 
@@ -40,6 +41,7 @@ class SwitchStep(Symbol):
     MEMORY_HELD = "memory_held"  # it is not listed any more, and its memory did not come back
     VANISHED = "vanished"  # nobody here told it to leave
     CONTESTED = "contested"  # that again and again: it is not loaded for a while
+    PRELOADED = "preloaded"  # before anybody has asked for it
 
 
 # Of prompts that were read lately it is remembered when: more than run at once on any runner.
@@ -96,6 +98,9 @@ class Residency:
     is_kept: bool = False  # it could not be drained: it is not told to leave again for a while
     drain_timer: int = 0
     loaded_ns: int = 0
+    is_ahead_of_need: bool = False  # loaded before anybody asked for it, and nobody has since
+    ahead_because: str = ""  # why that was done, in words
+    ahead_for: RequestKey | None = None  # the first that found it there
     is_large: bool = False  # loaded with more than the usual context, for work that needed it
     large_used_ns: int = 0  # when such work last started or ended
     renew_timer: int = 0

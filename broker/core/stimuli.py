@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from broker.core.errors import BrokerError
 from broker.core.level import Level
 from broker.core.ports import Resident
+from broker.core.preload import Learned
 from broker.core.requests import AttemptId, RequestKey, RequestSpec
 from broker.core.sensing import GpuReading, HostReading
 from broker.core.value import value
@@ -251,6 +252,21 @@ class PolicyChanged:
 
 
 @value
+class WallClockSet:
+    """The clock on the wall, in local time, shows so much more than the engine's. Told at start and
+    again and again, as it may be set."""
+
+    offset_ns: int
+
+
+@value
+class PreloadLearned:
+    """When models are asked for, and after which others, as the broker before this one learned."""
+
+    learned: Learned
+
+
+@value
 class TimerFired:
     """The moment of the last SetTimer has come."""
 
@@ -279,5 +295,7 @@ Stimulus = (
     | GpusSensed
     | LoadDue
     | PolicyChanged
+    | WallClockSet
+    | PreloadLearned
     | TimerFired
 )

@@ -331,7 +331,9 @@ class Switching:
         for residency in backend.residents.values():
             if residency.state is not _State.LOADING or residency.is_aborting:
                 continue
-            usual_ns = self._estimates.load_ns(residency.runner) or 0.0
+            # What was loaded ahead of need makes way at once.
+            known_ns = self._estimates.load_ns(residency.runner) or 0.0
+            usual_ns = 0.0 if residency.is_ahead_of_need else known_ns
             lines = self._lines_for(backend, now_ns)
             is_wanted = any(runner == residency.runner for runner, _ in lines)
             if is_wanted or now_ns - residency.load_started_ns < usual_ns:
@@ -347,9 +349,20 @@ class Switching:
             if residency.runner in backend.healing:
                 continue  # it leaves by itself
             if is_needlessly_large(residency, self._lines, now_ns, self.policy.num_ctx_hold_ns):
-                self._drains.gate(backend, residency, now_ns)
-                self._unload_drained(backend, [residency], now_ns)
+                self.let_go(backend, residency, now_ns)
                 return
+
+    # What nobody waits for
+
+    def load_unasked(self, backend: BackendState, runner: str, now_ns: int) -> Residency:
+        """Loads it though nothing waits for it. The caller has looked whether that may be."""
+        self._load(backend, Demand(runner), now_ns)
+        return backend.residents[runner]
+
+    def let_go(self, backend: BackendState, residency: Residency, now_ns: int) -> None:
+        """Has something idle leave, for nothing that waits."""
+        self._drains.gate(backend, residency, now_ns)
+        self._unload_drained(backend, [residency], now_ns)
 
 
 def _use(residency: Residency) -> tuple[int, int, str]:

@@ -21,6 +21,7 @@ from broker.core.effects import (
     Drained,
     Effect,
     Finish,
+    KeepLearned,
     ListAgain,
     Load,
     Own,
@@ -45,11 +46,7 @@ from broker.core.effects import (
 )
 from broker.core.engine import Engine
 from broker.core.errors import BackendFailed, BackendUnreachable, BrokerError, Cancelled
-from broker.core.requests import (
-    AttemptId,
-    Outcome,
-    RequestKey,
-)
+from broker.core.requests import AttemptId, Outcome, RequestKey
 from broker.core.stimuli import (
     Arrived,
     AttemptEnded,
@@ -167,7 +164,7 @@ class World:
             AbortLoad: self.switches.abort_load,
             Unload: self.switches.unload,
             Renew: self.switches.renew,
-            **dict.fromkeys((TellAttemptFailed, TellPreempted, Own), _nothing),
+            **dict.fromkeys((TellAttemptFailed, TellPreempted, Own, KeepLearned), _nothing),
             ListAgain: lambda effect: self._discoveries.list_again(effect.backend),
             BackendGone: lambda effect: self._discoveries.gone(effect.backend),
             RestartBackend: self._restart,

@@ -1,0 +1,339 @@
+"""Loads what will probably be asked for before anybody asks, and counts what came of it.
+
+Only where nothing waits that the backend could run, nothing is loaded or unloaded there, and the
+level is normal. Where there is room, the likeliest model that is not there is loaded into it. Where
+there is none, what is idle and ours makes way, if it is worth clearly less: the wait that is saved
+against the wait that is made, by which of them is probably asked for first. Whoever comes goes
+before it: a load that would keep them waiting is ended (`switching.py`), and one that they want is
+theirs. It is looked at by a timer, not in each turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import exp
+from typing import Final
+
+from broker.core.backlog import Backlog
+from broker.core.barriers import barrier
+from broker.core.effects import AbortLoad, Effect, KeepLearned, TellSwitch
+from broker.core.estimates import Estimates
+from broker.core.healing import Health
+from broker.core.level import Level
+from broker.core.placement import BackendState, fits_without, has_room, may_get_room, movable
+from broker.core.preload import SECOND_NS, UNKNOWN, Forecast, Habits, PreloadPolicy
+from broker.core.record import Record
+from broker.core.residency import Residency, ResidencyState, SwitchStep
+from broker.core.stimuli import PreloadLearned, WallClockSet
+from broker.core.switching import Switching
+from broker.core.timers import Timers
+
+# How often it is looked at while requests come, and while none have come for a while.
+LOOK_NS: Final = 500_000_000
+REST_NS: Final = 15 * SECOND_NS
+LIVELY_NS: Final = 60 * SECOND_NS
+
+# How long a load takes that was never measured.
+LOAD_NS_UNKNOWN: Final = 5 * SECOND_NS
+
+# Nothing is needed less often than once in so long, as far as giving it up for another goes.
+SELDOM_S: Final = 86_400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreloadsView:
+    """What came of it since start. `made`: loads that ended well; `used`: those that a request
+    found there, `wasted`: those that left without; the rest is still there. `aborted`: ended before
+    their time, as others came. `demanded`: loads that requests waited for."""
+
+    is_enabled: bool
+    held_because: str
+    made: int
+    used: int
+    wasted: int
+    aborted: int
+    failed: int
+    demanded: int
+
+    @property
+    def hit_percent(self) -> float | None:
+        """Of 100 loads that requests would have waited for, so many were there before."""
+        all_ = self.used + self.demanded
+        return 100.0 * self.used / all_ if all_ else None
+
+
+class Preloads:
+    """See the module. `level` says which holds, `is_draining` whether the broker leaves; `emit`
+    takes effects."""
+
+    def __init__(
+        self,
+        policy: PreloadPolicy,
+        backends: Mapping[str, BackendState],
+        backlog: Backlog,
+        switching: Switching,
+        estimates: Estimates,
+        timers: Timers,
+        level: Callable[[], Level],
+        is_draining: Callable[[], bool],
+        emit: Callable[[Effect], None],
+    ) -> None:
+        self.policy = policy
+        self.habits = Habits(policy)
+        self.made = self.used = self.wasted = 0
+        self.aborted = self.failed = self.demanded = 0
+        self._backends = backends
+        self._backlog = backlog
+        self._switching = switching
+        self._estimates = estimates
+        self._timers = timers
+        self._level = level
+        self._is_draining = is_draining
+        self._emit = emit
+        self._timer = 0
+        self._due_ns = 0  # when it goes off
+        self._asked_ns = 0  # when a request last came
+        self._busy_ns: dict[str, int] = {}  # when something last waited, by backend
+        self._kept = 0  # how many slots were over when the habits were last told to be kept
+
+    def configure(self, policy: PreloadPolicy, now_ns: int) -> None:
+        """From now on this holds."""
+        self.policy = policy
+        self.habits.configure(policy)
+        for name in self._busy_ns.keys() - self._backends.keys():
+            del self._busy_ns[name]
+        if policy.is_enabled:
+            self._arm(now_ns + LOOK_NS, now_ns)
+        else:
+            self.give_up()
+
+    def clock_set(self, heard: WallClockSet, now_ns: int) -> None:
+        """The time of day is known, or another one."""
+        if self.policy.is_enabled:
+            self.habits.clock_set(heard.offset_ns, now_ns)
+
+    def restore(self, heard: PreloadLearned, now_ns: int) -> None:
+        """What the broker before this one has learned."""
+        self.habits.restore(heard.learned)
+        if self.policy.is_enabled:
+            self._arm(now_ns + LOOK_NS, now_ns)
+
+    # What is heard
+
+    def asked(self, record: Record, now_ns: int) -> None:
+        """A request was let in."""
+        if not self.policy.is_enabled:
+            return
+        self.habits.asked(record.model, record.agent.id, now_ns)
+        self._asked_ns = now_ns
+        if self._due_ns > now_ns + LOOK_NS or not self._timer:
+            self._arm(now_ns + LOOK_NS, now_ns)
+
+    def loaded(self, residency: Residency) -> None:
+        """A load of the broker's came to a good end."""
+        if residency.is_ahead_of_need:
+            self.made += 1
+        else:
+            self.demanded += 1
+
+    def started(self, record: Record, residency: Residency) -> None:
+        """A request found there what was loaded ahead of its need."""
+        if residency.is_ahead_of_need:
+            residency.is_ahead_of_need = False
+            residency.ahead_for = record.spec.key
+            self.used += 1
+
+    def left(self, residency: Residency) -> None:
+        """It is there no longer, or its load came to nothing."""
+        if not residency.is_ahead_of_need:
+            return
+        if residency.state is not ResidencyState.LOADING:
+            self.wasted += 1
+        elif residency.is_aborting:
+            self.aborted += 1
+        else:
+            self.failed += 1
+
+    def made_room(self, now_ns: int) -> None:
+        """Something has left: what it left for may be loaded now."""
+        if self.policy.is_enabled and not self._backlog.lines:
+            self._arm(now_ns, now_ns)
+
+    def give_up(self) -> None:
+        """Nothing is loaded ahead any more: what is being loaded so is ended."""
+        for backend in self._backends.values():
+            for each in backend.residents.values():
+                is_loading = each.state is ResidencyState.LOADING and not each.is_aborting
+                if is_loading and each.is_ahead_of_need and not self._is_wanted(each.runner):
+                    each.is_aborting = True
+                    self._emit(AbortLoad(backend.name, each.runner))
+
+    def _is_wanted(self, runner: str) -> bool:
+        return any(key[0] == runner for key in self._backlog.lines)
+
+    # The looks
+
+    def _arm(self, at_ns: int, now_ns: int) -> None:
+        """The next look is then, if none is sooner."""
+        if self._timer and now_ns <= self._due_ns <= at_ns:
+            return
+        self._timers.cancel(self._timer)
+        self._due_ns = at_ns
+        self._timer = self._timers.set(at_ns, self._look)
+
+    def _look(self, _: None, now_ns: int) -> None:
+        self._timer = 0
+        if not self.policy.is_enabled:
+            return
+        habits = self.habits
+        habits.roll(now_ns)
+        if habits.closed != self._kept:
+            self._kept = habits.closed
+            self._emit(KeepLearned(habits.learned()))
+        ready = [each for each in self._backends.values() if self._is_idle(each, now_ns)]
+        if ready and not self.held_because():
+            forecasts = habits.forecasts(now_ns)
+            for backend in ready:
+                self._look_at(backend, forecasts, now_ns)
+        is_lively = now_ns - self._asked_ns < LIVELY_NS
+        self._arm(now_ns + (LOOK_NS if is_lively else REST_NS), now_ns)
+
+    def held_because(self) -> str:
+        """Why nothing may be loaded ahead of need, wherever; "" where something may."""
+        if not self.policy.is_enabled:
+            return "the configuration has it off"
+        if self._level() is not Level.NORMAL:
+            return f"the level is {self._level().word}"
+        if self._is_draining():
+            return "the broker leaves"
+        return "" if len(self.habits) else "nothing has been learned yet"
+
+    def _is_idle(self, backend: BackendState, now_ns: int) -> bool:
+        """Has nothing waited for a while that it could run, and is nothing under way there?"""
+        if any(key[0] in backend.by_runner for key in self._backlog.lines):
+            self._busy_ns[backend.name] = now_ns
+            return False
+        if now_ns - self._busy_ns.get(backend.name, -self.policy.idle_ns) < self.policy.idle_ns:
+            return False
+        is_sound = backend.health is Health.WELL and not backend.healing and backend.may_load
+        is_ours = backend.is_open and backend.is_listed and not backend.policy.keeps_models
+        return is_sound and is_ours and backend.is_at_rest
+
+    def _look_at(
+        self, backend: BackendState, forecasts: Mapping[str, Forecast], now_ns: int
+    ) -> None:
+        """Loads what is worth most, or has something leave for it."""
+        expected = _by_runner(backend, forecasts)
+        for runner in self._candidates(backend, expected, now_ns):
+            if has_room(backend, runner):
+                self._load(backend, runner, expected[runner], now_ns)
+                return
+            leaving = self._leaving(backend, runner, expected)
+            if leaving and self._is_worth(backend, runner, leaving, expected):
+                self._switching.let_go(backend, leaving[0], now_ns)
+                return
+
+    def _candidates(
+        self, backend: BackendState, expected: Mapping[str, Forecast], now_ns: int
+    ) -> list[str]:
+        """What could be loaded here and is nowhere, and is likely to be used; the best first."""
+        found = [
+            (-each.low_per_s * self._load_s(backend, runner), runner)
+            for runner, each in expected.items()
+            if each.likely >= self.policy.probability_min
+            and each.low_per_s > 0
+            and runner not in backend.residents
+            and not any(runner in other.residents for other in self._backends.values() if other.up)
+            and barrier(backend, runner, now_ns) is None
+            and may_get_room(backend, runner)
+        ]
+        return [runner for _, runner in sorted(found)]
+
+    def _leaving(
+        self, backend: BackendState, runner: str, expected: Mapping[str, Forecast]
+    ) -> Sequence[Residency]:
+        """The least that would have to leave for it: of what is idle and ours that which is worth
+        least. Empty where even all that would not do."""
+        idle = [each for each in movable(backend, "") if not each.running and not each.is_large]
+        idle.sort(key=lambda each: (self._loss_per_s(backend, each, expected), each.runner))
+        for count in range(1, len(idle) + 1):
+            if fits_without(backend, runner, idle[:count]):
+                return idle[:count]
+        return ()
+
+    def _is_worth(
+        self,
+        backend: BackendState,
+        runner: str,
+        leaving: Iterable[Residency],
+        expected: Mapping[str, Forecast],
+    ) -> bool:
+        """Which is asked for first? What the load saves, if that is this one, against what loading
+        the others again would cost. Of a load that is still under way only a part is saved."""
+        wanted = expected[runner]
+        loss_per_s = rivals_per_s = 0.0
+        for each in leaving:
+            loss_per_s += self._loss_per_s(backend, each, expected)
+            rivals_per_s += expected.get(each.runner, UNKNOWN).high_per_s
+        all_per_s = wanted.low_per_s + rivals_per_s
+        saved_s = (1.0 - exp(-all_per_s * self._load_s(backend, runner))) / all_per_s
+        return wanted.low_per_s * saved_s >= self.policy.margin * loss_per_s
+
+    def _loss_per_s(
+        self, backend: BackendState, residency: Residency, expected: Mapping[str, Forecast]
+    ) -> float:
+        """The wait that its absence would make, by the second."""
+        runner = residency.runner
+        per_s = max(expected.get(runner, UNKNOWN).high_per_s, 1.0 / SELDOM_S)
+        return per_s * self._load_s(backend, runner)
+
+    def _load_s(self, backend: BackendState, runner: str) -> float:
+        load_ns = self._estimates.load_ns_on(backend.name, runner) or LOAD_NS_UNKNOWN
+        return load_ns / SECOND_NS
+
+    def _load(self, backend: BackendState, runner: str, expected: Forecast, now_ns: int) -> None:
+        residency = self._switching.load_unasked(backend, runner, now_ns)
+        residency.is_ahead_of_need = True
+        residency.ahead_because = expected.why
+        words = f"loaded ahead of need: {expected.why}"
+        model, step = residency.model, SwitchStep.PRELOADED
+        self._emit(TellSwitch(backend=backend.name, model=model, step=step, detail=words))
+
+    # What is shown
+
+    def view(self) -> PreloadsView:
+        """For status and metrics."""
+        return PreloadsView(
+            is_enabled=self.policy.is_enabled and self._level() is Level.NORMAL,
+            held_because=self.held_because(),
+            made=self.made,
+            used=self.used,
+            wasted=self.wasted,
+            aborted=self.aborted,
+            failed=self.failed,
+            demanded=self.demanded,
+        )
+
+
+def _by_runner(backend: BackendState, forecasts: Mapping[str, Forecast]) -> dict[str, Forecast]:
+    """Several names may be loaded as one."""
+    found: dict[str, Forecast] = {}
+    for name, spec in backend.models.items():
+        each = forecasts.get(name)
+        if each is None:
+            continue
+        before = found.get(spec.runner)
+        found[spec.runner] = each if before is None else _joined(before, each)
+    return found
+
+
+def _joined(one: Forecast, other: Forecast) -> Forecast:
+    more = one if one.per_s >= other.per_s else other
+    return Forecast(
+        one.per_s + other.per_s,
+        one.low_per_s + other.low_per_s,
+        one.high_per_s + other.high_per_s,
+        1.0 - (1.0 - one.likely) * (1.0 - other.likely),
+        more.why,
+    )
