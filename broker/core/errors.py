@@ -75,9 +75,15 @@ class ModelUnknown(BrokerError):
 
 
 class CapabilityMissing(BrokerError):
-    """The model cannot do what the request needs."""
+    """The model cannot do what the request needs. `nearest` holds up to three that can."""
 
     reason = "CAPABILITY_MISSING"
+
+    def __init__(self, problem: str, nearest: tuple[str, ...] = ()) -> None:
+        hint = f"; nearest that can: {', '.join(nearest)}" if nearest else ""
+        super().__init__(f"{problem}{hint}")
+        self.problem = problem
+        self.nearest = nearest
 
 
 class RequestIdInUse(BrokerError):

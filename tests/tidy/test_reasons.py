@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from broker.core import model_errors
 from broker.core.errors import BrokerError
 from broker_client.pb.broker.v1 import reasons_pb2
 
 UNSPECIFIED = "UNSPECIFIED"
 PREFIX = "REASON_"
+
+
+# Its classes count as well: a class is known once its module is.
+assert model_errors.NoModelFits.reason
 
 
 def errors_below(error: type[BrokerError]) -> Iterator[type[BrokerError]]:

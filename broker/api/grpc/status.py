@@ -14,7 +14,7 @@ import grpc
 from google.protobuf import any_pb2, duration_pb2, message
 from google.rpc import error_details_pb2, status_pb2
 
-from broker.core import errors
+from broker.core import errors, model_errors
 from broker.core.requests import Outcome
 
 DOMAIN: Final = "broker.v1"
@@ -28,6 +28,7 @@ CODES: Final[Mapping[type[errors.BrokerError], grpc.StatusCode]] = MappingProxyT
         errors.InvalidRequest: _Code.INVALID_ARGUMENT,
         errors.ModelUnknown: _Code.NOT_FOUND,
         errors.CapabilityMissing: _Code.FAILED_PRECONDITION,
+        model_errors.NoModelFits: _Code.FAILED_PRECONDITION,
         errors.RequestIdInUse: _Code.ALREADY_EXISTS,
         errors.TakenOver: _Code.ABORTED,
         errors.RequestUnknown: _Code.NOT_FOUND,
@@ -51,6 +52,15 @@ CODES: Final[Mapping[type[errors.BrokerError], grpc.StatusCode]] = MappingProxyT
         errors.BackendBusy: _Code.UNAVAILABLE,
         errors.BackendRefused: _Code.INVALID_ARGUMENT,
     }
+)
+
+# Those that say what may have been meant, or would do.
+_NAMES_NEAREST: Final = (
+    errors.ModelUnknown
+    | errors.AgentNotFound
+    | errors.BackendNotFound
+    | errors.CapabilityMissing
+    | model_errors.NoModelFits
 )
 
 # What may be tried again always says when; where nothing was measured, this soon.
@@ -77,7 +87,7 @@ def rich_status(
         info["outcome"] = outcome.value
     if sent_pieces is not None:
         info["sent_pieces"] = str(sent_pieces)
-    if isinstance(error, errors.ModelUnknown | errors.AgentNotFound | errors.BackendNotFound):
+    if isinstance(error, _NAMES_NEAREST):
         info["nearest"] = ",".join(error.nearest)
     if isinstance(error, errors.TimedOut):
         info["phase"] = error.phase.value

@@ -20,6 +20,7 @@ from broker.api.grpc.status import (
     shortened,
 )
 from broker.core import errors
+from broker.core.model_errors import NoModelFits, RejectedModel
 from broker.core.requests import Outcome
 from broker.core.time_outs import Phase
 
@@ -39,6 +40,8 @@ def made(kind: Kind) -> errors.BrokerError:
     """An error of this class, whatever it takes to make one."""
     if issubclass(kind, errors.InvalidRequest):
         return kind((errors.FieldProblem(field="f", problem="is wrong"),))
+    if kind is NoModelFits:
+        return NoModelFits((RejectedModel("a", "lacks tools"), RejectedModel("b", "is away")))
     if kind is errors.ModelUnknown:
         return errors.ModelUnknown("m", ("a", "b"))
     if kind is errors.AgentNotFound:
@@ -107,7 +110,13 @@ def test_a_measured_time_to_come_back_is_said_else_a_second(
 
 
 @pytest.mark.parametrize(
-    "error", [errors.ModelUnknown("m", ("a", "b")), errors.AgentNotFound("m", ("a", "b"))]
+    "error",
+    [
+        errors.ModelUnknown("m", ("a", "b")),
+        errors.AgentNotFound("m", ("a", "b")),
+        errors.CapabilityMissing("m lacks tools", ("a", "b")),
+        NoModelFits((RejectedModel("a", "lacks tools"), RejectedModel("b", "is away"))),
+    ],
 )
 def test_the_nearest_names_are_for_programs_too(error: errors.BrokerError) -> None:
     (info,) = details(rich_status(error, None, None), error_details_pb2.ErrorInfo)

@@ -109,6 +109,12 @@ class CapabilityMissing(BrokerError):
     known_reason = "CAPABILITY_MISSING"
 
 
+class NoModelFits(BrokerError):
+    """No model is what the request calls for; the message says what those lack that come nearest."""
+
+    known_reason = "NO_MODEL_FITS"
+
+
 class RequestIdInUse(BrokerError):
     """A request with this id and other content is under way."""
 

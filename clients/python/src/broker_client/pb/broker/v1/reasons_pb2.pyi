@@ -116,6 +116,10 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """FAILED_PRECONDITION: requests for the model wait or run, others are built on it, or it was loaded
     by somebody else.
     """
+    REASON_NO_MODEL_FITS: _Reason.ValueType  # 44
+    """FAILED_PRECONDITION: no model is what the request calls for; ErrorInfo names those that come nearest
+    and the message says what each of them lacks.
+    """
     REASON_PULL_NOT_FOUND: _Reason.ValueType  # 45
     """NOT_FOUND: no download of this model waits or runs."""
 
@@ -218,6 +222,10 @@ REASON_NO_ROOM: Reason.ValueType  # 42
 REASON_MODEL_IN_USE: Reason.ValueType  # 43
 """FAILED_PRECONDITION: requests for the model wait or run, others are built on it, or it was loaded
 by somebody else.
+"""
+REASON_NO_MODEL_FITS: Reason.ValueType  # 44
+"""FAILED_PRECONDITION: no model is what the request calls for; ErrorInfo names those that come nearest
+and the message says what each of them lacks.
 """
 REASON_PULL_NOT_FOUND: Reason.ValueType  # 45
 """NOT_FOUND: no download of this model waits or runs."""
