@@ -32,3 +32,21 @@ class ModelListConfig(Section):
     # The first wait after a refresh that failed, doubled each time up to the other.
     retry_s: int = Field(default=30, ge=1, le=86_400)
     retry_max_s: int = Field(default=3_600, ge=1, le=86_400)
+
+
+class UsageConfig(Section):
+    """[usage]: who used which models, by the hour, and for how long that is kept."""
+
+    enabled: bool = True
+    # "": a file for each broker in server.state_dir.
+    file: str = Field(default="", max_length=4_096)
+    # A season: enough to see what changed, and of which weekday it was.
+    keep_days: int = Field(default=90, ge=1, le=3_650)
+    # Some 30 MB. Beyond, the hours of the oldest days are summed up by the day; when all are, the
+    # oldest days are dropped.
+    rows_max: int = Field(default=200_000, ge=1_000, le=50_000_000)
+    # Agents told apart in one hour, beside whom the others are counted together: seven times the
+    # seeds' fleet.
+    agents_max: int = Field(default=1_000, ge=1, le=100_000)
+    # What a broker that is killed has not kept.
+    flush_interval_s: float = Field(default=10.0, ge=0.1, le=3_600)

@@ -22,7 +22,7 @@ from broker.config.machine import (
     ObservabilityConfig,
     PubSubConfig,
 )
-from broker.config.models import ModelListConfig
+from broker.config.models import ModelListConfig, UsageConfig
 from broker.config.resilience import (
     BreakerConfig,
     FloodsConfig,
@@ -242,6 +242,7 @@ class Config(Section):
         default_factory=dict, max_length=10_000
     )
     model_list: ModelListConfig = Field(default_factory=ModelListConfig)
+    usage: UsageConfig = Field(default_factory=UsageConfig)
     placement: PlacementConfig = Field(default_factory=PlacementConfig)
     timeouts: TimeoutsConfig = Field(default_factory=TimeoutsConfig)
     retries: RetriesConfig = Field(default_factory=RetriesConfig)

@@ -148,12 +148,9 @@ class UsageNotKept(Exception):
 class UsageStore(Protocol):
     """Keeps rows over restarts. Each method may raise UsageNotKept; then it changed nothing."""
 
-    async def open(self) -> None:
-        """To be called first."""
-        ...
-
-    async def add(self, rows: Sequence[UsageRow]) -> None:
-        """Adds these counts to what is kept of the same keys: all of them, or none."""
+    async def add(self, rows: Sequence[UsageRow]) -> bool:
+        """Adds these counts to what is kept of the same keys: all of them, or none. Is it time to
+        `tidy`, as there may be too many?"""
         ...
 
     async def tidy(self, now_hour: int) -> UsageTidied:

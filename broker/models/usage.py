@@ -140,9 +140,13 @@ class UsageRecorder(Observer):
                 self._agents.add(agent_id)
             else:
                 agent_id = OTHERS
-        if len(self._pending) >= self._pending_max:
-            model, agent_id = OTHERS, agent_id if agent_id == NO_AGENT else OTHERS
+        return self._in_room(hour, model, agent_id)
+
+    def _in_room(self, hour: int, model: str, agent_id: str) -> Counts:
+        """The row of these, or where there is no room for one more, that of all others."""
         key = (hour, model, agent_id)
+        if key not in self._pending and len(self._pending) >= self._pending_max:
+            key = (hour, OTHERS, NO_AGENT if agent_id == NO_AGENT else OTHERS)
         found = self._pending.get(key)
         if found is None:
             found = self._pending[key] = Counts()
@@ -169,7 +173,7 @@ class UsageRecorder(Observer):
     def put_back(self, rows: Iterable[UsageRow]) -> None:
         """They could not be kept: they wait again."""
         for key, counts in rows:
-            self._counts(key.hour, key.model, key.agent_id).add(counts)
+            self._in_room(key.hour, key.model, key.agent_id).add(counts)
 
     def waiting(self) -> list[UsageRow]:
         """Copies of what waits to be taken."""
