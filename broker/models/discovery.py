@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import structlog
 
 from broker.core.errors import BackendSilent, BrokerError
-from broker.core.ports import Backend
+from broker.core.ports import Backend, ModelFacts
 from broker.core.stimuli import BackendSeen, ModelsListed, ResidentsSeen, Stimulus
 from broker.models.catalog import Catalog
 
@@ -28,7 +28,8 @@ class DiscoveryPolicy:
 
     `mute_ns`: what takes connections and has not said for so long what it holds does not serve; one
     with a frozen runner, the slowest known to work, needs 20 s (OLLAMA.md §3.7). Nor does what has
-    not even said its version: it is stopped, or hangs as a whole."""
+    not even said its version: it is stopped, or hangs as a whole. `watch_interval_ns`: everything is
+    asked for so often while somebody watches."""
 
     slots: int = 1
     tags: frozenset[str] = frozenset()
@@ -36,14 +37,20 @@ class DiscoveryPolicy:
     catalog_interval_ns: int = 60_000_000_000
     retry_interval_ns: int = 2_000_000_000
     mute_ns: int = 22_000_000_000
+    watch_interval_ns: int = 500_000_000
 
     def __post_init__(self) -> None:
-        if min(self.poll_interval_ns, self.catalog_interval_ns, self.retry_interval_ns) <= 0:
+        asking_ns = min(self.poll_interval_ns, self.catalog_interval_ns, self.watch_interval_ns)
+        if min(asking_ns, self.retry_interval_ns) <= 0:
             raise ValueError("intervals must be positive")
 
 
+def _nobody_watches() -> bool:
+    return False
+
+
 class Discovery:
-    """What one backend says of itself."""
+    """What one backend says of itself. `is_watched`: does anybody watch the list of models now?"""
 
     def __init__(
         self,
@@ -53,6 +60,7 @@ class Discovery:
         feed: Callable[[Stimulus], None],
         now_ns: Callable[[], int],
         sleep: Callable[[int], Awaitable[None]],
+        is_watched: Callable[[], bool] = _nobody_watches,
     ) -> None:
         self._backend = backend
         self._policy = policy
@@ -60,7 +68,10 @@ class Discovery:
         self._feed = feed
         self._now_ns = now_ns
         self._sleep = sleep
+        self._is_watched = is_watched
         self._listed_ns: int | None = None
+        self._wishes = 0  # how often it was told to list again
+        self._listed: tuple[ModelFacts, ...] = ()  # as it was told last
         self._is_up: bool | None = None
         self._is_wanted = asyncio.Event()  # a look before its time
         self._is_mute = False  # it takes connections, and has not said for long what is asked
@@ -78,8 +89,14 @@ class Discovery:
             self.list_again()
 
     def list_again(self) -> None:
-        """Asks at once for everything that the backend has."""
+        """Asks at once for everything that the backend has; an answer that is on its way may be of
+        before."""
+        self._wishes += 1
         self._listed_ns = None
+        self._is_wanted.set()
+
+    def look_now(self) -> None:
+        """Asks at once: somebody has begun to watch."""
         self._is_wanted.set()
 
     async def run(self) -> None:
@@ -87,9 +104,15 @@ class Discovery:
         while True:
             is_up = await self.ask()
             self.was_asked.set()
-            policy = self._policy
-            interval_ns = policy.poll_interval_ns if is_up else policy.retry_interval_ns
-            await self._sleep_unless_wanted(interval_ns)
+            await self._sleep_unless_wanted(self._interval_ns(is_up))
+
+    def _interval_ns(self, is_up: bool) -> int:
+        policy = self._policy
+        if not is_up:
+            return policy.retry_interval_ns
+        if self._is_watched():
+            return min(policy.poll_interval_ns, policy.watch_interval_ns)
+        return policy.poll_interval_ns
 
     async def _sleep_unless_wanted(self, interval_ns: int) -> None:
         slept = asyncio.ensure_future(self._sleep(interval_ns))
@@ -138,12 +161,15 @@ class Discovery:
         await self._ask_version()
         # What keeps its models tells all of them in one cheap answer, the same as its residents.
         is_cheap = self._backend.keeps_models
-        if self._listed_ns is None or is_cheap or self._is_stale(self._listed_ns):
+        is_due = self._listed_ns is None or is_cheap or self._is_stale(self._listed_ns)
+        if is_due or self._is_watched():
+            wishes = self._wishes
             models = await self._backend.models()
-            self._listed_ns = self._now_ns()
-            policy = self._policy
-            specs = self._catalog.learn(name, models, policy.slots, policy.tags)
-            self._feed(ModelsListed(name, specs))
+            # Of what is the same as before nobody needs to hear before its time.
+            if is_due or models != self._listed:
+                self._tell_listed(models)
+            if wishes != self._wishes:
+                self._listed_ns = None
         asked_ns = self._now_ns()
         try:
             residents = await self._backend.residents()
@@ -151,6 +177,12 @@ class Discovery:
             self._is_mute = self._now_ns() - asked_ns >= self._policy.mute_ns
             raise
         self._feed(ResidentsSeen(name, residents, asked_ns))
+
+    def _tell_listed(self, models: tuple[ModelFacts, ...]) -> None:
+        self._listed, self._listed_ns = models, self._now_ns()
+        policy = self._policy
+        specs = self._catalog.learn(self._backend.name, models, policy.slots, policy.tags)
+        self._feed(ModelsListed(self._backend.name, specs))
 
     async def _ask_version(self) -> None:
         asked_ns = self._now_ns()

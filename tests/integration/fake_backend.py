@@ -88,6 +88,7 @@ class FakeBackend:
     def __init__(self, *models: str, name: str = "b") -> None:
         self.name = name
         self.facts = tuple(facts_of(each) for each in models)
+        self.listings = 0  # how often it was asked for its models
         self.problem: BrokerError | None = None
         self.load_problem: BrokerError | None = None
         self.loaded: dict[str, int] = {}
@@ -109,6 +110,7 @@ class FakeBackend:
         return "1.2.3"
 
     async def models(self) -> tuple[ModelFacts, ...]:
+        self.listings += 1
         self._answer()
         return self.facts
 

@@ -10,13 +10,13 @@ import pytest
 import structlog.testing
 
 from broker.core.errors import BackendFailed, BackendSilent, BackendUnreachable
-from broker.core.ports import Resident
+from broker.core.ports import ModelFacts, Resident
 from broker.core.stimuli import BackendSeen, ModelsListed, ResidentsSeen, Stimulus
 from broker.models.catalog import Catalog
 from broker.models.discovery import Discovery, DiscoveryPolicy
 from tests.integration.fake_backend import FakeBackend
 
-POLL_NS, CATALOG_NS, RETRY_NS = 5, 20, 2
+POLL_NS, CATALOG_NS, RETRY_NS, WATCH_NS = 5, 20, 2, 1
 
 
 class Stage:
@@ -34,9 +34,17 @@ class Stage:
             poll_interval_ns=POLL_NS,
             catalog_interval_ns=CATALOG_NS,
             retry_interval_ns=RETRY_NS,
+            watch_interval_ns=WATCH_NS,
         )
+        self.is_watched = False
         self.discovery = Discovery(
-            self.backend, policy, Catalog({}), self.heard.append, lambda: self.now_ns, self.sleep
+            self.backend,
+            policy,
+            Catalog({}),
+            self.heard.append,
+            lambda: self.now_ns,
+            self.sleep,
+            lambda: self.is_watched,
         )
 
     async def sleep(self, duration_ns: int) -> None:
@@ -182,7 +190,9 @@ async def test_it_asks_again_sooner_while_there_is_no_answer() -> None:
     assert stage.slept[:2] == [RETRY_NS, POLL_NS]
 
 
-@pytest.mark.parametrize("field", ["poll_interval_ns", "catalog_interval_ns", "retry_interval_ns"])
+@pytest.mark.parametrize(
+    "field", [f"{each}_interval_ns" for each in ("poll", "catalog", "retry", "watch")]
+)
 def test_an_interval_of_nothing_would_ask_without_end(field: str) -> None:
     nothing: dict[str, Any] = {field: 0}
     with pytest.raises(ValueError, match="positive"):
@@ -227,6 +237,66 @@ async def test_the_same_policy_again_asks_for_nothing() -> None:
 
 
 # A server that hangs as a whole
+
+
+async def test_while_somebody_watches_what_it_has_is_asked_for_at_every_look() -> None:
+    stage = Stage()
+    stage.is_watched = True
+    for _ in range(4):
+        await stage.discovery.ask()
+    assert stage.backend.listings == 4
+    assert stage.kinds().count(ModelsListed) == 1, "what is the same is told once"
+    stage.backend.facts = (replace(stage.backend.facts[0], digest="another"),)
+    await stage.discovery.ask()
+    assert stage.kinds().count(ModelsListed) == 2
+    stage.now_ns += CATALOG_NS
+    await stage.discovery.ask()
+    assert stage.kinds().count(ModelsListed) == 3, "in its time it is told in any case"
+
+
+async def test_it_looks_often_while_it_answers_and_somebody_watches() -> None:
+    stage = Stage()
+    task = asyncio.create_task(stage.discovery.run())
+    stage.is_watched = True
+    await stage.slept_often.wait()
+    assert stage.slept[:4] == [WATCH_NS] * 4
+    stage.is_watched = False
+    stage.slept_often.clear()
+    stage.slept.clear()
+    await stage.slept_often.wait()
+    assert stage.slept[1:4] == [POLL_NS] * 3
+    task.cancel()
+
+
+async def test_who_begins_to_watch_waits_for_no_interval() -> None:
+    stage = Stage()
+    stage.waits_for_ever = True
+    task = asyncio.create_task(stage.discovery.run())
+    await stage.discovery.was_asked.wait()
+    listings = stage.backend.listings
+    stage.is_watched = True
+    stage.discovery.look_now()
+    async with asyncio.timeout(30):
+        while stage.backend.listings == listings:
+            await asyncio.sleep(0)
+    task.cancel()
+
+
+async def test_what_was_asked_before_a_wish_to_list_again_does_not_answer_it() -> None:
+    stage = Stage()
+    listed = asyncio.Event()
+
+    async def models() -> tuple[ModelFacts, ...]:
+        if not listed.is_set():
+            listed.set()
+            stage.discovery.list_again()  # while the answer is on its way
+        return await FakeBackend.models(stage.backend)
+
+    stage.backend.models = models  # type: ignore[method-assign]
+    await stage.discovery.ask()
+    await stage.discovery.ask()
+    await stage.discovery.ask()
+    assert stage.kinds().count(ModelsListed) == 2
 
 
 async def looks(stage: Stage, *took_s: float, error: BackendFailed | None = None) -> list[bool]:
