@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from broker.core.barriers import Bar, barrier
-from broker.core.errors import BrokerError
-from broker.core.model_name import comparison_key
+from broker.core.errors import BrokerError, CapabilityMissing
+from broker.core.guards import is_guard
+from broker.core.model_errors import NoModelFits
+from broker.core.model_name import comparison_key, nearest
 from broker.core.placement import BackendState
 from broker.core.queueing import Line, LineKey
 from broker.core.requests import RequestKind, RequestSpec, Substitution
 from broker.core.stimuli import ModelSpec
 from broker.core.targets import (
-    check_capabilities,
+    check_able,
     check_startable,
     context_line,
     may_start,
@@ -59,7 +61,7 @@ class Ways:
         it; None where there is none. `waits_for`: the runner that it waits for already."""
         key = comparison_key(spec.model)
         model = self.ready(key, waits_for)
-        line = None if model is None else line_if_able(spec, model)
+        line = None if model is None else line_if_able(spec, model, self.backends)
         if model is not None and line is not None and self.suits(model):
             return Found(key, line, "")
         return next(self.fallbacks(spec, waits_for), None)
@@ -70,19 +72,19 @@ class Ways:
             model = self.ready(key, waits_for)
             if model is None or not self.suits(model):
                 continue
-            line = line_if_able(spec, model)
+            line = line_if_able(spec, model, self.backends)
             if line is not None:
-                yield Found(key, line, self.why_not(spec))
+                yield Found(key, line, self.why_not(spec.model))
 
     def ready(self, key: str, waits_for: str) -> ModelSpec | None:
         """The model of this name on a backend that takes it."""
         for backend in self.backends.values():
             model = backend.models.get(key)
-            if model is not None and self._is_ready(backend, model.runner, waits_for):
+            if model is not None and self.is_ready(backend, model.runner, waits_for):
                 return model
         return None
 
-    def _is_ready(self, backend: BackendState, runner: str, waits_for: str) -> bool:
+    def is_ready(self, backend: BackendState, runner: str, waits_for: str) -> bool:
         """Of what is to be proven one call may pass: whoever waits for it already is that one."""
         if not may_start(backend, runner, self.now_ns):
             return False
@@ -94,9 +96,9 @@ class Ways:
     def _is_waited_for(self, runner: str) -> bool:
         return any(key[0] == runner for key in self.lines)
 
-    def why_not(self, spec: RequestSpec) -> str:
+    def why_not(self, asked: str) -> str:
         """Why what was asked for does not answer, in words."""
-        key, asked = comparison_key(spec.model), spec.model
+        key = comparison_key(asked)
         having = [each for each in self.backends.values() if key in each.models]
         up = [each for each in having if each.up]
         if not up:
@@ -117,12 +119,30 @@ def check_own(
     spec: RequestSpec, backends: Mapping[str, BackendState]
 ) -> tuple[ModelSpec, LineKey] | None:
     """The model that was asked for, on a backend that answers, and the line for it. Raises where it
-    cannot do this: that is for the caller to hear, whatever a fallback could."""
+    cannot do this, with what can: that is for the caller to hear, whatever a fallback could."""
     model = known(comparison_key(spec.model), backends)
     if model is None:
         return None
-    check_capabilities(spec, model)
+    try:
+        check_able(spec, model, backends)
+    except CapabilityMissing as error:
+        raise CapabilityMissing(error.problem, nearest_able(spec, backends)) from None
+    except NoModelFits as error:
+        raise NoModelFits(error.rejected, nearest_able(spec, backends)) from None
     return model, context_line(spec, model)
+
+
+def nearest_able(spec: RequestSpec, backends: Mapping[str, BackendState]) -> tuple[str, ...]:
+    """Up to three models that can do what this request calls for, those first that look most like
+    what it names. None that judges."""
+    able = {
+        model.name
+        for backend in backends.values()
+        if backend.up
+        for model in backend.models.values()
+        if line_if_able(spec, model, backends) is not None and not is_guard(model.name)
+    }
+    return nearest(spec.model, sorted(able)) if able else ()
 
 
 def find_target(spec: RequestSpec, ways: Ways) -> Found:
@@ -133,11 +153,11 @@ def find_target(spec: RequestSpec, ways: Ways) -> Found:
         return found
     for key in (comparison_key(spec.model), *fallback_keys(spec)):
         model = known(key, ways.backends)
-        line = None if model is None else line_if_able(spec, model)
+        line = None if model is None else line_if_able(spec, model, ways.backends)
         if model is None or line is None:
             continue
         check_startable(model, ways.backends, ways.now_ns)
-        instead = "" if key == comparison_key(spec.model) else ways.why_not(spec)
+        instead = "" if key == comparison_key(spec.model) else ways.why_not(spec.model)
         return Found(key, line, instead)
     raise no_model(spec, ways.backends)
 
@@ -157,10 +177,12 @@ def known(key: str, backends: Mapping[str, BackendState]) -> ModelSpec | None:
     return None
 
 
-def line_if_able(spec: RequestSpec, model: ModelSpec) -> LineKey | None:
+def line_if_able(
+    spec: RequestSpec, model: ModelSpec, backends: Mapping[str, BackendState]
+) -> LineKey | None:
     """The line of this request for a model; None where that cannot do it."""
     try:
-        check_capabilities(spec, model)
+        check_able(spec, model, backends)
         return context_line(spec, model)
     except BrokerError:
         return None

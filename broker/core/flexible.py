@@ -58,7 +58,7 @@ class Flexible:
         found = list[Accepted]()
         for key in (comparison_key(spec.model), *fallback_keys(spec)):
             model = self._model(key)
-            line = None if model is None else line_if_able(spec, model)
+            line = None if model is None else line_if_able(spec, model, self._backends)
             if line is not None and all(line[0] != each.line[0] for each in found):
                 found.append(Accepted(key, line))
         return tuple(found) if len(found) > 1 else ()

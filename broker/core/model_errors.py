@@ -15,17 +15,21 @@ class RejectedModel(NamedTuple):
 
 
 class NoModelFits(BrokerError):
-    """No model is what the request calls for. `rejected` are those that come nearest, and why
-    not."""
+    """No model is what the request calls for, or the one that it names is not. `rejected` are those
+    that come nearest, and why not; `able` would do, where one was named."""
 
     reason = "NO_MODEL_FITS"
     TOLD_MAX: Final = 3
 
-    def __init__(self, rejected: tuple[RejectedModel, ...]) -> None:
+    def __init__(self, rejected: tuple[RejectedModel, ...], able: tuple[str, ...] = ()) -> None:
         told = "; ".join(f"{each.name} {each.because}" for each in rejected[: self.TOLD_MAX])
-        super().__init__(f"no model fits: {told}" if told else "no model fits: there is none")
-        self.rejected = rejected
+        words = f"no model fits: {told}" if told else "no model fits: there is none"
+        if able:
+            words = f"it does not fit: {told}; nearest that does: {', '.join(able)}"
+        super().__init__(words)
+        self.rejected, self.able = rejected, able
 
     @property
     def nearest(self) -> tuple[str, ...]:
-        return tuple(each.name for each in self.rejected[: self.TOLD_MAX])
+        """Names, those that would do before those that would not."""
+        return self.able or tuple(each.name for each in self.rejected[: self.TOLD_MAX])

@@ -14,6 +14,7 @@ from broker.core.agent_policy import BATCH, COMPARTMENTS_MAX
 from broker.core.bulkheads import Bulkheads
 from broker.core.errors import Degraded, SmallModelsOnly
 from broker.core.failover import line_if_able
+from broker.core.guards import is_guard
 from broker.core.level import DegradationPolicy, Level
 from broker.core.model_name import comparison_key
 from broker.core.placement import BackendState
@@ -225,7 +226,7 @@ class Offers:
             model = self._find(key)
             if model is None or not self.is_small(model):
                 continue
-            line = line_if_able(spec, model)
+            line = line_if_able(spec, model, self._backends)
             if line is not None and may_run(model.runner, self._backends, now_ns):
                 return SmallModel(key, model, line)
         return None
@@ -239,7 +240,8 @@ class Offers:
         for backend in self._backends.values():
             for residency in backend.residents.values() if backend.up else ():
                 model = backend.by_runner.get(residency.runner)
-                if model is not None and residency.state is ResidencyState.RESIDENT:
+                is_there = residency.state is ResidencyState.RESIDENT
+                if model is not None and is_there and not is_guard(model.name):
                     yield comparison_key(model.name)
         yield from self._small_names
 

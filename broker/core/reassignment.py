@@ -26,7 +26,7 @@ from broker.core.record import Record
 from broker.core.requests import RequestSpec
 from broker.core.stimuli import ModelSpec
 from broker.core.targets import (
-    check_capabilities,
+    check_able,
     context_line,
     find_line,
     may_run,
@@ -205,7 +205,7 @@ class Reassignment:
         model = known(asked, self._backends)
         try:
             if model is not None:
-                check_capabilities(spec, model)
+                check_able(spec, model, self._backends)
                 own = Choice(asked, context_line(spec, model), False)
                 return self._by_need(record, own, None, now_ns)
             found = self._ways(now_ns).find(spec)

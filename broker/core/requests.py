@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final, NewType
 
+from broker.core.requirements import Requirements
 from broker.core.state_machine import Symbol
 from broker.core.time_outs import NO_TIME_OUTS, TimeOuts
 from broker.core.value import value
@@ -65,11 +66,11 @@ class Outcome(Symbol):
 class RequestSpec:
     """What the engine decides by.
 
-    `model` is the canonical name ("tiny:latest"). `fingerprint` identifies the content: the same
-    key with the same fingerprint is the same request. `num_ctx_needed` is 0 where any will do.
-    `deadline_ns` is on the engine's clock. `size_bytes` is what it holds in memory; `text_bytes` of
-    that are text, which is what tokens are made of (-1: all of it). `output_tokens_max` is what it
-    asks for at most; 0: no limit is known.
+    `model` is a name ("tiny:latest"), or an alias; empty where `wants` alone say which.
+    `fingerprint` identifies the content: the same key with the same fingerprint is the same
+    request. `num_ctx_needed` is 0 where any will do. `deadline_ns` is on the engine's clock.
+    `size_bytes` is what it holds in memory; `text_bytes` of that are text, which is what tokens are
+    made of (-1: all of it). `output_tokens_max` is what it asks for at most; 0: no limit is known.
     """
 
     key: RequestKey
@@ -96,6 +97,7 @@ class RequestSpec:
     session_id: str = ""  # of one agent: its requests had better meet one prompt cache
     prefixes: tuple[int, ...] = ()  # hashes of its beginning, at the lengths of `prefixes.py`
     expected_calls: int = 0  # that its session will have, as its caller says; 0: it does not
+    wants: Requirements | None = None  # what its model must be, beside what the content calls for
 
     @property
     def prompt_bytes(self) -> int:

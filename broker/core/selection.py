@@ -15,8 +15,8 @@ from enum import IntEnum
 from typing import Final, NamedTuple
 
 from broker.core.model_errors import NoModelFits, RejectedModel
-from broker.core.requests import ANY_OF, RequestKind
-from broker.core.requirements import Preference, Requirements
+from broker.core.requests import ANY_OF, RequestKind, RequestSpec
+from broker.core.requirements import ANYTHING, Preference, Requirements
 
 ALTERNATIVES_MAX: Final = 8
 REJECTED_MAX: Final = 16
@@ -55,6 +55,16 @@ class Wish:
     @property
     def prefer(self) -> Preference:
         return self.wants.prefer or Preference.FAST
+
+
+def wish_of(spec: RequestSpec) -> Wish:
+    """What a request calls for, its own requirements among it."""
+    return Wish(
+        kind=spec.kind,
+        needs=spec.needs,
+        num_ctx=spec.num_ctx_needed,
+        wants=spec.wants or ANYTHING,
+    )
 
 
 class Stage(IntEnum):
@@ -139,7 +149,7 @@ def select(
 ) -> Selection:
     """The best of what fits, as the wish prefers. NoModelFits where nothing does."""
     judged = [(each, judge(each)) for each in fits]
-    judged.sort(key=lambda pair: _rank(*pair, wish))
+    judged.sort(key=lambda pair: _rank(pair[0], pair[1], wish))
     return _told(judged, list(rejected), wish, _title(judged, wish))
 
 
@@ -193,7 +203,7 @@ def _told(
         for each, its in judged[1:]
         if its.barred or not its.suits
     ]
-    others = tuple((*shut, *rejected))[:REJECTED_MAX]
+    others = (*shut, *rejected)[:REJECTED_MAX]
     return Selection(
         model,
         _because(model, at, wish, title, others),

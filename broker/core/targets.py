@@ -15,10 +15,13 @@ from broker.core.errors import (
     ModelUnknown,
     NoBackend,
 )
+from broker.core.guards import is_guard
+from broker.core.model_errors import NoModelFits, RejectedModel
 from broker.core.model_name import comparison_key, nearest
-from broker.core.placement import BackendState
+from broker.core.placement import BackendState, memory_needed
 from broker.core.queueing import LineKey
-from broker.core.requests import ANY_OF, RequestSpec
+from broker.core.requests import RequestSpec
+from broker.core.selection import Known, lacking, lacks, wish_of
 from broker.core.stimuli import ModelSpec
 
 # A context that is not configured is the backend's own choice; every Ollama gives at least this
@@ -74,14 +77,40 @@ def check_capabilities(spec: RequestSpec, model: ModelSpec) -> None:
     """A backend that tells no capabilities is believed to have them all."""
     if not model.capabilities or spec.needs <= model.capabilities:
         return
-    missing = [
-        need for need in sorted(spec.needs) if model.capabilities.isdisjoint(need.split(ANY_OF))
-    ]
-    if missing:
-        raise CapabilityMissing(
-            f"{model.name} cannot do this: it lacks {', '.join(missing).replace(ANY_OF, ' or ')} "
-            f"(it has {', '.join(sorted(model.capabilities))})"
-        )
+    for missing in lacking(model.capabilities, spec.needs):
+        has = ", ".join(sorted(model.capabilities))
+        raise CapabilityMissing(f"{model.name} cannot do this: it {missing} (it has {has})")
+
+
+def check_able(spec: RequestSpec, model: ModelSpec, backends: Mapping[str, BackendState]) -> None:
+    """Raises what the model lacks: of what the content calls for, CapabilityMissing; of what the
+    request requires besides, NoModelFits."""
+    check_capabilities(spec, model)
+    if spec.wants is None:
+        return
+    wants = spec.wants
+    memory_bytes = memory_of(model.runner, backends) if wants.memory_bytes_max else 0
+    found = lacks(known_of(model), wish_of(spec), memory_bytes, was_named=True)
+    if found:
+        raise NoModelFits((RejectedModel(model.name, ", ".join(found)),))
+
+
+def known_of(model: ModelSpec) -> Known:
+    """What of a model never changes while it lies there."""
+    return Known(
+        key=comparison_key(model.name),
+        name=model.name,
+        size_bytes=model.size_bytes,
+        capabilities=model.capabilities,
+        context_max=max(model.num_ctx_max, model.num_ctx or NUM_CTX_ASSUMED),
+        is_guard=is_guard(model.name),
+    )
+
+
+def memory_of(runner: str, backends: Mapping[str, BackendState]) -> int:
+    """Bytes that it takes where it takes least, measured or else estimated; 0: nobody knows."""
+    needs = (memory_needed(each, runner) for each in backends.values())
+    return min((each for each in needs if each), default=0)
 
 
 def check_startable(model: ModelSpec, backends: Mapping[str, BackendState], now_ns: int) -> None:

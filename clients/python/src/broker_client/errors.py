@@ -110,7 +110,7 @@ class CapabilityMissing(BrokerError):
 
 
 class NoModelFits(BrokerError):
-    """No model is what the request calls for; the message says what those lack that come nearest."""
+    """No model is what the request calls for; the message says what the nearest lack."""
 
     known_reason = "NO_MODEL_FITS"
 
