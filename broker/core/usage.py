@@ -141,6 +141,16 @@ class UsageTidied:
     totals: dict[str, ModelUse]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageHealth:
+    """How it is with what is kept. `rows` as counted when they were last tidied; `waiting` are not
+    kept yet; `failures`: how often keeping or tidying them has failed since start."""
+
+    rows: int
+    waiting: int
+    failures: int
+
+
 class UsageNotKept(Exception):
     """What keeps use cannot do so now. The message says why, for people."""
 

@@ -171,6 +171,8 @@ class Daemon:
                     parts.topics.close()
                     self._watchdog.stop()
                     await parts.pooling.pool.close()
+                    if parts.books is not None:
+                        await parts.books.close()
                     parts.observing.close()
         finally:
             signals.remove(loop)
@@ -181,6 +183,8 @@ class Daemon:
         http_port = await parts.http.start()
         parts.pooling.start()
         supervisor.start(parts.sampler.run(), "sampler")
+        if parts.books is not None:
+            supervisor.start(parts.books.run(), "usage")
         await _first_asked(parts)
         self._say_where(grpc_port, http_port)
         waits: dict[str, asyncio.Future[Any]] = {

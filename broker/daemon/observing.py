@@ -10,6 +10,7 @@ from broker.config.schema import Config
 from broker.core.alert_rules import AlertPolicy, FirstTokens
 from broker.core.events import Bus
 from broker.core.observer import Observer
+from broker.models.usage_books import UsageBooks
 from broker.observability.alerting import Alerting
 from broker.observability.exposition import Exposition
 from broker.observability.prometheus import Picture, metrics_registry
@@ -41,7 +42,9 @@ class Observing:
         """The judge of this driver, which tells `observer`."""
         return Alerting(alert_policy(config), driver.snapshot, driver.level, self._sums, observer)
 
-    def exposition(self, driver: Driver, alerting: Alerting, bus: Bus) -> Exposition:
+    def exposition(
+        self, driver: Driver, alerting: Alerting, bus: Bus, books: UsageBooks | None
+    ) -> Exposition:
         """All that is counted, and how these are."""
 
         def look() -> Picture:
@@ -50,6 +53,7 @@ class Observing:
                 level=driver.level(),
                 firing=alerting.firing(),
                 bus=bus.counts(),
+                usage=books.health() if books is not None else None,
             )
 
         return Exposition(self.registry, look)

@@ -27,11 +27,13 @@ from broker.core.pace import Pace
 from broker.core.placement_rule import PlacementRule
 from broker.core.ports import Backend
 from broker.core.publish_quota import PublishPolicy
+from broker.daemon.accounting import usage_books
 from broker.daemon.engine_policy import engine_policy, live_max
 from broker.daemon.observing import Observing, observing
 from broker.daemon.pooling import Pooling
 from broker.daemon.sensing import GPU, sampling
 from broker.models.catalog import Catalog, ModelSettings
+from broker.models.usage_books import UsageBooks
 from broker.monitors.sampler import Sampler
 from broker.observability.alerting import Alerting
 from broker.runtime.clock import Clock, LoopClock
@@ -40,6 +42,7 @@ from broker.runtime.observers import Observers
 from broker.runtime.supervisor import Supervisor
 from broker.runtime.switches import SwitchLimits
 from broker.services.inference import DeadlinePolicy, InferenceService
+from broker.services.model_accounts import ModelAccountsService
 from broker.services.models import ModelsService
 from broker.services.operations import OperationsService, ReloadReport
 from broker.services.pubsub import PubSubPolicy, PubSubService
@@ -77,6 +80,7 @@ class Parts:
     http: HealthServer
     pooling: Pooling
     sampler: Sampler
+    books: UsageBooks | None  # None: no use is kept
 
 
 def nothing_to_reload() -> ReloadReport:
@@ -109,7 +113,9 @@ def build(
     topics = SystemTopics(bus, lambda: driver)
     seen_by = observing(config, broker_version())
     engine = Engine(engine_policy(config), rule)
-    observers = Observers((*seen_by.observers, topics))
+    books = usage_books(config, catalog, clock)
+    counting = () if books is None else (books.recorder,)
+    observers = Observers((*seen_by.observers, *counting, topics))
     driver = Driver(
         engine, pool, clock, supervisor, _limits(config), observers, pooling.performers()
     )
@@ -126,7 +132,9 @@ def build(
         stop,
     )
     operations = OperationsService(driver, reload)
-    models = ModelsService(driver, catalog, clock)
+    models = ModelsServicer(
+        ModelsService(driver, catalog, clock), ModelAccountsService(driver, catalog, books, clock)
+    )
     pubsub = PubSubServicer(
         PubSubService(driver, bus, _pubsub_policy(config), topics.look),
         config.pubsub.payload_bytes_max,
@@ -140,10 +148,13 @@ def build(
         alerting=alerting,
         grpc=_grpc_server(config, driver, models, AdminServicer(status, operations), pubsub),
         http=HealthServer(
-            _http_settings(config), driver.snapshot, seen_by.exposition(driver, alerting, bus)
+            _http_settings(config),
+            driver.snapshot,
+            seen_by.exposition(driver, alerting, bus, books),
         ),
         pooling=pooling,
         sampler=_sampler(config, driver, clock, alerting.on_tick),
+        books=books,
     )
 
 
@@ -205,7 +216,7 @@ def _pubsub_policy(config: Config) -> PubSubPolicy:
 def _grpc_server(
     config: Config,
     driver: Driver,
-    models: ModelsService,
+    models: ModelsServicer,
     admin: AdminServicer,
     pubsub: PubSubServicer,
 ) -> GrpcServer:
@@ -246,7 +257,7 @@ def _grpc_server(
             ),
             config.floods.calls_per_agent_max,
         ),
-        ModelsServicer(models),
+        models,
         admin,
         pubsub,
     )

@@ -37,7 +37,7 @@ class Freed:
 class Node:
     """One model on one backend. `parent` is as it says itself, but spelled as the backend lists it
     where it is there; "" where it says none. `twins` are other names whose weights are the same
-    files, `depth` is how many of its ancestors are on the backend."""
+    file."""
 
     facts: ModelFacts
     backend: str
@@ -46,7 +46,6 @@ class Node:
     children: tuple[str, ...]
     twins: tuple[str, ...]
     freed: Freed
-    depth: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +82,28 @@ def consequences(facts_by_backend: Mapping[str, Sequence[ModelFacts]], name: str
         is_bound=is_bound,
         breaks=tuple(breaks[key] for key in sorted(breaks)),
     )
+
+
+def family(those: Sequence[Node], name: str) -> tuple[Node, ...]:
+    """Of the nodes of one backend those of this model, of what it was made from, of what was made
+    from it, and of its twins; in the same order."""
+    by_key = {comparison_key(each.facts.name): each for each in those}
+    own = by_key.get(comparison_key(name))
+    if own is None:
+        return ()
+    wanted = {comparison_key(each) for each in (own.facts.name, *own.twins)}
+    above = own
+    while (key := comparison_key(above.parent)) in by_key and key not in wanted:
+        wanted.add(key)
+        above = by_key[key]
+    ahead, seen = [own], set[str]()
+    while ahead:
+        for child in map(comparison_key, ahead.pop().children):
+            if child not in seen:
+                seen.add(child)
+                ahead.append(by_key[child])
+    wanted |= seen
+    return tuple(each for each in those if comparison_key(each.facts.name) in wanted)
 
 
 class _Backend:
@@ -158,23 +179,22 @@ class _Backend:
 
     def nodes(self, backend: str) -> tuple[Node, ...]:
         """See the function of the same name."""
-        return tuple(self._node(backend, key, depth) for key, depth in self._in_order())
+        return tuple(self._node(backend, key) for key in self._in_order())
 
-    def _in_order(self) -> Iterable[tuple[str, int]]:
+    def _in_order(self) -> Iterable[str]:
         seen: set[str] = set()
         roots = [key for key in sorted(self.by_key) if self._parents[key] is None]
         # What no root leads to is part of a circle, or hangs on one.
         for root in (*roots, *sorted(self.by_key)):
-            ahead = [(root, 0)]
+            ahead = [root]
             while ahead:
-                key, depth = ahead.pop()
-                if key in seen:
-                    continue
-                seen.add(key)
-                yield key, depth
-                ahead.extend((child, depth + 1) for child in reversed(self.children(key)))
+                key = ahead.pop()
+                if key not in seen:
+                    seen.add(key)
+                    yield key
+                    ahead.extend(reversed(self.children(key)))
 
-    def _node(self, backend: str, key: str, depth: int) -> Node:
+    def _node(self, backend: str, key: str) -> Node:
         facts, parent = self.by_key[key], self._parents[key]
         is_named = bool(facts.parent) and not _is_path(facts.parent)
         return Node(
@@ -185,7 +205,6 @@ class _Backend:
             children=self._names(self.children(key)),
             twins=self._names(sorted(self._twins(key))),
             freed=self.freed(key),
-            depth=depth,
         )
 
     def _names(self, keys: Iterable[str]) -> tuple[str, ...]:

@@ -9,28 +9,25 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final
 
 import structlog
 
-from broker.core.usage import HOUR_NS, ModelHour, UsageAnswer, UsageNotKept, UsageQuery, UsageStore
+from broker.core.usage import (
+    HOUR_NS,
+    ModelHour,
+    UsageAnswer,
+    UsageHealth,
+    UsageNotKept,
+    UsageQuery,
+    UsageStore,
+)
 from broker.models.usage import UsageRecorder
 
 _log = structlog.get_logger(__name__)
 
 # What the last of it may take when the broker stops.
 CLOSE_TIMEOUT_S: Final = 2.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BooksState:
-    """How it is with the books. `rows` are kept, as counted when they were last tidied; `waiting`
-    are not yet; `failures`: how often keeping them has failed since start."""
-
-    rows: int
-    waiting: int
-    failures: int
 
 
 class UsageBooks:
@@ -54,9 +51,11 @@ class UsageBooks:
         self._rows = 0
         self._failures = 0
         self._is_failing = False
+        self._is_closed = False
 
-    def state(self) -> BooksState:
-        return BooksState(rows=self._rows, waiting=self.recorder.pending, failures=self._failures)
+    def health(self) -> UsageHealth:
+        """How it is with them now."""
+        return UsageHealth(rows=self._rows, waiting=self.recorder.pending, failures=self._failures)
 
     async def run(self) -> None:
         """Reads what was kept before, and keeps what is counted, until cancelled."""
@@ -67,6 +66,8 @@ class UsageBooks:
     async def flush(self) -> None:
         """Keeps what was counted so far. What cannot be kept waits on."""
         async with self._lock:
+            if self._is_closed:
+                return
             rows = self.recorder.take()
             # Cancelled here they are not put back: the store goes on with what it was given.
             try:
@@ -119,4 +120,6 @@ class UsageBooks:
         with suppress(TimeoutError, UsageNotKept):
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 await self.flush()
-                await self._store.close()
+                async with self._lock:
+                    self._is_closed = True
+                    await self._store.close()

@@ -22,6 +22,7 @@ from broker.core.requests import Outcome
 from broker.core.residency import ResidencyState
 from broker.core.snapshot import ResidencyView, Snapshot
 from broker.core.tally import BoundTally
+from broker.core.usage import UsageHealth
 from broker.core.views import AlertView, EstimatesView, LevelView, PreemptionView
 from broker.observability.bounded import OTHER
 from broker.observability.machine_metrics import machine_metrics
@@ -45,6 +46,7 @@ class Picture:
     level: LevelView
     firing: tuple[AlertView, ...]
     bus: BusCounts
+    usage: UsageHealth | None = None  # None: none is kept
 
 
 def picture_metrics(picture: Picture) -> Iterator[Metric]:
@@ -60,6 +62,8 @@ def picture_metrics(picture: Picture) -> Iterator[Metric]:
     yield from machine_metrics(picture.level)
     yield _alerts(picture.firing)
     yield from _bus(picture.bus)
+    if picture.usage is not None:
+        yield from _usage(picture.usage)
 
 
 def _depths(snapshot: Snapshot) -> Iterator[Metric]:
@@ -174,6 +178,18 @@ def _alerts(firing: tuple[AlertView, ...]) -> Metric:
     for rule in RULES:
         family.add_metric([rule.name], float(rule.name in names))
     return family
+
+
+def _usage(usage: UsageHealth) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "broker_usage_rows", "Rows of use that are kept, as last counted", value=usage.rows
+    )
+    yield GaugeMetricFamily(
+        "broker_usage_rows_waiting", "Rows of use that are not kept yet", value=usage.waiting
+    )
+    yield CounterMetricFamily(
+        "broker_usage_failures", "Times that use could not be kept", value=usage.failures
+    )
 
 
 def _bus(bus: BusCounts) -> Iterator[Metric]:

@@ -19,7 +19,7 @@ CALLS_MAX: Final = 64
 
 
 class StoreBusy(Exception):
-    """As many calls wait as may."""
+    """As many calls wait as may, or none may any more."""
 
 
 class StoreThread:
@@ -29,6 +29,7 @@ class StoreThread:
         self._name = name
         self._calls_max = calls_max
         self._waiting = 0
+        self._is_closed = False
         self._calls: SimpleQueue[tuple[Callable[[], Any], Callable[..., None]] | None] = (
             SimpleQueue()
         )
@@ -36,6 +37,8 @@ class StoreThread:
 
     async def call(self, work: Callable[[], R]) -> R:
         """What `work` returns or raises there. A caller that is cancelled does not stop it."""
+        if self._is_closed:
+            raise StoreBusy(f"{self._name} is closed")
         if self._waiting >= self._calls_max:
             raise StoreBusy(f"{self._waiting} calls wait for {self._name} already")
         loop = asyncio.get_running_loop()
@@ -63,6 +66,7 @@ class StoreThread:
 
     def close(self) -> None:
         """The thread ends as soon as its calls let it; nobody waits for that."""
+        self._is_closed = True
         if self._thread is not None:
             self._calls.put(None)
 

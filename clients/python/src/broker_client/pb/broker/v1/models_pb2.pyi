@@ -1141,7 +1141,7 @@ class GetTreeResponse(_message.Message):
     """Models that there was no room for."""
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelNode]:
-        """Per backend, parents before what is built on them. At most 10,000."""
+        """Per backend, parents before what is built on them. At most 2,000."""
 
     def __init__(
         self,
@@ -1194,11 +1194,11 @@ class ModelNode(_message.Message):
     """Does deleting it free at least freed_bytes? It shares files, and no backend tells how large one is."""
     @_builtins.property
     def children(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names of models that are built on it."""
+        """Names of models that are built on it, at most 50."""
 
     @_builtins.property
     def twins(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names of models that share its weights."""
+        """Names of models that share its weights, at most 50."""
 
     def __init__(
         self,
