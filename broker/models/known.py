@@ -54,7 +54,8 @@ class KnownModel:
 
 def base_of(name: str) -> str:
     """The name without its tag, as short as it can be written."""
-    return (canonical(name) or name).rpartition(":")[0]
+    full = canonical(name) or name
+    return full.rpartition(":")[0] or full
 
 
 def judges_texts(base: str) -> bool:
