@@ -1,7 +1,16 @@
 """A client of the broker: `AsyncClient` for asyncio, `Client` for plain threads."""
 
+from broker_client.accounts import ModelNode, ModelTree, ModelUsage, UsageReport
 from broker_client.awareness import ResourceAwareness
-from broker_client.catalogue import Model, ModelPlace
+from broker_client.catalogue import (
+    MemoryNeed,
+    Model,
+    ModelChange,
+    ModelList,
+    ModelPlace,
+    ModelSource,
+    ModelUse,
+)
 from broker_client.client import AsyncClient, AsyncGeneration
 from broker_client.errors import (
     AgentBlocked,
@@ -77,6 +86,7 @@ from broker_client.machine import (
     LoadPart,
     SensorStatus,
 )
+from broker_client.model_lists import Wanted
 from broker_client.operations import (
     Agent,
     Attempt,
@@ -186,13 +196,18 @@ __all__ = [
     "LoadFailed",
     "LoadPart",
     "Lowered",
+    "MemoryNeed",
     "Message",
     "Missed",
     "Model",
     "ModelChangeDenied",
     "ModelInUse",
+    "ModelNode",
     "ModelPlace",
+    "ModelTree",
     "ModelUnknown",
+    "ModelUsage",
+    "ModelUse",
     "ModelsState",
     "News",
     "NoBackend",
@@ -248,6 +263,8 @@ __all__ = [
     "TypeRateLimited",
     "Unreachable",
     "Usage",
+    "UsageReport",
     "WaitStatus",
+    "Wanted",
     "__version__",
 ]

@@ -15,8 +15,8 @@ from typing import Self, TypeVar, Unpack
 
 import grpc
 
+from broker_client.accounts import ModelAccounts
 from broker_client.awareness import LevelMemory, Look, ResourceAwareness, is_degraded
-from broker_client.catalogue import PAGE_SIZE, PAGES_MAX, Model, model_of
 from broker_client.channel import CHANNEL_OPTIONS, METADATA, broker_address
 from broker_client.error_status import error_of_status
 from broker_client.errors import BrokerError
@@ -32,7 +32,6 @@ from broker_client.pb.broker.v1 import (
     admin_pb2_grpc,
     inference_pb2,
     inference_pb2_grpc,
-    models_pb2,
     models_pb2_grpc,
     pubsub_pb2,
     pubsub_pb2_grpc,
@@ -77,7 +76,7 @@ class SyncGeneration:
         self.close()
 
 
-class Client(Levers):
+class Client(Levers, ModelAccounts):
     """A broker, for one agent; see `AsyncClient` for the arguments and the methods' meaning."""
 
     def __init__(
@@ -181,23 +180,6 @@ class Client(Levers):
         """Ends a request of this agent; the state it was in. RequestUnknown where there is none."""
         request = inference_pb2.CancelRequest(agent_id=self.agent_id, request_id=request_id)
         return self._short(self._inference.Cancel, request).state
-
-    def models(self) -> list[Model]:
-        """All models of all backends, by name."""
-        found: list[Model] = []
-        token = ""
-        for _ in range(PAGES_MAX):
-            request = models_pb2.ListRequest(page_size=PAGE_SIZE, page_token=token)
-            page = self._short(self._models.List, request)
-            found.extend(model_of(each) for each in page.models)
-            token = page.next_page_token
-            if not token:
-                break
-        return found
-
-    def model(self, name: str) -> Model:
-        """One model; ModelUnknown with the nearest names where there is none."""
-        return model_of(self._short(self._models.Get, models_pb2.GetRequest(name=name)).model)
 
     def status(self, *, requests_max: int = 0) -> Status:
         """The broker's present state, with at most so many requests listed."""
