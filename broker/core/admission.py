@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 from broker.core.agents import Agent, Agents
 from broker.core.backlog import Backlog
 from broker.core.backpressure import Backpressure
+from broker.core.choosing import Choosing
 from broker.core.degradation import Degradation
 from broker.core.errors import AgentBlocked, BrokerError, DeadlineExpired
 from broker.core.estimates import Estimates
@@ -87,6 +88,9 @@ class Admission(NamedTuple):
     place: Place
     victim: Record | None
     passage: Passage
+    spec: RequestSpec  # with the model that was chosen, where it named none
+    sent: RequestSpec | None  # as it came, where that names none
+    because: str  # why this model was chosen then
 
 
 class Gates:
@@ -105,8 +109,10 @@ class Gates:
         phases: Phases,
         lateness: Lateness,
         flexible: Flexible,
+        choosing: Choosing,
     ) -> None:
         self._flexible = flexible
+        self._choosing = choosing
         self._backends = backends
         self._agents = agents
         self._quotas = quotas
@@ -148,6 +154,11 @@ class Gates:
         self._gate = GateName.VALIDATION
         if spec.deadline_ns <= now_ns:
             raise DeadlineExpired("the deadline had passed when the request arrived")
+        sent, because = None, ""
+        if self._choosing.concerns(spec):
+            sent = spec
+            spec, because, _ = self._choosing.choose(spec, now_ns)
+        named = spec
         target = self._find_target(spec, now_ns)
         self._gate = GateName.REQUEST_BUCKET
         try:
@@ -175,7 +186,20 @@ class Gates:
             reserved = self._passage.tokens_reserved
             self._quotas.give_back(agent.purse, agent.type.name, reserved, now_ns)
             raise
-        return Admission(agent, priority, compartment, *target, place, victim, self._passage)
+        if sent is not None:  # its caller named no model that another could answer for
+            target = target._replace(substituted_for="")
+        return Admission(
+            agent,
+            priority,
+            compartment,
+            *target,
+            place,
+            victim,
+            self._passage,
+            named,
+            sent,
+            because,
+        )
 
     def _find_target(self, spec: RequestSpec, now_ns: int) -> Target:
         """The model that was asked for, or its fallback, and its line."""

@@ -10,6 +10,7 @@ from broker.core.agents import Agents
 from broker.core.announcements import Announcer
 from broker.core.backlog import Backlog
 from broker.core.backpressure import Backpressure
+from broker.core.choosing import Choosing
 from broker.core.degradation import Degradation
 from broker.core.effects import Admit, Effect, Refuse, TakeOver, TellSlowDown
 from broker.core.errors import BrokerError, Displaced, Draining, RequestIdInUse
@@ -62,6 +63,7 @@ class Arrivals:
         phases: Phases,
         lateness: Lateness,
         backends: Mapping[str, BackendState],
+        choosing: Choosing,
         emit: Callable[[Effect], None],
     ) -> None:
         self.draining = False
@@ -79,6 +81,7 @@ class Arrivals:
             phases,
             lateness,
             flexible,
+            choosing,
         )
         self._sessions = sessions
         self._prefixes = prefixes
@@ -125,7 +128,7 @@ class Arrivals:
         except BrokerError as error:
             self._refuse(spec, error, now_ns)
             return
-        self._let_in(spec, admission, now_ns)
+        self._let_in(admission, now_ns)
 
     def _refuse(self, spec: RequestSpec, error: BrokerError, now_ns: int) -> None:
         self._tally.end(spec.priority, Outcome.REFUSED, error.reason)
@@ -153,7 +156,8 @@ class Arrivals:
         if rank != record.rank:
             self._backlog.move(record, now_ns, rank=rank)
 
-    def _let_in(self, spec: RequestSpec, admission: Admission, now_ns: int) -> None:
+    def _let_in(self, admission: Admission, now_ns: int) -> None:
+        spec = admission.spec
         self._arrived = max(self._arrived + 1, now_ns)
         known_bytes = self._prefixes.known_bytes(admission.line[0], spec) if spec.prefixes else 0
         record = Record(
@@ -174,6 +178,8 @@ class Arrivals:
             starts_before=self._ledger.attempts_made,
             service_ns=self._estimates.size_ns(admission.line[0], spec, known_bytes),
             known_bytes=known_bytes,
+            sent=admission.sent,
+            because=admission.because,
         )
         if self._backpressure.policy.agent_order is AgentOrder.SIZE:
             record.rank += self._backpressure.policy.stand_back_ns(record.service_ns)

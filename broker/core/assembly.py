@@ -18,6 +18,7 @@ from broker.core.backlog import Backlog
 from broker.core.breakers import Breakers
 from broker.core.bulkheads import Bulkheads
 from broker.core.calibration import Calibration
+from broker.core.choosing import Choosing
 from broker.core.degradation import Degradation
 from broker.core.drains import Drains
 from broker.core.effects import Effect
@@ -106,7 +107,8 @@ class Assembly(ABC):
         self._phases = self._new_phases()
         self._lateness = Lateness(policy.queue, self.backends, self.estimates, self._offers)
         self.ledger = self._new_ledger()
-        self._reassignment = Reassignment(self.ledger, self.backlog, self.backends)
+        self.choosing = Choosing(policy.aliases, self.backends, self.backlog, self.estimates)
+        self._reassignment = Reassignment(self.ledger, self.backlog, self.backends, self.choosing)
         self._flexible = Flexible(self.ledger, self.backlog, self._reassignment, self.backends)
         self._haste = Haste(self._lateness, self._reassignment, self.backlog, self.backends)
         self._announcer = self._new_announcer()
@@ -314,6 +316,7 @@ class Assembly(ABC):
             self._phases,
             self._lateness,
             self.backends,
+            self.choosing,
             self._emit,
         )
 

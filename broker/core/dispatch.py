@@ -95,6 +95,7 @@ def order_of(attempt: Attempt, backend: BackendState, queue_wait_ns: int) -> Sta
         level=attempt.level,
         output_tokens_max=_tokens_left(attempt),
         number=attempt.number,
+        chosen_because=chosen_because(record) if record.sent is not None else "",
         continues=attempt.continues,
     )
 
@@ -148,6 +149,11 @@ def substitution(record: Record, model: str = "") -> tuple[str, ...]:
     why = "only small models run" if record.is_for_level else record.instead
     words = f"model is {model or record.model} instead of {record.spec.model}: {why}"
     return (words,) if why else ()
+
+
+def chosen_because(record: Record) -> str:
+    """Why this model answers a request that named none; "" for one that did."""
+    return "; ".join((record.because, *substitution(record))) if record.sent is not None else ""
 
 
 def spelled(attempt: Attempt) -> str:

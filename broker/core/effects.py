@@ -110,6 +110,7 @@ class StartAttempt:
     level: Level = Level.NORMAL
     output_tokens_max: int | None = None  # None: as many as the request asks for
     number: int = 1  # of the attempts of its request
+    chosen_because: str = ""  # why this model, where its caller named none
     continues: bool = False  # from the prompt plus the text so far
 
 

@@ -273,6 +273,7 @@ class Engine(Assembly):
         self.estimates.keep(known)
         self._load_charges.keep(known)
         self._offers.models_changed()
+        self.choosing.models_changed()
         self.breakers.tidy(backend, now_ns)
         self._healer.tidy(backend)
         if self._offers.has_small_only:  # another model than before may be small
@@ -321,6 +322,7 @@ class Engine(Assembly):
         self.residencies.policy = self._switching.policy = policy.placement
         self.breakers.configure(policy.breaker, now_ns)
         self._healer.configure(policy, now_ns)
+        self.choosing.configure(policy.aliases)
         self.degradation.configure(policy.degradation, now_ns)
         self.preloads.configure(policy.preload, now_ns)
         self._level_changed(now_ns)

@@ -68,6 +68,7 @@ class Outlook:
         self._backlog = backlog
         self._estimates = estimates
         self._ready_ns: dict[str, float] = {}  # by runner, at the moment of the last look
+        self._left: list[_Place] = []  # where models can be once those are done
         self._looked_ns = -LOOK_NS
 
     def prospect(self, record: Record, reason: WaitReason, now_ns: int) -> Prospect | None:
@@ -131,6 +132,23 @@ class Outlook:
                 return Situation.LEAVING
         return Situation.AWAY
 
+    def soonest_ns(self, runner: str, load_ns: float, now_ns: int) -> float | None:
+        """Until a runner can be loaded and ready after what waits now, from now on, where its load
+        takes so long if none was measured; None where no backend will load it."""
+        ready_ns = self._until_loaded_ns(runner, now_ns)
+        if ready_ns is not None:
+            return ready_ns
+        passed_ns = now_ns - self._looked_ns
+        return min(
+            (
+                max(0.0, place.free_ns - passed_ns)
+                + (self._load_ns(place.backend, runner) or load_ns)
+                for place in self._left
+                if runner in place.backend.by_runner
+            ),
+            default=None,
+        )
+
     # Model by model
 
     def _until_loaded_ns(self, runner: str, now_ns: int) -> float | None:
@@ -160,6 +178,7 @@ class Outlook:
             if best is not None:
                 ready_ns[runner], place = best
                 place.free_ns = best[0] + self._work_ns(place.backend, runner, queued[runner])
+        self._left = places
 
     def _places(self, queued: Mapping[str, int], now_ns: int) -> list[_Place]:
         """Where models can be, and when what is there has nothing left to do."""

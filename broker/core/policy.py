@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from broker.core.agent_policy import OPEN_HOUSE, AgentsPolicy
@@ -12,6 +13,7 @@ from broker.core.placement import BackendPolicy, PlacementPolicy
 from broker.core.preemption import PreemptionPolicy
 from broker.core.preload import PreloadPolicy
 from broker.core.queueing import QueuePolicy
+from broker.core.requirements import Alias
 from broker.core.retry import RetryPolicy
 from broker.core.time_outs import TimeOutPolicy
 
@@ -30,6 +32,7 @@ class EnginePolicy:
     breaker: BreakerPolicy = field(default_factory=BreakerPolicy)
     healing: HealingPolicy = field(default_factory=HealingPolicy)
     preemption: PreemptionPolicy = field(default_factory=PreemptionPolicy)
+    aliases: Mapping[str, Alias] = field(default_factory=dict)  # words for models, by name
     preload: PreloadPolicy = field(default_factory=PreloadPolicy)
     seed: int = 0  # of the chance in backoffs; drawn once by the shell
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from broker.core.backlog import Backlog
+from broker.core.choosing import Choosing, Chosen
 from broker.core.errors import BrokerError, NoBackend
 from broker.core.failover import Ways, known
 from broker.core.ledger import Ledger
@@ -23,7 +24,7 @@ from broker.core.offers import is_held
 from broker.core.placement import BackendState
 from broker.core.queueing import LineKey
 from broker.core.record import Record
-from broker.core.requests import RequestSpec
+from broker.core.requests import RequestKind, RequestSpec, Substitution
 from broker.core.stimuli import ModelSpec
 from broker.core.targets import (
     check_able,
@@ -44,14 +45,20 @@ class Choice(NamedTuple):
     instead: str = ""  # why another is to answer, in words, where it is not for the level
     is_in_haste: bool = False  # is that because the line of its own would take too long?
     is_at_hand: bool = False  # is that because it is loaded, and its own is not?
+    chosen: Chosen | None = None  # where its caller named none, and it was chosen anew
 
 
 class Reassignment:
     """See the module."""
 
     def __init__(
-        self, ledger: Ledger, backlog: Backlog, backends: Mapping[str, BackendState]
+        self,
+        ledger: Ledger,
+        backlog: Backlog,
+        backends: Mapping[str, BackendState],
+        choosing: Choosing,
     ) -> None:
+        self._choosing = choosing
         self._ledger = ledger
         self._backlog = backlog
         self._offers = backlog.offers
@@ -126,9 +133,12 @@ class Reassignment:
             if choice.model == record.model:
                 why = f"{choice.model} is another file now, and begins anew"
             self._ledger.void(record, why)
+        if choice.chosen is not None:
+            record.spec, record.because = choice.chosen.spec, choice.chosen.because
         if choice.model != record.model:
             asked = record.spec.model
-            record.substituted_for = "" if comparison_key(asked) == choice.model else asked
+            is_own = comparison_key(asked) == choice.model or record.sent is not None
+            record.substituted_for = "" if is_own else asked
             record.told_reason = None  # what it waits for has another name: it is told in any case
         record.model, record.is_for_level = choice.model, choice.is_for_level
         record.instead, record.is_in_haste = choice.instead, choice.is_in_haste
@@ -142,6 +152,10 @@ class Reassignment:
         may_go_on = is_small_kept or not offers.has_small_only
         if kept is not None and may_go_on and _has_begun(kept, record):
             return kept
+        if record.sent is not None:
+            again = self._chosen_anew(record.sent, kept, now_ns, may_go_on=may_go_on)
+            if again is not None:
+                return again
         if not record.is_for_level and (not offers.has_small_only or kept is None or is_small_kept):
             return self._by_need(record, kept, problem, now_ns)
         stays = kept is not None and (
@@ -184,6 +198,29 @@ class Reassignment:
             return Choice(asked, find_line(record.spec, asked, self._backends), False)
         except BrokerError as error:
             raise problem or error from None
+
+    def _chosen_anew(
+        self, sent: RequestSpec, kept: Choice | None, now_ns: int, *, may_go_on: bool
+    ) -> Choice | None:
+        """Another model for one whose caller named none, where what it has cannot answer now; None
+        where it can, where nothing else would do, or where its caller wants no other than that."""
+        if sent.substitution is Substitution.NEVER:
+            return None
+        runner = "" if kept is None else kept.line[0]
+        if kept is not None and (
+            sent.kind is RequestKind.EMBED
+            or (may_go_on and may_run(runner, self._backends, now_ns))
+        ):
+            return None
+        try:
+            chosen = self._choosing.choose(sent, now_ns, runner)
+        except BrokerError:
+            return None
+        model = comparison_key(chosen.spec.model)
+        if not chosen.is_ready or (kept is not None and model == kept.model):
+            return None
+        line = find_line(chosen.spec, model, self._backends)
+        return Choice(model, line, False, chosen=chosen)
 
     def _ways(self, now_ns: int) -> Ways:
         offers = self._offers

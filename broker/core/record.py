@@ -91,6 +91,8 @@ class Record:
     instead: str = ""  # why another model is to answer, in words, where it is not for the level
     is_in_haste: bool = False  # is that because the line of its own would take too long?
     is_at_hand: bool = False  # is that because it is loaded, and its own is not?
+    sent: RequestSpec | None = None  # as it came, where that names no model; `spec` has the chosen
+    because: str = ""  # why that one, in words
     accepts: tuple[Accepted, ...] = ()  # where it has a choice: what may answer, its own first
     state: State = State.RECEIVED
     deadline_ns: int = 0

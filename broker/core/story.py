@@ -7,7 +7,7 @@ from typing import Final
 
 from broker.core.admission import GateName
 from broker.core.announcements import PLAYED_FORWARD_MAX, wait_reason
-from broker.core.dispatch import changes_made, substitution
+from broker.core.dispatch import changes_made, chosen_because, substitution
 from broker.core.engine import Engine
 from broker.core.errors import RequestUnknown
 from broker.core.estimates import SAMPLES_MIN
@@ -82,7 +82,8 @@ def _told(
     overtaken, is_complete = _overtaken(engine, record, until)
     return Explanation(
         key=record.spec.key,
-        model=record.spec.model,
+        model=record.spec.model if record.sent is None else record.sent.model,
+        chosen_because=chosen_because(record),
         priority=record.priority,
         compartment=engine.bulkheads.name(record.compartment),
         state=ended.outcome.value if ended else record.state.value,

@@ -219,6 +219,7 @@ class Explanation:
     attempts: tuple[AttemptView, ...] = ()
     preemptions: int = 0  # how often it was set aside for urgent work
     is_preemptible: bool = False  # may that happen, or happen again?
+    chosen_because: str = ""  # why its model, where the request named none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
