@@ -14,6 +14,7 @@ from typing import Final
 
 from broker.config.contradiction import Contradiction, nearest, twice
 from broker.config.explanation import KeyPath, show_path, show_value
+from broker.config.model_contradictions import library
 from broker.config.pool_contradictions import backends, confinements, rooms
 from broker.config.schema import AgentsConfig, AgentTypeConfig, Config, QueueConfig
 from broker.core.agent_policy import BATCH, CRITICAL
@@ -358,5 +359,6 @@ _RULES: Final = (
     _models,
     confinements,
     rooms,
+    library,
     _levels,
 )

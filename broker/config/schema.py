@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 from pydantic_core import to_jsonable_python
 
+from broker.config.library import LibraryConfig
 from broker.config.machine import (
     AlertsConfig,
     DegradationConfig,
@@ -242,6 +243,7 @@ class Config(Section):
         default_factory=dict, max_length=10_000
     )
     model_list: ModelListConfig = Field(default_factory=ModelListConfig)
+    library: LibraryConfig = Field(default_factory=LibraryConfig)
     usage: UsageConfig = Field(default_factory=UsageConfig)
     placement: PlacementConfig = Field(default_factory=PlacementConfig)
     timeouts: TimeoutsConfig = Field(default_factory=TimeoutsConfig)

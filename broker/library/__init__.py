@@ -1,0 +1,1 @@
+"""WHAT COULD BE DOWNLOADED: the public library's pages, or a file in their place."""
