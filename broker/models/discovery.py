@@ -28,8 +28,8 @@ class DiscoveryPolicy:
 
     `mute_ns`: what takes connections and has not said for so long what it holds does not serve; one
     with a frozen runner, the slowest known to work, needs 20 s (OLLAMA.md §3.7). Nor does what has
-    not even said its version: it is stopped, or hangs as a whole. `watch_interval_ns`: everything is
-    asked for so often while somebody watches."""
+    not even said its version: it is stopped, or hangs as a whole. `watch_interval_ns`: so often
+    everything is asked for while somebody watches."""
 
     slots: int = 1
     tags: frozenset[str] = frozenset()

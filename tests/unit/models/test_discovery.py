@@ -273,13 +273,12 @@ async def test_who_begins_to_watch_waits_for_no_interval() -> None:
     stage.waits_for_ever = True
     task = asyncio.create_task(stage.discovery.run())
     await stage.discovery.was_asked.wait()
-    listings = stage.backend.listings
+    stage.discovery.was_asked.clear()
     stage.is_watched = True
     stage.discovery.look_now()
-    async with asyncio.timeout(30):
-        while stage.backend.listings == listings:
-            await asyncio.sleep(0)
+    await stage.discovery.was_asked.wait()
     task.cancel()
+    assert stage.backend.listings == 2
 
 
 async def test_what_was_asked_before_a_wish_to_list_again_does_not_answer_it() -> None:
