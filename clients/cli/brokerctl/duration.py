@@ -14,9 +14,12 @@ WRITTEN: Final = re.compile(r"(\d+(?:\.\d+)?)([smhd])", re.ASCII)
 
 
 class Duration(click.ParamType[float]):
-    """Converts to seconds, fractions kept: more than 0 and at most 30 days."""
+    """Converts to seconds, fractions kept: more than 0 and at most so many days."""
 
     name = "duration"
+
+    def __init__(self, days_max: int = DAYS_MAX) -> None:
+        self.days_max = days_max
 
     def convert(
         self,
@@ -32,6 +35,7 @@ class Duration(click.ParamType[float]):
             self.fail(f"{value!r} is no duration; say 90s, 10m, 2h or 1d", param, ctx)
         seconds = float(written[1]) * SECONDS_OF[written[2]]
         # The wire counts milliseconds, and has 0 for "no end".
-        if not 0.001 <= seconds <= DAYS_MAX * SECONDS_OF["d"]:
-            self.fail(f"{value!r} must be more than nothing and at most {DAYS_MAX}d", param, ctx)
+        if not 0.001 <= seconds <= self.days_max * SECONDS_OF["d"]:
+            longest = f"{self.days_max}d"
+            self.fail(f"{value!r} must be more than nothing and at most {longest}", param, ctx)
         return seconds

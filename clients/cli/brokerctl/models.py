@@ -26,6 +26,8 @@ Without a COMMAND they are listed, with the options of list; with the NAME of a 
 COMMANDS: Final[Mapping[str, Entry]] = {
     LIST: Entry("brokerctl.models_list", "list_models", "Which models there are, and where."),
     SHOW: Entry("brokerctl.models_show", "show", "All there is to say of one model."),
+    "tree": Entry("brokerctl.models_tree", "tree", "What models are made from."),
+    "usage": Entry("brokerctl.models_usage", "usage", "Who used which models."),
 }
 
 HELP_OPTIONS: Final = frozenset({"-h", "--help"})
