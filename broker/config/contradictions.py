@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import Final
 
+from broker.config.alias_contradictions import aliases
 from broker.config.contradiction import Contradiction, nearest, twice
 from broker.config.explanation import KeyPath, show_path, show_value
 from broker.config.model_contradictions import library
@@ -357,6 +358,7 @@ _RULES: Final = (
     _bulkheads,
     backends,
     _models,
+    aliases,
     confinements,
     rooms,
     library,

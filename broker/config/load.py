@@ -188,6 +188,8 @@ def _leave_out(document: dict[str, Any], path: KeyPath) -> None:
         holder = holder[part]
     if isinstance(holder, dict):
         holder.pop(path[-1], None)
+    elif isinstance(holder, list):  # of plain values: without one the others say something else
+        _leave_out(document, path[:-1])
 
 
 def _touches(one: KeyPath, other: KeyPath) -> bool:

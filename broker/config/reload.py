@@ -50,6 +50,7 @@ LIVE: Final[Mapping[str, frozenset[str] | None]] = {
             "weight",
         }
     ),
+    "aliases": None,
     "model_list": frozenset(
         {"busy_percent_max", "expired_h", "fresh_h", "metered", "retry_max_s", "retry_s"}
     ),

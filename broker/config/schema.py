@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 from pydantic_core import to_jsonable_python
 
+from broker.config.aliases import Aliases, built_in
 from broker.config.library import LibraryConfig
 from broker.config.machine import (
     AlertsConfig,
@@ -242,6 +243,7 @@ class Config(Section):
     models: dict[Annotated[str, Field(min_length=1, max_length=512)], ModelConfig] = Field(
         default_factory=dict, max_length=10_000
     )
+    aliases: Aliases = Field(default_factory=built_in)
     model_list: ModelListConfig = Field(default_factory=ModelListConfig)
     library: LibraryConfig = Field(default_factory=LibraryConfig)
     usage: UsageConfig = Field(default_factory=UsageConfig)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from broker.config.address import is_loopback
+from broker.config.aliases import AliasConfig
 from broker.config.resilience import (
     BreakerConfig,
     ModelTimeoutsConfig,
@@ -20,6 +21,7 @@ from broker.core.placement import BackendPolicy, PlacementPolicy
 from broker.core.policy import EnginePolicy
 from broker.core.preemption import PreemptionPolicy
 from broker.core.queueing import AgentOrder, QueuePolicy
+from broker.core.requirements import Alias, Preference, Requirements
 from broker.core.retry import RetryPolicy
 from broker.core.time_outs import Phase, TimeOutPolicy, TimeOuts
 
@@ -52,6 +54,7 @@ def engine_policy(config: Config, seed: int = 0) -> EnginePolicy:
             restarts_max=config.healing.restarts_max,
         ),
         preemption=_preemption(config.preemption),
+        aliases={name: _alias(each) for name, each in config.aliases.items()},
         seed=seed,
     )
 
@@ -127,6 +130,17 @@ def _degradation(config: Config) -> DegradationPolicy:
         default_kinds=frozenset(levels.default_answers),
         has_default_answer=bool(levels.default_answer),
     )
+
+
+def _alias(config: AliasConfig) -> Alias:
+    wants = Requirements(
+        capabilities=frozenset(config.capabilities),
+        context_min=config.context_min or 0,
+        size_bytes_max=int((config.size_gb_max or 0) * 1e9),
+        memory_bytes_max=int((config.memory_gb_max or 0) * 1e9),
+        prefer=Preference(config.prefer) if config.prefer else None,
+    )
+    return Alias(models=config.models, wants=wants)
 
 
 def live_max(config: Config) -> int:

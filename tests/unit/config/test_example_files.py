@@ -6,6 +6,7 @@ import re
 import tomllib
 from pathlib import Path
 
+from broker.config.aliases import AliasConfig
 from broker.config.load import load
 from broker.config.reload import LIVE
 from broker.config.schema import AgentTypeConfig, Config
@@ -43,12 +44,16 @@ def test_the_example_shows_every_setting() -> None:
     text = EXAMPLE_LINE.sub("", DEFAULT_LINE.sub("", EXAMPLE.read_text()))
     document = tomllib.loads(text)
     assert set(document) == set(Config.model_fields)
-    for name in set(Config.model_fields) - {"bulkheads", "backends", "models"}:
+    for name in set(Config.model_fields) - {"aliases", "bulkheads", "backends", "models"}:
         section: Section = getattr(Config(), name)
         assert set(document[name]) == set(type(section).model_fields)
     assert set(document["backends"][0]) == set(type(Config().backends[0]).model_fields)
     assert set(document["agents"]["types"][-1]) == set(AgentTypeConfig.model_fields)
     assert document["bulkheads"] == Config().bulkheads
+    assert set(Config().aliases) < set(document["aliases"])
+    assert {key for each in document["aliases"].values() for key in each} == set(
+        AliasConfig.model_fields
+    )
     assert set(document["models"]["llama3.2:3b"]) == set(ModelConfig.model_fields)
 
 

@@ -257,3 +257,14 @@ def test_no_document_breaks_the_loader(
         except ConfigProblems as raised:
             found = raised.problems if all(p.path and p.text for p in raised.problems) else ()
         assert found
+
+
+def test_a_bad_entry_of_a_list_is_named_like_any_setting(tmp_path: Path) -> None:
+    file = tmp_path / "broker.toml"
+    file.write_text('[[backends]]\ntags = ["BAD TAG"]\nrestart_command = [""]\nslots = 0')
+    found = problems_of(file)
+    assert [each.partition(":")[0] for each in found] == [
+        "backends[0].tags[0]",
+        "backends[0].restart_command[0]",
+        "backends[0].slots",
+    ]

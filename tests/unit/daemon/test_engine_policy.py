@@ -307,6 +307,8 @@ def test_a_reload_changes_all_of_the_engine_but_what_its_shell_needs(tmp_path: P
         failed_load_hold_s = 1
         num_ctx_hold_s = 1
         slot_grace_ms = 1
+        [aliases.coder]
+        models = ["a"]
         """
     )
     old = engine_policy(Config())
@@ -318,6 +320,8 @@ def test_a_reload_changes_all_of_the_engine_but_what_its_shell_needs(tmp_path: P
         queue=replace(wanted.queue, live_max=old.queue.live_max),
         placement=replace(wanted.placement, keep_alive_ns=old.placement.keep_alive_ns),
         time_outs=old.time_outs,
+        aliases=wanted.aliases,
     )
+    assert set(new.aliases) - set(old.aliases) == {"coder"}
     assert new.queue != old.queue
     assert new.placement != old.placement
