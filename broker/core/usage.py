@@ -143,8 +143,8 @@ class UsageTidied:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageHealth:
-    """How it is with what is kept. `rows` as counted when they were last tidied; `waiting` are not
-    kept yet; `failures`: how often keeping or tidying them has failed since start."""
+    """How it is with what is kept: `rows`. `waiting` are not kept yet; `failures`: how often
+    keeping them has failed since start."""
 
     rows: int
     waiting: int
@@ -158,9 +158,9 @@ class UsageNotKept(Exception):
 class UsageStore(Protocol):
     """Keeps rows over restarts. Each method may raise UsageNotKept; then it changed nothing."""
 
-    async def add(self, rows: Sequence[UsageRow]) -> bool:
-        """Adds these counts to what is kept of the same keys: all of them, or none. Is it time to
-        `tidy`, as there may be too many?"""
+    async def add(self, rows: Sequence[UsageRow]) -> int:
+        """Adds these counts to what is kept of the same keys: all of them, or none. How many rows
+        are kept then; more than may be, until it is tidied."""
         ...
 
     async def tidy(self, now_hour: int) -> UsageTidied:

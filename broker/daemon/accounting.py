@@ -35,4 +35,5 @@ def usage_books(config: Config, catalog: Catalog, clock: Clock) -> UsageBooks | 
         clock.unix_ns,
         clock.sleep,
         round(wanted.flush_interval_s * 1e9),
+        wanted.rows_max,
     )

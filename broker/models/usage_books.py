@@ -40,12 +40,14 @@ class UsageBooks:
         unix_ns: Callable[[], int],
         sleep: Callable[[int], Awaitable[None]],
         flush_interval_ns: int,
+        rows_max: int,
     ) -> None:
         self.recorder = recorder
         self._store = store
         self._unix_ns = unix_ns
         self._sleep = sleep
         self._flush_interval_ns = flush_interval_ns
+        self._rows_max = rows_max
         self._lock = asyncio.Lock()
         self._tidied_hour = -1
         self._rows = 0
@@ -71,13 +73,14 @@ class UsageBooks:
             rows = self.recorder.take()
             # Cancelled here they are not put back: the store goes on with what it was given.
             try:
-                is_full = await self._store.add(rows) if rows else False
+                if rows:
+                    self._rows = await self._store.add(rows)
             except UsageNotKept as error:
                 self.recorder.put_back(rows)
                 self._fail(error)
                 return
             try:
-                await self._tidy(is_full=is_full)
+                await self._tidy()
             except UsageNotKept as error:
                 self._fail(error)
                 return
@@ -85,10 +88,10 @@ class UsageBooks:
                 self._is_failing = False
                 _log.info("use is kept again")
 
-    async def _tidy(self, *, is_full: bool) -> None:
-        """At the start, each hour, and when there may be too much."""
+    async def _tidy(self) -> None:
+        """At the start, each hour, and when there is too much."""
         now_hour = self._unix_ns() // HOUR_NS
-        if now_hour == self._tidied_hour and not is_full:
+        if now_hour == self._tidied_hour and self._rows <= self._rows_max:
             return
         tidied = await self._store.tidy(now_hour)
         self._tidied_hour = now_hour

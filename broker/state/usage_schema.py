@@ -122,7 +122,7 @@ def asked(group: UsageGroup) -> str:
     return f"""
         SELECT {shown}, {_SUMS}, COUNT(*) OVER () AS found
         FROM (SELECT * FROM used UNION ALL SELECT * FROM more)
-        WHERE hour + hours > :since AND hour < :until
+        WHERE hour > :since - {DAY_H} AND hour + hours > :since AND hour < :until
             AND (:model = '' OR model = :model) AND (:agent = '' OR agent_id = :agent)
         GROUP BY {_GROUPED[group]} {having}
         ORDER BY SUM({_REQUESTS}) DESC, 1, 2, 3, 4 LIMIT :rows

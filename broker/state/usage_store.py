@@ -73,12 +73,11 @@ class SqliteUsage:
         self._file = file
         self._keep_h = keep_days * DAY_H
         self._rows_max = rows_max
-        self._rows = 0  # at most so many are kept
         self._was_set_aside = False
         self._database: sqlite3.Connection | None = None
         self._thread = StoreThread("usage-store")
 
-    async def add(self, rows: Sequence[UsageRow]) -> bool:
+    async def add(self, rows: Sequence[UsageRow]) -> int:
         """See the port."""
         values = [_values(each) for each in rows]
         return await self._call(lambda: self._add(values))
@@ -163,7 +162,6 @@ class SqliteUsage:
         except BaseException:
             database.close()
             raise
-        (self._rows,) = database.execute(sql.COUNT).fetchone()
         return database
 
     def _bring_up_to_date(self, database: sqlite3.Connection) -> None:
@@ -197,24 +195,22 @@ class SqliteUsage:
             with suppress(sqlite3.Error):
                 database.close()
 
-    def _add(self, values: Sequence[tuple[object, ...]]) -> bool:
+    def _add(self, values: Sequence[tuple[object, ...]]) -> int:
         database = self._opened
         with _transaction(database):
             database.executemany(sql.ADD, values)
-        self._rows += len(values)  # as if all were new
-        return self._rows > self._rows_max
+        return _count(database)
 
     def _tidy(self, now_hour: int) -> UsageTidied:
         database = self._opened
         with _transaction(database):
             database.execute(sql.DROP_OLD, (now_hour - self._keep_h,))
             self._make_room(database, now_hour - now_hour % DAY_H)
-        (self._rows,) = database.execute(sql.COUNT).fetchone()
         totals = {
             model: ModelUse(*counts)
             for model, *counts in database.execute(sql.TOTALS, (TOTALS_MAX,))
         }
-        return UsageTidied(rows=self._rows, totals=totals)
+        return UsageTidied(rows=_count(database), totals=totals)
 
     def _make_room(self, database: sqlite3.Connection, today: int) -> None:
         """Keeps to the bound on rows. The hours of the oldest day are summed up to one row a day
@@ -226,13 +222,12 @@ class SqliteUsage:
             (found,) = database.execute(question, values).fetchone()
             return int(found) if found is not None else None
 
-        def rows() -> int:
-            return first(sql.COUNT) or 0
-
-        if rows() <= self._rows_max:
+        if _count(database) <= self._rows_max:
             return
         wanted = int(self._rows_max * (1 - ROOM_SHARE))
-        while rows() > wanted:  # each turn leaves fewer rows, or fewer that are told apart
+        while (
+            _count(database) > wanted
+        ):  # each turn leaves fewer rows, or fewer that are told apart
             if (hour := first(sql.OLDEST_HOUR, today)) is not None:
                 day = {"day": hour - hour % DAY_H}
                 database.execute(sql.SUM_UP_DAY, day)
@@ -292,6 +287,11 @@ def _transaction(database: sqlite3.Connection) -> Iterator[None]:
             database.execute("ROLLBACK")
         raise
     database.execute("COMMIT")
+
+
+def _count(database: sqlite3.Connection) -> int:
+    (count,) = database.execute(sql.COUNT).fetchone()
+    return int(count)
 
 
 def _corrupt(found: str) -> sqlite3.DatabaseError:

@@ -90,10 +90,10 @@ def usage_table(report: UsageReport, by: str, *, ascii_only: bool = False) -> Fi
     table = FittingTable(
         *_FIRST_COLUMNS[by],
         Column(name="requests", is_number=True),
-        Column(name="", rank=1),
+        Column(name="of the most", rank=1),
         Column(name="completed", is_number=True, rank=4),
         Column(name="tokens out", is_number=True),
-        Column(name="in", is_number=True, rank=5),
+        Column(name="tokens in", is_number=True, rank=5),
         Column(name="loads", is_number=True, rank=2),
         Column(name="busy", is_number=True),
         Column(name="GPU", is_number=True, rank=3),
