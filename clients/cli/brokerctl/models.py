@@ -26,7 +26,9 @@ Without a COMMAND they are listed, with the options of list; with the NAME of a 
 COMMANDS: Final[Mapping[str, Entry]] = {
     LIST: Entry("brokerctl.models_list", "list_models", "Which models there are, and where."),
     SHOW: Entry("brokerctl.models_show", "show", "All there is to say of one model."),
+    "pick": Entry("brokerctl.models_pick", "pick", "Choose models on a screen."),
     "tree": Entry("brokerctl.models_tree", "tree", "What models are made from."),
+    "watch": Entry("brokerctl.models_watch", "watch", "The same list, live."),
     "usage": Entry("brokerctl.models_usage", "usage", "Who used which models."),
 }
 

@@ -1,0 +1,113 @@
+"""What the picker says of the model under its cursor, and of the list as a whole. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from broker_client import Model, ModelSource
+from brokerctl.figures import bytes_text, counted, duration_text
+from brokerctl.model_choice import UNKNOWN
+from brokerctl.models_pick_filter import PickFilter, context_text
+from brokerctl.one_line import one_line
+from brokerctl.work_tables import memory_text
+
+# Where there are more, the rest is counted.
+PLACES_SHOWN: Final = 3
+NEEDS_SHOWN: Final = 4
+NAMES_SHOWN: Final = 4
+
+
+def detail_lines(model: Model) -> list[str]:
+    """All there is to say, what matters most first, as the pane may be low."""
+    facts = (model.status_text, model.parameter_size, model.quantization, model.family)
+    lines = [f"{model.name}: {', '.join(filter(None, facts))}"]
+    abilities = ", ".join(model.capabilities) or "not told"
+    context = str(model.context_length_train) if model.context_length_train else "not told"
+    lines.append(f"can {abilities}; context {context}")
+    lines.append(memory_line(model))
+    lines.append(places_line(model))
+    lines.append(use_line(model))
+    if model.aliases:
+        lines.append(f"aliases: {', '.join(model.aliases)}")
+    if model.description:
+        lines.append(model.description)
+    return [one_line(each) for each in lines if each]
+
+
+def memory_line(model: Model) -> str:
+    """What it takes in memory by context, and whether there is room for it."""
+    needs = [
+        f"{bytes_text(each.bytes)} at {context_text(each.num_ctx)}"
+        + ("" if each.measured else " (estimated)")
+        for each in model.memory[:NEEDS_SHOWN]
+    ]
+    fits = {
+        True: "fits",
+        False: "too large for the memory of every backend",
+        None: "whether it fits is not known",
+    }[model.fits]
+    return f"memory {', '.join(needs)}; {fits}" if needs else f"memory not known; {fits}"
+
+
+def places_line(model: Model) -> str:
+    """Where it is, and what it does there."""
+    parts = []
+    for place in model.places[:PLACES_SHOWN]:
+        if place.state == UNKNOWN:
+            parts.append(f"{place.backend}: not known, it is down")
+        elif place.state == "absent":
+            parts.append(f"{place.backend}: on disk")
+        else:
+            busy = f"{place.running} of {place.slots} busy"
+            context = f", context {place.num_ctx}" if place.num_ctx else ""
+            parts.append(f"{place.backend}: {place.state}, {busy}, {memory_text(place)}{context}")
+    more = len(model.places) - PLACES_SHOWN
+    return "; ".join(parts) + (f"; and {counted(more, 'backend')} more" if more > 0 else "")
+
+
+def use_line(model: Model) -> str:
+    """How much it was used; what nobody used says so."""
+    use = model.use
+    if not use.requests:
+        return "not used yet, as far as is kept"
+    last = f", the last {duration_text(use.idle_ms)} ago" if use.idle_ms is not None else ""
+    return (
+        f"{counted(use.requests, 'request')}{last}; "
+        f"{counted(use.output_tokens, 'token')}, {counted(use.loads, 'load')}"
+    )
+
+
+def names_text(names: Sequence[str]) -> str:
+    """The first few, the others counted."""
+    shown = ", ".join(one_line(each) for each in names[:NAMES_SHOWN])
+    more = len(names) - NAMES_SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def source_lines(sources: Sequence[ModelSource], *, loading: bool) -> list[str]:
+    """Which sources do not answer, and how old what is known of them is."""
+    lines = ["the list is being loaded"] if loading else []
+    for each in sources:
+        if not each.up:
+            age = (
+                f"shown as of {duration_text(each.age_ms)} ago"
+                if each.age_ms is not None
+                else "nothing is known of it yet"
+            )
+            why = f" ({one_line(each.problem)})" if each.problem else ""
+            lines.append(f"{each.name} does not answer{why}; {age}")
+    return lines
+
+
+def empty_text(asked: PickFilter, *, is_told: bool, loading: bool) -> str:
+    """What stands in the place of rows where there are none."""
+    if not is_told:
+        return "waiting for the broker"
+    if loading:
+        return "nothing yet: the list is being loaded"
+    if asked.search:
+        return "no model is so; Escape ends the search, a shows those to download, x shows all"
+    if asked != PickFilter(order=asked.order):
+        return "no model is so; a shows others, x ends every filter"
+    return "no model is downloaded; a shows those that could be"

@@ -1,0 +1,70 @@
+"""The keys of the picker: the line that names them as far as it fits, the page on all. Pure."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rich.cells import cell_len
+
+SEPARATOR: Final = "  "
+
+# What is left out first stands last; the help is always named.
+HELP: Final = "? keys"
+KEYS: Final = (
+    "Enter takes",
+    "Space marks",
+    "/ search",
+    "q leaves",
+    "a which",
+    "f fits",
+    "t tools",
+    "s sort",
+    "c context",
+    "m in memory",
+    "v vision",
+    "h thinking",
+    "e embedding",
+    "x all filters off",
+)
+MARKING: Final = frozenset({"Space marks"})
+
+HELP_LINES: Final = (
+    "Enter    takes what is marked; where nothing is, the model under the cursor",
+    "Space    marks the model under the cursor, or takes the mark away",
+    "u        takes all marks away",
+    "q        leaves without a choice, as does Escape where no search is on",
+    "",
+    "/        search: words of the name, family or description; Enter keeps it",
+    "a        downloaded, downloadable, or both",
+    "f        only what fits the memory of a backend",
+    "m        only what is in memory now",
+    "t h v e  only with tools, thinking, vision, embedding",
+    "c        only with a context of 8k, 32k, 128k or more",
+    "x        ends every filter and the search",
+    "s        sorts by name, by size, by use",
+    "",
+    "i        opens or folds the details of the model under the cursor",
+    "arrows, Page Up, Page Down, Home, End and the mouse move",
+)
+
+
+def keys_line(width: int, *, is_multiple: bool) -> str:
+    """As many keys as there is room for."""
+    kept: list[str] = []
+    room = width - cell_len(HELP)
+    for each in KEYS:
+        if each in MARKING and not is_multiple:
+            continue
+        room -= cell_len(each) + cell_len(SEPARATOR)
+        if room < 0:
+            break
+        kept.append(each)
+    return SEPARATOR.join([*kept, HELP])
+
+
+def help_lines(*, is_multiple: bool) -> list[str]:
+    """The page on all keys."""
+    if is_multiple:
+        return list(HELP_LINES)
+    one = "Enter    takes the model under the cursor"
+    return [one, *(each for each in HELP_LINES[3:])]

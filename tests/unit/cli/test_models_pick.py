@@ -1,0 +1,159 @@
+"""The picker of models, led by its keys: choosing, filters, search."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from brokerctl.models_pick_filter import PickFilter
+from brokerctl.models_pick_list import PickList
+from tests.unit.cli.picker_stage import ALL, NAMES, stage
+
+
+async def test_the_details_are_of_the_model_under_the_cursor_and_fold_away() -> None:
+    async with stage((80, 24)) as pick:
+        await pick.press("down")
+        assert "llama3.1:8b: ✓ Downloaded (4.9 GB), 8.0B, Q4_K_M, llama3.1" in pick.seen()
+        assert "memory 6.0 GB at 8k, 9.0 GB at 32k (estimated); fits" in pick.seen()
+        assert "gpu-1: resident, 1 of 2 busy" in pick.seen()
+        assert "aliases: fast" in pick.seen()
+        await pick.press("i")
+        assert "aliases: fast" not in pick.seen()
+        await pick.pilot.resize_terminal(80, 20)
+        await pick.press("i")  # there is no room for both: a page
+        await pick.until("aliases: fast")
+        await pick.press("escape")
+        assert len(pick.app.screen_stack) == 1
+
+
+async def test_enter_takes_what_is_under_the_cursor_where_nothing_is_marked() -> None:
+    async with stage() as pick:
+        await pick.press("down", "down")
+        await pick.until("Enter takes llama3.1:70b")
+        await pick.press("enter")
+        assert pick.app.return_value == ["llama3.1:70b"]
+
+
+async def test_several_are_marked_and_taken_in_that_order() -> None:
+    async with stage() as pick:
+        await pick.press("end", "space", "home", "space", "down", "space", "space")
+        assert [each[:5] for each in pick.lines() if "[x]" in each] == ["  [x]", "  [x]"]
+        await pick.until("Enter takes 2 marked: tinyllama:latest, gemma3:4b")
+        await pick.press("enter")
+        assert pick.app.return_value == ["tinyllama:latest", "gemma3:4b"]
+
+
+async def test_marks_outlive_filters_and_are_taken_away_at_once() -> None:
+    async with stage() as pick:
+        await pick.press("space", "t")
+        await pick.until_asked(replace(ALL, capabilities=frozenset({"tools"})))
+        assert "gemma3:4b" not in pick.names()
+        await pick.until("Enter takes 1 marked: gemma3:4b")
+        assert pick.broker.asked_for == []  # it is filtered out, and the broker said no more
+        await pick.press("u")
+        await pick.until("Enter takes llama3.1:8b")
+
+
+async def test_one_is_chosen_without_marks() -> None:
+    async with stage(is_multiple=False, selected=["qwen3:8b"]) as pick:
+        await pick.until("> qwen3:8b", "Enter takes qwen3:8b")
+        assert "[ ]" not in pick.seen()
+        assert "Space" not in pick.seen()
+        await pick.press("space", "enter")
+        assert pick.app.return_value == ["qwen3:8b"]
+
+
+async def test_what_is_named_is_marked_from_the_beginning() -> None:
+    wanted = ["tinyllama", "llama3.1:70b", "nobody"]
+    async with stage(asked=PickFilter(), selected=wanted) as pick:
+        await pick.until("Enter takes 2 marked: tinyllama:latest, llama3.1:70b")
+        await pick.until("there is no model nobody")
+        [row] = [each for each in pick.lines() if "[x]" in each]
+        assert "tinyllama:latest" in row
+
+
+@pytest.mark.parametrize(
+    ("keys", "asked", "names"),
+    [
+        ("t", replace(ALL, capabilities=frozenset({"tools"})), [1, 2, 4]),
+        ("h", replace(ALL, capabilities=frozenset({"thinking"})), [4]),
+        ("v", replace(ALL, capabilities=frozenset({"vision"})), [0]),
+        ("e", replace(ALL, capabilities=frozenset({"embedding"})), [3]),
+        ("th", replace(ALL, capabilities=frozenset({"tools", "thinking"})), [4]),
+        ("tt", ALL, [0, 1, 2, 3, 4, 5]),
+        ("f", replace(ALL, fits=True), [0, 1, 3, 4, 5]),
+        ("m", replace(ALL, resident=True), [1]),
+        ("c", replace(ALL, context_min=8192), [0, 1, 2, 4]),
+        ("ccc", replace(ALL, context_min=131_072), [0, 1, 2]),
+        ("cccc", ALL, [0, 1, 2, 3, 4, 5]),
+        ("a", PickFilter(), [0, 1, 3, 4, 5]),
+        ("aa", PickFilter(availability="downloadable"), [2]),
+        ("ss", replace(ALL, order="use"), [0, 1, 2, 3, 4, 5]),
+        ("aafmtx", ALL, [0, 1, 2, 3, 4, 5]),
+    ],
+)
+async def test_each_filter(keys: str, asked: PickFilter, names: list[int]) -> None:
+    async with stage() as pick:
+        await pick.press(*keys)
+        # At once of what is known; then what the broker says of it.
+        assert set(pick.names()) <= {NAMES[i] for i in names}
+        await pick.until_asked(asked)
+        assert pick.names() == [NAMES[i] for i in names]
+
+
+async def test_a_search_is_typed_kept_and_ended() -> None:
+    async with stage() as pick:
+        await pick.press("slash", *"LLAMA 8", "down")
+        assert pick.names() == ["llama3.1:8b"]
+        await pick.until_asked(replace(ALL, search="LLAMA 8"))
+        await pick.press("enter", "t")
+        await pick.until('with tools, "LLAMA 8"; by name - 1 model')
+        await pick.press("escape")
+        await pick.until_asked(replace(ALL, capabilities=frozenset({"tools"})))
+        assert len(pick.names()) == 3
+        await pick.press("escape")
+    assert pick.app.return_code == 1
+
+
+async def test_while_a_search_is_typed_the_arrows_move() -> None:
+    async with stage() as pick:
+        await pick.press("slash", *"llama", "down", "down")
+        assert pick.selected == "tinyllama:latest"
+        await pick.press("pageup", "enter", "enter")
+        assert pick.app.return_value == ["llama3.1:8b"]
+
+
+async def test_a_search_without_a_match_says_what_to_do() -> None:
+    async with stage((60, 20)) as pick:
+        await pick.press("slash", *"zzz", "enter")
+        await pick.until("no model is so", "Escape ends", "nothing to take")
+        await pick.press("enter")
+        await pick.until("there is nothing to take")
+        assert pick.app.is_running
+
+
+async def test_a_click_moves_and_on_a_mark_marks() -> None:
+    async with stage() as pick:
+        await pick.pilot.click(PickList, offset=(20, 3))
+        assert pick.selected == "nomic-embed-text:latest"
+        assert "[x]" not in pick.seen()
+        await pick.pilot.click(PickList, offset=(3, 4))
+        await pick.until("Enter takes 1 marked: qwen3:8b")
+        await pick.pilot.click(PickList, offset=(3, 15))
+        assert pick.selected == "qwen3:8b"
+
+
+async def test_the_keys_are_explained() -> None:
+    async with stage((60, 20)) as pick:
+        await pick.press("question_mark")
+        await pick.until("Space    marks the model")
+        await pick.press("q")
+        assert len(pick.app.screen_stack) == 1
+
+
+@pytest.mark.parametrize(("key", "status"), [("q", 1), ("escape", 1), ("ctrl+c", 130)])
+async def test_it_is_left_without_a_choice(key: str, status: int) -> None:
+    async with stage() as pick:
+        await pick.press("space", key)
+    assert (pick.app.return_value, pick.app.return_code) == (None, status)
