@@ -99,6 +99,10 @@ class Choosing:
         self._known: dict[str, Known] = {}
         self._by_wish: dict[Wish, _Fitting] = {}
 
+    def alias(self, name: str) -> Alias | None:
+        """What a word means, where it is one."""
+        return self.aliases.get(name.lower())
+
     def concerns(self, spec: RequestSpec) -> bool:
         """Does this name no model? One look into a dictionary for each that does."""
         if not spec.model:
@@ -109,7 +113,10 @@ class Choosing:
         """The request as if it had named what was chosen, and what fits as well as its fallbacks,
         before those that it names itself. NoModelFits where nothing fits. `waits_for`: the runner
         that it waits for already."""
-        selection = self.select(spec, now_ns, waits_for)
+        return self.naming(spec, self.select(spec, now_ns, waits_for))
+
+    def naming(self, spec: RequestSpec, selection: Selection) -> Chosen:
+        """The request as if it had named what was selected for it."""
         alias = self._alias(spec)
         others: tuple[str, ...] = ()
         # The vectors of another model mean nothing; and who wants no other keeps what was chosen.
@@ -128,12 +135,7 @@ class Choosing:
         """What such a request would get, with all that may be told of it."""
         alias = self._alias(spec)
         wish = wish_of(replace(spec, wants=alias.wants.joined(spec.wants)))
-        moment = _Moment(
-            spec=spec,
-            ways=Ways(self._backends, self._backlog.ready, self._suits, now_ns),
-            waiting=frozenset(runner for runner, _ in self._backlog.lines),
-            waits_for=waits_for,
-        )
+        moment = self._moment(spec, now_ns, waits_for)
 
         def judge(model: Known) -> Standing:
             return self._standing(model, moment)
@@ -145,6 +147,18 @@ class Choosing:
         except NoModelFits:
             self._check_backends()
             raise
+
+    def standing(self, spec: RequestSpec, model: ModelSpec, now_ns: int) -> Standing:
+        """How it is with a model, for such a request."""
+        return self._standing(known_of(model), self._moment(spec, now_ns, ""))
+
+    def ways(self, now_ns: int) -> Ways:
+        """What there is now, and which models the level lets answer."""
+        return Ways(self._backends, self._backlog.ready, self._suits, now_ns)
+
+    def _moment(self, spec: RequestSpec, now_ns: int, waits_for: str) -> _Moment:
+        waiting = frozenset(runner for runner, _ in self._backlog.lines)
+        return _Moment(spec=spec, ways=self.ways(now_ns), waiting=waiting, waits_for=waits_for)
 
     def _alias(self, spec: RequestSpec) -> Alias:
         return self.aliases.get(spec.model.lower(), _NOTHING) if spec.model else _NOTHING

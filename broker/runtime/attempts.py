@@ -62,6 +62,7 @@ class Errand:
             start.changes,
             start.level,
             start.number,
+            start.chosen_because,
         )
         self.stream.start(started, on_first)
 

@@ -7,6 +7,8 @@ from broker.core.errors import BackendNotFound
 from broker.core.membership import left_on
 from broker.core.model_name import nearest
 from broker.core.requests import RequestKey
+from broker.core.requirements import Requirements
+from broker.core.resolution import Resolution, resolve
 from broker.core.snapshot import Snapshot, take_snapshot
 from broker.core.story import explain, requests_called
 from broker.core.views import AgentView, Explanation, LevelView, QuotaView
@@ -55,6 +57,11 @@ class Inquiries:
     def agent_types(self) -> tuple[str, ...]:
         """The names of the types that the configuration knows."""
         return self._engine.agents.types()
+
+    def resolve(self, name: str, wants: Requirements | None) -> Resolution:
+        """Which model would answer a request that names this model or alias, or says only what it
+        wants. Raises what such a request would be refused with."""
+        return resolve(self._engine, name, wants, self._clock.monotonic_ns())
 
     def level(self) -> LevelView:
         """The level, and what decides it."""

@@ -39,6 +39,7 @@ class Started(NamedTuple):
     changes: tuple[str, ...]
     level: Level = Level.NORMAL
     attempt: int = 1  # of its attempts
+    chosen_because: str = ""  # why this model, where its caller named none
 
 
 class Requeued(NamedTuple):

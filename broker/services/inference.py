@@ -17,6 +17,7 @@ from broker.core.requests import (
     RequestSpec,
     Substitution,
 )
+from broker.core.requirements import Requirements
 from broker.core.time_outs import NO_TIME_OUTS, TimeOuts
 from broker.core.value import value
 from broker.core.views import QuotaView
@@ -67,6 +68,7 @@ class Submission:
     soft_ns: int = 0
     expected_calls: int = 0
     prefixes: tuple[int, ...] = ()
+    wants: Requirements | None = None
 
 
 class InferenceService:
@@ -110,6 +112,7 @@ class InferenceService:
             session_id=call.session_id,
             expected_calls=call.expected_calls,
             prefixes=call.prefixes,
+            wants=call.wants,
         )
         return self._driver.submit(
             spec, call.content, resume_from=call.resume_from, traceparent=traceparent

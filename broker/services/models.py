@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from broker.core.errors import ModelUnknown
 from broker.core.model_name import comparison_key
+from broker.core.requirements import Requirements
+from broker.core.resolution import Resolution
 from broker.core.snapshot import ResidencyView, Snapshot
 from broker.models.catalog import Catalog, CatalogEntry
 from broker.runtime.clock import Clock
@@ -57,6 +59,11 @@ class ModelsService:
         if entry is None:
             raise ModelUnknown(name, self._catalog.nearest(name))
         return _view(entry, self._driver.snapshot())
+
+    def resolve(self, name: str, wants: Requirements | None) -> Resolution:
+        """Which model would answer a request that names this model or alias, or says only what it
+        wants. Raises what such a request would be refused with."""
+        return self._driver.resolve(name, wants)
 
 
 def _view(entry: CatalogEntry, snapshot: Snapshot) -> ModelView:

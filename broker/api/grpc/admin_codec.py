@@ -85,6 +85,7 @@ def encode_explanation(story: Explanation) -> pb.ExplainResponse:
         known_prompt_bytes=story.known_bytes,
         preemptions=story.preemptions,
         preemptible=story.is_preemptible,
+        chosen_because=story.chosen_because,
     )
     if story.soft_ns:
         encoded.soft_deadline.within_ms = story.soft_ns / 1e6

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from broker.api.beginnings import beginnings_of
 from broker.api.grpc.level_codec import LEVEL
+from broker.api.grpc.requirements_codec import decode_requirements
 from broker.core.content import (
     Completion,
     EmbedContent,
@@ -28,6 +29,7 @@ from broker.core.requests import (
     OnInterruption,
     Substitution,
 )
+from broker.core.requirements import Requirements
 from broker.core.time_outs import NO_TIME_OUTS, TimeOuts
 from broker.runtime.pieces import Pieces
 from broker.runtime.streams import Done, Requeued, Started, StreamEvent, Timings
@@ -136,6 +138,7 @@ def decode_generate(
         session_id=request.session_id,
         expected_calls=request.expected_calls,
         prefixes=beginnings_of(content, text_bytes),
+        wants=_wants(request),
     )
 
 
@@ -186,7 +189,13 @@ def decode_embed(
         remaining_s=remaining_s,
         time_outs=_decode_timeouts(request),
         soft_ns=request.soft_deadline_ms * _NS_PER_MS,
+        wants=_wants(request),
     )
+
+
+def _wants(request: pb.GenerateRequest | pb.EmbedRequest) -> Requirements | None:
+    given = request.HasField("requirements")
+    return decode_requirements(request.requirements) if given else None
 
 
 def _decode_input(request: pb.GenerateRequest) -> Prompt | tuple[Message, ...]:
@@ -336,6 +345,7 @@ def _encode_started(event: Started) -> pb.GenerateEvent:
     started.level, started.attempt = LEVEL[event.level], event.attempt
     started.substituted_for = event.substituted_for
     started.changes.extend(event.changes)
+    started.chosen_because = event.chosen_because
     return encoded
 
 

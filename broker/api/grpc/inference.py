@@ -20,6 +20,7 @@ from broker.api.grpc.delivery import Deliveries, DeliveryLimits
 from broker.api.grpc.floods import OpenCalls
 from broker.api.grpc.level_codec import LEVEL
 from broker.api.grpc.reading import open_call
+from broker.api.grpc.requirements_codec import check_requirements
 from broker.api.grpc.status import abort
 from broker.api.grpc.traceparent import traceparent_of
 from broker.api.grpc.validation import (
@@ -99,6 +100,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
                 if isinstance(event, Started):
                     encoded.level = LEVEL[event.level]
                     encoded.changes[:] = event.changes
+                    encoded.chosen_because = event.chosen_because
                 elif isinstance(event, Done) and isinstance(event.result, Embeddings):
                     return _add_embeddings(encoded, event, event.result)
             raise Internal("the stream ended without vectors")
@@ -151,6 +153,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
         problems = open_call(request, context)
         digest, size_bytes = fingerprint(request)
         text_bytes = check_generate(request, size_bytes, self._limits, problems)
+        if request.HasField("requirements"):
+            check_requirements(request.requirements, problems)
         problems.raise_any()
         remaining_s = context.time_remaining()
         return decode_generate(request, digest, size_bytes, text_bytes, remaining_s)
@@ -161,6 +165,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
         problems = open_call(request, context)
         digest, size_bytes = fingerprint(request)
         text_bytes = check_embed(request, size_bytes, self._limits, problems)
+        if request.HasField("requirements"):
+            check_requirements(request.requirements, problems)
         problems.raise_any()
         return decode_embed(request, digest, size_bytes, text_bytes, context.time_remaining())
 

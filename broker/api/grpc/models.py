@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from broker.api.grpc.model_accounts import ModelAccounts
 from broker.api.grpc.model_listing import ModelListing
+from broker.api.grpc.model_resolution import ModelResolution
 from broker.services.model_accounts import ModelAccountsService
 from broker.services.models import ModelsService
 from broker_client.pb.broker.v1 import models_pb2_grpc
 
 
-class ModelsServicer(ModelListing, ModelAccounts, models_pb2_grpc.ModelsServicer):
+class ModelsServicer(ModelListing, ModelResolution, ModelAccounts, models_pb2_grpc.ModelsServicer):
     """`listing` knows the models, `accounts` what they are made of and who used them."""
 
     def __init__(self, listing: ModelsService, accounts: ModelAccountsService) -> None:

@@ -346,7 +346,8 @@ def check_generate(
     check_enum(request.substitution, _SUBSTITUTIONS, "substitution", problems)
     if request.substitution == pb.SUBSTITUTION_NEVER and request.fallback_models:
         problems.add("substitution", "forbids any other model, and fallback_models names some")
-    if request.prefer_loaded and not request.fallback_models:
+    # Where it names no model there is a choice without them.
+    if request.prefer_loaded and request.model and not request.fallback_models:
         problems.add("prefer_loaded", "chooses among models, and fallback_models names none")
     if len(request.fallback_models) > _FALLBACKS_MAX:
         count = len(request.fallback_models)
