@@ -61,7 +61,9 @@ class Drains:
         if is_drained or residency.runner in backend.healing:
             return
         residency.move(_Trigger.UNGATE, now_ns)
-        if residency.replaced_by:
+        if residency.is_dismissed:
+            residency.is_dismissed = False  # whoever asked hears that it serves on
+        elif residency.replaced_by:
             backend.ahead, backend.ahead_of = residency.replaced_by, residency.runner
             residency.replaced_by = ""
         else:

@@ -308,6 +308,17 @@ class SetTimer:
 
 
 @value
+class WishEnded:
+    """What somebody wished of a model is done, or is not. `backends`: where; `load_ns`: how long
+    its load took, 0 where it was there already."""
+
+    wish: int
+    error: BrokerError | None = None
+    backends: tuple[str, ...] = ()
+    load_ns: int = 0
+
+
+@value
 class Drained:
     """Nothing is under way any more: the broker may stop."""
 
@@ -340,6 +351,7 @@ Effect = (
     | TellSwitch
     | TellLevel
     | TellPriority
+    | WishEnded
     | SetTimer
     | Drained
 )

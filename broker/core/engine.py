@@ -18,6 +18,7 @@ from broker.core.effects import Drained, Effect, ListAgain, SetTimer
 from broker.core.errors import BrokerError, ModelUnknown
 from broker.core.level import Level
 from broker.core.lifecycle import Trigger
+from broker.core.meant import Meant
 from broker.core.ownership import OWNS_OTHERS
 from broker.core.placement import BackendState
 from broker.core.placement_rule import PlacementRule
@@ -37,6 +38,7 @@ from broker.core.stimuli import (
     DrainAsked,
     FirstToken,
     GpusSensed,
+    LoadAsked,
     LoadEnded,
     ModelsListed,
     OwnedBefore,
@@ -49,9 +51,14 @@ from broker.core.stimuli import (
     ResumeAsked,
     Stimulus,
     TimerFired,
+    UnloadAsked,
     UnloadEnded,
     WallClockSet,
+    WishWithdrawn,
 )
+from broker.core.wished_loads import WishedLoads
+from broker.core.wished_unloads import WishedUnloads
+from broker.core.wishes import Wishes
 
 
 class Engine(Assembly):
@@ -61,6 +68,7 @@ class Engine(Assembly):
     def __init__(self, policy: EnginePolicy, rule: PlacementRule | None = None) -> None:
         super().__init__(policy, rule)
         self.preloads = self._new_preloads()
+        self.wishes = self._new_wishes()
         self._timer_set_ns: int | None = None
         self.reloads = 0
         self._told_drained, self._drain_timer = False, 0
@@ -84,6 +92,29 @@ class Engine(Assembly):
         self.residencies.on_loaded = preloads.loaded
         self.residencies.on_left = preloads.left
         return preloads
+
+    def _new_wishes(self) -> Wishes:
+        meant = Meant(self.backends)
+        loads = WishedLoads(
+            self.backends,
+            meant,
+            self.backlog.lines,
+            self._switching,
+            self._offers,
+            self.estimates,
+            self.timers,
+            self._emit,
+        )
+        unloads = WishedUnloads(
+            self.backends,
+            meant,
+            self._switching,
+            self.timers,
+            self.residencies.keep_away,
+            self._emit,
+            self._note,
+        )
+        return Wishes(loads, unloads, self._emit)
 
     def _table(self) -> dict[type[Stimulus], Callable[[Any, int], None]]:
         operations = self._operations
@@ -111,6 +142,9 @@ class Engine(Assembly):
             GpusSensed: self._gpus_sensed,
             WallClockSet: self.preloads.clock_set,
             PreloadLearned: self.preloads.restore,
+            LoadAsked: self.wishes.load_asked,
+            UnloadAsked: self.wishes.unload_asked,
+            WishWithdrawn: self.wishes.withdrawn,
             TimerFired: self._timer_fired,
         }
 
@@ -129,6 +163,8 @@ class Engine(Assembly):
         self._dispatch(now_ns)
         self._healer.settle(now_ns)
         has_opened = self._switching.settle(now_ns)
+        if len(self.wishes):
+            has_opened |= self.wishes.settle(now_ns)
         if self._flexible.settle(now_ns) or has_opened:
             self._dispatch(now_ns)
         if self.ledger.preemptible and not self.draining:
@@ -253,10 +289,12 @@ class Engine(Assembly):
     def _load_ended(self, ended: LoadEnded, now_ns: int) -> None:
         self.residencies.load_ended(ended, now_ns)
         self._healer.load_ended(ended, now_ns)
+        self.wishes.load_ended(ended)
 
     def _unload_ended(self, ended: UnloadEnded, now_ns: int) -> None:
         self.residencies.unload_ended(ended, now_ns)
         self._healer.unload_ended(ended, now_ns)
+        self.wishes.unload_ended(ended, now_ns)
         self.preloads.made_room(now_ns)
 
     def _residents_seen(self, seen: ResidentsSeen, now_ns: int) -> None:
@@ -343,6 +381,7 @@ class Engine(Assembly):
     def _drain_asked(self, asked: DrainAsked, now_ns: int) -> None:
         """The last word on how long it may take counts."""
         self._arrivals.draining = self._attempts.draining = True
+        self.wishes.close(now_ns)
         self.timers.cancel(self._drain_timer)
         self._drain_timer = self.timers.set(asked.until_ns, self._drain_over)
 

@@ -221,7 +221,8 @@ class Preemptions:
         for backend in self._backends.values():
             if backend.promised == key[0] and backend.takes(key[0]):
                 for residency in backend.draining():
-                    has_acted |= self._cut(residency, now_ns)
+                    if not residency.is_dismissed:  # that it leaves is for nobody who waits
+                        has_acted |= self._cut(residency, now_ns)
         return has_acted
 
     def _cut(self, residency: Residency, now_ns: int) -> bool:

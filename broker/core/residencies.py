@@ -245,6 +245,11 @@ class Residencies:
         self._timers.set(until_ns, partial(self._hold_over, backend), runner)
         return until_ns
 
+    def keep_away(self, backend: BackendState, runner: str, why: str, until_ns: int) -> None:
+        """It is not loaded there before then, though nothing is wrong with it."""
+        backend.held_until_ns[runner], backend.held_because[runner] = until_ns, why
+        self._timers.set(until_ns, partial(self._hold_over, backend), runner)
+
     def next_try_ns(self, runner: str, now_ns: int) -> int | None:
         """When the load of a runner is tried next, or now where some backend has it; None where it
         has failed so often in a row, wherever it could be loaded, that nobody should wait."""

@@ -95,6 +95,8 @@ class Residency:
     load_started_ns: int = 0
     is_aborting: bool = False  # its load was told to end, as nobody waits for it
     replaced_by: str = ""  # the runner that is there in its place already: it leaves whoever comes
+    is_wished: bool = False  # somebody waits for its load who has no request
+    is_dismissed: bool = False  # somebody asked for it to leave: it does, whoever comes
     is_kept: bool = False  # it could not be drained: it is not told to leave again for a while
     drain_timer: int = 0
     loaded_ns: int = 0
@@ -126,6 +128,11 @@ class Residency:
     def move(self, trigger: ResidencyTrigger, now_ns: int) -> None:
         self.state = RESIDENCY.step(self.state, trigger)
         self.changed_ns = now_ns
+
+    @property
+    def leaves_anyhow(self) -> bool:
+        """Does it leave even where nothing that waits wants it to?"""
+        return bool(self.replaced_by) or self.is_dismissed
 
     def use(self, now_ns: int, *, is_large: bool) -> None:
         """Work starts or ends on it; `is_large`: work that needs more than the usual context."""

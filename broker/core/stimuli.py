@@ -266,6 +266,36 @@ class PreloadLearned:
     learned: Learned
 
 
+@value(kw_only=True)
+class LoadAsked:
+    """Somebody wishes this model to be resident, on this backend or ("") on any, until a moment.
+    Ends in one WishEnded, unless it is withdrawn. `wish` is a number that no other wish has."""
+
+    wish: int
+    model: str
+    backend: str
+    until_ns: int
+
+
+@value(kw_only=True)
+class UnloadAsked:
+    """The same of a model that is to leave memory; "" is every backend. It is not loaded again
+    there before `hold_until_ns`."""
+
+    wish: int
+    model: str
+    backend: str
+    until_ns: int
+    hold_until_ns: int = 0
+
+
+@value
+class WishWithdrawn:
+    """Nobody waits for this wish any more. One that has ended is no error."""
+
+    wish: int
+
+
 @value
 class TimerFired:
     """The moment of the last SetTimer has come."""
@@ -297,5 +327,8 @@ Stimulus = (
     | PolicyChanged
     | WallClockSet
     | PreloadLearned
+    | LoadAsked
+    | UnloadAsked
+    | WishWithdrawn
     | TimerFired
 )

@@ -191,7 +191,7 @@ class Switching:
     def _use_room(self, backend: BackendState, targets: list[Demand], now_ns: int) -> None:
         """Loads the first that there is room for. While something is to leave, only what it leaves
         for: anything else might take the place."""
-        leaving = [each for each in backend.draining() if not each.replaced_by]
+        leaving = [each for each in backend.draining() if not each.leaves_anyhow]
         for target in targets[:1] if leaving else targets:
             if has_room(backend, target.runner):
                 self._load(backend, target, now_ns)
@@ -203,7 +203,7 @@ class Switching:
 
     def _gate_or_open(self, backend: BackendState, targets: list[Demand], now_ns: int) -> bool:
         draining = backend.draining()
-        leaving = [each for each in draining if not each.replaced_by]
+        leaving = [each for each in draining if not each.leaves_anyhow]
         if leaving and (not targets or self._is_served_by(leaving, targets[0])):
             for residency in leaving:
                 self._drains.ungate(residency, now_ns)
@@ -335,7 +335,7 @@ class Switching:
             known_ns = self._estimates.load_ns(residency.runner) or 0.0
             usual_ns = 0.0 if residency.is_ahead_of_need else known_ns
             lines = self._lines_for(backend, now_ns)
-            is_wanted = any(runner == residency.runner for runner, _ in lines)
+            is_wanted = residency.is_wished or any(key[0] == residency.runner for key in lines)
             if is_wanted or now_ns - residency.load_started_ns < usual_ns:
                 continue
             if self._targets(backend, now_ns, with_promises=True):
@@ -363,6 +363,21 @@ class Switching:
         """Has something idle leave, for nothing that waits."""
         self._drains.gate(backend, residency, now_ns)
         self._unload_drained(backend, [residency], now_ns)
+
+    def dismiss(self, backend: BackendState, residency: Residency, now_ns: int) -> None:
+        """Has it leave when what runs there has ended, for nothing that waits."""
+        self._drains.gate(backend, residency, now_ns)
+        self.finish_drain(backend, residency, now_ns)
+
+    def finish_drain(self, backend: BackendState, residency: Residency, now_ns: int) -> None:
+        """Unloads it if it has drained and nothing else is under way: also where the backend gets
+        no work, so that no turn takes it further."""
+        if not backend.is_switching:
+            self._unload_drained(backend, [residency], now_ns)
+
+    def stay(self, residency: Residency, now_ns: int) -> None:
+        """What was told to leave and has not drained serves on."""
+        self._drains.ungate(residency, now_ns)
 
 
 def _use(residency: Residency) -> tuple[int, int, str]:

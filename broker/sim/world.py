@@ -43,6 +43,7 @@ from broker.core.effects import (
     TellSlowDown,
     TellSwitch,
     Unload,
+    WishEnded,
 )
 from broker.core.engine import Engine
 from broker.core.errors import BackendFailed, BackendUnreachable, BrokerError, Cancelled
@@ -164,15 +165,14 @@ class World:
             AbortLoad: self.switches.abort_load,
             Unload: self.switches.unload,
             Renew: self.switches.renew,
-            **dict.fromkeys((TellAttemptFailed, TellPreempted, Own, KeepLearned), _nothing),
+            **dict.fromkeys(
+                (TellAttemptFailed, TellPreempted, Own, KeepLearned, WishEnded), _nothing
+            ),
             ListAgain: lambda effect: self._discoveries.list_again(effect.backend),
             BackendGone: lambda effect: self._discoveries.gone(effect.backend),
             RestartBackend: self._restart,
-            TellBreaker: _nothing,
-            TellHealing: _nothing,
-            TellSwitch: _nothing,
+            **dict.fromkeys((TellBreaker, TellHealing, TellSwitch, TellLevel), _nothing),
             SenseGpus: lambda effect: self.sense_gpus and self.sense_gpus(),
-            TellLevel: _nothing,
             TellPriority: _nothing,
             SetTimer: self._set_timer,
             Drained: self._set_drained,

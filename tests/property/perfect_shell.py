@@ -39,6 +39,7 @@ from broker.core.effects import (
     TellSwitch,
     Unload,
     WaitReason,
+    WishEnded,
 )
 from broker.core.engine import Engine
 from broker.core.errors import BrokerError, Cancelled
@@ -67,7 +68,11 @@ from tests.property.order_books import OrderBooks
 from tests.property.server_books import MODELS, SIZES, Call, Server, check_load
 from tests.property.slot_books import SlotBooks
 from tests.property.told_times import check_times
+from tests.property.wish_books import WishBooks
 from tests.unit.core.scene import SECOND_NS
+
+_TOLD = (TellAttemptFailed, TellPreempted, TellBreaker, TellHealing, TellSwitch, TellLevel)
+_TOLD_TO_ALL = (*_TOLD, TellPriority, SenseGpus, RestartBackend)
 
 
 class PerfectShell:
@@ -87,6 +92,7 @@ class PerfectShell:
         self.tries = AttemptBooks(self.operators)
         self.health = HealthBooks()
         self.slots = SlotBooks(self.operators, self.order)
+        self.wishes = WishBooks()
         self.calls = self.slots.calls
         self.attempts_seen = 0
         self.admitted = self.finished = self.drained = 0
@@ -99,27 +105,19 @@ class PerfectShell:
             Admit: self._admitted,
             Refuse: self._refused,
             TellQueued: self._queued,
-            TellSlowDown: self._told,
+            **dict.fromkeys((TellSlowDown, TakeOver), self._told),
             TellRequeued: self._requeued,
-            TakeOver: self._told,
             StartAttempt: self._start,
-            TellAttemptFailed: self._heard,
-            TellPreempted: self._heard,
             AbortAttempt: self._abort,
             Answer: self._answer,
             Finish: self._finish,
-            TellBreaker: self._heard,
-            TellHealing: self._heard,
-            TellSwitch: self._heard,
-            SenseGpus: self._heard,
-            TellLevel: self._heard,
-            TellPriority: self._heard,
+            **dict.fromkeys(_TOLD_TO_ALL, self._heard),
             Load: self._load,
             AbortLoad: self._abort_load,
             Unload: self._unload,
             Renew: self._renew,
-            RestartBackend: self._heard,
             Own: self._own,
+            WishEnded: lambda told: self.wishes.ended(told, self.servers, self.engine),
             SetTimer: self._set_timer,
             Drained: self._drained,
         }
@@ -142,6 +140,7 @@ class PerfectShell:
         for effect in effects:
             self._laws[type(effect)](effect)
         self.entry.check()
+        self.wishes.check(self.now_ns, self.engine)
         self.order.check_sizes(self.engine.records)
         if isinstance(stimulus, BlockAsked) and stimulus.cancels_waiting:
             waiting = [*self.entry.those(Where.QUEUE), *self.entry.those(Where.ROOM)]
@@ -152,6 +151,7 @@ class PerfectShell:
         """What the books know from the stimulus alone."""
         self.answered = {each.key for each in effects if isinstance(each, Answer)}
         self.operators.hear(stimulus, self.now_ns)
+        self.wishes.hear(stimulus)
         self.buckets.refit(self.now_ns)
         self.order.refit(each.id for each in self.engine.agents)
         match stimulus:
@@ -326,7 +326,7 @@ class PerfectShell:
             call.is_for_cure = self.turn.attempt != effect.attempt
 
     def _heard(self, effect: Effect) -> None:
-        """Told to everybody who listens; no request's matter."""
+        """Told to who listens; no request's matter."""
 
     def _answer(self, effect: Answer) -> None:
         live = self.live[effect.key]

@@ -21,11 +21,14 @@ from broker.core.stimuli import (
     GpusSensed,
     HostSensed,
     LevelAsked,
+    LoadAsked,
     PauseAsked,
     PolicyChanged,
     ResumeAsked,
     Scope,
     TimerFired,
+    UnloadAsked,
+    WishWithdrawn,
 )
 from broker.core.story import Rule, explain
 from broker.core.time_outs import NO_TIME_OUTS, TimeOuts
@@ -45,6 +48,9 @@ TIME_OUTS: Final = (
 )
 
 
+WISHED: Final = ("m:latest", "n:latest", "o:latest", "alias:latest", "nobody:latest")
+
+
 class Choose(Protocol):
     """Picks one of several. Never asked to pick from nothing."""
 
@@ -57,6 +63,7 @@ class UnrulyPeople(PerfectShell):
     def __init__(self, choose: Choose, house: House) -> None:
         super().__init__(house)
         self.choose = choose
+        self.wish = 0  # the number of the last one
         self.credits = 0  # starts of what had one for its session
         self._started: dict[AttemptId, int] = {}
 
@@ -215,6 +222,37 @@ class UnrulyPeople(PerfectShell):
         """Seldom."""
         if self.choose(range(4)) == 3:
             self.feed(PolicyChanged(self.choose(self.house.others)))
+
+    def wish_load(self) -> None:
+        """Somebody wants a model to be there, known or not, anywhere or in one place."""
+        self.wish += 1
+        self.feed(
+            LoadAsked(
+                wish=self.wish,
+                model=self.choose(WISHED),
+                backend=self.choose(["", "", *self.servers]),
+                until_ns=self.now_ns + self.choose([SECOND_NS, 40 * SECOND_NS, 5 * MINUTE_NS]),
+            )
+        )
+
+    def wish_unload(self) -> None:
+        """The same of one that is to leave; some that leave are not loaded again for a while."""
+        self.wish += 1
+        until_ns = self.now_ns + self.choose([SECOND_NS, 40 * SECOND_NS, 5 * MINUTE_NS])
+        self.feed(
+            UnloadAsked(
+                wish=self.wish,
+                model=self.choose(WISHED),
+                backend=self.choose(["", "", *self.servers]),
+                until_ns=until_ns,
+                hold_until_ns=self.choose([0, 0, self.now_ns + 10 * SECOND_NS]),
+            )
+        )
+
+    def withdraw(self) -> None:
+        """Whoever wished goes away; also after the answer."""
+        if self.wish:
+            self.feed(WishWithdrawn(self.choose(range(1, self.wish + 1))))
 
     def explain(self) -> None:
         """What a waiting request is told of who overtook it is true, and is all of it."""
