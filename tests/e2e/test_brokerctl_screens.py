@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import fcntl
 import json
 import os
-import pty
 import re
-import struct
-import subprocess
 import sys
-import termios
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,12 +18,12 @@ from broker_client.pb.broker.v1 import inference_pb2 as pb
 from tests.e2e.processes import QUICK, SERVER, BrokerProcess, backend_table, brokerd
 from tests.integration.daemon import read_until
 from tests.integration.ollama_sim_process import Simulator, start_simulator
+from tests.integration.terminal import brokerctl_on_terminal
 
 pytestmark = pytest.mark.slow
 
 MODEL = "tinyllama"
 PATIENCE_S = 30.0
-ESCAPE = re.compile(r"\x1b\[[0-9;?<>=]*[ -/]*[@-~]|\x1b[()][A-Z0-9]|\x1b[=>]")
 
 
 @pytest.fixture(scope="module")
@@ -167,37 +161,9 @@ async def test_top_on_a_real_terminal(broker: BrokerProcess, columns: int) -> No
 
 def play_top(address: str, columns: int) -> str:
     """Starts it on a terminal of this size, waits until its state is drawn, leaves it with q."""
-    terminal, its_end = pty.openpty()
-    fcntl.ioctl(its_end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "brokerctl.main", "top", "--address", address],
-        stdin=its_end,
-        stdout=its_end,
-        stderr=its_end,
-        start_new_session=True,
-        env={
-            **os.environ,
-            "TERM": "xterm-256color",
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-        },
-    )
-    os.close(its_end)
-    said = ""
-    try:
-        while "level normal" not in said:
-            said += plain(os.read(terminal, 65536))
-        os.write(terminal, b"q")
-        with contextlib.suppress(OSError):  # What reading gives once the last process has ended.
-            while True:
-                said += plain(os.read(terminal, 65536))
-        assert process.wait(PATIENCE_S) == 0, said
-    finally:
-        process.kill()
-        process.wait()
-        os.close(terminal)
-    return said
-
-
-def plain(raw: bytes) -> str:
-    """Without what moves the cursor and colours."""
-    return ESCAPE.sub("", raw.decode(errors="replace"))
+    with brokerctl_on_terminal(("top", "--address", address), size=(columns, 24)) as terminal:
+        terminal.until("level normal")
+        terminal.press(b"q")
+        status, _ = terminal.end()
+        assert status == 0, terminal.drawn
+        return terminal.drawn

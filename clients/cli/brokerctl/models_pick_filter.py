@@ -81,7 +81,7 @@ class PickFilter:
                 self.availability == "all"
                 or model.downloaded == (self.availability == "downloaded"),
                 self.capabilities <= frozenset(model.capabilities),
-                not self.fits or model.fits is not False,
+                not self.fits or model.fits is True,
                 not self.resident or is_resident(model),
                 model.context_length_train >= self.context_min,
                 not self.size_bytes_max or 0 < model.size_bytes <= self.size_bytes_max,

@@ -82,7 +82,7 @@ async def test_what_is_named_is_marked_from_the_beginning() -> None:
         ("e", replace(ALL, capabilities=frozenset({"embedding"})), [3]),
         ("th", replace(ALL, capabilities=frozenset({"tools", "thinking"})), [4]),
         ("tt", ALL, [0, 1, 2, 3, 4, 5]),
-        ("f", replace(ALL, fits=True), [0, 1, 3, 4, 5]),
+        ("f", replace(ALL, fits=True), [1]),
         ("m", replace(ALL, resident=True), [1]),
         ("c", replace(ALL, context_min=8192), [0, 1, 2, 4]),
         ("ccc", replace(ALL, context_min=131_072), [0, 1, 2]),
