@@ -18,10 +18,10 @@ PENDING_CHARACTERS_MAX: Final = 262_144
 # These do not end a piece of text.
 _INLINE: Final = frozenset({"b", "i", "em", "strong", "code", "mark", "small", "u", "wbr", "sub"})
 # What is within is no text that people read.
-_HIDDEN: Final = frozenset({"script", "style", "svg", "noscript", "template"})
-# With one of these a list of models is surely over.
-_AFTERWARDS: Final = frozenset({"footer", "nav"})
-_ENDS: Final = frozenset({"ul", "ol", "main", "body", "html"})
+_HIDDEN: Final = frozenset({"script", "style", "svg", "noscript", "template", "nav", "footer"})
+# What stands in one of these belongs together.
+_BOXES: Final = frozenset({"li", "article"})
+_ENDS: Final = frozenset({"main", "body", "html"})
 
 
 class PageFailed(Exception):
@@ -37,6 +37,8 @@ class PageText(HTMLParser):
         self._text_characters = 0
         self._hidden = ""
         self._hidden_depth = 0
+        self._depth = 0  # boxes that are open
+        self._link_depth = 0  # and that were at the last link
         self._opened = False
         self._closed = False
 
@@ -83,7 +85,9 @@ class PageText(HTMLParser):
             self._hidden, self._hidden_depth = tag, 1
             return
         self._opened = self._opened or tag == "html"
-        if tag in _AFTERWARDS:
+        if tag in _BOXES:
+            self._depth += 1
+        elif tag == "tr":  # rows have no end in many pages
             self.on_end()
         self._tell(tag, dict(reversed(attrs)))  # of two the first counts, as in browsers
 
@@ -97,6 +101,7 @@ class PageText(HTMLParser):
         if more:
             self.on_more(more)
         elif tag == "a" and href:
+            self._link_depth = self._depth
             self.on_link(href)
         if title:
             self.on_title(_printable(title))
@@ -110,6 +115,10 @@ class PageText(HTMLParser):
                 self._hidden = ""
         elif tag in _ENDS:
             self.on_end()
+        elif tag in _BOXES and self._depth:
+            self._depth -= 1
+            if self._depth < self._link_depth:
+                self.on_end()
         self._closed = self._closed or tag == "html"
 
     def handle_data(self, data: str) -> None:

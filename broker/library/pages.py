@@ -52,8 +52,7 @@ _CLOUD: Final = "cloud"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListedModel:
-    """One entry of the list. `mark` changes when any of its tags does; "" where that is not told.
-    `capabilities` are empty where only the cloud has it, and none of our words is said."""
+    """One entry of the list. `mark` changes when any of its tags does, "" where none is told."""
 
     name: str
     description: str = ""
