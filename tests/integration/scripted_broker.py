@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, NoReturn
+from typing import Any
 
 import grpc
-from google.protobuf import any_pb2, duration_pb2
-from google.protobuf.message import Message
-from google.rpc import error_details_pb2, status_pb2
 
 from broker_client.pb.broker.v1 import (
     admin_pb2,
@@ -28,9 +25,18 @@ from broker_client.pb.broker.v1 import (
     pubsub_pb2,
     pubsub_pb2_grpc,
 )
+from tests.integration.scripted_answers import Context as Context
+from tests.integration.scripted_answers import Turn as Turn
+from tests.integration.scripted_answers import refuse as refuse
+from tests.integration.scripted_models import ScriptedModels
 from tests.integration.wire import Wire
 
-Request = inference_pb2.GenerateRequest | inference_pb2.EmbedRequest | pubsub_pb2.SubscribeRequest
+Request = (
+    inference_pb2.GenerateRequest
+    | inference_pb2.EmbedRequest
+    | pubsub_pb2.SubscribeRequest
+    | models_pb2.WatchRequest
+)
 Lever = (
     admin_pb2.BoostRequest
     | admin_pb2.BlockRequest
@@ -38,9 +44,6 @@ Lever = (
     | admin_pb2.ResumeRequest
     | admin_pb2.DrainRequest
 )
-Context = Any  # The generated base class and grpc.aio type it differently.
-Turn = Callable[[Any, Context], AsyncIterator[Any]]
-
 WORDS = ("The ", "sky ", "is ", "blue", ".")
 
 
@@ -69,45 +72,16 @@ async def answer(
     yield done()
 
 
-async def refuse(
-    context: Context,
-    code: grpc.StatusCode,
-    reason: str,
-    *,
-    retry_after_ms: int | None = None,
-    outcome: str = "refused",
-    **metadata: str,
-) -> NoReturn:
-    """Ends the call as the broker does."""
-    details: list[Message] = [
-        error_details_pb2.ErrorInfo(
-            reason=reason,
-            domain="broker.v1",
-            metadata={"outcome": outcome, "sent_pieces": "0", **metadata},
-        )
-    ]
-    if retry_after_ms is not None:
-        delay = duration_pb2.Duration()
-        delay.FromMilliseconds(retry_after_ms)
-        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
-    boxes = [any_pb2.Any() for _ in details]
-    for box, detail in zip(boxes, details, strict=True):
-        box.Pack(detail)
-    status = status_pb2.Status(code=code.value[0], message=reason, details=boxes)
-    trailers = (("grpc-status-details-bin", status.SerializeToString()),)
-    await context.abort(code, reason, trailing_metadata=trailers)
-    raise AssertionError("abort returned")
-
-
 class ScriptedBroker(
     inference_pb2_grpc.InferenceServicer,
-    models_pb2_grpc.ModelsServicer,
+    ScriptedModels,
     admin_pb2_grpc.AdminServicer,
     pubsub_pb2_grpc.PubSubServicer,
 ):
     """Follows its script and remembers what it was asked."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.script: deque[Turn] = deque()
         self.requests: list[Any] = []
         self.levers: list[Any] = []
@@ -121,7 +95,6 @@ class ScriptedBroker(
         self.hangs_after = 0  # states of a watch after which no more come; 0: it ends instead
         self.under_way: list[admin_pb2.RequestStatus] = []  # listed whenever any are asked for
         self.reloaded = admin_pb2.ReloadResponse()  # what a reload comes to
-        self.models = [models_pb2.Model(name=f"{each}:latest") for each in "ab"]  # on two pages
         self.backends = [admin_pb2.BackendStatus(name="gpu0", up=True)]
         self.metadata: list[dict[str, str | bytes]] = []
         self.gone = asyncio.Event()  # a caller went away during `hang`
@@ -179,21 +152,6 @@ class ScriptedBroker(
         if request.request_id != "known":
             await refuse(context, grpc.StatusCode.NOT_FOUND, "REQUEST_UNKNOWN", outcome="")
         return inference_pb2.CancelResponse(state="queued")
-
-    async def List(
-        self, request: models_pb2.ListRequest, context: Context
-    ) -> models_pb2.ListResponse:
-        """Two pages, the first with one model."""
-        if not request.page_token:
-            more = "2" if len(self.models) > 1 else ""
-            return models_pb2.ListResponse(models=self.models[:1], next_page_token=more)
-        return models_pb2.ListResponse(models=self.models[1:])
-
-    async def Get(self, request: models_pb2.GetRequest, context: Context) -> models_pb2.GetResponse:
-        if request.name != "a":
-            await refuse(context, grpc.StatusCode.NOT_FOUND, "MODEL_UNKNOWN")
-        place = models_pb2.ModelPlace(backend="gpu0", state=models_pb2.MODEL_STATE_RESIDENT)
-        return models_pb2.GetResponse(model=models_pb2.Model(name="a:latest", places=[place]))
 
     async def GetStatus(
         self, request: admin_pb2.GetStatusRequest, context: Context

@@ -7,6 +7,7 @@ import click
 from broker_client import ModelUnknown
 from brokerctl.call import Call, asking, print_json
 from brokerctl.models import WORD_KEY, near_command
+from brokerctl.models_sources import source_lines
 from brokerctl.models_tables import model_table
 
 
@@ -18,6 +19,7 @@ def show(call: Call, name: str) -> None:
     try:
         with call.client() as client:
             model = client.model(name)
+            sources = client.model_list(models_max=1)
     except ModelUnknown:
         word = click.get_current_context().meta.get(WORD_KEY, "")
         if (near := near_command(word)) and not call.as_json:
@@ -25,5 +27,7 @@ def show(call: Call, name: str) -> None:
         raise
     if call.as_json:
         print_json(model)
-    else:
-        call.console().print(model_table(model))
+        return
+    call.console().print(model_table(model))
+    for line in source_lines(sources):
+        click.echo(f"brokerctl: {line}", err=True)
