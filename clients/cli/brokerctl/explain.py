@@ -54,6 +54,7 @@ def page(story: Explanation) -> list[str]:
         *(f"  {each}" for each in bound_lines(story)),
         *(f"  {each}" for each in sharing_lines(story)),
         *(f"  {each}" for each in preemption_lines(story)),
+        *([f"  chosen: {story.chosen_because}"] if story.chosen_because else []),
         *(f"  changed: {each}" for each in story.changes),
         *gate_lines(story),
         *attempt_lines(story),
@@ -64,7 +65,8 @@ def page(story: Explanation) -> list[str]:
 
 def plan_text(story: Explanation) -> str:
     """As what it counts; one that was refused came into no compartment."""
-    text = f"model {story.model}, priority {story.priority}"
+    model = f"model {story.model}" if story.model else "a model by its requirements"
+    text = f"{model}, priority {story.priority}"
     return f"{text}, compartment {story.compartment}" if story.compartment else text
 
 

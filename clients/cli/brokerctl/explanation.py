@@ -32,6 +32,7 @@ from broker_client.errors import (
     LoadFailed,
     ModelUnknown,
     NoBackend,
+    NoModelFits,
     QueueFull,
     QuotaExceeded,
     RequestUnknown,
@@ -47,6 +48,7 @@ NEXT_STEPS: Final[tuple[tuple[type[BrokerError], str], ...]] = (
     (InvalidRequest, "correct what is named and try again"),
     (ModelUnknown, "`brokerctl models` lists the models there are"),
     (CapabilityMissing, "`brokerctl models NAME` shows what a model can do"),
+    (NoModelFits, "`brokerctl models resolve` with the same requirements says more"),
     (
         RequestUnknown,
         "`brokerctl status --requests 100` lists what is under way, `brokerctl explain` knows what "

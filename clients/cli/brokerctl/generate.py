@@ -9,7 +9,17 @@ from typing import Any, Final, cast
 
 import click
 
-from broker_client import BrokerError, Chunk, Client, Done, Event, Requeued, Retrying, Started
+from broker_client import (
+    BrokerError,
+    Chunk,
+    Client,
+    Done,
+    Event,
+    Requeued,
+    Requirements,
+    Retrying,
+    Started,
+)
 from broker_client.requests import Ask
 from brokerctl.backend_steps import no_model_text
 from brokerctl.call import Call, asking, fail, print_json
@@ -19,6 +29,7 @@ from brokerctl.explanation import error_document
 from brokerctl.figures import counted, duration_text
 from brokerctl.model_choice import choose_model
 from brokerctl.phase_limits import PhaseLimit, timeouts_of
+from brokerctl.requirement_options import requiring
 from brokerctl.waiting_line import WaitingLine
 
 # How events of two words are called on the wire.
@@ -29,7 +40,12 @@ BEGINS_ANEW: Final = "--- begins anew ---"
 
 @click.command()
 @click.argument("prompt", required=False)
-@click.option("--model", help="Which model.  [default: a resident one, else the smallest]")
+@click.option(
+    "--model",
+    help="Which model, or an alias as fast or small.  [default: a resident one, else the smallest; "
+    "with --need and the like the one that fits best]",
+)
+@requiring
 @click.option("--system", help="A system text of your own.")
 @click.option("--priority", type=int, default=5, show_default=True, help="1 (highest) to 10.")
 @click.option("--agent", default="brokerctl", show_default=True, help="As whom to ask.")
@@ -94,18 +110,22 @@ BEGINS_ANEW: Final = "--- begins anew ---"
 )
 @click.option("--prompt-type", help="Kind of prompt, which chooses the operator's default answer.")
 @asking
-def generate(call: Call, prompt: str | None, **given: Any) -> None:
+def generate(
+    call: Call, prompt: str | None, requirements: Requirements | None, **given: Any
+) -> None:
     """Ask for an answer to PROMPT; without PROMPT, or with -, it is read from standard input."""
     if prompt is None or prompt == "-":
         if prompt is None and sys.stdin.isatty():
             raise click.UsageError("no PROMPT; give one, or pipe it in")
         prompt = read_prompt()
     with call.client(given.pop("agent")) as client:
-        model = given.pop("model") or default_model(client)
+        model = given.pop("model") or ("" if requirements else default_model(client))
         timeouts = timeouts_of(given.pop("limits"))
         ask = {key: value for key, value in given.items() if value not in (None, ())}
         if timeouts is not None:
             ask["timeouts"] = timeouts
+        if requirements is not None:
+            ask["requirements"] = requirements
         may_turn_void = (
             ask.get("on_interruption", "fail") != "fail" or ask.get("preemptible") is True
         )

@@ -27,6 +27,7 @@ COMMANDS: Final[Mapping[str, Entry]] = {
     LIST: Entry("brokerctl.models_list", "list_models", "Which models there are, and where."),
     SHOW: Entry("brokerctl.models_show", "show", "All there is to say of one model."),
     "pick": Entry("brokerctl.models_pick", "pick", "Choose models on a screen."),
+    "resolve": Entry("brokerctl.models_resolve", "resolve", "Which model would answer, and why."),
     "tree": Entry("brokerctl.models_tree", "tree", "What models are made from."),
     "watch": Entry("brokerctl.models_watch", "watch", "The same list, live."),
     "usage": Entry("brokerctl.models_usage", "usage", "Who used which models."),

@@ -71,7 +71,11 @@ def waiting_text(event: Event) -> str:
             model = event.model
             if event.substituted_for:
                 model = f"{model} instead of {event.substituted_for}"
-            notes = "".join(f"; {each}" for each in event.changes)
+            # Why it was chosen says already which it is and what was changed for that.
+            because = f"; {event.chosen_because}" if event.chosen_because else ""
+            notes = because + "".join(
+                f"; {each}" for each in event.changes if each not in event.chosen_because
+            )
             attempt = f", attempt {event.attempt}" if event.attempt > 1 else ""
             return f"{model} on {event.backend}{attempt}{notes}"
         case Requeued():

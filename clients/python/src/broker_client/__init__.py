@@ -11,6 +11,7 @@ from broker_client.catalogue import (
     ModelSource,
     ModelUse,
 )
+from broker_client.choices import RejectedModel, Requirements, Resolution
 from broker_client.client import AsyncClient, AsyncGeneration
 from broker_client.errors import (
     AgentBlocked,
@@ -233,6 +234,7 @@ __all__ = [
     "Queued",
     "Quota",
     "QuotaExceeded",
+    "RejectedModel",
     "Reload",
     "RequestChange",
     "RequestIdInUse",
@@ -240,6 +242,8 @@ __all__ = [
     "RequestStatus",
     "RequestUnknown",
     "Requeued",
+    "Requirements",
+    "Resolution",
     "ResourceAwareness",
     "RetryPolicy",
     "Retrying",

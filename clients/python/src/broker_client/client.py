@@ -19,6 +19,7 @@ from grpc import aio
 from broker_client.accounts import AsyncModelAccounts
 from broker_client.awareness import LevelMemory, Look, ResourceAwareness, is_degraded
 from broker_client.channel import CHANNEL_OPTIONS, METADATA, broker_address
+from broker_client.choices import AsyncModelChoices
 from broker_client.error_status import error_of_status
 from broker_client.errors import BrokerError
 from broker_client.events import Chunk, Done, Event, Lowered, Requeued, Retrying, SlowDown
@@ -78,7 +79,7 @@ class AsyncGeneration:
         await self.aclose()
 
 
-class AsyncClient(AsyncLevers, AsyncModelLists, AsyncModelAccounts):
+class AsyncClient(AsyncLevers, AsyncModelLists, AsyncModelChoices, AsyncModelAccounts):
     """A broker, for one agent. `address` is host:port; without it BROKER_ADDRESS, else the default.
 
     `agent_id` is who asks; calls that only look (models, status) do without. `call_timeout_s`

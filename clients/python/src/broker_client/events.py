@@ -57,7 +57,8 @@ class Queued:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
     """A backend has the request. `substituted_for` is empty where the asked model answers.
-    `attempt` is 1 for the first, more where earlier ones came to nothing."""
+    `attempt` is 1 for the first, more where earlier ones came to nothing. `chosen_because` says why
+    this model, where an alias or requirements were asked for."""
 
     model: str
     backend: str
@@ -65,6 +66,7 @@ class Started:
     substituted_for: str
     changes: tuple[str, ...]
     attempt: int
+    chosen_because: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,6 +218,7 @@ def started_of(message: inference_pb2.Started) -> Started:
         substituted_for=message.substituted_for,
         changes=tuple(message.changes),
         attempt=message.attempt,
+        chosen_because=message.chosen_because,
     )
 
 

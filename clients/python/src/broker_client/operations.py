@@ -96,7 +96,7 @@ class Explanation:
     `bound_ms`: it starts within so long of its arrival at most, as was stated then; None where no
     bound could be stated, which `bound_why` says why.
     `preemptions`: how often it was set aside for urgent work; `preemptible`: may that happen, or
-    happen again?
+    happen again? `chosen_because`: why its model, where it named an alias or only requirements.
     """
 
     agent_id: str
@@ -128,6 +128,7 @@ class Explanation:
     bound_why: str = ""
     preemptions: int = 0
     preemptible: bool = False
+    chosen_because: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,6 +270,7 @@ def explanation_of(message: admin_pb2.ExplainResponse) -> Explanation:
         bound_why=message.bound_why,
         preemptions=message.preemptions,
         preemptible=message.preemptible,
+        chosen_because=message.chosen_because,
     )
 
 

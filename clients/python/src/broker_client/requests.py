@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol, Required, TypedDict, TypeVar
 
 from broker_client.awareness import ResourceAwareness
+from broker_client.choices import Requirements, requirements_message
 from broker_client.events import ToolCall
 from broker_client.pb.broker.v1 import common_pb2, inference_pb2
 
@@ -108,10 +109,12 @@ class Ask(Options, total=False):
     all: what is nearly done goes before what has only begun.
     `soft_deadline_s`: within so many seconds the answer would be liked; nothing ends it then, and
     `soft_deadline_met` of the result says whether it came by then.
+    `model` is a model or an alias; with `requirements` it must be so, or may be left out.
     `awareness` takes the place of the client's own, None: this request is not lowered.
     """
 
-    model: Required[str]
+    model: str
+    requirements: Requirements
     prompt: str
     system: str
     suffix: str
@@ -144,7 +147,8 @@ class EmbedAsk(TypedDict, total=False):
     """All that an embedding may be asked with. `dimensions` 0 means whole vectors; of `timeouts`
     the gap between tokens means nothing here."""
 
-    model: Required[str]
+    model: str
+    requirements: Requirements
     inputs: Required[Sequence[str]]
     dimensions: int
     refuse_too_long: bool
@@ -175,7 +179,8 @@ def generate_request(ask: Ask, *, agent_id: str) -> inference_pb2.GenerateReques
     request = inference_pb2.GenerateRequest(
         request_id=ask.get("request_id") or new_request_id(),
         agent_id=agent_id,
-        model=ask["model"],
+        model=model_of(ask),
+        requirements=requirements_message(ask.get("requirements")),
         fallback_models=ask.get("fallback_models", ()),
         prefer_loaded=ask.get("prefer_loaded", False),
         options=options_message(ask),
@@ -200,6 +205,13 @@ def generate_request(ask: Ask, *, agent_id: str) -> inference_pb2.GenerateReques
     if "preemptible" in ask:
         request.preemptible = ask["preemptible"]
     return request
+
+
+def model_of(ask: Ask | EmbedAsk) -> str:
+    """The model or alias; "" where requirements say which."""
+    if "model" not in ask and ask.get("requirements") is None:
+        raise TypeError("give a model or an alias, or requirements")
+    return ask.get("model", "")
 
 
 def set_input(request: inference_pb2.GenerateRequest, ask: Ask) -> None:
@@ -233,7 +245,8 @@ def embed_request(ask: EmbedAsk, *, agent_id: str) -> inference_pb2.EmbedRequest
     return inference_pb2.EmbedRequest(
         request_id=ask.get("request_id") or new_request_id(),
         agent_id=agent_id,
-        model=ask["model"],
+        model=model_of(ask),
+        requirements=requirements_message(ask.get("requirements")),
         inputs=ask["inputs"],
         dimensions=ask.get("dimensions", 0),
         refuse_too_long=ask.get("refuse_too_long", False),

@@ -35,7 +35,7 @@ class GenerateResult:
     """A whole answer. `model` is the one that answered, `substituted_for` the one asked for where
     that is another. `level` is the broker's when it began, `changes` what the broker altered,
     `lowered` what this client did before, both in words. `soft_deadline_met` is None where it had
-    none."""
+    none. `chosen_because` says why this model, where an alias or requirements were asked for."""
 
     request_id: str
     model: str
@@ -51,12 +51,13 @@ class GenerateResult:
     usage: Usage
     timings: Timings
     soft_deadline_met: bool | None = None
+    chosen_because: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedResult:
     """Vectors of length 1 (L2), in the order of the inputs. `level` is the broker's when it began,
-    `changes` what it altered."""
+    `changes` what it altered, `chosen_because` why this model, where that was not named."""
 
     model: str
     vectors: tuple[tuple[float, ...], ...]
@@ -65,6 +66,7 @@ class EmbedResult:
     usage: Usage
     timings: Timings
     soft_deadline_met: bool | None = None
+    chosen_because: str = ""
 
 
 class Answer:
@@ -115,6 +117,7 @@ class Answer:
             usage=self._done.usage,
             timings=self._done.timings,
             soft_deadline_met=self._done.soft_deadline_met,
+            chosen_because=started.chosen_because if started else "",
         )
 
 
@@ -142,4 +145,5 @@ def embed_result_of(message: inference_pb2.EmbedResponse) -> EmbedResult:
         usage=usage_of(message.usage),
         timings=timings_of(message.timings),
         soft_deadline_met=soft_deadline_met_of(message),
+        chosen_because=message.chosen_because,
     )

@@ -18,6 +18,7 @@ import grpc
 from broker_client.accounts import ModelAccounts
 from broker_client.awareness import LevelMemory, Look, ResourceAwareness, is_degraded
 from broker_client.channel import CHANNEL_OPTIONS, METADATA, broker_address
+from broker_client.choices import ModelChoices
 from broker_client.error_status import error_of_status
 from broker_client.errors import BrokerError
 from broker_client.events import Chunk, Done, Event, Lowered, Requeued, Retrying, SlowDown
@@ -77,7 +78,7 @@ class SyncGeneration:
         self.close()
 
 
-class Client(Levers, ModelLists, ModelAccounts):
+class Client(Levers, ModelLists, ModelChoices, ModelAccounts):
     """A broker, for one agent; see `AsyncClient` for the arguments and the methods' meaning."""
 
     def __init__(
