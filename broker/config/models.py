@@ -17,7 +17,7 @@ class ModelListConfig(Section):
 
     # False: nothing is kept, and after a start nothing is known until backends have answered.
     cache: bool = True
-    # "": model_cache.json in the platform's cache folder. The seeds keep theirs in
+    # "": in the platform's cache folder, for each address apart. The seeds keep theirs in
     # ~/.cli-agent/model_cache.json.
     cache_file: str = Field(default="", max_length=4_096)
     # Younger than this the library is not asked again. The seeds'.

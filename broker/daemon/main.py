@@ -139,6 +139,7 @@ class Daemon:
                 )
             except InvalidRequest as wrong:
                 return ReloadReport(changed=(), needs_restart=(), problems=(wrong.message,))
+            self._parts.listing.apply(plan.config)
             self._parts.pooling.apply(plan.config)
             self._parts.alerting.configure(alert_policy(plan.config))
         self._config = plan.config
@@ -171,6 +172,7 @@ class Daemon:
                     parts.topics.close()
                     self._watchdog.stop()
                     await parts.pooling.pool.close()
+                    await parts.listing.close()
                     if parts.books is not None:
                         await parts.books.close()
                     parts.observing.close()
@@ -178,10 +180,12 @@ class Daemon:
             signals.remove(loop)
 
     async def _serve(self, parts: Parts, supervisor: Supervisor) -> int:
+        parts.listing.read()
         self._watchdog.start(parts.observer.loop_stalled)
         grpc_port = await parts.grpc.start()
         http_port = await parts.http.start()
         parts.pooling.start()
+        parts.listing.start(supervisor)
         supervisor.start(parts.sampler.run(), "sampler")
         if parts.books is not None:
             supervisor.start(parts.books.run(), "usage")

@@ -29,6 +29,7 @@ from broker.core.ports import Backend
 from broker.core.publish_quota import PublishPolicy
 from broker.daemon.accounting import usage_books
 from broker.daemon.engine_policy import engine_policy, live_max
+from broker.daemon.listing import Listing
 from broker.daemon.observing import Observing, observing
 from broker.daemon.pooling import Pooling
 from broker.daemon.sensing import GPU, sampling
@@ -81,6 +82,7 @@ class Parts:
     pooling: Pooling
     sampler: Sampler
     books: UsageBooks | None  # None: no use is kept
+    listing: Listing
 
 
 def nothing_to_reload() -> ReloadReport:
@@ -109,6 +111,7 @@ def build(
     # It looks at the driver, which is made with it; so do the topics.
     pooling = Pooling(config, supervisor, clock, catalog, lambda: driver, backends)
     pool = pooling.pool
+    listing = Listing(config, clock, catalog, pool.problems)
     bus = _bus(config, clock)
     topics = SystemTopics(bus, lambda: driver)
     seen_by = observing(config, broker_version())
@@ -155,6 +158,7 @@ def build(
         pooling=pooling,
         sampler=_sampler(config, driver, clock, alerting.on_tick),
         books=books,
+        listing=listing,
     )
 
 

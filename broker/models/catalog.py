@@ -5,8 +5,9 @@ The engine plans with `ModelSpec`s made here; people and clients read `CatalogEn
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from broker.core.model_name import comparison_key, nearest
 from broker.core.ports import ModelFacts
@@ -68,14 +69,28 @@ def _usual_num_ctx(names: list[ModelFacts]) -> int | None:
     return min(wanted, train) if train else wanted
 
 
+class CatalogListener(Protocol):
+    """Hears what backends say."""
+
+    def listed(self, backend: str, facts: Sequence[ModelFacts]) -> None:
+        """It has these and no others, of which none is confined to other backends."""
+        ...
+
+    def forget(self, backend: str) -> None:
+        """It was taken out of the configuration."""
+        ...
+
+
 class Catalog:
-    """All models on all backends. Written by discovery, read by services."""
+    """All models on all backends. Written by discovery, read by services; `listener`, where there
+    is one, hears of it."""
 
     def __init__(self, settings: Mapping[str, ModelSettings]) -> None:
         self._settings = {comparison_key(name): each for name, each in settings.items()}
         self._facts: dict[str, tuple[ModelFacts, ...]] = {}
         self._on_disk: dict[str, tuple[ModelFacts, ...]] = {}
         self._names: dict[str, dict[str, str]] = {}  # by backend and comparison key
+        self.listener: CatalogListener | None = None
 
     def learn(
         self,
@@ -98,6 +113,8 @@ class Catalog:
         for each in sorted(facts, key=lambda fact: fact.name):
             by_runner.setdefault(each.runner, []).append(each)
         settings = {runner: self._settings_of(names) for runner, names in by_runner.items()}
+        if self.listener is not None:
+            self.listener.listed(backend, facts)
         return tuple(model_spec(each, settings[each.runner], slots_default) for each in facts)
 
     def forget(self, backend: str) -> None:
@@ -105,6 +122,8 @@ class Catalog:
         self._facts.pop(backend, None)
         self._on_disk.pop(backend, None)
         self._names.pop(backend, None)
+        if self.listener is not None:
+            self.listener.forget(backend)
 
     def _may_run(self, facts: ModelFacts, tags: frozenset[str]) -> bool:
         settings = self._settings.get(comparison_key(facts.name))

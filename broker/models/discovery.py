@@ -79,6 +79,7 @@ class Discovery:
         self._crash = ""  # the last one that was logged, while it lasts
         self.version = ""
         self.down_since_ns: int | None = None  # None: it answered when it was last asked
+        self.problem = ""  # why it did not answer when it was last asked
         self.was_asked = asyncio.Event()  # once, whatever came of it
 
     def configure(self, policy: DiscoveryPolicy) -> None:
@@ -142,7 +143,7 @@ class Discovery:
             return False
         if self._is_up is not True:
             _log.info("backend answers", backend=name, version=self.version)
-        self._is_up, self._crash, self.down_since_ns = True, "", None
+        self._is_up, self._crash, self.down_since_ns, self.problem = True, "", None, ""
         self._feed(BackendSeen(name, up=True))
         return True
 
@@ -152,7 +153,7 @@ class Discovery:
             _log.warning("backend does not answer", backend=name, problem=problem)
         if self.down_since_ns is None:
             self.down_since_ns = self._now_ns()
-        self._is_up = False
+        self._is_up, self.problem = False, problem
         self._listed_ns = None  # it may come back with other models
         self._feed(BackendSeen(name, False, problem, self._is_mute))
 

@@ -44,7 +44,8 @@ def _no_sources(_: int) -> tuple[SourceState, ...]:
 class ModelIndex:
     """See the module. `uses` says how much a model was used, by its comparison key; `used` are the
     keys of all that were used at all. `sources` tells, at a moment in milliseconds since 1970,
-    where what is known comes from: the backends, then the library."""
+    where what is known comes from: the backends, then the library; `loads`, whether these are being
+    asked while there is nothing yet, or nothing to go by."""
 
     def __init__(self, named: Iterable[str] = ()) -> None:
         """`named`: the models that the configuration names."""
@@ -55,10 +56,10 @@ class ModelIndex:
         self._callbacks: list[Callable[[], None]] = []
         # When it changed last, in milliseconds since 1970; it grows with every change. 0: never.
         self.changed_unix_ms = 0
-        self.is_loading = False
         self.uses: Callable[[str], ModelUse] = _no_use
         self.used: Callable[[], Iterable[str]] = tuple
         self.sources: Callable[[int], tuple[SourceState, ...]] = _no_sources
+        self.loads: Callable[[], bool] = bool
 
     def replace(
         self,
@@ -95,6 +96,11 @@ class ModelIndex:
     def downloadable(self) -> int:
         """How many others could be downloaded."""
         return self._hidden.count(0)
+
+    @property
+    def is_loading(self) -> bool:
+        """See `loads`."""
+        return self.loads()
 
     def local(self) -> tuple[KnownModel, ...]:
         """All that backends have, in order of the names."""

@@ -24,6 +24,19 @@ from broker.models.slices import Steps
 # So many names are sorted in one step.
 _SORTED_AT_ONCE: Final = 1_024
 _ADDED_AT_ONCE: Final = 256
+# The columns that all others are made of.
+_TOLD: Final = (
+    "names",
+    "capabilities",
+    "descriptions",
+    "marks",
+    "starts",
+    "tags",
+    "sizes",
+    "contexts",
+    "modified",
+    "digests",
+)
 # A tag that less than one in so many rows have is looked at row by row.
 _WORTH_A_NUMBER: Final = 4_096
 # Of these the last means that a base's are told apart by itself.
@@ -70,6 +83,14 @@ class LibraryRows:
 
     def __len__(self) -> int:
         return len(self.tags)
+
+    def same(self, other: LibraryRows) -> Steps[bool]:
+        """Do they say the same?"""
+        is_same = True
+        for name in _TOLD:
+            is_same = is_same and getattr(self, name) == getattr(other, name)
+            yield
+        return is_same
 
     def rows_of(self, bases: Sequence[int]) -> bytes:
         """The mask of the rows whose base is meant by this one."""

@@ -25,6 +25,7 @@ class Asking(Protocol[Q]):
 
     version: str
     down_since_ns: int | None
+    problem: str
     was_asked: asyncio.Event
 
     async def ask(self) -> bool: ...
@@ -94,6 +95,11 @@ class BackendPool(Mapping[str, Backend], Generic[P]):
         members = self._members.items()
         since = ((name, each.discovery.down_since_ns) for name, each in members)
         return {name: since_ns for name, since_ns in since if since_ns is not None}
+
+    def problems(self) -> dict[str, str]:
+        """Why those that did not answer when they were last asked have not."""
+        members = self._members.items()
+        return {name: each.discovery.problem for name, each in members if each.discovery.problem}
 
     def check(self, places: Sequence[Place[P]]) -> None:
         """InvalidRequest where a name would mean another server than the one that still leaves."""

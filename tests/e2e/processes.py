@@ -159,7 +159,12 @@ async def brokerd(
         "broker.daemon.main",
         *arguments,
         cwd=ROOT,
-        env={**kept, "XDG_STATE_HOME": str(folder / "state"), **(environment or {})},
+        env={
+            **kept,
+            "XDG_STATE_HOME": str(folder / "state"),
+            "XDG_CACHE_HOME": str(folder / "cache"),
+            **(environment or {}),
+        },
         stderr=asyncio.subprocess.PIPE,
         limit=2**20,
     )

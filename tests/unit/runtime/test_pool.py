@@ -24,6 +24,7 @@ class FakeAsking:
     def __init__(self, policy: int) -> None:
         self.version = f"v{policy}"
         self.down_since_ns: int | None = None
+        self.problem = ""
         self.was_asked = asyncio.Event()
         self.policies = [policy]
         self.lists = 0
