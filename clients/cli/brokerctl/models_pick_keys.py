@@ -28,24 +28,31 @@ KEYS: Final = (
 )
 MARKING: Final = frozenset({"Space marks"})
 
+# No longer than a page on 60 columns is wide.
 HELP_LINES: Final = (
-    "Enter    takes what is marked; where nothing is, the model under the cursor",
-    "Space    marks the model under the cursor, or takes the mark away",
-    "u        takes all marks away",
-    "q        leaves without a choice, as does Escape where no search is on",
+    "Enter  takes what is marked, or where nothing is",
+    "       the model under the cursor",
+    "Space  marks it, or takes its mark away",
+    "u      takes all marks away",
+    "q      leaves without a choice, as does Escape",
+    "       where no search is on",
     "",
-    "/        search: words of the name, family or description; Enter keeps it",
-    "a        downloaded, downloadable, or both",
-    "f        only what fits the memory of a backend",
-    "m        only what is in memory now",
-    "t h v e  only with tools, thinking, vision, embedding",
-    "c        only with a context of 8k, 32k, 128k or more",
-    "x        ends every filter and the search",
-    "s        sorts by name, by size, by use",
+    "/      searches name, family and description;",
+    "       Enter keeps the search, Escape ends it",
+    "a      downloaded, downloadable, or both",
+    "f      what fits the memory of a backend",
+    "m      what is in memory now",
+    "t h    what has tools, thinking,",
+    "v e    vision, embedding",
+    "c      a context of 8k, 32k, 128k or more",
+    "x      ends every filter and the search",
+    "s      sorts by name, by size, by use",
     "",
-    "i        opens or folds the details of the model under the cursor",
-    "arrows, Page Up, Page Down, Home, End and the mouse move",
+    "i      opens or folds the details",
+    "       arrows, pages, Home, End, mouse: move",
 )
+# Where only one model is chosen there are no marks.
+ONE_LINES: Final = ("Enter  takes the model under the cursor", *HELP_LINES[4:])
 
 
 def keys_line(width: int, *, is_multiple: bool) -> str:
@@ -64,7 +71,4 @@ def keys_line(width: int, *, is_multiple: bool) -> str:
 
 def help_lines(*, is_multiple: bool) -> list[str]:
     """The page on all keys."""
-    if is_multiple:
-        return list(HELP_LINES)
-    one = "Enter    takes the model under the cursor"
-    return [one, *(each for each in HELP_LINES[3:])]
+    return list(HELP_LINES if is_multiple else ONE_LINES)

@@ -50,8 +50,8 @@ class PickList(ScrollView, can_focus=True):
         Binding("end", "to_end(True)", show=False),
     ]
 
-    class Moved(Message):
-        """The cursor is at another model, or at none."""
+    class Changed(Message):
+        """The cursor is at another model, or at none; or the columns are others."""
 
     class Clicked(Message):
         """The row under the cursor was clicked again, or its mark was."""
@@ -64,7 +64,7 @@ class PickList(ScrollView, can_focus=True):
         self._marked = marked
         self._is_multiple = is_multiple
         self._layout = layout_of((), 0)
-        self._was_at: str | None = None
+        self._told: tuple[str | None, Layout] | None = None
 
     @property
     def lead(self) -> int:
@@ -180,9 +180,9 @@ class PickList(ScrollView, can_focus=True):
 
     def _tell(self) -> None:
         name = self.selected.name if self.selected else None
-        if name != self._was_at:
-            self._was_at = name
-            self.post_message(self.Moved())
+        if (name, self._layout) != self._told:
+            self._told = (name, self._layout)
+            self.post_message(self.Changed())
 
     def _place_of_cursor(self, before: Sequence[PickRow]) -> int:
         """Where its model is now; where it has gone, the place that it had."""

@@ -22,11 +22,12 @@ from broker_client.model_lists import Wanted
 from brokerctl.exit_status import EXIT_INTERRUPTED, EXIT_SAID_NO
 from brokerctl.explanation import sentence_of
 from brokerctl.models_pick_details import detail_lines, empty_text
-from brokerctl.models_pick_filter import SEARCH_MAX, PickFilter, filter_text
+from brokerctl.models_pick_filter import PickFilter, filter_text
 from brokerctl.models_pick_keys import help_lines, keys_line
 from brokerctl.models_pick_list import PickList
 from brokerctl.models_pick_marks import Marks, marks_text
 from brokerctl.models_pick_rows import row_of
+from brokerctl.models_pick_search import SearchLine
 from brokerctl.models_pick_shown import Shown
 from brokerctl.one_line import one_line
 from brokerctl.top_dialogs import Page
@@ -70,8 +71,6 @@ class Picker(App[list[str]]):
     #keys { padding: 0 1; color: $text-muted; text-wrap: nowrap; }
     #news { color: $text-warning; display: none; }
     #news.shown { display: block; }
-    #search { display: none; }
-    #search.shown { display: block; }
     #details {
         height: 8; padding: 0 1; border-top: solid $primary;
         text-wrap: nowrap; text-overflow: ellipsis;
@@ -128,12 +127,7 @@ class Picker(App[list[str]]):
 
     def compose(self) -> ComposeResult:
         """From top to bottom."""
-        yield Input(
-            placeholder="words of its name, family or description; Enter keeps, Escape ends",
-            id="search",
-            compact=True,
-            max_length=SEARCH_MAX,
-        )
+        yield SearchLine()
         yield Static("", id="asked", markup=False)
         yield Static("", id="news", markup=False)
         yield Static("", id="heading", markup=False)
@@ -162,6 +156,10 @@ class Picker(App[list[str]]):
     @property
     def _list(self) -> PickList:
         return self.query_one(PickList)
+
+    @property
+    def _search_line(self) -> SearchLine:
+        return self.query_one(SearchLine)
 
     def _begin(self, *, delay_s: float) -> None:
         """Watches what is asked for now, and nothing else."""
@@ -261,8 +259,8 @@ class Picker(App[list[str]]):
         details.update("\n".join(detail_lines(model)) if model is not None else "")
         details.display = not self._is_folded and self.size.height >= DETAILS_HEIGHT_MIN
 
-    def on_pick_list_moved(self) -> None:
-        """Other details."""
+    def on_pick_list_changed(self) -> None:
+        """Other details, or another heading."""
         self._say()
 
     def on_pick_list_clicked(self) -> None:
@@ -303,15 +301,12 @@ class Picker(App[list[str]]):
 
     def action_all_off(self) -> None:
         """Everything there is."""
-        self.query_one("#search", Input).value = ""
+        self._search_line.empty()
         self._ask(PickFilter(availability="all", order=self._shown.asked.order))
 
     def action_search(self) -> None:
         """Opens the line to type in."""
-        line = self.query_one("#search", Input)
-        line.value = self._shown.asked.search
-        line.add_class("shown")
-        line.focus()
+        self._search_line.open(self._shown.asked.search)
 
     def on_input_changed(self, event: Input.Changed) -> None:
         """Searches while it is typed."""
@@ -323,16 +318,15 @@ class Picker(App[list[str]]):
 
     def action_end_search(self) -> None:
         """Ends the search; where none is on, leaves."""
-        line = self.query_one("#search", Input)
-        if line.has_class("shown") or self._shown.asked.search:
-            line.value = ""
+        if self._search_line.is_open or self._shown.asked.search:
+            self._search_line.empty()
             self._end_search_line()
             self._ask(replace(self._shown.asked, search=""))
         else:
             self.action_leave()
 
     def _end_search_line(self) -> None:
-        self.query_one("#search", Input).remove_class("shown")
+        self._search_line.close()
         self._list.focus()
 
     def action_list(self, action: str, count: int) -> None:

@@ -147,7 +147,7 @@ async def test_a_click_moves_and_on_a_mark_marks() -> None:
 async def test_the_keys_are_explained() -> None:
     async with stage((60, 20)) as pick:
         await pick.press("question_mark")
-        await pick.until("Space    marks the model")
+        await pick.until("Space  marks it")
         await pick.press("q")
         assert len(pick.app.screen_stack) == 1
 

@@ -62,6 +62,15 @@ async def test_cursor_view_and_marks_stay_with_their_models() -> None:
         assert pick.selected == f"m{int(name[1:5]) + 1:04}:1b"
 
 
+async def test_another_width_has_other_columns_and_their_heading() -> None:
+    async with stage((120, 30)) as pick:
+        assert "context" in pick.seen()
+        for width, last in ((60, "used"), (120, "where"), (80, "used")):
+            await pick.pilot.resize_terminal(width, 30)
+            await pick.pilot.pause()
+            assert pick.lines()[1].endswith(last)
+
+
 async def test_only_lines_that_differ_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     async with stage(broker=FakeCatalogue(many(100))) as pick:
         drawn: list[int] = []
