@@ -12,9 +12,8 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Final, Unpack
 
-from broker_client import Model, ModelList
+from broker_client import Model, ModelList, Wanted
 from broker_client.catalogue import model_list_of
-from broker_client.model_lists import Wanted
 from broker_client.pb.broker.v1 import models_pb2 as pb
 from brokerctl.models_pick_filter import PickFilter
 from brokerctl.models_pick_screen import Picker

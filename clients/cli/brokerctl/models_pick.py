@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, Final
 
 import click
 
-from broker_client import AsyncClient
+from broker_client import AsyncClient, Wanted
 from brokerctl.call import Call, asking, print_json
 from brokerctl.exit_status import EXIT_WRONG_USE
-from brokerctl.models_pick_filter import ORDERS, SEARCH_MAX, PickFilter
+from brokerctl.models_pick_filter import PickFilter
 from brokerctl.models_pick_screen import Picker
 from brokerctl.models_pick_terminal import on_terminal, terminal_of_streams
-
-CAPABILITIES: Final = ("tools", "thinking", "vision", "embedding", "completion", "insert", "audio")
+from brokerctl.models_wanted import wanting
+from brokerctl.one_line import one_line
 
 
 @click.command()
@@ -25,35 +24,9 @@ CAPABILITIES: Final = ("tools", "thinking", "vision", "embedding", "completion",
     multiple=True,
     help="Marked from the beginning; with --one, where the cursor begins. May be repeated.",
 )
-@click.option("--all", "is_all", is_flag=True, help="Also models that could be downloaded.")
-@click.option(
-    "--downloadable", "is_downloadable", is_flag=True, help="Only models that could be downloaded."
-)
-@click.option(
-    "--can",
-    "capabilities",
-    type=click.Choice(CAPABILITIES),
-    multiple=True,
-    help="Only models that can do this. May be repeated.",
-)
-@click.option("--fits", is_flag=True, help="Only what fits the memory of a backend.")
-@click.option("--resident", is_flag=True, help="Only what is in memory now.")
-@click.option(
-    "--context", "context_min", type=click.IntRange(0), default=0, help="Tokens of it at least."
-)
-@click.option("--search", default="", help="Words of its name, family or description.")
-@click.option("--sort", "order", type=click.Choice(ORDERS), default="name", show_default=True)
+@wanting
 @asking
-def pick(
-    call: Call,
-    is_one: bool,
-    selected: tuple[str, ...],
-    is_all: bool,
-    is_downloadable: bool,
-    capabilities: tuple[str, ...],
-    search: str,
-    **narrowed: Any,
-) -> None:
+def pick(call: Call, wanted: Wanted, is_one: bool, selected: tuple[str, ...]) -> None:
     """Choose models from a live list; print their names, one a line.
 
     \b
@@ -66,17 +39,6 @@ def pick(
     """
     if is_one and len(selected) > 1:
         raise click.UsageError("with --one there is one --selected at most")
-    if len(search) > SEARCH_MAX:
-        raise click.UsageError(f"--search takes at most {SEARCH_MAX} characters")
-    if is_all and is_downloadable:
-        raise click.UsageError("--all has --downloadable in it: give one of them")
-    availability = "all" if is_all else "downloadable" if is_downloadable else "downloaded"
-    asked = PickFilter(
-        availability=availability,
-        capabilities=frozenset(capabilities),
-        search=search.strip(),
-        **narrowed,
-    )
     terminal = terminal_of_streams()
     if terminal is None:
         click.echo(
@@ -87,7 +49,7 @@ def pick(
     # Made where its event loop runs, and once: a connection that was lost comes back by itself.
     screen = Picker(
         lambda: AsyncClient(call.address, agent_id="brokerctl"),
-        asked=asked,
+        asked=PickFilter.of(wanted),
         is_multiple=not is_one,
         selected=selected,
     )
@@ -98,9 +60,10 @@ def pick(
 
 
 def tell(call: Call, chosen: list[str]) -> None:
-    """Prints the choice, for another command to read."""
+    """Prints the choice, for another command to read: a line each, whatever a name has in it, or
+    as JSON, where names are as they are."""
     if call.as_json:
         print_json(chosen)
         return
     for name in chosen:
-        click.echo(name)
+        click.echo(one_line(name))

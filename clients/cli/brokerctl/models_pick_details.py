@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from broker_client import Model, ModelSource
-from brokerctl.figures import bytes_text, counted, duration_text
+from broker_client import Model
+from brokerctl.figures import bytes_text, counted
 from brokerctl.model_choice import UNKNOWN
 from brokerctl.models_pick_filter import PickFilter, context_text
+from brokerctl.models_tables import use_text
 from brokerctl.one_line import one_line
 from brokerctl.work_tables import memory_text
 
@@ -27,7 +28,7 @@ def detail_lines(model: Model) -> list[str]:
     lines.append(f"can {abilities}; context {context}")
     lines.append(memory_line(model))
     lines.append(places_line(model))
-    lines.append(use_line(model))
+    lines.append(use_text(model) or "not used yet, as far as is kept")
     if model.aliases:
         lines.append(f"aliases: {', '.join(model.aliases)}")
     if model.description:
@@ -66,38 +67,11 @@ def places_line(model: Model) -> str:
     return "; ".join(parts) + (f"; and {counted(more, 'backend')} more" if more > 0 else "")
 
 
-def use_line(model: Model) -> str:
-    """How much it was used; what nobody used says so."""
-    use = model.use
-    if not use.requests:
-        return "not used yet, as far as is kept"
-    last = f", the last {duration_text(use.idle_ms)} ago" if use.idle_ms is not None else ""
-    return (
-        f"{counted(use.requests, 'request')}{last}; "
-        f"{counted(use.output_tokens, 'token')}, {counted(use.loads, 'load')}"
-    )
-
-
 def names_text(names: Sequence[str]) -> str:
     """The first few, the others counted."""
     shown = ", ".join(one_line(each) for each in names[:NAMES_SHOWN])
     more = len(names) - NAMES_SHOWN
     return f"{shown} and {more} more" if more > 0 else shown
-
-
-def source_lines(sources: Sequence[ModelSource], *, loading: bool) -> list[str]:
-    """Which sources do not answer, and how old what is known of them is."""
-    lines = ["the list is being loaded"] if loading else []
-    for each in sources:
-        if not each.up:
-            age = (
-                f"shown as of {duration_text(each.age_ms)} ago"
-                if each.age_ms is not None
-                else "nothing is known of it yet"
-            )
-            why = f" ({one_line(each.problem)})" if each.problem else ""
-            lines.append(f"{each.name} does not answer{why}; {age}")
-    return lines
 
 
 def empty_text(asked: PickFilter, *, is_told: bool, loading: bool) -> str:

@@ -6,16 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from broker_client import Model
-from broker_client.model_lists import Wanted
+from broker_client import Model, Wanted
 from brokerctl.figures import bytes_text
 from brokerctl.model_choice import is_resident
+from brokerctl.models_wanted import ORDERS
 
 AVAILABILITIES: Final = ("downloaded", "downloadable", "all")
-ORDERS: Final = ("name", "size", "use")
 CONTEXTS: Final = (0, 8_192, 32_768, 131_072)
-# The broker takes no longer search.
-SEARCH_MAX: Final = 128
 
 AVAILABILITY_TEXTS: Final[Mapping[str, str]] = {
     "downloaded": "downloaded",
@@ -35,7 +32,25 @@ class PickFilter:
     resident: bool = False
     context_min: int = 0
     size_bytes_max: int = 0
+    memory_bytes_max: int = 0
+    exclude_guards: bool = False
     order: str = "name"
+
+    @classmethod
+    def of(cls, wanted: Wanted) -> PickFilter:
+        """What the options of a command ask for."""
+        return cls(
+            search=wanted["search"].strip(),
+            availability=wanted["availability"],
+            capabilities=frozenset(wanted["capabilities"]),
+            fits=wanted["fits"],
+            resident=wanted["resident"],
+            context_min=wanted["context_min"],
+            size_bytes_max=wanted["size_bytes_max"],
+            memory_bytes_max=wanted["memory_bytes_max"],
+            exclude_guards=wanted["exclude_guards"],
+            order=wanted["order"],
+        )
 
     def wanted(self) -> Wanted:
         """The same as a client takes it."""
@@ -47,6 +62,8 @@ class PickFilter:
             resident=self.resident,
             context_min=self.context_min,
             size_bytes_max=self.size_bytes_max,
+            memory_bytes_max=self.memory_bytes_max,
+            exclude_guards=self.exclude_guards,
             order=self.order,
         )
 
@@ -69,7 +86,7 @@ class PickFilter:
             return replace(self, fits=not self.fits)
         return replace(self, resident=not self.resident)
 
-    def with_toggled(self, capability: str) -> PickFilter:
+    def with_capability(self, capability: str) -> PickFilter:
         """Asks for a capability, or no more."""
         return replace(self, capabilities=self.capabilities ^ {capability})
 
@@ -85,6 +102,8 @@ class PickFilter:
                 not self.resident or is_resident(model),
                 model.context_length_train >= self.context_min,
                 not self.size_bytes_max or 0 < model.size_bytes <= self.size_bytes_max,
+                not self.memory_bytes_max or 0 < _need_bytes(model) <= self.memory_bytes_max,
+                not (self.exclude_guards and model.guard),
                 self._is_found(model),
             )
         )
@@ -92,6 +111,11 @@ class PickFilter:
     def _is_found(self, model: Model) -> bool:
         text = "\n".join((model.name, model.family, model.description)).casefold()
         return all(word in text for word in self.search.casefold().split())
+
+
+def _need_bytes(model: Model) -> int:
+    """Bytes of memory at its usual context; 0: not known."""
+    return model.memory[0].bytes if model.memory else 0
 
 
 def _after(choices: tuple[str, ...], chosen: str) -> str:
@@ -111,6 +135,10 @@ def filter_text(asked: PickFilter) -> str:
         parts.append(f"context {context_text(asked.context_min)} or more")
     if asked.size_bytes_max:
         parts.append(f"{bytes_text(asked.size_bytes_max)} or less")
+    if asked.memory_bytes_max:
+        parts.append(f"{bytes_text(asked.memory_bytes_max)} of memory or less")
+    if asked.exclude_guards:
+        parts.append("no guards")
     if asked.search:
         parts.append(f'"{asked.search}"')
     return f"{', '.join(parts)}; by {asked.order}"

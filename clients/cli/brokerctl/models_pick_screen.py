@@ -17,8 +17,7 @@ from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import Input, Static
 
-from broker_client import BrokerError, Model, ModelList, ModelUnknown
-from broker_client.model_lists import Wanted
+from broker_client import BrokerError, Model, ModelList, ModelUnknown, Wanted
 from brokerctl.exit_status import EXIT_INTERRUPTED, EXIT_SAID_NO
 from brokerctl.explanation import sentence_of
 from brokerctl.models_pick_details import detail_lines, empty_text
@@ -289,7 +288,7 @@ class Picker(App[list[str]]):
 
     def action_capability(self, name: str) -> None:
         """One more thing that a model must be able to do, or not any more."""
-        self._ask(self._shown.asked.with_toggled(name))
+        self._ask(self._shown.asked.with_capability(name))
 
     def action_context(self) -> None:
         """The least context."""

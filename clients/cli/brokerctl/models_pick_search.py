@@ -6,7 +6,7 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal
 from textual.widgets import Input, Label
 
-from brokerctl.models_pick_filter import SEARCH_MAX
+from brokerctl.models_wanted import SEARCH_LENGTH_MAX
 
 
 class SearchLine(Horizontal):
@@ -23,7 +23,7 @@ class SearchLine(Horizontal):
         yield Input(
             placeholder="name, family, description; Enter, Escape",
             compact=True,
-            max_length=SEARCH_MAX,
+            max_length=SEARCH_LENGTH_MAX,
         )
 
     @property

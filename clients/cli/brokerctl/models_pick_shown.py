@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from broker_client import Model, ModelList
 from brokerctl.figures import counted
-from brokerctl.models_pick_details import source_lines
 from brokerctl.models_pick_filter import PickFilter
+from brokerctl.models_sources import source_lines
 
 
 class Shown:
@@ -74,4 +74,4 @@ class Shown:
         """What is wrong with the list."""
         if self.lost:
             return [f"{self.lost}; what is shown is old, trying again"]
-        return source_lines(self.told.sources, loading=self.told.loading) if self.told else []
+        return source_lines(self.told) if self.told is not None else []

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from typing import Any, Unpack
+from typing import Unpack
 
 import grpc
 
-from broker_client import BrokerError, Model, ModelList, ModelUnknown
+from broker_client import BrokerError, Model, ModelList, ModelUnknown, Wanted
 from broker_client.catalogue import model_list_of, model_of
 from broker_client.errors import ErrorDetails
-from broker_client.model_lists import Wanted
 from broker_client.pb.broker.v1 import models_pb2 as pb
 from brokerctl.models_pick_filter import PickFilter
 
@@ -137,8 +136,7 @@ class FakeCatalogue:
     async def watch_models(
         self, *, page_size: int, **wanted: Unpack[Wanted]
     ) -> AsyncGenerator[ModelList, None]:
-        fields: dict[str, Any] = {**wanted, "capabilities": frozenset(wanted["capabilities"])}
-        asked = PickFilter(**fields)
+        asked = PickFilter.of(Wanted(**wanted))
         self.asked.append(asked)
         if not self.is_silent:
             self.told += 1

@@ -143,8 +143,8 @@ async def test_sources_that_do_not_answer_are_named() -> None:
         changed = pb.ListResponse(sources=[down, library], loading=True, changed_unix_ms=2)
         sources = model_list_of(changed).sources
         await pick.broker.news.put(replace(told, sources=sources, loading=True))
-        await pick.until("the list is being loaded")
-        await pick.until("gpu-2 does not answer (connection refused); shown as of 1 min 30 s ago")
+        await pick.until("the list is being refreshed")
+        await pick.until("the list is 1 min 30 s old: gpu-2 does not answer (connection refused)")
         assert "library" not in pick.seen()
 
 
