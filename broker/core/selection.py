@@ -114,7 +114,7 @@ def lacks(model: Known, wish: Wish, memory_bytes: int, *, was_named: bool = Fals
     if needed > model.context_max:
         found.append(f"may have {model.context_max} tokens of context, not {needed}")
     if wants.size_bytes_max:
-        found += _too_large("is", model.size_bytes, wants.size_bytes_max)
+        found += _too_large("has", model.size_bytes, wants.size_bytes_max)
     if wants.memory_bytes_max:
         found += _too_large("takes", memory_bytes, wants.memory_bytes_max)
     return found
@@ -138,7 +138,7 @@ def _untold(model: Known, wish: Wish) -> list[str]:
 
 def _too_large(does: str, size_bytes: int, most: int) -> list[str]:
     if not size_bytes:
-        return [f"{does} nobody knows how large"]
+        return [f"{does} an unknown number of bytes"]
     if size_bytes <= most:
         return []
     return [f"{does} {size_bytes / _BYTES_PER_GB:.3g} GB, more than {most / _BYTES_PER_GB:.3g} GB"]
@@ -199,7 +199,9 @@ def _told(
     model, at = judged[0]
     ready = [each for each, its in judged[1:] if its.suits and not its.barred]
     shut = [
-        RejectedModel(each.name, its.barred or "is no small model, and the level lets only these")
+        RejectedModel(
+            each.name, its.barred or "is no small model, and at this level only these answer"
+        )
         for each, its in judged[1:]
         if its.barred or not its.suits
     ]

@@ -75,16 +75,17 @@ def all_names(backends: Mapping[str, BackendState]) -> list[str]:
 
 def check_capabilities(spec: RequestSpec, model: ModelSpec) -> None:
     """A backend that tells no capabilities is believed to have them all."""
-    if not model.capabilities or spec.needs <= model.capabilities:
+    needs = spec.needs if spec.wants is None else spec.needs | spec.wants.capabilities
+    if not model.capabilities or needs <= model.capabilities:
         return
-    for missing in lacking(model.capabilities, spec.needs):
+    for missing in lacking(model.capabilities, needs):
         has = ", ".join(sorted(model.capabilities))
         raise CapabilityMissing(f"{model.name} cannot do this: it {missing} (it has {has})")
 
 
 def check_able(spec: RequestSpec, model: ModelSpec, backends: Mapping[str, BackendState]) -> None:
-    """Raises what the model lacks: of what the content calls for, CapabilityMissing; of what the
-    request requires besides, NoModelFits."""
+    """Raises what the model lacks: CapabilityMissing where it cannot do this, NoModelFits where it
+    is not as the request requires it besides."""
     check_capabilities(spec, model)
     if spec.wants is None:
         return
