@@ -75,9 +75,9 @@ class MemoryNeed:
     measured: bool
 
 
-# Contexts that needs are told for, where the model was trained for them.
-TOLD_CONTEXTS: Final = (2_048, 4_096, 8_192, 16_384, 32_768, 65_536, 131_072)
-NEEDS_TOLD_MAX: Final = 16
+# Contexts that needs are told for, beside the usual one and that of the training.
+TOLD_CONTEXTS: Final = (4_096, 16_384, 65_536)
+NEEDS_TOLD_MAX: Final = 12
 
 
 def memory_needed(
@@ -109,18 +109,25 @@ def memory_needed(
 
 
 def needs_of(
-    facts: ModelFacts, slots: int, measured: Mapping[int, int] | None = None
+    facts: ModelFacts,
+    slots: int,
+    measured: Mapping[int, int] | None = None,
+    *,
+    usual: int = 0,
 ) -> tuple[MemoryNeed, ...]:
-    """What it takes with each context that people ask for, and with those it was measured with,
-    smallest context first; empty where nothing is known of it."""
-    by_context = measured or {}
+    """What it takes with its usual context, first, and then with others that people ask for and
+    those it was measured with, the smallest first; empty where nothing is known of it. `usual` 0:
+    what its own file asks for, else what servers give."""
     train = facts.context_length_train
-    usual: tuple[int, ...] = (NUM_CTX_ASSUMED,)
-    if facts.kv_bytes_per_token:
-        usual = (*(each for each in TOLD_CONTEXTS if not train or each <= train), train)
-    elif train:
-        usual = (min(train, NUM_CTX_ASSUMED),)
-    told = sorted({each for each in (*usual, facts.num_ctx_default, *by_context) if each > 0})
+    by_context = {
+        num_ctx: each for num_ctx, each in (measured or {}).items() if not train or num_ctx <= train
+    }
+    usual = usual or facts.num_ctx_default or NUM_CTX_ASSUMED
+    usual = min(usual, train) if train else usual
+    others = set(by_context)
+    if facts.kv_bytes_per_token:  # without it, no more is known than a bound
+        others.update(each for each in (*TOLD_CONTEXTS, train) if not train or each <= train)
+    told = [usual, *sorted(each for each in others if 0 < each != usual)]
     needs = (
         MemoryNeed(
             num_ctx=each,

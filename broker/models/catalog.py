@@ -10,9 +10,12 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from broker.core.model_name import comparison_key, nearest
-from broker.core.ports import ModelFacts
+from broker.core.model_sizes import MemoryNeed
+from broker.core.ports import ModelFacts, Resident
 from broker.core.stimuli import ModelSpec
 from broker.core.targets import NUM_CTX_ASSUMED
+from broker.models.known import KnownModel
+from broker.models.memory_needs import MemoryNeeds, needs_by_size
 
 # Embedding runners have one slot, whatever OLLAMA_NUM_PARALLEL says (reference/OLLAMA.md §3.1).
 EMBEDDING_SLOTS = 1
@@ -90,6 +93,8 @@ class Catalog:
         self._facts: dict[str, tuple[ModelFacts, ...]] = {}
         self._on_disk: dict[str, tuple[ModelFacts, ...]] = {}
         self._names: dict[str, dict[str, str]] = {}  # by backend and comparison key
+        self._specs: dict[str, dict[str, ModelSpec]] = {}  # likewise
+        self._needs = MemoryNeeds()
         self.listener: CatalogListener | None = None
 
     def learn(
@@ -115,13 +120,37 @@ class Catalog:
         settings = {runner: self._settings_of(names) for runner, names in by_runner.items()}
         if self.listener is not None:
             self.listener.listed(backend, facts)
-        return tuple(model_spec(each, settings[each.runner], slots_default) for each in facts)
+        specs = tuple(model_spec(each, settings[each.runner], slots_default) for each in facts)
+        self._specs[backend] = {comparison_key(each.name): each for each in specs}
+        return specs
+
+    def saw(self, backend: str, residents: Sequence[Resident]) -> None:
+        """It holds these: what each of them takes is measured."""
+        specs = self._of(backend)
+        for each in residents:
+            spec = specs.get(comparison_key(each.name))
+            if spec is not None:
+                self._needs.saw(backend, spec.runner, each.num_ctx, each.memory_bytes)
+
+    def memory_needs(self, model: KnownModel) -> tuple[MemoryNeed, ...]:
+        """What it takes when it is loaded, by context, its usual one first. Empty: not known."""
+        if model.facts is None:
+            return needs_by_size(model.size_bytes, model.context_window)
+        key = model.key
+        plans = (self._of(name).get(key) for name in model.runners)
+        specs = [each for each in plans if each is not None]
+        return self._needs.needs(model.facts, model.runners, specs)
+
+    def _of(self, backend: str) -> Mapping[str, ModelSpec]:
+        return self._specs.get(backend, {})
 
     def forget(self, backend: str) -> None:
         """It was taken out of the configuration."""
         self._facts.pop(backend, None)
         self._on_disk.pop(backend, None)
         self._names.pop(backend, None)
+        self._specs.pop(backend, None)
+        self._needs.forget(backend)
         if self.listener is not None:
             self.listener.forget(backend)
 

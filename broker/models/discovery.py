@@ -177,6 +177,7 @@ class Discovery:
         except BrokerError:
             self._is_mute = self._now_ns() - asked_ns >= self._policy.mute_ns
             raise
+        self._catalog.saw(name, residents)
         self._feed(ResidentsSeen(name, residents, asked_ns))
 
     def _tell_listed(self, models: tuple[ModelFacts, ...]) -> None:

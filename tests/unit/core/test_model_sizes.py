@@ -142,12 +142,20 @@ def test_of_what_nothing_is_known_nothing_is_said() -> None:
     assert needs_of(unknown, 1) == ()
 
 
-def test_needs_are_told_for_usual_contexts_and_measured_ones() -> None:
-    needs = needs_of(facts(context_length_train=16_384), 1, {5_000: 7 * GB})
-    assert [each.num_ctx for each in needs] == [2_048, 4_096, 5_000, 8_192, 16_384]
+def test_the_usual_context_is_told_first_and_then_others_and_measured_ones() -> None:
+    needs = needs_of(facts(context_length_train=32_768), 1, {5_000: 7 * GB}, usual=8_192)
+    assert [each.num_ctx for each in needs] == [8_192, 4_096, 5_000, 16_384, 32_768]
     assert [each.num_ctx for each in needs if each.measured] == [5_000]
     assert needs[2] == MemoryNeed(num_ctx=5_000, memory_bytes=7 * GB, measured=True)
-    assert [each.memory_bytes for each in needs] == sorted(each.memory_bytes for each in needs)
+    others = [each.memory_bytes for each in needs[1:]]
+    assert others == sorted(others)
+
+
+def test_the_usual_context_is_what_the_model_asks_for_and_no_more_than_it_can() -> None:
+    assert needs_of(facts(num_ctx_default=8_192), 1)[0].num_ctx == 8_192
+    assert needs_of(facts(), 1)[0].num_ctx == 4_096
+    assert needs_of(facts(context_length_train=512), 1)[0].num_ctx == 512
+    assert needs_of(facts(context_length_train=512), 1, usual=8_192)[0].num_ctx == 512
 
 
 def test_without_figures_needs_are_told_for_one_context() -> None:
@@ -161,17 +169,20 @@ def test_without_figures_needs_are_told_for_one_context() -> None:
     st.integers(0, 10**7),
     st.integers(0, 64),
     st.dictionaries(st.integers(1, 10**7), st.integers(1, 10**13), max_size=8),
+    st.integers(0, 10**7),
 )
 def test_needs_are_few_and_in_order(
-    size: int, train: int, per_token: int, slots: int, measured: dict[int, int]
+    size: int, train: int, per_token: int, slots: int, measured: dict[int, int], usual: int
 ) -> None:
     told = facts(size_bytes=size, context_length_train=train, kv_bytes_per_token=per_token)
-    needs = needs_of(told, slots, measured)
+    needs = needs_of(told, slots, measured, usual=usual)
     contexts = [each.num_ctx for each in needs]
-    assert contexts == sorted(set(contexts))
+    assert contexts[1:] == sorted(set(contexts[1:]))
+    assert contexts[0] not in contexts[1:] if contexts else not size
     assert len(contexts) <= NEEDS_TOLD_MAX
     for each in needs:
         assert each.memory_bytes > 0
+        assert not train or each.num_ctx <= train
         assert each.measured == (each.num_ctx in measured)
-        if each.measured and (not train or each.num_ctx <= train):
+        if each.measured:
             assert each.memory_bytes == measured[each.num_ctx]
