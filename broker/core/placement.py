@@ -360,26 +360,6 @@ def fits_without(backend: BackendState, runner: str, leaving: Collection[Residen
     return _fits_beside(backend, runner, staying)
 
 
-def fit_without(
-    backend: BackendState, runners: Collection[str], leaving: Collection[Residency]
-) -> bool:
-    """Would all these have room, none of which is there, if those left?"""
-    policy = backend.policy
-    staying = [
-        each
-        for each in backend.residents.values()
-        if not each.replaced_by and not any(each is other for other in leaving)
-    ]
-    if len(staying) + len(runners) > policy.resident_max:
-        return False
-    if policy.memory_bytes is None:
-        return all(each.managed for each in staying)
-    sizes = [memory_needed(backend, each) for each in runners]
-    sizes += [each.memory_bytes or memory_needed(backend, each.runner) for each in staying]
-    known = [each for each in sizes if each is not None]
-    return len(known) == len(sizes) and sum(known) <= policy.memory_bytes
-
-
 def is_needlessly_large(
     residency: Residency, lines: Mapping[LineKey, Line], now_ns: int, hold_ns: int
 ) -> bool:

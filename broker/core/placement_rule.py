@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from broker.core.demands import Demand, View
-from broker.core.placement import fits_without, movable
+from broker.core.placement import BackendState, fits_without, movable
 from broker.core.residency import Residency
 
 
@@ -37,11 +37,30 @@ class PlacementRule(Protocol):
 
 def choose_victim(rule: PlacementRule, view: View, target: Demand) -> Residency | None:
     """What is told to leave for `target` first; None where nothing may yet, or where that would
-    not make room enough even with all that may."""
+    not make room enough even with all that may. Of those that are to leave first none leaves that
+    the others make room without."""
     backend = view.backend
     leaving = rule.leaving(view, target, movable(backend, target.runner))
     if not leaving:
         return None
-    if target.runner in backend.residents or fits_without(backend, target.runner, leaving):
+    if target.runner in backend.residents:
         return leaving[0]
-    return None
+    return next(iter(least_leaving(backend, target.runner, leaving)), None)
+
+
+def least_leaving(
+    backend: BackendState, runner: str, leaving: Sequence[Residency]
+) -> list[Residency]:
+    """Of these, in their order, as few as make room for a runner; none where all would not."""
+    needed = list[Residency]()
+    for each in leaving:
+        needed.append(each)
+        if fits_without(backend, runner, needed):
+            break
+    else:
+        return []
+    for each in needed[:-1]:
+        others = [other for other in needed if other is not each]
+        if fits_without(backend, runner, others):
+            needed = others
+    return needed

@@ -2,8 +2,8 @@
 
 Two habits are learned, and what was asked for lately counts beside them. The day: how often a model
 is needed in each half hour, on working days and at weekends, older days counting less. Successors:
-which other model an agent turns to after this one, how often and how soon. A need is a request
-unless its agent has just had the same model: a session of twenty calls is one.
+what an agent asks for after this one, the same or another, how often and how soon. A need is a
+request unless its agent has just had the same model: a session of twenty calls is one.
 
 Rules: counts only, no word of any prompt; the wall's clock is the engine's plus an offset that is
 told; the same requests at the same moments give the same forecast. All of it is bounded.
@@ -39,12 +39,12 @@ NEED_NS: Final = 60 * SECOND_NS
 LATELY_NS: Final = 900 * SECOND_NS
 HABIT_NS: Final = 900.0 * SECOND_NS
 
-# An agent that turns to another model later than this does not do so because of the first.
+# What an agent asks for later than this is no successor of what it asked for before.
 FOLLOW_NS: Final = 300 * SECOND_NS
-# Of so many turns older ones count half.
-RUNS_MAX: Final = 64.0
+# Of so many requests older ones count half.
+ASKED_MAX: Final = 256.0
 # Fewer than so many tell nothing.
-RUNS_MIN: Final = 4.0
+ASKED_MIN: Final = 4.0
 
 AGENTS_MAX: Final = 1_024  # remembered, for what each asked last
 PENDING_MAX: Final = 64  # agents that are looked at for what they may turn to
@@ -86,11 +86,11 @@ class LearnedSuccessor:
 
 @value(kw_only=True)
 class LearnedModel:
-    """`needs`: by slot, those of working days first. `runs`: how often agents began with it."""
+    """`needs`: by slot, those of working days first. `asked`: how often, the latest counting most."""
 
     model: str
     needs: tuple[float, ...]
-    runs: float
+    asked: float
     successors: tuple[LearnedSuccessor, ...]
 
 
@@ -108,21 +108,19 @@ NOTHING_LEARNED: Final = Learned(days=(0.0,) * SLOTS, models=())
 
 class Forecast(NamedTuple):
     """What is expected of a model. `per_s`: needs a second, from the moment that was asked about;
-    `low_per_s` and `high_per_s` allow for how few were seen. `likely`: within the horizon. `why`
-    in words."""
+    `low_per_s` and `high_per_s` allow for how few were seen. `why` in words."""
 
     per_s: float
     low_per_s: float
     high_per_s: float
-    likely: float
     why: str
 
 
-UNKNOWN: Final = Forecast(0.0, 0.0, 0.0, 0.0, "")
+UNKNOWN: Final = Forecast(0.0, 0.0, 0.0, "")
 
 
 class _Turn:
-    """From one model to another."""
+    """From one model to the next, or to the same again."""
 
     __slots__ = ("count", "gap_ns")
 
@@ -135,14 +133,14 @@ class _Habit:
     """What is known of one model. `needs` by slot, without those of the slot that lasts, which are
     `now`. `lately` fades; it was so at `lately_ns`."""
 
-    __slots__ = ("lately", "lately_ns", "needs", "now", "runs", "turns")
+    __slots__ = ("asked", "lately", "lately_ns", "needs", "now", "turns")
 
     def __init__(self) -> None:
         self.needs = [0.0] * SLOTS
         self.now = 0
         self.lately = 0.0
         self.lately_ns = 0
-        self.runs = 0.0
+        self.asked = 0.0
         self.turns: dict[str, _Turn] = {}
 
 
@@ -192,7 +190,7 @@ class Habits:
         for each in learned.models[: self.policy.models_max]:
             if len(each.needs) == SLOTS:
                 habit = self._habit(each.model)
-                habit.needs, habit.runs = list(each.needs), each.runs
+                habit.needs, habit.asked = list(each.needs), each.asked
                 for turn in each.successors[:SUCCESSORS_MAX]:
                     habit.turns[turn.model] = _Turn(turn.count, turn.gap_s * SECOND_NS)
 
@@ -200,26 +198,22 @@ class Habits:
         """A request came. A microsecond or two: it is on the way of each."""
         if self._ends_ns is not None and now_ns >= self._ends_ns:
             self.roll(now_ns)
+        self._habit(model).asked += 1.0
         last = self._agents.get(agent_id)
         if last is None:
             self._agents[agent_id] = _Last(model, now_ns)
             if len(self._agents) > AGENTS_MAX:
                 self._agents.popitem(last=False)
-            self._need(model, now_ns).runs += 1.0
+            self._need(model, now_ns)
             return
         self._agents.move_to_end(agent_id)
         gap_ns = now_ns - last.at_ns
+        if gap_ns <= FOLLOW_NS:
+            self._turned(last.model, model, gap_ns)
         last.at_ns = now_ns
-        if model != last.model:
-            if gap_ns <= FOLLOW_NS:
-                self._turned(last.model, model, gap_ns)
+        if model != last.model or now_ns - last.need_ns >= NEED_NS:
             last.model, last.need_ns = model, now_ns
-            self._need(model, now_ns).runs += 1.0
-        elif now_ns - last.need_ns >= NEED_NS:
-            last.need_ns = now_ns
-            habit = self._need(model, now_ns)
-            if gap_ns > FOLLOW_NS:
-                habit.runs += 1.0
+            self._need(model, now_ns)
 
     def _habit(self, model: str) -> _Habit:
         habit = self._habits.get(model)
@@ -234,7 +228,7 @@ class Habits:
             for each in self._habits.values():
                 each.turns.pop(gone, None)
 
-    def _need(self, model: str, now_ns: int) -> _Habit:
+    def _need(self, model: str, now_ns: int) -> None:
         if self._first_ns is None:
             self._first_ns = now_ns
         habit = self._habit(model)
@@ -242,7 +236,6 @@ class Habits:
         habit.now += 1
         habit.lately = _faded(habit, now_ns) + 1.0
         habit.lately_ns = now_ns
-        return habit
 
     def _turned(self, before: str, model: str, gap_ns: int) -> None:
         habit = self._habits.get(before)
@@ -255,9 +248,9 @@ class Habits:
                 del habit.turns[rarest]
             turn = habit.turns[model] = _Turn(0.0, float(gap_ns))
         turn.count += 1.0
-        turn.gap_ns += (gap_ns - turn.gap_ns) / min(turn.count, RUNS_MAX)
-        if habit.runs > RUNS_MAX:
-            habit.runs /= 2.0
+        turn.gap_ns += (gap_ns - turn.gap_ns) / min(turn.count, ASKED_MAX)
+        if habit.asked > ASKED_MAX:
+            habit.asked /= 2.0
             for each in habit.turns.values():
                 each.count /= 2.0
 
@@ -354,17 +347,15 @@ class Habits:
         # What all that rests on: how many needs were counted.
         counted = lately + sum(habit.needs[place] for place, _ in slots)
         doubt = 1.0 / sqrt(1.0 + counted)
-        likely = 1.0 - exp(-per_s * self.policy.horizon_ns / SECOND_NS)
         low, high = per_s * (1.0 - doubt), per_s * (1.0 + doubt)
         why = ""
         if soon is not None:
             per_s, low, high = per_s + soon.per_s, low + soon.per_s, high + soon.per_s
-            likely = 1.0 - (1.0 - likely) * (1.0 - soon.likely)
-            if soon.per_s > per_s / 2:
+            if soon.per_s > per_s / 2 and soon.after != model:
                 why = f"usually asked for after {soon.after}"
         if not why and usual_per_ns * habit_ns >= lately:
             why = f"usually asked for at {self._clock(now_ns)}"
-        return Forecast(per_s, low, high, likely, why or "often asked for lately")
+        return Forecast(per_s, low, high, why or "often asked for lately")
 
     def _clock(self, now_ns: int) -> str:
         minutes = (now_ns + (self._offset_ns or 0)) % DAY_NS // (60 * SECOND_NS)
@@ -378,20 +369,19 @@ class Habits:
             if age_ns > FOLLOW_NS:
                 break
             habit = self._habits.get(last.model)
-            if habit is None or habit.runs < RUNS_MIN:
+            if habit is None or habit.asked < ASKED_MIN:
                 continue
             for model, turn in habit.turns.items():
-                likely = min(1.0, turn.count / habit.runs)
+                likely = min(1.0, turn.count / habit.asked)
                 # That it has not come yet makes it less likely that it will.
                 still = likely * exp(-age_ns / max(turn.gap_ns, 1.0))
                 still /= 1.0 - likely + still or 1.0
                 per_s = still / max(turn.gap_ns, 1.0) * SECOND_NS
                 before = found.get(model)
                 if before is None:
-                    found[model] = _Soon(per_s, still, last.model)
+                    found[model] = _Soon(per_s, last.model)
                 else:
-                    both = 1.0 - (1.0 - before.likely) * (1.0 - still)
-                    found[model] = _Soon(before.per_s + per_s, both, before.after)
+                    found[model] = _Soon(before.per_s + per_s, before.after)
         return found
 
     def learned(self) -> Learned:
@@ -402,7 +392,7 @@ class Habits:
                 LearnedModel(
                     model=model,
                     needs=tuple(round(each, 3) for each in habit.needs),
-                    runs=round(habit.runs, 3),
+                    asked=round(habit.asked, 3),
                     successors=tuple(
                         LearnedSuccessor(
                             model=each,
@@ -430,7 +420,6 @@ class _Soon(NamedTuple):
     """What agents will probably turn to. `after`: the model that one of them asked for last."""
 
     per_s: float
-    likely: float
     after: str
 
 

@@ -1,44 +1,35 @@
 """Loads what will probably be asked for before anybody asks, and counts what came of it.
 
 Only where nothing waits that the backend could run, nothing is loaded or unloaded there, and the
-level is normal. Where there is room, the likeliest model that is not there is loaded into it. Where
-there is none, what is idle and ours makes way, if it is worth clearly less: the wait that is saved
-against the wait that is made, by which of them is probably asked for first. Whoever comes goes
-before it: a load that would keep them waiting is ended (`switching.py`), and one that they want is
-theirs. It is looked at by a timer, not in each turn.
+level is normal. What is loaded, and what makes way for it, `preload_choice.py` says. Whoever comes
+goes before it: a load that would keep them waiting is ended (`switching.py`), and one that they
+want is theirs. It is looked at by a timer, not in each turn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import exp
 from typing import Final
 
 from broker.core.backlog import Backlog
-from broker.core.barriers import barrier
 from broker.core.effects import AbortLoad, Effect, KeepLearned, TellSwitch
 from broker.core.estimates import Estimates
 from broker.core.healing import Health
 from broker.core.level import Level
-from broker.core.placement import BackendState, fits_without, has_room, may_get_room, movable
-from broker.core.preload import SECOND_NS, UNKNOWN, Forecast, Habits, PreloadPolicy
+from broker.core.placement import BackendState
+from broker.core.preload import SECOND_NS, Forecast, Habits, PreloadPolicy
+from broker.core.preload_choice import Choices
 from broker.core.record import Record
 from broker.core.residency import Residency, ResidencyState, SwitchStep
 from broker.core.stimuli import PreloadLearned, WallClockSet
 from broker.core.switching import Switching
 from broker.core.timers import Timers
 
-# How often it is looked at while requests come, and while none have come for a while.
+# How often it is looked at while something runs or has just come, and while nothing has: then only
+# the hour changes.
 LOOK_NS: Final = 500_000_000
 REST_NS: Final = 15 * SECOND_NS
-LIVELY_NS: Final = 60 * SECOND_NS
-
-# How long a load takes that was never measured.
-LOAD_NS_UNKNOWN: Final = 5 * SECOND_NS
-
-# Nothing is needed less often than once in so long, as far as giving it up for another goes.
-SELDOM_S: Final = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,25 +72,24 @@ class Preloads:
     ) -> None:
         self.policy = policy
         self.habits = Habits(policy)
+        self._choices = Choices(policy, backends, estimates)
         self.made = self.used = self.wasted = 0
         self.aborted = self.failed = self.demanded = 0
         self._backends = backends
         self._backlog = backlog
         self._switching = switching
-        self._estimates = estimates
         self._timers = timers
         self._level = level
         self._is_draining = is_draining
         self._emit = emit
         self._timer = 0
         self._due_ns = 0  # when it goes off
-        self._asked_ns = 0  # when a request last came
         self._busy_ns: dict[str, int] = {}  # when something last waited, by backend
         self._kept = 0  # how many slots were over when the habits were last told to be kept
 
     def configure(self, policy: PreloadPolicy, now_ns: int) -> None:
         """From now on this holds."""
-        self.policy = policy
+        self.policy = self._choices.policy = policy
         self.habits.configure(policy)
         for name in self._busy_ns.keys() - self._backends.keys():
             del self._busy_ns[name]
@@ -126,7 +116,6 @@ class Preloads:
         if not self.policy.is_enabled:
             return
         self.habits.asked(record.model, record.agent.id, now_ns)
-        self._asked_ns = now_ns
         if self._due_ns > now_ns + LOOK_NS or not self._timer:
             self._arm(now_ns + LOOK_NS, now_ns)
 
@@ -196,7 +185,7 @@ class Preloads:
             forecasts = habits.forecasts(now_ns)
             for backend in ready:
                 self._look_at(backend, forecasts, now_ns)
-        is_lively = now_ns - self._asked_ns < LIVELY_NS
+        is_lively = any(each.up and not _is_quiet(each) for each in self._backends.values())
         self._arm(now_ns + (LOOK_NS if is_lively else REST_NS), now_ns)
 
     def held_because(self) -> str:
@@ -224,73 +213,13 @@ class Preloads:
         self, backend: BackendState, forecasts: Mapping[str, Forecast], now_ns: int
     ) -> None:
         """Loads what is worth most, or has something leave for it."""
-        expected = _by_runner(backend, forecasts)
-        for runner in self._candidates(backend, expected, now_ns):
-            if has_room(backend, runner):
-                self._load(backend, runner, expected[runner], now_ns)
-                return
-            leaving = self._leaving(backend, runner, expected)
-            if leaving and self._is_worth(backend, runner, leaving, expected):
-                self._switching.let_go(backend, leaving[0], now_ns)
-                return
-
-    def _candidates(
-        self, backend: BackendState, expected: Mapping[str, Forecast], now_ns: int
-    ) -> list[str]:
-        """What could be loaded here and is nowhere, and is likely to be used; the best first."""
-        found = [
-            (-each.low_per_s * self._load_s(backend, runner), runner)
-            for runner, each in expected.items()
-            if each.likely >= self.policy.probability_min
-            and each.low_per_s > 0
-            and runner not in backend.residents
-            and not any(runner in other.residents for other in self._backends.values() if other.up)
-            and barrier(backend, runner, now_ns) is None
-            and may_get_room(backend, runner)
-        ]
-        return [runner for _, runner in sorted(found)]
-
-    def _leaving(
-        self, backend: BackendState, runner: str, expected: Mapping[str, Forecast]
-    ) -> Sequence[Residency]:
-        """The least that would have to leave for it: of what is idle and ours that which is worth
-        least. Empty where even all that would not do."""
-        idle = [each for each in movable(backend, "") if not each.running and not each.is_large]
-        idle.sort(key=lambda each: (self._loss_per_s(backend, each, expected), each.runner))
-        for count in range(1, len(idle) + 1):
-            if fits_without(backend, runner, idle[:count]):
-                return idle[:count]
-        return ()
-
-    def _is_worth(
-        self,
-        backend: BackendState,
-        runner: str,
-        leaving: Iterable[Residency],
-        expected: Mapping[str, Forecast],
-    ) -> bool:
-        """Which is asked for first? What the load saves, if that is this one, against what loading
-        the others again would cost. Of a load that is still under way only a part is saved."""
-        wanted = expected[runner]
-        loss_per_s = rivals_per_s = 0.0
-        for each in leaving:
-            loss_per_s += self._loss_per_s(backend, each, expected)
-            rivals_per_s += expected.get(each.runner, UNKNOWN).high_per_s
-        all_per_s = wanted.low_per_s + rivals_per_s
-        saved_s = (1.0 - exp(-all_per_s * self._load_s(backend, runner))) / all_per_s
-        return wanted.low_per_s * saved_s >= self.policy.margin * loss_per_s
-
-    def _loss_per_s(
-        self, backend: BackendState, residency: Residency, expected: Mapping[str, Forecast]
-    ) -> float:
-        """The wait that its absence would make, by the second."""
-        runner = residency.runner
-        per_s = max(expected.get(runner, UNKNOWN).high_per_s, 1.0 / SELDOM_S)
-        return per_s * self._load_s(backend, runner)
-
-    def _load_s(self, backend: BackendState, runner: str) -> float:
-        load_ns = self._estimates.load_ns_on(backend.name, runner) or LOAD_NS_UNKNOWN
-        return load_ns / SECOND_NS
+        choice = self._choices.best(backend, forecasts, now_ns)
+        if choice is None:
+            return
+        if choice.leaving is None:
+            self._load(backend, choice.runner, choice.forecast, now_ns)
+        else:
+            self._switching.let_go(backend, choice.leaving, now_ns)
 
     def _load(self, backend: BackendState, runner: str, expected: Forecast, now_ns: int) -> None:
         residency = self._switching.load_unasked(backend, runner, now_ns)
@@ -316,24 +245,6 @@ class Preloads:
         )
 
 
-def _by_runner(backend: BackendState, forecasts: Mapping[str, Forecast]) -> dict[str, Forecast]:
-    """Several names may be loaded as one."""
-    found: dict[str, Forecast] = {}
-    for name, spec in backend.models.items():
-        each = forecasts.get(name)
-        if each is None:
-            continue
-        before = found.get(spec.runner)
-        found[spec.runner] = each if before is None else _joined(before, each)
-    return found
-
-
-def _joined(one: Forecast, other: Forecast) -> Forecast:
-    more = one if one.per_s >= other.per_s else other
-    return Forecast(
-        one.per_s + other.per_s,
-        one.low_per_s + other.low_per_s,
-        one.high_per_s + other.high_per_s,
-        1.0 - (1.0 - one.likely) * (1.0 - other.likely),
-        more.why,
-    )
+def _is_quiet(backend: BackendState) -> bool:
+    """Does nothing run there, and is nothing on its way?"""
+    return backend.is_at_rest and not any(each.running for each in backend.residents.values())

@@ -37,6 +37,11 @@ class Job:
     stories: list[Story] = field(default_factory=list)
 
     @property
+    def model(self) -> str:
+        """The one that is asked for."""
+        return self.session.model_of(self.place)
+
+    @property
     def last(self) -> Story:
         return self.stories[-1]
 
@@ -146,7 +151,7 @@ class Fleet:
             at_ns=self._now_ns,
             agent_id=session.agent_id,
             request_id=f"{session.number}.{job.place}.{len(job.stories)}",
-            model=session.model,
+            model=job.model,
             priority=session.priority,
             prompt_tokens=call.prompt_tokens,
             output_tokens=call.output_tokens,

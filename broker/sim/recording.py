@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Any
 
 from broker.core.effects import Effect, Load, StartAttempt
-from broker.core.requests import AttemptId
+from broker.core.requests import AttemptId, RequestKey
 from broker.core.stimuli import AttemptEnded, LoadEnded, ResidentsSeen, Stimulus, UnloadEnded
 from broker.sim.ollama_work import ExchangeId, Signal, SlotTaken, Work
 
@@ -43,6 +43,7 @@ class Recording:
         self.stretches: list[Stretch] = []
         self.loads_failed = 0
         self.prompt_tokens = self.known_tokens = 0  # of the prompts that were begun
+        self.load_waits_ns: dict[RequestKey, int] = {}  # of those that waited for a load
         self._models = models
         self._running: dict[AttemptId, Stretch] = {}
         self._loading: dict[tuple[str, str], Stretch] = {}  # by backend and runner
@@ -61,6 +62,8 @@ class Recording:
             hear(stimulus, now_ns)
         for effect in effects:
             if isinstance(effect, StartAttempt):
+                if effect.load_wait_ns:
+                    self.load_waits_ns[effect.key] = effect.load_wait_ns
                 self._running[effect.attempt] = self._begun(
                     StretchKind.RUNNING, effect.backend, effect.model, now_ns
                 )

@@ -106,7 +106,7 @@ def report_of(played: Played, name: str) -> Report:
         stretched_by=round(played.factor, 6),
         all=group_of("all", jobs),
         by_priority=_groups(jobs, lambda job: job.session.priority),
-        by_model=_groups(jobs, lambda job: job.session.model),
+        by_model=_groups(jobs, lambda job: job.model),
         by_agents=_groups(jobs, lambda job: job.session.agents.name),
         backends=backends,
         loads=sum(each.loads for each in backends),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Final
@@ -19,6 +19,7 @@ from broker.sim.ollama_catalogue import parse_name
 from broker.sim.ollama_model_card import SimModel
 from broker.sim.trace_row import TraceRow
 from broker.sim.workload import hash_of
+from broker.sim.workload_day import Days
 from broker.sim.workload_problem import Problem, WorkloadProblems
 from broker.sim.workload_spec import AgentsDraft, Workload
 
@@ -38,11 +39,13 @@ class Call:
     soft_deadline_ns: int = 0  # the same of its soft deadline
     blocks: tuple[int, ...] = ()
     expected: int = 0  # how many calls there will be, as its caller said; 0: it did not
+    model: str = ""  # "": that of its session
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """Calls of one agent to one model, one after the other. `number` tells its sessions apart."""
+    """Calls of one agent, one after the other: to one model, where a call names no other. `number`
+    tells its sessions apart."""
 
     agents: AgentsDraft
     agent_id: str
@@ -53,14 +56,13 @@ class Session:
     calls: tuple[Call, ...]
     session_id: str = ""
 
-    def service_s(self, model: SimModel) -> float:
+    def model_of(self, place: int) -> str:
+        """Of its call at this place."""
+        return self.calls[place].model or self.model
+
+    def service_s(self, models: Mapping[str, SimModel]) -> float:
         """What it takes alone on a machine, prompts read anew each time."""
-        speed = model.speed
-        return sum(
-            each.prompt_tokens / speed.prefill_tokens_per_s
-            + each.output_tokens / speed.decode_tokens_per_s
-            for each in self.calls
-        )
+        return sum(_service_s(each, models[each.model or self.model]) for each in self.calls)
 
 
 class Sessions:
@@ -72,6 +74,8 @@ class Sessions:
         self._models = models
         self._popularity = [each.popularity for each in workload.spec.models]
         self._by_key = {parsed.key: each for each in models if (parsed := parse_name(each.name))}
+        embed = zip(workload.spec.models, models, strict=True)
+        self._embedding = {model.name for draft, model in embed if draft.embeds}
         self._seed = str(seed)
         self._rows = workload.trace.rows if workload.trace is not None else ()
         # Of each model, and of all (""): rows that tell their sizes.
@@ -124,18 +128,20 @@ class Sessions:
         prompt = _tokens(chance, agents.prompt_tokens, row.prompt_tokens if row else None)
         prompt += agents.shared_tokens
         calls = []
-        for _ in range(chance.randint(*agents.calls)):
+        for place in range(chance.randint(*agents.calls)):
             output = _tokens(chance, agents.output_tokens, row.output_tokens if row else None)
-            calls.append(Call(prompt_tokens=prompt, output_tokens=output))
+            model = self._later_model(agents, place)
+            calls.append(Call(prompt_tokens=prompt, output_tokens=output, model=model))
             prompt += output + agents.adds_tokens
+        model = self._model(chance, agents).name
         return Session(
             agents=agents,
             agent_id=agent_id,
             number=number,
             start_ns=start_ns,
-            model=self._model(chance, agents).name,
+            model=model,
             priority=chance.randint(*agents.priority),
-            calls=tuple(calls),
+            calls=tuple(self._shortened(each, each.model or model) for each in calls),
             session_id=str(number) if len(calls) > 1 else "",
         )
 
@@ -150,16 +156,19 @@ class Sessions:
             if expected > SESSIONS_MAX:
                 text = f"{agents.name} would begin more than {SESSIONS_MAX} sessions"
                 raise WorkloadProblems([Problem(source=self._workload.source, text=text)])
+            days = Days(agents, self._spec, self._seed)
+            per_s = days.peak / agents.every_s
             for n in range(agents.count):
                 agent_id = f"{agents.name}-{n}"
                 chance = self._chance("arrivals", agent_id)
                 at_ns, number = 0, 0
                 while True:
-                    at_ns += int(chance.expovariate(1 / agents.every_s) * SECOND_NS)
+                    at_ns += int(chance.expovariate(per_s) * SECOND_NS)
                     if at_ns >= until_ns:
                         break
-                    yield self.drawn(agents, agent_id, number, at_ns)
-                    number += 1
+                    if days.keeps(chance, at_ns):
+                        yield self.drawn(agents, agent_id, number, at_ns)
+                        number += 1
 
     def _of_trace(self) -> Iterator[Session]:
         groups = [each for each in self._spec.agents if each.loop == "trace"]
@@ -230,9 +239,18 @@ class Sessions:
             weights = [1.0] * len(pairs)
         return chance.choices([model for model, _ in pairs], weights)[0]
 
+    def _later_model(self, agents: AgentsDraft, place: int) -> str:
+        """What a call after the first one is for; "": the same."""
+        then = agents.then_models
+        parsed = parse_name(then[min(place, len(then)) - 1]) if then and place else None
+        return self._by_key[parsed.key].name if parsed is not None else ""
+
+    def _shortened(self, call: Call, model: str) -> Call:
+        return replace(call, output_tokens=1) if model in self._embedding else call
+
     def _factor(self, sessions: list[Session], capacity: int, rho: float) -> float:
         by_name = {each.name: each for each in self._models}
-        service_s = sum(each.service_s(by_name[each.model]) for each in sessions)
+        service_s = sum(each.service_s(by_name) for each in sessions)
         span_s = (sessions[-1].start_ns - sessions[0].start_ns) / SECOND_NS
         if not span_s:
             text = "all requests come at one moment: they cannot be stretched to a rho"
@@ -241,6 +259,12 @@ class Sessions:
 
     def _chance(self, *words: str) -> Random:
         return Random(hash_of(self._seed, *words))
+
+
+def _service_s(call: Call, model: SimModel) -> float:
+    speed = model.speed
+    prefill_s = call.prompt_tokens / speed.prefill_tokens_per_s
+    return prefill_s + call.output_tokens / speed.decode_tokens_per_s
 
 
 def think_ns(agents: AgentsDraft, seed: int, agent_id: str, number: int) -> int:

@@ -7,18 +7,21 @@ second, as the daemon's sampler has it; sensors of host and GPU are none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
 from broker.core.engine import Engine
 from broker.core.policy import EnginePolicy
-from broker.core.stimuli import LoadDue
+from broker.core.preloads import PreloadsView
+from broker.core.requests import RequestKey
+from broker.core.stimuli import LoadDue, WallClockSet
 from broker.sim.fleet import Fleet, Job
 from broker.sim.ollama_model_card import SimModel
 from broker.sim.recording import Recording, Stretch
 from broker.sim.sessions import SECOND_NS, Session, Sessions
+from broker.sim.workload_day import wall_offset_ns
 from broker.sim.workload_sites import GB, Backend, memory_bytes, models_of, site_of
 from broker.sim.workload_spec import Workload
 from broker.sim.world import World
@@ -37,7 +40,8 @@ class NeverEnds(Exception):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Played:
     """A world at its end. `factor`: by how much time was stretched. `known_tokens`: how many of the
-    tokens of prompts their servers had read before."""
+    tokens of prompts their servers had read before. `load_waits_ns`: how long requests waited while
+    their models were loaded, those that did."""
 
     jobs: tuple[Job, ...]
     stretches: tuple[Stretch, ...]
@@ -52,6 +56,8 @@ class Played:
     assumed: tuple[str, ...]
     prompt_tokens: int
     known_tokens: int
+    load_waits_ns: Mapping[RequestKey, int]
+    preloads: PreloadsView
 
 
 class Simulation:
@@ -102,6 +108,7 @@ class Simulation:
             judge=recording,
             on_end=fleet.ended,
         )
+        world.feed(WallClockSet(wall_offset_ns(self._workload.spec)))
         fleet.begin(world)
         world.timeline.at(0, partial(_look, world))
         self._run(world, fleet, planned, hear)
@@ -127,6 +134,8 @@ class Simulation:
             assumed=tuple(assumed),
             prompt_tokens=recording.prompt_tokens,
             known_tokens=recording.known_tokens,
+            load_waits_ns=recording.load_waits_ns,
+            preloads=world.engine.preloads.view(),
         )
 
     def _too_large(self) -> Iterator[str]:

@@ -118,7 +118,7 @@ def _contradictions_of_agents(spec: WorkloadSpec, known: set[str]) -> Iterator[t
     for i, agents in enumerate(spec.agents):
         if agents.name in names[:i]:
             yield ("agents", i, "name"), f"{agents.name} is there twice"
-        for field in ("models", "fallback_models"):
+        for field in ("models", "then_models", "fallback_models"):
             for model in getattr(agents, field):
                 parsed = parse_name(model)
                 if parsed is None or parsed.key not in known:

@@ -27,6 +27,7 @@ Seconds = Annotated[float, Field(gt=0, le=SECONDS_MAX)]
 Pause = Annotated[float, Field(ge=0, le=SECONDS_MAX)]
 Gigabytes = Annotated[float, Field(gt=0, le=100_000)]
 Rate = Annotated[float, Field(gt=0, le=RATE_MAX)]
+Factor = Annotated[float, Field(ge=0, le=1_000)]
 
 
 def _span(least: int, most: int) -> PlainValidator:
@@ -43,6 +44,7 @@ def _span(least: int, most: int) -> PlainValidator:
     return PlainValidator(read)
 
 
+Weekday = Literal["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
 TokensSpan = Annotated[tuple[int, int], _span(1, TOKENS_MAX)]
 PrioritySpan = Annotated[tuple[int, int], _span(PRIORITY_HIGHEST, PRIORITY_LOWEST)]
 CallsSpan = Annotated[tuple[int, int], _span(1, CALLS_MAX)]
@@ -66,6 +68,7 @@ class ModelDraft(Section):
     # With b slots busy each request makes 1 / (1 + this * (b - 1)) of the tokens.
     batch_slowdown: float | None = Field(default=None, ge=0, le=10)
     popularity: float = Field(default=1.0, ge=0, le=1e6)
+    embeds: bool = False  # its answers are one token, whatever is asked for
 
 
 class BackendDraft(Section):
@@ -94,22 +97,31 @@ class BackendDraft(Section):
 class AgentsDraft(Section):
     """[[agents]]: `count` agents that behave alike.
 
-    open: each begins a session every `every_s` on average, whatever became of the last one.
+    open: each begins a session every `every_s` on average, whatever became of the last one; so many
+    times as often as `hours` and `weekdays` say, and a factor that is drawn for each day.
     closed: each begins its next one `think_s` on average after the last one ended.
     trace: these send what the trace has for them.
     A session is `calls` requests; each comes `call_gap_s` after the answer of the one before, and
-    its prompt is all that was said plus `adds_tokens`. All prompts begin with the same
-    `shared_tokens`, which come on top of what is drawn. Who is refused or failed tries `retries`
-    times again, `retry_s` later, doubled each time, or when the broker says.
+    its prompt is all that was said plus `adds_tokens`. Its first is for one of `models`, later ones
+    for `then_models` in their order, the last of these for all that follow. All prompts begin with
+    the same `shared_tokens`, which come on top of what is drawn. Who is refused or failed tries
+    `retries` times again, `retry_s` later, doubled each time, or when the broker says.
     """
 
     name: Name
     loop: Literal["open", "closed", "trace"]
     count: int = Field(default=1, ge=1, le=COUNT_MAX)
     every_s: Seconds | None = None
+    # Of an open loop: factors of each hour of the day, from midnight on, and of each day of the
+    # week, from Monday on. Empty: always 1.
+    hours: Annotated[tuple[Factor, ...], Array] = ()
+    weekdays: Annotated[tuple[Factor, ...], Array] = ()
+    # How different days are: the deviation of the logarithm of a factor that is drawn for each.
+    day_noise: float = Field(default=0.0, ge=0, le=1)
     think_s: Pause | None = None
     priority: PrioritySpan = (PRIORITY_DEFAULT, PRIORITY_DEFAULT)
     models: Annotated[tuple[ModelName, ...], Array] = ()  # empty: all, by popularity
+    then_models: Annotated[tuple[ModelName, ...], Array] = ()  # empty: the same as the first call
     # Drawn evenly in the logarithm; None: as the trace has them.
     prompt_tokens: TokensSpan | None = None
     output_tokens: TokensSpan | None = None
@@ -135,6 +147,15 @@ class AgentsDraft(Section):
             raise ValueError('think_s belongs to loop = "closed", which needs it')
         return self
 
+    @model_validator(mode="after")
+    def _check_days(self) -> Self:
+        if self.loop != "open" and (self.hours or self.weekdays or self.day_noise):
+            raise ValueError('hours, weekdays and day_noise belong to loop = "open"')
+        for name, given, count in (("hours", self.hours, 24), ("weekdays", self.weekdays, 7)):
+            if given and (len(given) != count or not any(given)):
+                raise ValueError(f"{name} must be {count} numbers, not all of them 0")
+        return self
+
 
 class TraceDraft(Section):
     """[trace]: a file of arrivals and sizes, found from the folder of this one."""
@@ -149,6 +170,9 @@ class WorkloadSpec(Section):
 
     seed: int = Field(default=1, ge=0, lt=1 << 63)
     duration_s: Seconds = 600.0  # for so long loops begin sessions
+    # When that is, for agents that heed the hour or the weekday.
+    begins_on: Weekday = "monday"
+    begins_at_h: float = Field(default=0.0, ge=0, lt=24)
     rho: float | None = Field(default=None, gt=0, le=100)
     models: Annotated[tuple[ModelDraft, ...], Array, Field(min_length=1, max_length=1_000)]
     backends: Annotated[tuple[BackendDraft, ...], Array, Field(min_length=1, max_length=64)]

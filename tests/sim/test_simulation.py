@@ -188,7 +188,7 @@ def test_who_is_refused_tries_again_and_is_one_request_all_the_same(tmp_path: Pa
 def test_arrivals_are_stretched_to_rho(tmp_path: Path) -> None:
     played = play(tmp_path, OPEN, top="duration_s = 200\nrho = 0.5")
     speeds = {each.name: each for each in played.models}
-    service_s = sum(job.session.service_s(speeds[job.session.model]) for job in played.jobs)
+    service_s = sum(job.session.service_s(speeds) for job in played.jobs)
     span_s = (played.jobs[-1].asked_ns - played.jobs[0].asked_ns) / SECOND_NS
     assert played.capacity == 2
     assert service_s / (played.capacity * span_s) == pytest.approx(0.5, rel=1e-6)
