@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from broker_client import Model
+from broker_client import Model, ModelPlace
 from brokerctl.figures import bytes_text, counted
 from brokerctl.model_choice import UNKNOWN
 from brokerctl.models_pick_filter import PickFilter, context_text
+from brokerctl.models_pick_rows import nearness
 from brokerctl.models_tables import use_text
 from brokerctl.one_line import one_line
 from brokerctl.work_tables import memory_text
 
 # Where there are more, the rest is counted.
-PLACES_SHOWN: Final = 3
+PLACES_SHOWN: Final = 2
 NEEDS_SHOWN: Final = 4
 NAMES_SHOWN: Final = 4
 
@@ -25,12 +26,11 @@ def detail_lines(model: Model) -> list[str]:
     lines = [f"{model.name}: {', '.join(filter(None, facts))}"]
     abilities = ", ".join(model.capabilities) or "not told"
     context = str(model.context_length_train) if model.context_length_train else "not told"
-    lines.append(f"can {abilities}; context {context}")
+    aliases = f"; also called {', '.join(model.aliases)}" if model.aliases else ""
+    lines.append(f"can {abilities}; context {context}{aliases}")
     lines.append(memory_line(model))
-    lines.append(places_line(model))
+    lines += place_lines(model.places)
     lines.append(use_text(model) or "not used yet, as far as is kept")
-    if model.aliases:
-        lines.append(f"aliases: {', '.join(model.aliases)}")
     if model.description:
         lines.append(model.description)
     return [one_line(each) for each in lines if each]
@@ -51,20 +51,25 @@ def memory_line(model: Model) -> str:
     return f"memory {', '.join(needs)}; {fits}" if needs else f"memory not known; {fits}"
 
 
-def places_line(model: Model) -> str:
-    """Where it is, and what it does there."""
-    parts = []
-    for place in model.places[:PLACES_SHOWN]:
-        if place.state == UNKNOWN:
-            parts.append(f"{place.backend}: not known, it is down")
-        elif place.state == "absent":
-            parts.append(f"{place.backend}: on disk")
-        else:
-            busy = f"{place.running} of {place.slots} busy"
-            context = f", context {place.num_ctx}" if place.num_ctx else ""
-            parts.append(f"{place.backend}: {place.state}, {busy}, {memory_text(place)}{context}")
-    more = len(model.places) - PLACES_SHOWN
-    return "; ".join(parts) + (f"; and {counted(more, 'backend')} more" if more > 0 else "")
+def place_lines(places: Sequence[ModelPlace]) -> list[str]:
+    """Where it is, and what it does there; where it is nearest to an answer first."""
+    nearest = sorted(places, key=nearness)
+    lines = [f"{place.backend}: {place_text(place)}" for place in nearest[:PLACES_SHOWN]]
+    more = len(places) - PLACES_SHOWN
+    if more > 0:
+        lines[-1] += f"; and on {counted(more, 'backend')} more"
+    return lines
+
+
+def place_text(place: ModelPlace) -> str:
+    """What it does on one backend."""
+    if place.state == UNKNOWN:
+        return "not known, it is down"
+    if place.state == "absent":
+        return "on disk"
+    context = f", context {place.num_ctx}" if place.num_ctx else ""
+    memory = f", {memory_text(place)}" if place.memory_bytes else ""
+    return f"{place.state}, {place.running} of {place.slots} slots in use{memory}{context}"
 
 
 def names_text(names: Sequence[str]) -> str:

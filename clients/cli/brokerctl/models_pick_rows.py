@@ -12,7 +12,7 @@ from typing import Final
 
 from rich.cells import cell_len, set_cell_size
 
-from broker_client import Model
+from broker_client import Model, ModelPlace
 from brokerctl.fitting_table import GAP, Column, fitting_columns
 from brokerctl.model_choice import UNKNOWN
 from brokerctl.models_pick_filter import context_text
@@ -89,10 +89,14 @@ def row_of(model: Model) -> PickRow:
     )
 
 
+def nearness(place: ModelPlace) -> int:
+    """The less, the nearer its model is to an answer there."""
+    return STATES.index(place.state) if place.state in STATES else len(STATES)
+
+
 def state_of(model: Model) -> str:
     """The state of its place that is nearest to an answer; "" where it has none."""
-    states = {each.state for each in model.places}
-    return next((each for each in STATES if each in states), "")
+    return min(model.places, key=nearness).state if model.places else ""
 
 
 def state_text(model: Model) -> str:
