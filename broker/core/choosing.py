@@ -29,6 +29,7 @@ from broker.core.selection import (
     Stage,
     Standing,
     Wish,
+    by_size,
     first_of,
     lacks,
     select,
@@ -143,7 +144,7 @@ class Choosing:
         try:
             if alias.models:
                 return first_of(*self._listed(alias.models, wish), wish, judge)
-            return select(*self._fitting(wish), wish, judge)
+            return select(*self._fitting(wish), wish, judge, self._near())
         except NoModelFits:
             self._check_backends()
             raise
@@ -184,7 +185,8 @@ class Choosing:
         again."""
         found = self._by_wish.get(wish)
         if found is None:
-            found = self._judged(tuple(self._models().values()), wish, was_named=False)
+            known = by_size(self._models().values(), wish.prefer)
+            found = self._judged(known, wish, was_named=False)
             if not wish.wants.memory_bytes_max:
                 if len(self._by_wish) >= WISHES_MAX:
                     self._by_wish.clear()
@@ -234,6 +236,15 @@ class Choosing:
         needs = (memory_of(each, self._backends) for each in runners)
         return min((each for each in needs if each), default=0)
 
+    def _near(self) -> set[str]:
+        """The keys of what is in memory, or is about to be."""
+        return {
+            comparison_key(backend.by_runner[runner].name)
+            for backend in self._backends.values()
+            for runner in backend.residents
+            if runner in backend.by_runner
+        }
+
     # How it is at this moment
 
     def _standing(self, model: Known, moment: _Moment) -> Standing:
@@ -278,7 +289,7 @@ class Choosing:
                 answer_ns = load_ns + before_ns + service_ns
                 return Standing(Stage.HERE, f"being loaded on {where}", answer_ns)
         load_ns = self._load_ns(backend, model)
-        soonest_ns = self._outlook.soonest_ns(runner, load_ns, moment.ways.now_ns)
+        soonest_ns = self._outlook.soonest_ns(where, runner, load_ns, moment.ways.now_ns)
         ready_ns = load_ns if soonest_ns is None else soonest_ns
         answer_ns = ready_ns + before_ns + service_ns
         return Standing(Stage.AWAY, f"to be loaded on {where}", answer_ns)

@@ -68,7 +68,7 @@ class Outlook:
         self._backlog = backlog
         self._estimates = estimates
         self._ready_ns: dict[str, float] = {}  # by runner, at the moment of the last look
-        self._left: list[_Place] = []  # where models can be once those are done
+        self._free_ns: dict[str, float] = {}  # by backend: when those are done that come there
         self._looked_ns = -LOOK_NS
 
     def prospect(self, record: Record, reason: WaitReason, now_ns: int) -> Prospect | None:
@@ -132,22 +132,16 @@ class Outlook:
                 return Situation.LEAVING
         return Situation.AWAY
 
-    def soonest_ns(self, runner: str, load_ns: float, now_ns: int) -> float | None:
-        """Until a runner can be loaded and ready after what waits now, from now on, where its load
-        takes so long if none was measured; None where no backend will load it."""
-        ready_ns = self._until_loaded_ns(runner, now_ns)
-        if ready_ns is not None:
-            return ready_ns
+    def soonest_ns(self, backend: str, runner: str, load_ns: float, now_ns: int) -> float | None:
+        """Until a runner can be ready on this backend after what waits now, from now on, where its
+        load takes so long; None where nothing is loaded there."""
+        if now_ns - self._looked_ns >= LOOK_NS:
+            self._look(now_ns)
         passed_ns = now_ns - self._looked_ns
-        return min(
-            (
-                max(0.0, place.free_ns - passed_ns)
-                + (self._load_ns(place.backend, runner) or load_ns)
-                for place in self._left
-                if runner in place.backend.by_runner
-            ),
-            default=None,
-        )
+        if runner in self._ready_ns:
+            return max(0.0, self._ready_ns[runner] - passed_ns)
+        free_ns = self._free_ns.get(backend)
+        return None if free_ns is None else max(0.0, free_ns - passed_ns) + load_ns
 
     # Model by model
 
@@ -178,7 +172,10 @@ class Outlook:
             if best is not None:
                 ready_ns[runner], place = best
                 place.free_ns = best[0] + self._work_ns(place.backend, runner, queued[runner])
-        self._left = places
+        self._free_ns = {}
+        for place in places:
+            name = place.backend.name
+            self._free_ns[name] = min(place.free_ns, self._free_ns.get(name, place.free_ns))
 
     def _places(self, queued: Mapping[str, int], now_ns: int) -> list[_Place]:
         """Where models can be, and when what is there has nothing left to do."""

@@ -9,7 +9,7 @@ models mean nothing beside each other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, NamedTuple
@@ -24,6 +24,8 @@ REJECTED_MAX: Final = 16
 TOLD_MAX: Final = 2
 # So many capabilities are named in it.
 NAMED_MAX: Final = 4
+# Of what is not in memory so many are looked at, and then again as many, until one is ready.
+JUDGED_AT_ONCE: Final = 16
 
 _COMPLETION: Final = frozenset({"completion"})
 _EMBEDDING: Final = "embedding"
@@ -144,13 +146,35 @@ def _too_large(does: str, size_bytes: int, most: int) -> list[str]:
     return [f"{does} {size_bytes / _BYTES_PER_GB:.3g} GB, more than {most / _BYTES_PER_GB:.3g} GB"]
 
 
+def by_size(models: Iterable[Known], prefer: Preference) -> tuple[Known, ...]:
+    """As they are preferred, as far as their sizes go: the smallest first, or the largest. What has
+    no known size is neither small nor large."""
+    return tuple(sorted(models, key=lambda each: (_size(each, prefer), each.key)))
+
+
 def select(
-    fits: Sequence[Known], rejected: Iterable[RejectedModel], wish: Wish, judge: Judge
+    fits: Sequence[Known],
+    rejected: Iterable[RejectedModel],
+    wish: Wish,
+    judge: Judge,
+    near: Container[str] = (),
 ) -> Selection:
-    """The best of what fits, as the wish prefers. NoModelFits where nothing does."""
-    judged = [(each, judge(each)) for each in fits]
+    """The best of what fits, as the wish prefers; these are `by_size`. NoModelFits where nothing
+    does. `near` are the keys of models that are in memory.
+
+    Not all are judged: those in memory, and so many of the others that one of them is ready. More
+    of these would be worse, by their sizes."""
+    looked, rest = list[Known](), list[Known]()
+    for each in fits:
+        is_first = wish.prefer is Preference.FAST and each.key in near
+        (looked if is_first else rest).append(each)
+    judged = [(each, judge(each)) for each in looked]
+    for begin in range(0, len(rest), JUDGED_AT_ONCE):
+        judged += [(each, judge(each)) for each in rest[begin : begin + JUDGED_AT_ONCE]]
+        if any(at.suits and not at.barred for _, at in judged) or wish.kind is RequestKind.EMBED:
+            break
     judged.sort(key=lambda pair: _rank(pair[0], pair[1], wish))
-    return _told(judged, list(rejected), wish, _title(judged, wish))
+    return _told(judged, list(rejected), wish, _title(len(fits), wish))
 
 
 def first_of(
@@ -164,10 +188,8 @@ def first_of(
 
 
 def _rank(model: Known, at: Standing, wish: Wish) -> tuple[float | str, ...]:
-    """Sorted by this the best is first. What has no known size is neither small nor large."""
-    size = float(model.size_bytes or float("inf"))
-    if wish.prefer is Preference.LARGE:
-        size = float(-model.size_bytes)
+    """Sorted by this the best is first."""
+    size = _size(model, wish.prefer)
     if wish.kind is RequestKind.EMBED:
         return size, model.key
     may_start = (not at.suits, bool(at.barred))
@@ -176,9 +198,15 @@ def _rank(model: Known, at: Standing, wish: Wish) -> tuple[float | str, ...]:
     return *may_start, size, model.key
 
 
-def _title(judged: Sequence[tuple[Known, Standing]], wish: Wish) -> str:
-    """What the best of them has before the others, in words."""
-    if len(judged) <= 1:
+def _size(model: Known, prefer: Preference) -> float:
+    if prefer is Preference.LARGE:
+        return float(-model.size_bytes)
+    return float(model.size_bytes or "inf")
+
+
+def _title(fitting: int, wish: Wish) -> str:
+    """What the best of so many has before the others, in words."""
+    if fitting <= 1:
         return "the only one that fits"
     prefer = wish.prefer
     if wish.kind is RequestKind.EMBED and prefer is Preference.FAST:
@@ -188,7 +216,7 @@ def _title(judged: Sequence[tuple[Known, Standing]], wish: Wish) -> str:
         Preference.SMALL: "the smallest",
         Preference.LARGE: "the largest",
     }
-    return f"{words[prefer]} of {len(judged)} that fit"
+    return f"{words[prefer]} of {fitting} that fit"
 
 
 def _told(

@@ -13,12 +13,14 @@ from broker.core.requests import RequestKind
 from broker.core.requirements import Preference, Requirements
 from broker.core.selection import (
     ALTERNATIVES_MAX,
+    JUDGED_AT_ONCE,
     REJECTED_MAX,
     Known,
     Selection,
     Stage,
     Standing,
     Wish,
+    by_size,
     first_of,
     lacks,
     select,
@@ -66,7 +68,8 @@ def chosen(*models: Known, wish: Wish = ANSWER, at: dict[str, Standing] | None =
             rejected.append(RejectedModel(each.name, ", ".join(found)))
         else:
             fits.append(each)
-    return select(fits, rejected, wish, lambda each: (at or {}).get(each.name, FREE))
+    judged = by_size(fits, wish.prefer)
+    return select(judged, rejected, wish, lambda each: (at or {}).get(each.name, FREE))
 
 
 @pytest.mark.parametrize(
@@ -179,6 +182,33 @@ def test_an_embedding_is_chosen_by_what_stays_the_same() -> None:
     at = {"small": Standing(Stage.AWAY, "to be loaded on gpu0", 1e12, barred="it is being cured")}
     selection = chosen(*models, wish=VECTORS, at=at)
     assert (selection.model.name, selection.is_ready) == ("small", False)
+
+
+def test_of_many_what_is_in_memory_is_looked_at_first_however_large() -> None:
+    models = [known(f"m{number:03}", gb=1) for number in range(100)] + [known("large", gb=90)]
+    at = {each.name: Standing(Stage.AWAY, "to be loaded on gpu0", 1.0) for each in models}
+    at["large"] = FREE
+    looked = list[str]()
+
+    def judge(model: Known) -> Standing:
+        looked.append(model.name)
+        return at[model.name]
+
+    selection = select(by_size(models, Preference.FAST), (), ANSWER, judge, near={"large"})
+    assert selection.model.name == "large"
+    assert len(looked) == 1 + JUDGED_AT_ONCE
+
+
+@pytest.mark.parametrize("prefer", list(Preference))
+def test_as_many_are_looked_at_as_it_takes_until_one_is_ready(prefer: Preference) -> None:
+    models = [known(f"m{number:03}", gb=1) for number in range(5 * JUDGED_AT_ONCE)]
+    last = models[-1].name
+    barred = FREE._replace(barred="it is being cured")
+    wish = wanting(prefer=prefer)
+    selection = select(
+        by_size(models, prefer), (), wish, lambda each: FREE if each.name == last else barred
+    )
+    assert (selection.model.name, selection.is_ready) == (last, True)
 
 
 # The order of an operator
