@@ -10,13 +10,14 @@ import platformdirs
 
 from broker.config.schema import Config
 from broker.core.library import Library
+from broker.core.model_list import ListState
 from broker.daemon.library import make_library
 from broker.models.catalog import Catalog
 from broker.models.gathering import Gathering
 from broker.models.index import ModelIndex
 from broker.models.keeping import Keeping
 from broker.models.refresh import HOUR_MS, RefreshPolicy
-from broker.models.refreshing import ListState, Refreshing
+from broker.models.refreshing import Refreshing
 from broker.runtime.clock import Clock
 from broker.runtime.supervisor import Supervisor
 from broker.state.model_cache import FILE_NAME, ModelCache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
@@ -9,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from broker.config.schema import Config
 from broker.core.alert_rules import AlertPolicy, FirstTokens
 from broker.core.events import Bus
+from broker.core.model_list import ListState
 from broker.core.observer import Observer
 from broker.models.usage_books import UsageBooks
 from broker.observability.alerting import Alerting
@@ -43,7 +45,12 @@ class Observing:
         return Alerting(alert_policy(config), driver.snapshot, driver.level, self._sums, observer)
 
     def exposition(
-        self, driver: Driver, alerting: Alerting, bus: Bus, books: UsageBooks | None
+        self,
+        driver: Driver,
+        alerting: Alerting,
+        bus: Bus,
+        books: UsageBooks | None,
+        model_list: Callable[[], ListState],
     ) -> Exposition:
         """All that is counted, and how these are."""
 
@@ -54,6 +61,7 @@ class Observing:
                 firing=alerting.firing(),
                 bus=bus.counts(),
                 usage=books.health() if books is not None else None,
+                model_list=model_list(),
             )
 
         return Exposition(self.registry, look)

@@ -132,6 +132,7 @@ def build(
         broker_version(),
         Pace(engine),
         alerting.firing,
+        listing.state,
         stop,
     )
     operations = OperationsService(driver, reload)
@@ -153,7 +154,7 @@ def build(
         http=HealthServer(
             _http_settings(config),
             driver.snapshot,
-            seen_by.exposition(driver, alerting, bus, books),
+            seen_by.exposition(driver, alerting, bus, books, listing.state),
         ),
         pooling=pooling,
         sampler=_sampler(config, driver, clock, alerting.on_tick),

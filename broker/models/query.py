@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from broker.core.model_list import Freshness as Freshness
 from broker.models.known import KnownModel
 
 LIBRARY: Final = "library"  # the source that is no backend
@@ -26,15 +27,6 @@ class Order(Enum):
     NAME = "name"
     SIZE = "size"
     USE = "use"
-
-
-class Freshness(Enum):
-    """How old what is known is, by the ages of the configuration."""
-
-    FRESH = "fresh"
-    STALE = "stale"
-    EXPIRED = "expired"
-    EMPTY = "empty"  # nothing is known at all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from random import Random
 from typing import Final
 
@@ -16,6 +15,7 @@ import structlog
 
 from broker.core.errors import BrokerError
 from broker.core.library import Library, Transfer
+from broker.core.model_list import ListState
 from broker.models.gathering import Gathering
 from broker.models.library_rows import LibraryModels
 from broker.models.query import LIBRARY, Freshness, SourceState
@@ -25,22 +25,6 @@ from broker.models.slices import in_slices
 _log = structlog.get_logger(__name__)
 
 _MS: Final = 1_000_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ListState:
-    """How well it is known which models there are. `age_ms` of the library's answer where there is
-    a library, else of the oldest listing of a backend; `next_ms` None: no refresh is planned."""
-
-    downloaded: int
-    downloadable: int
-    freshness: Freshness
-    age_ms: int | None
-    is_refreshing: bool
-    problem: str
-    next_ms: int | None
-    bytes_per_s: float | None
-    file: str
 
 
 class Refreshing:
@@ -72,7 +56,7 @@ class Refreshing:
         self._under_way: asyncio.Task[bool] | None = None
         self._wanted = asyncio.Event()
         self._failures = 0
-        self._was_answered = False
+        self._answers, self._failed_ever = 0, 0
         self._is_passing = True  # may the same question be answered soon?
         self._next_unix_ms: int | None = None
         self._cost_ms = 0.0  # of the last answer: how long it kept the connection, or us, busy
@@ -150,9 +134,10 @@ class Refreshing:
             problem = f"the broker failed on its answer ({type(error).__name__}: {error})"
             self._failed(library, problem, is_passing=False)
             return False
-        if self._failures or not self._was_answered:
+        if self._failures or not self._answers:
             _log.info("the library answered", library=library.name, models=len(models))
-        self._failures, self.problem, self._was_answered = 0, "", True
+        self._failures, self.problem = 0, ""
+        self._answers += 1
         self.transfer = library.transfer
         took_ms = max(0, self._unix_ms() - began_ms)
         self._cost_ms = took_ms if self._policy.is_local else self.transfer.receiving_ns / 1e6
@@ -166,6 +151,7 @@ class Refreshing:
                 problem=problem,
             )
         self._failures += 1
+        self._failed_ever += 1
         self.problem, self._is_passing = problem, is_passing
 
     def close(self) -> None:
@@ -247,4 +233,6 @@ class Refreshing:
             next_ms=max(0, (self._next_unix_ms or 0) - now_unix_ms) if waits else None,
             bytes_per_s=self.transfer.bytes_per_s,
             file=self._file,
+            refreshed=self._answers,
+            failed=self._failed_ever,
         )

@@ -7,7 +7,7 @@ anyway. What it does not keep is counted by `recorder.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from prometheus_client import ProcessCollector, disable_created_metrics
@@ -18,6 +18,7 @@ from broker.core.alert_rules import RULES
 from broker.core.breaker import BreakerState
 from broker.core.events import BusCounts
 from broker.core.healing import Health
+from broker.core.model_list import ListState
 from broker.core.requests import Outcome
 from broker.core.residency import ResidencyState
 from broker.core.snapshot import ResidencyView, Snapshot
@@ -26,6 +27,7 @@ from broker.core.usage import UsageHealth
 from broker.core.views import AlertView, EstimatesView, LevelView, PreemptionView
 from broker.observability.bounded import OTHER
 from broker.observability.machine_metrics import machine_metrics
+from broker.observability.model_list_metrics import model_list_metrics
 
 HEALTH_NUMBER: Final = {each: float(number) for number, each in enumerate(Health)}
 BREAKER_NUMBER: Final = {
@@ -47,6 +49,7 @@ class Picture:
     firing: tuple[AlertView, ...]
     bus: BusCounts
     usage: UsageHealth | None = None  # None: none is kept
+    model_list: ListState = field(default_factory=ListState)
 
 
 def picture_metrics(picture: Picture) -> Iterator[Metric]:
@@ -64,6 +67,7 @@ def picture_metrics(picture: Picture) -> Iterator[Metric]:
     yield from _bus(picture.bus)
     if picture.usage is not None:
         yield from _usage(picture.usage)
+    yield from model_list_metrics(picture.model_list)
 
 
 def _depths(snapshot: Snapshot) -> Iterator[Metric]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from broker.core.errors import Draining
 from broker.core.level import Level
+from broker.core.model_list import ListState
 from broker.core.pace import Pace, Waits, Work
 from broker.core.ports import Backend
 from broker.core.requests import RequestKey
@@ -45,12 +46,14 @@ class Status:
     backends: Mapping[str, BackendIdentity]
     pieces: Mapping[RequestKey, int]
     tokens_per_s: Mapping[RequestKey, float]
+    model_list: ListState
 
 
 class StatusService:
     """Reads; what it starts is a drain, or another level.
 
-    `pace` tells how fast work goes, `alerts` which fire. `stop` begins to leave.
+    `pace` tells how fast work goes, `alerts` which fire, `model_list` how well it is known which
+    models there are. `stop` begins to leave.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class StatusService:
         version: str,
         pace: Pace,
         alerts: Callable[[], tuple[AlertView, ...]],
+        model_list: Callable[[], ListState],
         stop: Callable[[int | None], int],
     ) -> None:
         self._driver = driver
@@ -73,6 +77,7 @@ class StatusService:
         self._version = version
         self._pace = pace
         self._alerts = alerts
+        self._model_list = model_list
         self._stop = stop
         self._started_ns = driver.now_ns()
 
@@ -101,6 +106,7 @@ class StatusService:
             },
             pieces={each.key: self._driver.pieces_count(each.key) for each in snapshot.requests},
             tokens_per_s=self._rates(work, snapshot.at_ns),
+            model_list=self._model_list(),
         )
 
     def _rates(self, work: Work, now_ns: int) -> dict[RequestKey, float]:

@@ -12,6 +12,7 @@ from broker.api.grpc.level_codec import (
     encode_sensor,
 )
 from broker.api.grpc.model_codec import encode_place
+from broker.core.model_list import ListState
 from broker.core.pace import Waits, Work
 from broker.core.requests import RequestKey
 from broker.core.snapshot import BackendView, RequestView
@@ -68,6 +69,7 @@ def encode_status(status: Status) -> pb.GetStatusResponse:
     _add_machine(encoded, status.level, snapshot.at_ns)
     _add_pace(encoded, status.waits, snapshot.estimates, status.work)
     encoded.preemptions.CopyFrom(_encode_preemptions(snapshot.preemptions))
+    encoded.model_list.CopyFrom(_encode_model_list(status.model_list))
     encoded.alerts.extend(encode_alert(each, snapshot.at_ns) for each in status.alerts)
     return encoded
 
@@ -75,6 +77,20 @@ def encode_status(status: Status) -> pb.GetStatusResponse:
 def _encode_preemptions(view: PreemptionView) -> pb.PreemptionStatus:
     return pb.PreemptionStatus(
         count=view.count, wasted_s=view.wasted_ns / 1e9, left_s=view.left_ns / 1e9
+    )
+
+
+def _encode_model_list(state: ListState) -> pb.ModelListStatus:
+    return pb.ModelListStatus(
+        downloaded=state.downloaded,
+        downloadable=state.downloadable,
+        freshness=state.freshness.value,
+        age_ms=state.age_ms,
+        refreshing=state.is_refreshing,
+        problem=state.problem,
+        next_ms=state.next_ms,
+        bytes_per_s=state.bytes_per_s or 0.0,
+        file=state.file,
     )
 
 

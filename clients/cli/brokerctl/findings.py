@@ -15,6 +15,7 @@ from brokerctl.health_findings import health_findings, standing_finding
 from brokerctl.health_lines import is_well
 from brokerctl.machine_findings import machine_findings
 from brokerctl.model_choice import completion_models
+from brokerctl.model_list_lines import model_list_findings
 
 # Waits that end when something above is mended.
 WAITS_FOR_BACKENDS: Final = {
@@ -44,6 +45,7 @@ def examine(status: Status, models: Sequence[Model], address: str) -> list[Findi
         findings.extend(backend_findings(backend))
     if any(each.up for each in status.backends):
         findings.extend(model_findings(models, status.backends))
+    findings.extend(model_list_findings(status.model_list))
     findings.extend(machine_findings(status))
     findings.extend(queue_findings(status))
     return findings

@@ -17,6 +17,7 @@ from brokerctl.level_tables import (
     load_table,
     sensor_lines,
 )
+from brokerctl.model_list_lines import model_list_lines
 from brokerctl.work_tables import (
     AGENTS_SHOWN,
     backends_table,
@@ -41,7 +42,7 @@ def status_view(status: Status, address: str) -> RenderableType:
     parts += alert_lines(status.alerts)
     parts += machine_parts(status)
     parts += work_parts(status)
-    parts += ["", outcomes_line(status)]
+    parts += ["", *model_list_lines(status.model_list), outcomes_line(status)]
     return Group(*parts)
 
 

@@ -2,6 +2,7 @@
 
 from broker_client.accounts import ModelNode, ModelTree, ModelUsage, UsageReport
 from broker_client.awareness import ResourceAwareness
+from broker_client.backend_status import BackendModel, BackendStatus, BreakerStatus, SickModel
 from broker_client.catalogue import (
     MemoryNeed,
     Model,
@@ -88,6 +89,7 @@ from broker_client.machine import (
     SensorStatus,
 )
 from broker_client.model_lists import Wanted
+from broker_client.models_status import ModelListStatus, PreloadStatus
 from broker_client.operations import (
     Agent,
     Attempt,
@@ -121,16 +123,12 @@ from broker_client.retry import RetryPolicy
 from broker_client.status import (
     AgentWork,
     Alert,
-    BackendModel,
-    BackendStatus,
-    BreakerStatus,
     BulkheadStatus,
     Drain,
     EstimateStatus,
     PreemptionStatus,
     PriorityStatus,
     RequestStatus,
-    SickModel,
     Status,
     WaitStatus,
 )
@@ -205,6 +203,7 @@ __all__ = [
     "ModelChangeDenied",
     "ModelInUse",
     "ModelList",
+    "ModelListStatus",
     "ModelNode",
     "ModelPlace",
     "ModelSource",
@@ -223,6 +222,7 @@ __all__ = [
     "Pacing",
     "Payload",
     "PreemptionStatus",
+    "PreloadStatus",
     "PriorityChange",
     "PriorityStatus",
     "PublishRateLimited",
