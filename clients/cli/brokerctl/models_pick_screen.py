@@ -17,7 +17,7 @@ from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import Input, Static
 
-from broker_client import BrokerError, Model, ModelList, ModelUnknown, Wanted
+from broker_client import BrokerError, InvalidRequest, Model, ModelList, ModelUnknown, Wanted
 from brokerctl.exit_status import EXIT_INTERRUPTED, EXIT_SAID_NO
 from brokerctl.explanation import sentence_of
 from brokerctl.models_pick_details import detail_lines, empty_text
@@ -213,7 +213,7 @@ class Picker(App[list[str]]):
                 model = await self._found(client, name)
                 self._note(self._marks.learn(name, model, seen_unix_ms))
         except BrokerError as error:  # the next list comes with another try
-            self._lose(sentence_of(error, client.address))
+            self._note(sentence_of(error, client.address))
         self._say()
 
     async def _mark_wanted(self, client: Watched, name: str, seen_unix_ms: int) -> None:
@@ -229,7 +229,7 @@ class Picker(App[list[str]]):
     async def _found(self, client: Watched, name: str) -> Model | None:
         try:
             return await client.model(name)
-        except ModelUnknown:
+        except (ModelUnknown, InvalidRequest):  # one that no model can have is none, either
             return None
 
     def _note(self, words: str) -> None:
@@ -263,8 +263,11 @@ class Picker(App[list[str]]):
         self._say()
 
     def on_pick_list_clicked(self) -> None:
-        """As the key."""
-        self.action_mark()
+        """As the keys."""
+        if self._is_multiple:
+            self.action_mark()
+        else:
+            self.action_choose()
 
     def on_resize(self, event: events.Resize) -> None:
         """Another width has room for other keys, another height for the details."""

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import grpc
 import pytest
 
+from broker_client import CallsFull, Model
+from broker_client.errors import ErrorDetails
 from brokerctl.models_pick_filter import PickFilter
 from brokerctl.models_pick_list import PickList
+from tests.unit.cli.picked_models import FakeCatalogue, shelf
 from tests.unit.cli.picker_stage import ALL, NAMES, stage
 
 
@@ -142,6 +146,39 @@ async def test_a_click_moves_and_on_a_mark_marks() -> None:
         await pick.until("Enter takes 1 marked: qwen3:8b")
         await pick.pilot.click(PickList, offset=(3, 15))
         assert pick.selected == "qwen3:8b"
+
+
+async def test_where_one_is_chosen_a_second_click_takes_it() -> None:
+    async with stage(is_multiple=False) as pick:
+        await pick.pilot.click(PickList, offset=(1, 3))
+        assert pick.selected == "nomic-embed-text:latest"
+        await pick.pilot.click(PickList, offset=(20, 3))
+        assert pick.app.return_value == ["nomic-embed-text:latest"]
+
+
+@pytest.mark.parametrize("size", [(20, 5), (5, 2), (1, 1)])
+async def test_a_terminal_that_is_too_small_breaks_nothing(size: tuple[int, int]) -> None:
+    async with stage(size) as pick:
+        await pick.press("down", "space", "slash", *"q", "pagedown", "escape", "i", "escape")
+        await pick.pilot.resize_terminal(80, 24)
+        await pick.until("Enter takes 1 marked: llama3.1:8b")
+
+
+async def test_what_the_broker_says_of_a_mark_is_told_and_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    broker = FakeCatalogue(shelf())
+    whole = broker.model
+
+    async def refused(name: str) -> Model:
+        raise CallsFull(ErrorDetails(code=grpc.StatusCode.RESOURCE_EXHAUSTED, message="busy"))
+
+    monkeypatch.setattr(broker, "model", refused)
+    async with stage(broker=broker, asked=PickFilter(), selected=["llama3.1:70b"]) as pick:
+        await pick.until("busy; let some calls of this agent")
+        monkeypatch.setattr(broker, "model", whole)
+        await pick.change(shelf())
+        await pick.until("Enter takes 1 marked: llama3.1:70b")
 
 
 async def test_the_keys_are_explained() -> None:
