@@ -26,7 +26,9 @@ DAY = HOUR - HOUR % DAY_H
 
 def counts(completed: int = 1, refused: int = 0, **other: int) -> Counts:
     """So many requests, and whatever else is said."""
-    made = Counts(**other)
+    made = Counts()
+    for name, value in other.items():
+        setattr(made, name, value)
     made.outcomes[OUTCOME_INDEX[Outcome.COMPLETED]] = completed
     made.outcomes[OUTCOME_INDEX[Outcome.REFUSED]] = refused
     return made

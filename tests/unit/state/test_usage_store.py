@@ -125,7 +125,7 @@ async def test_a_full_disk_changes_nothing_and_is_no_end(
     connect = sqlite3.connect
 
     def connect_small(*args: object, **others: object) -> sqlite3.Connection:
-        database = connect(*args, **others)  # type: ignore[arg-type, call-overload]
+        database = connect(*args, **others)  # type: ignore[call-overload]
         assert isinstance(database, sqlite3.Connection)
         database.execute("PRAGMA max_page_count = 8")
         return database
