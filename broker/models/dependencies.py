@@ -36,7 +36,7 @@ class Freed:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
     """One model on one backend. `parent` is as it says itself, but spelled as the backend lists it
-    where it is there; "" where it says none. `twins` are other names whose weights are the same
+    where it is there; "" where it says none, or itself. `twins` are other names whose weights are the same
     file."""
 
     facts: ModelFacts
@@ -196,12 +196,13 @@ class _Backend:
 
     def _node(self, backend: str, key: str) -> Node:
         facts, parent = self.by_key[key], self._parents[key]
-        is_named = bool(facts.parent) and not _is_path(facts.parent)
+        said = "" if comparison_key(facts.parent) == key else facts.parent
+        is_named = bool(said) and not _is_path(said)
         return Node(
             facts=facts,
             backend=backend,
-            parent=self.by_key[parent].name if parent is not None else facts.parent,
-            is_parent_missing=is_named and comparison_key(facts.parent) not in self.by_key,
+            parent=self.by_key[parent].name if parent is not None else said,
+            is_parent_missing=is_named and parent is None,
             children=self._names(self.children(key)),
             twins=self._names(sorted(self._twins(key))),
             freed=self.freed(key),
