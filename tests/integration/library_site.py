@@ -10,7 +10,12 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
+from broker.core.library import LibraryModel
+from broker.library.web import WebLibrary, WebLimits
 from tests.unit.library.saved_pages import LISTED, saved
+
+NOW_UNIX_S = 1_795_262_400.0  # 2026-11-21
+PATIENCE_S = 30.0
 
 Handler = Callable[[web.Request], web.StreamResponse | None]
 
@@ -89,3 +94,35 @@ async def library_site() -> AsyncIterator[Site]:
         yield site
     finally:
         await runner.cleanup()
+
+
+class Ticking:
+    """A clock that goes on by a millisecond whenever it is looked at."""
+
+    def __init__(self) -> None:
+        self.now_ns = 0
+
+    def __call__(self) -> int:
+        self.now_ns += 1_000_000
+        return self.now_ns
+
+
+@contextlib.asynccontextmanager
+async def library(
+    site: Site, limits: WebLimits | None = None, url: str = ""
+) -> AsyncIterator[WebLibrary]:
+    web_library = WebLibrary(
+        url or site.url,
+        limits or WebLimits(),
+        now_ns=Ticking(),
+        now_unix_s=lambda: NOW_UNIX_S,
+    )
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            yield web_library
+    finally:
+        await web_library.close()
+
+
+def by_name(models: tuple[LibraryModel, ...]) -> dict[str, LibraryModel]:
+    return {each.name: each for each in models}
