@@ -32,6 +32,11 @@ class ModelListConfig(Section):
     # The first wait after a refresh that failed, doubled each time up to the other.
     retry_s: int = Field(default=30, ge=1, le=86_400)
     retry_max_s: int = Field(default=3_600, ge=1, le=86_400)
+    # How many may watch the list at once, each with a call that stays open.
+    watchers_max: int = Field(default=500, ge=1, le=100_000)
+    # While somebody watches, backends are asked so often for what they have: a short answer each
+    # time, of a server on the same host some milliseconds.
+    watch_interval_ms: int = Field(default=500, ge=50, le=60_000)
 
 
 class UsageConfig(Section):

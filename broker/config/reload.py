@@ -52,10 +52,19 @@ LIVE: Final[Mapping[str, frozenset[str] | None]] = {
     ),
     "aliases": None,
     "model_list": frozenset(
-        {"busy_percent_max", "expired_h", "fresh_h", "metered", "retry_max_s", "retry_s"}
+        {
+            "busy_percent_max",
+            "expired_h",
+            "fresh_h",
+            "metered",
+            "retry_max_s",
+            "retry_s",
+            "watch_interval_ms",
+        }
     ),
     "placement": frozenset(
         {
+    "preload": None,
             "drain_timeout_s",
             "failed_load_hold_s",
             "memory_wait_ms",

@@ -54,9 +54,11 @@ class CapacityState:
 
 @value(kw_only=True)
 class ModelsState:
-    """The models that occupy backends, each with its backend's name."""
+    """The models that occupy backends, each with its backend's name. `changed_unix_ms`: when what
+    is known of all models last changed."""
 
     models: tuple[tuple[str, ResidencyView], ...]
+    changed_unix_ms: int = 0
 
 
 @value(kw_only=True)

@@ -38,7 +38,8 @@ def state_file(config: Config) -> Path:
 class Pooling:
     """The backends of a configuration with what is known of them here: how they are asked, how they
     are restarted, which of their models are ours. `driver` is asked for when it is needed first, as
-    it is made with the pool. `stand_ins` take the place of adapters, by the names of backends."""
+    it is made with the pool. `stand_ins` take the place of adapters, by the names of backends.
+    `is_watched`: does anybody watch the list of models?"""
 
     def __init__(
         self,
@@ -48,6 +49,7 @@ class Pooling:
         catalog: Catalog,
         driver: Callable[[], Driver],
         stand_ins: Mapping[str, Backend] | None,
+        is_watched: Callable[[], bool],
     ) -> None:
         self._backends = _by_name(config)
         self._supervisor = supervisor
@@ -55,6 +57,7 @@ class Pooling:
         self._catalog = catalog
         self._driver = driver
         self._stand_ins = stand_ins
+        self._is_watched = is_watched
         self._owned = OwnedModels(state_file(config), config.placement.keep_alive_s)
         self._restarts = Restarts(
             lambda: {name: each.restart_command for name, each in self._backends.items()},
@@ -99,6 +102,7 @@ class Pooling:
             lambda stimulus: self._driver().feed(stimulus),
             self._clock.monotonic_ns,
             self._clock.sleep,
+            self._is_watched,
         )
         return adapter, discovery
 
@@ -132,6 +136,7 @@ def _places(config: Config) -> tuple[Place[DiscoveryPolicy], ...]:
                 catalog_interval_ns=each.catalogue_interval_s * _S,
                 retry_interval_ns=each.retry_interval_ms * _MS,
                 mute_ns=config.healing.mute_s * _S,
+                watch_interval_ns=config.model_list.watch_interval_ms * _MS,
             ),
         )
         for each in config.backends

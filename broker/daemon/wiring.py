@@ -31,6 +31,7 @@ from broker.daemon.accounting import usage_books
 from broker.daemon.engine_policy import engine_policy, live_max
 from broker.daemon.listing import Listing
 from broker.daemon.observing import Observing, observing
+from broker.daemon.model_lists import ModelLists
 from broker.daemon.pooling import Pooling
 from broker.daemon.sensing import GPU, sampling
 from broker.models.catalog import Catalog, ModelSettings
@@ -44,7 +45,6 @@ from broker.runtime.supervisor import Supervisor
 from broker.runtime.switches import SwitchLimits
 from broker.services.inference import DeadlinePolicy, InferenceService
 from broker.services.model_accounts import ModelAccountsService
-from broker.services.models import ModelsService
 from broker.services.operations import OperationsService, ReloadReport
 from broker.services.pubsub import PubSubPolicy, PubSubService
 from broker.services.status import StatusService
@@ -109,11 +109,20 @@ def build(
     clock = clock or LoopClock()
     catalog = _catalog(config)
     # It looks at the driver, which is made with it; so do the topics.
-    pooling = Pooling(config, supervisor, clock, catalog, lambda: driver, backends)
+    pooling = Pooling(
+        config,
+        supervisor,
+        clock,
+        catalog,
+        lambda: driver,
+        backends,
+        lambda: lists.is_watched(),
+    )
     pool = pooling.pool
     listing = Listing(config, clock, catalog, pool.problems)
     bus = _bus(config, clock)
-    topics = SystemTopics(bus, lambda: driver)
+    topics = SystemTopics(bus, lambda: driver, lambda: listing.index.changed_unix_ms)
+    listing.index.on_change(topics.list_changed)
     seen_by = observing(config, broker_version())
     engine = Engine(engine_policy(config), rule)
     books = usage_books(config, catalog, clock)
@@ -121,6 +130,8 @@ def build(
     observers = Observers((*seen_by.observers, *counting, topics))
     driver = Driver(
         engine, pool, clock, supervisor, _limits(config), observers, pooling.performers()
+    if books is not None:
+        listing.index.uses, listing.index.used = books.recorder.use_of, books.recorder.used
     )
     alerting = seen_by.alerting(config, driver, observers)
     status = StatusService(
@@ -136,11 +147,11 @@ def build(
         stop,
     )
     operations = OperationsService(driver, reload)
-    models = ModelsServicer(
-        ModelsService(driver, catalog, clock), ModelAccountsService(driver, catalog, books, clock)
+    lists = ModelLists(
+        config, engine, driver, listing.index, clock, bus, catalog.memory_needs, pool.look_now
     )
     pubsub = PubSubServicer(
-        PubSubService(driver, bus, _pubsub_policy(config), topics.look),
+        PubSubService(driver, bus, _pubsub_policy(config), look),
         config.pubsub.payload_bytes_max,
     )
     return Parts(
@@ -245,8 +256,10 @@ def _grpc_server(
             keepalive_timeout_ms=config.server.keepalive_timeout_ms,
             ping_interval_ms_min=config.floods.ping_interval_ms_min,
             concurrent_streams_max=config.floods.calls_per_connection_max,
-            # A subscriber is a call that stays.
-            calls_max=live_max(config) + config.pubsub.subscribers_max,
+            # A subscriber is a call that stays, and so is who watches models.
+            calls_max=live_max(config)
+            + config.pubsub.subscribers_max
+            + config.model_list.watchers_max,
             floods=FloodLimits(
                 calls_per_s=config.floods.calls_per_s,
                 calls_burst=config.floods.calls_burst,

@@ -14,6 +14,7 @@ from operator import itemgetter
 from typing import Final
 
 from broker.core.errors import FieldProblem, InvalidRequest
+from broker.core.model_name import comparison_key
 from broker.core.usage import ModelUse
 from broker.models.known import KnownModel
 from broker.models.library_rows import LibraryRows
@@ -28,6 +29,7 @@ _Placed = tuple[int, str, KnownModel | int]
 _UNKNOWN_SIZE: Final = 2**63 - 1
 # So few rows are sorted rather than looked for bucket by bucket.
 _SORTED_MAX: Final = 2_048
+_DIGITS_MAX: Final = 19  # of a size or a number of requests
 _first_two: Final = itemgetter(0, 1)
 
 
@@ -83,13 +85,12 @@ def page_of(
 def _place(order: Order, token: str) -> tuple[int, str] | None:
     if not token:
         return None
-    if order is Order.NAME:
-        return 0, token
-    number, slash, key = token.partition("/")
-    if not (slash and number.isascii() and number.isdigit()):
+    number, slash, key = ("0", "/", token) if order is Order.NAME else token.partition("/")
+    is_number = number.isascii() and number.isdigit() and len(number) <= _DIGITS_MAX
+    if not (slash and is_number and comparison_key(key) == key):
         problem = "is no next_page_token of a list in this order"
         raise InvalidRequest((FieldProblem(field="page_token", problem=problem),))
-    return (int(number) if order is Order.SIZE else -int(number)), key
+    return (-int(number) if order is Order.USE else int(number)), key
 
 
 def _by_name(found: Found, after: str) -> Iterator[_Placed]:

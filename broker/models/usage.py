@@ -7,7 +7,7 @@ counted too, together. Names that are no model's are counted as one: anybody may
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final
 
 from broker.core.model_name import comparison_key
@@ -69,6 +69,10 @@ class UsageRecorder(Observer):
     def use_of(self, model: str) -> ModelUse:
         """How much a model was used, by any spelling of its name."""
         return self._totals.get(comparison_key(model), _NEVER_USED)
+
+    def used(self) -> Collection[str]:
+        """The keys of all models that were used at all."""
+        return self._totals.keys()
 
     # What is counted
 

@@ -36,6 +36,8 @@ class Asking(Protocol[Q]):
 
     def list_again(self) -> None: ...
 
+    def look_now(self) -> None: ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place(Generic[P]):
@@ -152,6 +154,11 @@ class BackendPool(Mapping[str, Backend], Generic[P]):
         """Returns when each has been asked once."""
         waits = (each.discovery.was_asked.wait() for each in self._members.values())
         await asyncio.gather(*waits)
+
+    def look_now(self) -> None:
+        """Asks all of them at once: somebody has begun to watch."""
+        for member in self._members.values():
+            member.discovery.look_now()
 
     def list_again(self, effect: ListAgain) -> None:
         """What it listed is not so, or no longer."""

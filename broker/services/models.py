@@ -1,53 +1,98 @@
-"""Which models there are, where, and in what state."""
+"""Which models there are, where, and in what state: lists answered from memory, and watched."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from broker.core.errors import ModelUnknown
-from broker.core.model_name import comparison_key
+from broker.core.model_sizes import MemoryNeed
 from broker.core.requirements import Requirements
 from broker.core.resolution import Resolution
-from broker.core.snapshot import ResidencyView, Snapshot
-from broker.models.catalog import Catalog, CatalogEntry
+from broker.core.usage import ModelUse
+from broker.models.index import ModelIndex
+from broker.models.known import KnownModel
+from broker.models.query import SourceState
 from broker.runtime.clock import Clock
 from broker.runtime.driver import Driver
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelPlace:
-    """A model on one backend; `residency` None means that it is on disk only. `is_up`: does the
-    backend answer? Else both are what was known last."""
-
-    backend: str
-    is_up: bool
-    residency: ResidencyView | None
+from broker.services.model_judge import ModelJudge, ModelLore, ModelPlace, Wanted
+from broker.services.model_news import ModelNews, Watcher
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelView:
-    """A model and all its places."""
+    """A model and all its places, with what only a look at the broker as a whole can tell:
+    `memory` that it takes, the usual context first; whether it `fits` some backend, None where that
+    is not known; whether it is of the `small` class."""
 
-    entry: CatalogEntry
+    known: KnownModel
     places: tuple[ModelPlace, ...]
+    memory: tuple[MemoryNeed, ...]
+    fits: bool | None
+    small: bool
+    use: ModelUse
+    aliases: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelList:
+    """A page, and where it comes from. `unix_s` is the wall's clock at that moment."""
+
+    models: tuple[ModelView, ...]
+    next_token: str
+    total: int
+    changed_unix_ms: int
+    sources: tuple[SourceState, ...]
+    is_loading: bool
+    unix_s: float
 
 
 class ModelsService:
     """See the module."""
 
-    def __init__(self, driver: Driver, catalog: Catalog, clock: Clock) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        index: ModelIndex,
+        clock: Clock,
+        lore: ModelLore,
+        news: ModelNews,
+    ) -> None:
         self._driver = driver
+        self._index = index
         self._clock = clock
-        self._catalog = catalog
+        self._lore = lore
+        self._news = news
 
-    def page(self, after: str, size: int) -> tuple[list[ModelView], str]:
-        """Up to `size` models that come after the name `after`, in order of the names, and the name
-        to go on from, or "" where these were the last."""
-        key = comparison_key(after) if after else ""
-        rest = [each for each in self._catalog.entries() if comparison_key(each.facts.name) > key]
-        snapshot = self._driver.snapshot()
-        chosen = [_view(each, snapshot) for each in rest[:size]]
-        return chosen, chosen[-1].entry.facts.name if len(rest) > size else ""
+    @property
+    def revision(self) -> int:
+        """It grows with every change that watchers are told of."""
+        return self._news.revision
+
+    async def page(self, wanted: Wanted, token: str, size: int) -> ModelList:
+        """Up to `size` of the models that are wanted, after those of the page that this token came
+        with; "" begins. InvalidRequest where the token is none of this list's."""
+        judge = ModelJudge(self._driver.snapshot(), self._lore)
+        query, index = wanted.query, self._index
+        changed_unix_ms = index.changed_unix_ms
+        if wanted.needs_judging:  # one by one, of which the library may have very many
+            query = replace(query, admits=lambda model: judge.admits(wanted, model))
+            page = await index.page_in_slices(query, wanted.order, token, size)
+        else:
+            page = index.page(query, wanted.order, token, size)
+        unix_ns = self._clock.unix_ns()
+        return ModelList(
+            models=tuple(self._view(each, judge) for each in page.models),
+            next_token=page.next_token,
+            total=page.total,
+            changed_unix_ms=changed_unix_ms,
+            sources=self._index.sources(unix_ns // 1_000_000),
+            is_loading=self._index.is_loading,
+            unix_s=unix_ns / 1e9,
+        )
+
+    def watch(self, wanted: Wanted) -> Watcher:
+        """Who wants to hear when `page` would answer otherwise. SubscribersFull, Draining."""
+        return self._news.open(wanted.query)
 
     def unix_s(self) -> float:
         """The clock on the wall, in seconds since 1970, as backends tell when models expire."""
@@ -55,22 +100,24 @@ class ModelsService:
 
     def get(self, name: str) -> ModelView:
         """One model. ModelUnknown with the nearest names where there is none."""
-        entry = self._catalog.get(name)
-        if entry is None:
-            raise ModelUnknown(name, self._catalog.nearest(name))
-        return _view(entry, self._driver.snapshot())
+        known = self._index.get(name)
+        if known is None:
+            raise ModelUnknown(name, self._index.nearest(name))
+        return self._view(known, ModelJudge(self._driver.snapshot(), self._lore))
 
     def resolve(self, name: str, wants: Requirements | None) -> Resolution:
         """Which model would answer a request that names this model or alias, or says only what it
         wants. Raises what such a request would be refused with."""
         return self._driver.resolve(name, wants)
 
-
-def _view(entry: CatalogEntry, snapshot: Snapshot) -> ModelView:
-    places = []
-    for backend in snapshot.backends:
-        runner = entry.runners.get(backend.name)
-        if runner is not None:
-            residency = next((each for each in backend.residents if each.runner == runner), None)
-            places.append(ModelPlace(backend=backend.name, is_up=backend.up, residency=residency))
-    return ModelView(entry=entry, places=tuple(places))
+    def _view(self, known: KnownModel, judge: ModelJudge) -> ModelView:
+        needs = judge.needs(known)
+        return ModelView(
+            known=known,
+            places=judge.places(known),
+            memory=needs,
+            fits=judge.fits(known, needs),
+            small=judge.is_small(known),
+            use=self._index.uses(known.key),
+            aliases=judge.aliases(known, needs),
+        )

@@ -55,11 +55,15 @@ class Machine(Protocol):
 
 class SystemTopics(Observer):
     """See the module, and `broker.core.observer.Observer`. `machine` is asked for when it is
-    needed: the driver is made with its observers."""
+    needed: the driver is made with its observers. `changed_unix_ms` tells when the list of models
+    last changed."""
 
-    def __init__(self, bus: Bus, machine: Callable[[], Machine]) -> None:
+    def __init__(
+        self, bus: Bus, machine: Callable[[], Machine], changed_unix_ms: Callable[[], int] = int
+    ) -> None:
         self._bus = bus
         self._machine = machine
+        self._changed_unix_ms = changed_unix_ms
         self._timer: asyncio.TimerHandle | None = None
         self._capacity: CapacityState | None = None  # as last told or kept
         self._models: tuple[object, ...] | None = None  # what of them was last told or kept
@@ -122,7 +126,7 @@ class SystemTopics(Observer):
         self._present_ns = now_ns
         snapshot, level = machine.snapshot(), machine.level()
         self._show_capacity(capacity_of(snapshot, level.level))
-        self._show_models(models_of(snapshot))
+        self._show_models(models_of(snapshot, self._changed_unix_ms()))
         self._bus.keep(LEVEL, LevelState(at_ns=now_ns, view=level))
         self._bus.keep(ALERTS, AlertsState(at_ns=now_ns, firing=self._firing))
 
@@ -135,6 +139,12 @@ class SystemTopics(Observer):
         else:
             self._bus.keep(CAPACITY, capacity)
         self._capacity = capacity
+
+    def list_changed(self) -> None:
+        """The list of models is another one: who listens to what becomes of them hears so now."""
+        if self._bus.is_heard(MODELS):
+            snapshot = self._machine().snapshot()
+            self._show_models(models_of(snapshot, self._changed_unix_ms()))
 
     def _show_models(self, models: ModelsState) -> None:
         """As with capacity."""
@@ -155,7 +165,7 @@ class SystemTopics(Observer):
         if hears_capacity:
             self._show_capacity(capacity_of(snapshot, machine.level().level))
         if hears_models:
-            self._show_models(models_of(snapshot))
+            self._show_models(models_of(snapshot, self._changed_unix_ms()))
         self._timer = asyncio.get_running_loop().call_later(LOOK_INTERVAL_S, self._look_again)
 
     def close(self) -> None:
@@ -211,9 +221,11 @@ def capacity_of(snapshot: Snapshot, level: Level) -> CapacityState:
     )
 
 
-def models_of(snapshot: Snapshot) -> ModelsState:
-    """The models that occupy backends, at the moment of the snapshot."""
+def models_of(snapshot: Snapshot, changed_unix_ms: int) -> ModelsState:
+    """The models that occupy backends, at the moment of the snapshot, and when the list of all of
+    them last changed."""
     return ModelsState(
+        changed_unix_ms=changed_unix_ms,
         models=tuple(
             (backend.name, each) for backend in snapshot.backends for each in backend.residents
         ),
@@ -227,4 +239,4 @@ def _what_counts(state: ModelsState) -> tuple[object, ...]:
         memory = (each.memory_bytes, each.gpu_memory_bytes)
         return (backend, each.model, each.state, each.managed, each.slots, each.num_ctx, *memory)
 
-    return tuple(of(backend, each) for backend, each in state.models)
+    return (state.changed_unix_ms, *(of(backend, each) for backend, each in state.models))

@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 from broker_client.pb.broker.v1 import admin_pb2, models_pb2
 from broker_client.pb.broker.v1 import inference_pb2 as pb
 from tests.integration.bad_failing import FAILING
+from tests.integration.bad_models import BAD_MODELS
 from tests.integration.bad_operations import OPERATIONS
 from tests.integration.bad_pubsub import PUBSUB
 from tests.integration.bad_sessions import SESSIONS

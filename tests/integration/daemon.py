@@ -174,6 +174,7 @@ async def running_daemon(
             )
         finally:
             await channel.close(None)
+            parts.lists.news.close()
             await parts.grpc.stop(0)
             await parts.http.stop()
             parts.driver.close()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 
+import grpc
+import pytest
 import pytest_asyncio
 
 from broker.config.schema import Config
@@ -19,6 +21,7 @@ from tests.integration.daemon import (
     LedBackend,
     RunningDaemon,
     read_until,
+    refused,
     running_daemon,
 )
 from tests.integration.wire_requests import generate
@@ -52,10 +55,27 @@ async def test_every_model_is_on_one_page_in_order(daemon: RunningDaemon) -> Non
 
 
 async def test_a_token_whose_model_is_gone_still_leads_on(daemon: RunningDaemon) -> None:
-    answer = await daemon.models.List(pb.ListRequest(page_token="LLAMA3:1b"))
+    answer = await daemon.models.List(pb.ListRequest(page_token="llama3:1b"))
     assert [each.name for each in answer.models] == ["llama3:8b", "qwen3:8b", "talk:latest"]
-    answer = await daemon.models.List(pb.ListRequest(page_token="zzz\0"))
+    answer = await daemon.models.List(pb.ListRequest(page_token="zzz:latest"))
     assert (list(answer.models), answer.next_page_token) == ([], "")
+
+
+@pytest.mark.parametrize(
+    ("order", "token"),
+    [
+        *((pb.MODEL_ORDER_NAME, token) for token in ("LLAMA3:1b", "llama3", "Z\0")),
+        *((pb.MODEL_ORDER_SIZE, token) for token in ("llama3:1b", "x/llama3:1b", "-1/a:b", "1/A")),
+        *((pb.MODEL_ORDER_USE, token) for token in ("/a:b", f"{'9' * 20}/a:b", "²/a:b")),
+    ],
+)
+async def test_a_token_that_is_none_of_this_list_is_named(
+    daemon: RunningDaemon, order: pb.ModelOrder.ValueType, token: str
+) -> None:
+    call = daemon.models.List(pb.ListRequest(page_token=token, order=order))
+    refusal = await refused(call)
+    assert refusal.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert "no next_page_token of a list in this order" in refusal.violations["page_token"]
 
 
 async def test_a_model_tells_what_it_is_and_where(daemon: RunningDaemon) -> None:
@@ -86,7 +106,7 @@ async def test_odd_numbers_of_a_backend_do_not_cost_the_answer() -> None:
     async with running_daemon(backend=backend) as daemon:
         assert await pages(daemon, 0) == [NAMES]
         model = (await daemon.models.Get(pb.GetRequest(name="talk"))).model
-        assert (model.size_bytes, model.context_length_train) == (2**63 - 1, 0)
+        assert (model.size_bytes, model.size_text, model.context_length_train) == (0, "", 0)
 
 
 async def test_a_model_of_a_backend_that_is_away_is_still_known(daemon: RunningDaemon) -> None:

@@ -1,14 +1,19 @@
-"""Models as they are listed, on the wire: List and Get."""
+"""Models as they are listed and watched, on the wire: List, Get and Watch."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 import grpc
 
-from broker.api.grpc.model_codec import encode_model
+from broker.api.grpc.list_frames import ListFrames
+from broker.api.grpc.model_codec import decode_wanted, encode_change, encode_list, encode_model
+from broker.api.grpc.model_validation import check_list, check_watch
 from broker.api.grpc.reading import open_call
 from broker.api.grpc.status import abort
-from broker.api.grpc.validation import PAGE_SIZE_DEFAULT, check_model, check_page_size
+from broker.api.grpc.validation import PAGE_SIZE_DEFAULT, check_model
 from broker.core.errors import BrokerError
+from broker.services.model_news import Watcher
 from broker.services.models import ModelsService
 from broker_client.pb.broker.v1 import models_pb2 as pb
 
@@ -19,23 +24,21 @@ class ModelListing:
     """Translates; the service knows. A part of `ModelsServicer`."""
 
     _listing: ModelsService
+    _frames: ListFrames
 
     async def List(
         self, request: pb.ListRequest, context: _Context[pb.ListRequest, pb.ListResponse]
     ) -> pb.ListResponse:
-        """One page, in order of the names. The token of a page is the last name before it."""
+        """One page of the models that are meant."""
         try:
             problems = open_call(request, context)
-            check_page_size(request.page_size, problems)
-            check_model(request.page_token, "page_token", problems)
+            check_list(request, problems)
             problems.raise_any()
+            size = request.page_size or PAGE_SIZE_DEFAULT
+            found = await self._listing.page(decode_wanted(request), request.page_token, size)
+            return encode_list(found)
         except BrokerError as error:
             await abort(context, error)
-        size = request.page_size or PAGE_SIZE_DEFAULT
-        views, next_token = self._listing.page(request.page_token, size)
-        unix_s = self._listing.unix_s()
-        models = [encode_model(each, unix_s) for each in views]
-        return pb.ListResponse(models=models, next_page_token=next_token)
 
     async def Get(
         self, request: pb.GetRequest, context: _Context[pb.GetRequest, pb.GetResponse]
@@ -49,3 +52,24 @@ class ModelListing:
             return pb.GetResponse(model=encode_model(view, self._listing.unix_s()))
         except BrokerError as error:
             await abort(context, error)
+
+    async def Watch(
+        self, request: pb.WatchRequest, context: _Context[pb.WatchRequest, pb.WatchResponse]
+    ) -> AsyncIterator[pb.WatchResponse]:
+        """What List would answer, now and after every change. The next message is made when the
+        one before was taken: for a caller that does not read nothing gathers here."""
+        watcher: Watcher | None = None
+        try:
+            problems = open_call(request, context)
+            check_watch(request, problems)
+            problems.raise_any()
+            watcher = self._listing.watch(decode_wanted(request))
+            while True:
+                changes = [encode_change(each) for each in watcher.take()]
+                yield pb.WatchResponse(list=await self._frames.present(request), changes=changes)
+                await watcher.wait()
+        except BrokerError as error:
+            await abort(context, error)
+        finally:
+            if watcher is not None:
+                watcher.close()

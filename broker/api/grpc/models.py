@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from broker.api.grpc.list_frames import ListFrames
 from broker.api.grpc.model_accounts import ModelAccounts
 from broker.api.grpc.model_listing import ModelListing
 from broker.api.grpc.model_resolution import ModelResolution
@@ -16,3 +17,4 @@ class ModelsServicer(ModelListing, ModelResolution, ModelAccounts, models_pb2_gr
     def __init__(self, listing: ModelsService, accounts: ModelAccountsService) -> None:
         self._listing = listing
         self._accounts = accounts
+        self._frames = ListFrames(listing)

@@ -116,7 +116,8 @@ def _models(state: ModelsState, unix_s: float) -> pb.ModelsState:
         models=[
             pb.OccupyingModel(name=each.model, place=encode_place(backend, each, unix_s))
             for backend, each in state.models
-        ]
+        ],
+        changed_unix_ms=state.changed_unix_ms,
     )
 
 

@@ -28,6 +28,7 @@ class FakeAsking:
         self.was_asked = asyncio.Event()
         self.policies = [policy]
         self.lists = 0
+        self.looks = 0
         self.rounds = 0
         self.is_running = False
 
@@ -48,6 +49,9 @@ class FakeAsking:
 
     def list_again(self) -> None:
         self.lists += 1
+
+    def look_now(self) -> None:
+        self.looks += 1
 
 
 class Stage:
@@ -118,6 +122,12 @@ async def test_what_listed_wrongly_is_asked_for_its_models_again(stage: Stage) -
     stage.pool.apply((place("a"), place("b")))
     stage.pool.list_again(ListAgain("b"))
     assert [stage.asking[name].lists for name in ("a", "b")] == [0, 1]
+
+
+async def test_who_begins_to_watch_has_all_of_them_asked(stage: Stage) -> None:
+    stage.pool.apply((place("a"), place("b")))
+    stage.pool.look_now()
+    assert [stage.asking[name].looks for name in ("a", "b")] == [1, 1]
 
 
 async def test_one_that_was_taken_out_works_on_until_it_is_gone(stage: Stage) -> None:

@@ -147,6 +147,22 @@ def test_a_request_that_nobody_hears_of_costs_no_event(box: Box) -> None:
     assert (change.agent_id, change.request_id, change.state) == ("a", "r", "started")
 
 
+def test_a_list_of_models_that_changed_is_told_at_once_by_its_timestamp(box: Box) -> None:
+    bus, changed = WatchedBus(), 5
+    topics = SystemTopics(bus, lambda: box, lambda: changed)
+    topics.list_changed()
+    assert (bus.told, bus.kept, box.looks) == ([], {}, 0), "nobody listens"
+    bus.heard.add("models")
+    topics.list_changed()
+    assert bus.told == [], "before it nothing was told"
+    assert bus.kept["models", None] == ModelsState(models=(), changed_unix_ms=5)
+    changed = 6
+    topics.list_changed()
+    assert bus.told == [("models", ModelsState(models=(), changed_unix_ms=6))]
+    topics.list_changed()
+    assert len(bus.told) == 1
+
+
 def test_a_request_that_was_set_aside_is_told_to_who_listens(box: Box) -> None:
     bus = WatchedBus()
     report = PreemptionReport(

@@ -82,9 +82,11 @@ class OccupyingModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelsState:
-    """The models that occupy backends, or are about to."""
+    """The models that occupy backends, or are about to. `changed_unix_ms` is when what is known of
+    all models last changed: another one than before means that `models` answers otherwise."""
 
     models: tuple[OccupyingModel, ...]
+    changed_unix_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,7 +189,8 @@ def what_of(message: pubsub_pb2.Event) -> What:
                 models=tuple(
                     OccupyingModel(name=each.name, place=place_of(each.place))
                     for each in message.models.models
-                )
+                ),
+                changed_unix_ms=message.models.changed_unix_ms,
             )
         case "request":
             return request_change_of(message.request)
