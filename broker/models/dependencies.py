@@ -36,8 +36,8 @@ class Freed:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
     """One model on one backend. `parent` is as it says itself, but spelled as the backend lists it
-    where it is there; "" where it says none, or itself. `twins` are other names whose weights are the same
-    file."""
+    where it is there; "" where it says none, or itself. `twins` are other names whose weights are
+    the same file."""
 
     facts: ModelFacts
     backend: str
