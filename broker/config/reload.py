@@ -62,6 +62,7 @@ LIVE: Final[Mapping[str, frozenset[str] | None]] = {
             "watch_interval_ms",
         }
     ),
+    "preload": None,
     "placement": frozenset(
         {
     "preload": None,

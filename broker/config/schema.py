@@ -25,6 +25,7 @@ from broker.config.machine import (
     PubSubConfig,
 )
 from broker.config.models import ModelListConfig, UsageConfig
+from broker.config.preload import PreloadConfig
 from broker.config.resilience import (
     BreakerConfig,
     FloodsConfig,
@@ -247,6 +248,7 @@ class Config(Section):
     model_list: ModelListConfig = Field(default_factory=ModelListConfig)
     library: LibraryConfig = Field(default_factory=LibraryConfig)
     usage: UsageConfig = Field(default_factory=UsageConfig)
+    preload: PreloadConfig = Field(default_factory=PreloadConfig)
     placement: PlacementConfig = Field(default_factory=PlacementConfig)
     timeouts: TimeoutsConfig = Field(default_factory=TimeoutsConfig)
     retries: RetriesConfig = Field(default_factory=RetriesConfig)

@@ -22,6 +22,11 @@ def _nobody(runner: str) -> Sequence[Record]:
     return ()
 
 
+def no_loss(backend: BackendState, residency: Residency, now_ns: int) -> float:
+    """Where nothing is expected."""
+    return 0.0
+
+
 def _none(runner: str) -> int:
     """How many there are of them."""
     return 0
@@ -51,7 +56,8 @@ class View:
     these only what goes before what the level holds back. `forward` gives the first requests of a
     runner in the order in which they would start, at a cost that grows with how many are asked for;
     `starts_until_ns` says when the wait of one is over at the latest. `accepting`: which of those
-    that have a choice a runner may answer, wherever they wait; `choosers` counts them, at once."""
+    that have a choice a runner may answer, wherever they wait; `choosers` counts them, at once.
+    `losses` says what the absence of a model would probably cost, 0 where nothing is expected."""
 
     backend: BackendState
     others: Sequence[BackendState]
@@ -63,6 +69,11 @@ class View:
     starts_until_ns: Callable[[Record], int]
     accepting: Callable[[str], Sequence[Record]] = _nobody
     choosers: Callable[[str], int] = _none
+    losses: Callable[[BackendState, Residency, int], float] = no_loss
+
+    def loss(self, residency: Residency) -> float:
+        """How much wait its absence would probably make, by the second (`preload_choice.py`)."""
+        return self.losses(self.backend, residency, self.now_ns)
 
     def is_exhausted(self, residency: Residency) -> bool:
         """Is it ours and open, and does nothing wait that it could serve? What nothing may be

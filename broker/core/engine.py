@@ -91,6 +91,7 @@ class Engine(Assembly):
         self._attempts.on_found = preloads.started
         self.residencies.on_loaded = preloads.loaded
         self.residencies.on_left = preloads.left
+        self._switching.losses = preloads.loss
         return preloads
 
     def _new_wishes(self) -> Wishes:

@@ -25,6 +25,7 @@ DAY_NS: Final = 86_400 * SECOND_NS
 SLOT_NS: Final = 1_800 * SECOND_NS
 SLOTS_PER_DAY: Final = DAY_NS // SLOT_NS
 WEEK_SLOTS: Final = 7 * SLOTS_PER_DAY
+DRIFT_NS: Final = 60 * SECOND_NS  # clocks differ by a little; nothing is learned so finely
 KINDS: Final = 2  # of days: working days, weekends
 SLOTS: Final = KINDS * SLOTS_PER_DAY
 
@@ -173,7 +174,7 @@ class Habits:
 
     def clock_set(self, offset_ns: int, now_ns: int) -> None:
         """The clock on the wall shows so much more than the engine's, in local time."""
-        if offset_ns == self._offset_ns:
+        if self._offset_ns is not None and abs(offset_ns - self._offset_ns) < DRIFT_NS:
             return
         if self._ends_ns is not None:
             self._close(min(now_ns, self._ends_ns))

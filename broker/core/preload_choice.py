@@ -81,6 +81,17 @@ class Choices:
         ]
         return [runner for _, runner in sorted(found)]
 
+    def loss_per_s(
+        self, backend: BackendState, residency: Residency, forecasts: Mapping[str, Forecast]
+    ) -> float:
+        """The wait that its absence would make, by the second."""
+        per_s = sum(
+            forecasts[name].per_s
+            for name, spec in backend.models.items()
+            if spec.runner == residency.runner and name in forecasts
+        )
+        return per_s * self.load_s(backend, residency.runner)
+
     def load_s(self, backend: BackendState, runner: str) -> float:
         """How long its load takes there, as far as is known."""
         load_ns = self._estimates.load_ns_on(backend.name, runner) or LOAD_NS_UNKNOWN

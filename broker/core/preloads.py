@@ -85,6 +85,8 @@ class Preloads:
         self._timer = 0
         self._due_ns = 0  # when it goes off
         self._busy_ns: dict[str, int] = {}  # when something last waited, by backend
+        self._forecasts: Mapping[str, Forecast] = {}  # as they were at `_forecast_ns`
+        self._forecast_ns = 0
         self._kept = 0  # how many slots were over when the habits were last told to be kept
 
     def configure(self, policy: PreloadPolicy, now_ns: int) -> None:
@@ -160,6 +162,15 @@ class Preloads:
 
     def _is_wanted(self, runner: str) -> bool:
         return any(key[0] == runner for key in self._backlog.lines)
+
+    def loss(self, backend: BackendState, residency: Residency, now_ns: int) -> float:
+        """What the absence of a model would probably cost, in waits by the second: what is to leave
+        for those who wait is what is worth least."""
+        if not self.policy.is_enabled:
+            return 0.0
+        if now_ns - self._forecast_ns >= LOOK_NS or not self._forecasts:
+            self._forecasts, self._forecast_ns = self.habits.forecasts(now_ns), now_ns
+        return self._choices.loss_per_s(backend, residency, self._forecasts)
 
     # The looks
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from broker.core.backlog import Backlog
-from broker.core.demands import Demand, View, find_demands
+from broker.core.demands import Demand, View, find_demands, no_loss
 from broker.core.drains import Drains
 from broker.core.effects import AbortLoad, Effect, Load, TellSwitch, Unload
 from broker.core.estimates import Estimates
@@ -64,6 +64,7 @@ class Switching:
         self._drains = drains
         self._emit = emit
         self._note = note
+        self.losses: Callable[[BackendState, Residency, int], float] = no_loss
 
     def settle(self, now_ns: int) -> bool:
         """Takes each backend one step towards what its queue wants. True where a gate was opened:
@@ -172,6 +173,7 @@ class Switching:
             self._starts_until_ns,
             self._backlog.joining,
             self._backlog.accepting.count,
+            self.losses,
         )
 
     def _lines_for(self, backend: BackendState, now_ns: int) -> Mapping[LineKey, Line]:

@@ -165,7 +165,7 @@ class Worth:
         is_overdue = self._since_ns(view, target.runner) <= overdue_ns
         exhausted = [each for each in candidates if view.is_exhausted(each)]
         idle = [each for each in exhausted if is_overdue or _is_nearly_idle(each)]
-        idle.sort(key=lambda each: (each.running, each.used_ns, each.runner))
+        idle.sort(key=lambda each: (each.running, view.loss(each), each.used_ns, each.runner))
         load_ns = _load_ns(view, target.runner)
         enough = self._turn(view, target.runner).per_s / CUT_FACTOR
         cut = [

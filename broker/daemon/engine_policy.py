@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from broker.config.address import is_loopback
 from broker.config.aliases import AliasConfig
+from broker.config.preload import PreloadConfig
 from broker.config.resilience import (
     BreakerConfig,
     ModelTimeoutsConfig,
@@ -20,6 +21,7 @@ from broker.core.model_name import comparison_key
 from broker.core.placement import BackendPolicy, PlacementPolicy
 from broker.core.policy import EnginePolicy
 from broker.core.preemption import PreemptionPolicy
+from broker.core.preload import PreloadPolicy
 from broker.core.queueing import AgentOrder, QueuePolicy
 from broker.core.requirements import Alias, Preference, Requirements
 from broker.core.retry import RetryPolicy
@@ -54,6 +56,7 @@ def engine_policy(config: Config, seed: int = 0) -> EnginePolicy:
             restarts_max=config.healing.restarts_max,
         ),
         preemption=_preemption(config.preemption),
+        preload=_preload(config.preload),
         aliases={name: _alias(each) for name, each in config.aliases.items()},
         seed=seed,
     )
@@ -67,6 +70,18 @@ def _preemption(config: PreemptionConfig) -> PreemptionPolicy:
         urgent_worst=config.urgent_priority_worst,
         victim_best=config.victim_priority_best,
         soon_ns=config.soon_ms * _MS,
+    )
+
+
+def _preload(config: PreloadConfig) -> PreloadPolicy:
+    return PreloadPolicy(
+        is_enabled=config.enabled,
+        horizon_ns=config.horizon_s * _S,
+        probability_min=config.probability_min,
+        margin=config.margin,
+        idle_ns=int(config.idle_s * _S),
+        models_max=config.models_max,
+        days=config.days,
     )
 
 

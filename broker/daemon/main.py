@@ -184,6 +184,7 @@ class Daemon:
         self._watchdog.start(parts.observer.loop_stalled)
         grpc_port = await parts.grpc.start()
         http_port = await parts.http.start()
+        parts.learning.start()
         parts.pooling.start()
         parts.listing.start(supervisor)
         supervisor.start(parts.sampler.run(), "sampler")

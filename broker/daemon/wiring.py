@@ -29,6 +29,7 @@ from broker.core.ports import Backend
 from broker.core.publish_quota import PublishPolicy
 from broker.daemon.accounting import usage_books
 from broker.daemon.engine_policy import engine_policy, live_max
+from broker.daemon.learning import Learning
 from broker.daemon.listing import Listing
 from broker.daemon.observing import Observing, observing
 from broker.daemon.model_lists import ModelLists
@@ -80,6 +81,7 @@ class Parts:
     grpc: GrpcServer
     http: HealthServer
     pooling: Pooling
+    learning: Learning
     sampler: Sampler
     books: UsageBooks | None  # None: no use is kept
     listing: Listing
@@ -119,6 +121,7 @@ def build(
         lambda: lists.is_watched(),
     )
     pool = pooling.pool
+    learning = Learning(config, supervisor, clock, lambda: driver)
     listing = Listing(config, clock, catalog, pool.problems)
     bus = _bus(config, clock)
     topics = SystemTopics(bus, lambda: driver, lambda: listing.index.changed_unix_ms)
@@ -129,7 +132,13 @@ def build(
     counting = () if books is None else (books.recorder,)
     observers = Observers((*seen_by.observers, *counting, topics))
     driver = Driver(
-        engine, pool, clock, supervisor, _limits(config), observers, pooling.performers()
+        engine,
+        pool,
+        clock,
+        supervisor,
+        _limits(config),
+        observers,
+        {**pooling.performers(), **learning.performers()},
     if books is not None:
         listing.index.uses, listing.index.used = books.recorder.use_of, books.recorder.used
     )
@@ -168,6 +177,7 @@ def build(
             seen_by.exposition(driver, alerting, bus, books, listing.state),
         ),
         pooling=pooling,
+        learning=learning,
         sampler=_sampler(config, driver, clock, alerting.on_tick),
         books=books,
         listing=listing,
