@@ -30,6 +30,7 @@ from broker.core.selection import (
     Standing,
     Wish,
     by_size,
+    distance,
     first_of,
     lacks,
     select,
@@ -211,7 +212,8 @@ class Choosing:
             memory_bytes = self._memory_bytes(each) if wish.wants.memory_bytes_max else 0
             found = lacks(each, wish, memory_bytes, was_named=was_named)
             if found:
-                others.append((len(found), each.name, ", ".join(found)))
+                far = distance(each, wish, found)
+                others.append((far, each.name, ", ".join(found)))
             else:
                 fits.append(each)
         rejected = tuple(RejectedModel(name, why) for _, name, why in sorted(others))

@@ -124,10 +124,19 @@ def lacks(model: Known, wish: Wish, memory_bytes: int, *, was_named: bool = Fals
 
 def lacking(has: frozenset[str], needs: frozenset[str]) -> list[str]:
     """What is missing, in words. A backend that tells nothing is believed to have it all."""
+    missing = _missing(has, needs)
+    return [f"lacks {', '.join(missing).replace(ANY_OF, ' or ')}"] if missing else []
+
+
+def _missing(has: frozenset[str], needs: frozenset[str]) -> list[str]:
     if not has or needs <= has:
         return []
-    missing = [each for each in sorted(needs) if has.isdisjoint(each.split(ANY_OF))]
-    return [f"lacks {', '.join(missing).replace(ANY_OF, ' or ')}"] if missing else []
+    return [each for each in sorted(needs) if has.isdisjoint(each.split(ANY_OF))]
+
+
+def distance(model: Known, wish: Wish, found: Sequence[str]) -> int:
+    """How far it is from what is wanted, where `found` is all that it lacks."""
+    return len(found) + len(_missing(model.capabilities, wish.needs | wish.wants.capabilities))
 
 
 def _untold(model: Known, wish: Wish) -> list[str]:

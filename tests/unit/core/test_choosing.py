@@ -159,7 +159,7 @@ def test_what_nothing_is_gets_an_error_that_says_what_is_nearest() -> None:
     scene = having(llm("m"), llm("n", "tools"))
     error = refused(scene.turn(Arrived(asks("x", wants=wants("tools", "vision")))))
     assert isinstance(error, NoModelFits)
-    assert error.message == "no model fits: m:latest lacks tools, vision; n:latest lacks vision"
+    assert error.message == "no model fits: n:latest lacks vision; m:latest lacks tools, vision"
 
 
 def test_while_a_backend_may_have_it_nothing_is_said_for_good() -> None:
