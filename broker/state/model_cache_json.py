@@ -52,7 +52,10 @@ _encoder: Final = msgspec.json.Encoder()
 
 def decoded(content: bytes) -> dict[str, msgspec.Raw]:
     """The bases, not yet looked into. msgspec.MsgspecError where it is no such file."""
-    return _file.decode(content)
+    try:
+        return _file.decode(content)
+    except RecursionError as error:
+        raise msgspec.DecodeError("it is nested too deep") from error
 
 
 def is_ours(bases: dict[str, msgspec.Raw]) -> bool:
