@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 from broker.core.requests import Outcome
 from broker.core.usage import (
     DAY_H,
+    NO_AGENT,
     OUTCOME_INDEX,
     Counts,
     ModelHour,
@@ -97,7 +98,7 @@ class MemoryUsage:
             if overlaps and is_meant:
                 found.setdefault(_KEYS[query.group](key), Counts()).add(each)
         if query.group is UsageGroup.AGENT:
-            found = {key: each for key, each in found.items() if each.requests}
+            found = {key: each for key, each in found.items() if key.agent_id != NO_AGENT}
         most = sorted(found, key=lambda key: (-found[key].requests, _in_order(key)))
         chosen = most[: query.rows_max]
         if query.group is UsageGroup.HOUR:

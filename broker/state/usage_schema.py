@@ -117,8 +117,8 @@ def asked(group: UsageGroup) -> str:
     """The question, with the columns of the key, those that are counted, and of how many rows these
     are the ones with most requests."""
     shown = ", ".join(f"{of} AS {name}" for of, name in zip(_SHOWN[group], KEY, strict=True))
-    # Loads belong to no agent, and so there may be nothing but loads.
-    having = "" if group is not UsageGroup.AGENT else f"HAVING SUM({_REQUESTS}) > 0"
+    # Loads belong to no agent.
+    having = "" if group is not UsageGroup.AGENT else f"HAVING agent_id <> '{NO_AGENT}'"
     return f"""
         SELECT {shown}, {_SUMS}, COUNT(*) OVER () AS found
         FROM (SELECT * FROM used UNION ALL SELECT * FROM more)
