@@ -21,6 +21,13 @@ class ScriptedModels(models_pb2_grpc.ModelsServicer):
         place = models_pb2.ModelPlace(backend="gpu0", state=models_pb2.MODEL_STATE_RESIDENT)
         self.shown = models_pb2.Model(name="a:latest", places=[place])
         self.listed: list[models_pb2.ListRequest] = []
+        self.resolves: list[models_pb2.ResolveRequest] = []
+        self.resolved = models_pb2.ResolveResponse(
+            model="a:latest",
+            because="a:latest: the soonest answer of 2 that fit, resident on gpu0",
+            alternatives=["b:latest"],
+            rejected=[models_pb2.RejectedModel(name="c:latest", because="lacks tools")],
+        )
 
     @abstractmethod
     def _next(self, request: models_pb2.WatchRequest, context: Context) -> Turn:
@@ -52,3 +59,13 @@ class ScriptedModels(models_pb2_grpc.ModelsServicer):
         if request.name != "a":
             await refuse(context, grpc.StatusCode.NOT_FOUND, "MODEL_UNKNOWN")
         return models_pb2.GetResponse(model=self.shown)
+
+    async def Resolve(
+        self, request: models_pb2.ResolveRequest, context: Context
+    ) -> models_pb2.ResolveResponse:
+        copy = models_pb2.ResolveRequest()
+        copy.CopyFrom(request)
+        self.resolves.append(copy)
+        if request.model == "z":
+            await refuse(context, grpc.StatusCode.NOT_FOUND, "MODEL_UNKNOWN")
+        return self.resolved

@@ -41,6 +41,14 @@ def test_one_that_waits() -> None:
     ]
 
 
+def test_one_that_named_no_model_hears_why_it_got_this_one() -> None:
+    because = "tiny:latest: the smallest of 3 that fit, resident on gpu0"
+    lines = page(replace(WAITS, model="small", chosen_because=because))
+    assert lines[1] == "  model small, priority 5, compartment opus"
+    assert f"  chosen: {because}" in lines
+    assert page(replace(WAITS, model=""))[1].startswith("  a model by its requirements, priority")
+
+
 def test_what_it_shares_with_others() -> None:
     told = replace(WAITS, session_credit_ms=7_500.0, known_prompt_bytes=4_096)
     assert page(told)[3:5] == [

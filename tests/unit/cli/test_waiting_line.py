@@ -89,3 +89,9 @@ def test_without_a_terminal_each_change_is_a_line(capsys: pytest.CaptureFixture[
     for event in (QUEUED, QUEUED, STARTED, CHUNK):
         line.show(event)
     assert capsys.readouterr().err == f"{waiting_text(QUEUED)}\nb on gpu0\n"
+
+
+def test_who_named_no_model_hears_why_it_is_this_one() -> None:
+    changed = "model is b instead of c: c is being cured"
+    chosen = replace(STARTED, chosen_because=f"c: the smallest; {changed}", changes=(changed, "x"))
+    assert waiting_text(chosen) == f"b on gpu0; c: the smallest; {changed}; x"
