@@ -17,6 +17,7 @@ from brokerctl.work_tables import memory_text
 # Where there are more, the rest is counted.
 PLACES_SHOWN: Final = 2
 NEEDS_SHOWN: Final = 4
+ESTIMATED: Final = "~"
 NAMES_SHOWN: Final = 4
 
 
@@ -39,10 +40,12 @@ def detail_lines(model: Model) -> list[str]:
 def memory_line(model: Model) -> str:
     """What it takes in memory by context, and whether there is room for it."""
     needs = [
-        f"{bytes_text(each.bytes)} at {context_text(each.num_ctx)}"
-        + ("" if each.measured else " (estimated)")
+        f"{'' if each.measured else ESTIMATED}{bytes_text(each.bytes)} at "
+        + context_text(each.num_ctx)
         for each in model.memory[:NEEDS_SHOWN]
     ]
+    if not all(each.measured for each in model.memory[:NEEDS_SHOWN]):
+        needs[-1] += f" ({ESTIMATED} estimated)"
     fits = {
         True: "fits",
         False: "too large for the memory of every backend",

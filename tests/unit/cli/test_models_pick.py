@@ -19,7 +19,7 @@ async def test_the_details_are_of_the_model_under_the_cursor_and_fold_away() -> 
     async with stage((80, 24)) as pick:
         await pick.press("down")
         assert "llama3.1:8b: ✓ Downloaded (4.9 GB), 8.0B, Q4_K_M, llama3.1" in pick.seen()
-        assert "memory 6.0 GB at 8k, 9.0 GB at 32k (estimated); fits" in pick.seen()
+        assert "memory 6.0 GB at 8k, ~9.0 GB at 32k (~ estimated); fits" in pick.seen()
         assert "gpu-1: resident, 1 of 2 slots in use, 6.0 GB" in pick.seen()
         assert "also called fast" in pick.seen()
         await pick.press("i")
