@@ -57,6 +57,7 @@ class PullReader:
         self._on_progress = on_progress
         self._lines = LineSplitter(LINE_BYTES_MAX)
         self._layers: dict[str, tuple[int, int]] = {}  # digest -> (completed, total)
+        self._found: dict[str, int] = {}  # what was there of each when it was first told of
         self._step = PullStep.MANIFEST
         self.is_done = False
 
@@ -90,15 +91,19 @@ class PullReader:
         if line.digest:
             if line.digest not in self._layers and len(self._layers) >= LAYERS_MAX:
                 raise BackendFailed(f"{self._model} has more than {LAYERS_MAX} layers")
-            self._layers[line.digest] = min(line.completed, line.total), line.total
+            completed = min(line.completed, line.total)
+            self._found.setdefault(line.digest, completed)
+            self._layers[line.digest] = completed, line.total
         word = line.status.partition(" ")[0]
+        completed_bytes = sum(completed for completed, _ in self._layers.values())
         is_manifest = line.status == "pulling manifest"
         self._step = PullStep.MANIFEST if is_manifest else _STEPS.get(word, self._step)
         self._on_progress(
             PullProgress(
                 step=self._step,
-                completed_bytes=sum(completed for completed, _ in self._layers.values()),
+                completed_bytes=completed_bytes,
                 total_bytes=sum(total for _, total in self._layers.values()),
+                fetched_bytes=max(0, completed_bytes - sum(self._found.values())),
             )
         )
 

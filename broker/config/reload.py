@@ -51,6 +51,8 @@ LIVE: Final[Mapping[str, frozenset[str] | None]] = {
         }
     ),
     "aliases": None,
+    "pulls": None,
+    "model_access": None,
     "model_list": frozenset(
         {
             "busy_percent_max",
@@ -65,7 +67,6 @@ LIVE: Final[Mapping[str, frozenset[str] | None]] = {
     "preload": None,
     "placement": frozenset(
         {
-    "preload": None,
             "drain_timeout_s",
             "failed_load_hold_s",
             "memory_wait_ms",

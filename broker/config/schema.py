@@ -24,6 +24,7 @@ from broker.config.machine import (
     ObservabilityConfig,
     PubSubConfig,
 )
+from broker.config.model_changes import ModelAccessConfig, PullsConfig
 from broker.config.models import ModelListConfig, UsageConfig
 from broker.config.preload import PreloadConfig
 from broker.config.resilience import (
@@ -248,6 +249,8 @@ class Config(Section):
     model_list: ModelListConfig = Field(default_factory=ModelListConfig)
     library: LibraryConfig = Field(default_factory=LibraryConfig)
     usage: UsageConfig = Field(default_factory=UsageConfig)
+    pulls: PullsConfig = Field(default_factory=PullsConfig)
+    model_access: ModelAccessConfig = Field(default_factory=ModelAccessConfig)
     preload: PreloadConfig = Field(default_factory=PreloadConfig)
     placement: PlacementConfig = Field(default_factory=PlacementConfig)
     timeouts: TimeoutsConfig = Field(default_factory=TimeoutsConfig)

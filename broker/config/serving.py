@@ -39,6 +39,9 @@ class BackendConfig(Section):
         Array,
         Field(max_length=64),
     ] = ()
+    # Where it keeps its models, where it runs on this host: so much disk must be free before one is
+    # downloaded. "": where Ollama usually does.
+    models_folder: str = Field(default="", max_length=4_096)
     # How many requests one model runs at once. Ollama does not tell; 1 is its own default
     # (OLLAMA_NUM_PARALLEL is read where it is set for the broker too).
     slots: int = Field(default=1, ge=1, le=SLOTS_MAX)

@@ -69,12 +69,21 @@ class PullStep(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PullProgress:
-    """How far a download is. `total_bytes` counts what was told so far: it may grow. What is on the
-    disk already counts as come."""
+    """How far a download is. `total_bytes` counts what was told so far: it may grow. Of what is
+    there, `fetched_bytes` came in this call; the rest was on the disk before."""
 
     step: PullStep
     completed_bytes: int = 0
     total_bytes: int = 0
+    fetched_bytes: int = 0
+
+
+class DiskSpace(Protocol):
+    """The disks on which backends keep their models."""
+
+    async def free_bytes(self, backend: str) -> int | None:
+        """What is free there; None where it is not known."""
+        ...
 
 
 class Backend(Protocol):

@@ -141,6 +141,7 @@ class Daemon:
                 return ReloadReport(changed=(), needs_restart=(), problems=(wrong.message,))
             self._parts.listing.apply(plan.config)
             self._parts.pooling.apply(plan.config)
+            self._parts.changing.configure(plan.config)
             self._parts.alerting.configure(alert_policy(plan.config))
         self._config = plan.config
         if not self._drain_asked.is_set():
@@ -166,6 +167,8 @@ class Daemon:
                     return await self._serve(parts, supervisor)
                 finally:
                     parts.bus.close()  # subscribers hear why; no drain waits for them
+                    parts.lists.news.close()
+                    await parts.changing.pulls.close()
                     await parts.grpc.stop(STOP_GRACE_S)
                     await parts.http.stop()
                     parts.driver.close()
@@ -186,6 +189,7 @@ class Daemon:
         http_port = await parts.http.start()
         parts.learning.start()
         parts.pooling.start()
+        parts.changing.pulls.start()
         parts.listing.start(supervisor)
         supervisor.start(parts.sampler.run(), "sampler")
         if parts.books is not None:

@@ -28,11 +28,12 @@ from broker.core.placement_rule import PlacementRule
 from broker.core.ports import Backend
 from broker.core.publish_quota import PublishPolicy
 from broker.daemon.accounting import usage_books
+from broker.daemon.changing import Changing
 from broker.daemon.engine_policy import engine_policy, live_max
 from broker.daemon.learning import Learning
 from broker.daemon.listing import Listing
-from broker.daemon.observing import Observing, observing
 from broker.daemon.model_lists import ModelLists
+from broker.daemon.observing import Observing, observing
 from broker.daemon.pooling import Pooling
 from broker.daemon.sensing import GPU, sampling
 from broker.models.catalog import Catalog, ModelSettings
@@ -85,6 +86,8 @@ class Parts:
     sampler: Sampler
     books: UsageBooks | None  # None: no use is kept
     listing: Listing
+    lists: ModelLists
+    changing: Changing
 
 
 def nothing_to_reload() -> ReloadReport:
@@ -130,18 +133,25 @@ def build(
     engine = Engine(engine_policy(config), rule)
     books = usage_books(config, catalog, clock)
     counting = () if books is None else (books.recorder,)
-    observers = Observers((*seen_by.observers, *counting, topics))
-    driver = Driver(
-        engine,
-        pool,
-        clock,
-        supervisor,
-        _limits(config),
-        observers,
-        {**pooling.performers(), **learning.performers()},
     if books is not None:
         listing.index.uses, listing.index.used = books.recorder.use_of, books.recorder.used
+    observers = Observers((*seen_by.observers, *counting, topics))
+    changing = Changing(
+        config,
+        supervisor,
+        clock,
+        catalog,
+        pool,
+        listing.index,
+        lambda: driver,
+        lambda name: lists.service.resolve(name, None).model,
     )
+    performers = {
+        **pooling.performers(),
+        **changing.performers(),
+        **learning.performers(),
+    }
+    driver = Driver(engine, pool, clock, supervisor, _limits(config), observers, performers)
     alerting = seen_by.alerting(config, driver, observers)
     status = StatusService(
         driver,
@@ -159,6 +169,13 @@ def build(
     lists = ModelLists(
         config, engine, driver, listing.index, clock, bus, catalog.memory_needs, pool.look_now
     )
+    accounts = ModelAccountsService(driver, catalog, books, clock)
+    models = ModelsServicer(lists.service, accounts, changing.service())
+
+    def look() -> None:
+        topics.look()
+        lists.expect_listener()
+
     pubsub = PubSubServicer(
         PubSubService(driver, bus, _pubsub_policy(config), look),
         config.pubsub.payload_bytes_max,
@@ -181,6 +198,8 @@ def build(
         sampler=_sampler(config, driver, clock, alerting.on_tick),
         books=books,
         listing=listing,
+        lists=lists,
+        changing=changing,
     )
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from broker.core.engine import Engine
 from broker.core.errors import BackendNotFound
+from broker.core.lifecycle import State
 from broker.core.membership import left_on
-from broker.core.model_name import nearest
+from broker.core.model_name import comparison_key, nearest
 from broker.core.requests import RequestKey
 from broker.core.requirements import Requirements
 from broker.core.resolution import Resolution, resolve
@@ -53,6 +56,43 @@ class Inquiries:
         engine = self._engine
         backend = engine.backends[name]
         return left_on(backend, engine.backends, engine.attempts, engine.backlog)
+
+    def work_on(self, model: str, backends: Collection[str]) -> tuple[int, int]:
+        """(requests that wait, requests that run) for this model on these backends. What waits may
+        yet be served elsewhere."""
+        engine, key = self._engine, comparison_key(model)
+        waiting, running = set[str](), 0
+        for name in backends:
+            backend = engine.backends.get(name)
+            spec = None if backend is None else backend.models.get(key)
+            if spec is None:
+                continue
+            waiting.add(spec.runner)
+            running += sum(
+                each.backend == name and comparison_key(each.model) == key
+                for each in engine.attempts.values()
+            )
+        queued = sum(
+            each.state is State.QUEUED
+            and each.line[0] in waiting
+            and comparison_key(each.model) == key
+            for each in engine.records.values()
+        )
+        return queued, running
+
+    def type_of(self, agent_id: str) -> str:
+        """The type of an agent, also of one never seen. AgentUnknown where its id is of none."""
+        return self._engine.agents.type_of(agent_id).name
+
+    @property
+    def is_leaving(self) -> bool:
+        """Does the broker take no new requests?"""
+        return self._engine.draining
+
+    def is_up(self, backend: str) -> bool:
+        """Did it answer when it was last asked?"""
+        state = self._engine.backends.get(backend)
+        return state is not None and state.up
 
     def agent_types(self) -> tuple[str, ...]:
         """The names of the types that the configuration knows."""

@@ -161,6 +161,7 @@ async def running_daemon(
         parts = build(config, supervisor, drain, backends=stand_ins, rule=rule)
         await parts.pooling.pool.ask_all()
         parts.pooling.pool.start()
+        parts.changing.pulls.start()
         port, http_port = await parts.grpc.start(), await parts.http.start()
         channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
         try:
@@ -174,6 +175,7 @@ async def running_daemon(
             )
         finally:
             await channel.close(None)
+            await parts.changing.pulls.close()
             parts.lists.news.close()
             await parts.grpc.stop(0)
             await parts.http.stop()

@@ -51,6 +51,7 @@ class FakePull:
 
     model: str
     on_progress: Callable[[PullProgress], None]
+    found: int | None = None  # what was there when it began
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     aborted: bool = False
     verdict: asyncio.Future[None] = field(
@@ -58,7 +59,15 @@ class FakePull:
     )
 
     def say(self, completed: int, total: int, step: PullStep = PullStep.PULLING) -> None:
-        self.on_progress(PullProgress(step=step, completed_bytes=completed, total_bytes=total))
+        self.found = completed if self.found is None else self.found
+        self.on_progress(
+            PullProgress(
+                step=step,
+                completed_bytes=completed,
+                total_bytes=total,
+                fetched_bytes=completed - self.found,
+            )
+        )
 
     def complete(self) -> None:
         self.verdict.set_result(None)

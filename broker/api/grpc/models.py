@@ -4,17 +4,28 @@ from __future__ import annotations
 
 from broker.api.grpc.list_frames import ListFrames
 from broker.api.grpc.model_accounts import ModelAccounts
+from broker.api.grpc.model_changes import ModelChanges
 from broker.api.grpc.model_listing import ModelListing
 from broker.api.grpc.model_resolution import ModelResolution
 from broker.services.model_accounts import ModelAccountsService
+from broker.services.model_changes import ModelChangesService
 from broker.services.models import ModelsService
 from broker_client.pb.broker.v1 import models_pb2_grpc
 
 
-class ModelsServicer(ModelListing, ModelResolution, ModelAccounts, models_pb2_grpc.ModelsServicer):
-    """`listing` knows the models, `accounts` what they are made of and who used them."""
+class ModelsServicer(
+    ModelListing, ModelResolution, ModelAccounts, ModelChanges, models_pb2_grpc.ModelsServicer
+):
+    """`listing` knows the models, `accounts` what they are made of and who used them, `changes`
+    what may be done with them."""
 
-    def __init__(self, listing: ModelsService, accounts: ModelAccountsService) -> None:
+    def __init__(
+        self,
+        listing: ModelsService,
+        accounts: ModelAccountsService,
+        changes: ModelChangesService,
+    ) -> None:
         self._listing = listing
-        self._accounts = accounts
         self._frames = ListFrames(listing)
+        self._accounts = accounts
+        self._changes = changes
