@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -108,11 +109,30 @@ async def test_a_site_that_breaks_costs_nothing_of_what_is_known(
             broker.tell()
             assert await broker.ended() == 0
         site.first = lambda _: web.Response(status=500)
-        more = "\n[model_list]\nfresh_h = 0.1\nretry_s = 1"
-        async with brokerd(text + more, tmp_path) as broker:
-            # From the last run, before anybody was asked.
-            answer = await listed(broker, has("smollm2:360m"))
+        site.asked.clear()
+        grow_old(tmp_path / "cache", hours=30)
+        async with brokerd(text, tmp_path) as broker:
+            answer = await listed(broker, library_problem)
+            assert site.asked == ["/library"]
+            # From the last run, and it says so.
             assert named(answer)["smollm2:360m"].size_bytes == 726_000_000
+            source = next(each for each in answer.sources if each.name == "library")
+            assert (source.up, source.freshness) == (False, "expired")
+            assert "answered 500" in source.problem
+            assert "tinyllama:latest" in named(answer)
+
+
+def library_problem(answer: models_pb2.ListResponse) -> bool:
+    here = any(each.downloaded for each in answer.models)
+    return here and any(each.name == "library" and each.problem for each in answer.sources)
+
+
+def grow_old(folder: Path, hours: int) -> None:
+    """What is kept is from another program, of which only its age is known."""
+    [kept] = folder.rglob("model_cache.json")
+    kept.with_name("model_cache.meta.json").unlink()
+    then_s = kept.stat().st_mtime - hours * 3_600
+    os.utime(kept, (then_s, then_s))
 
 
 async def test_a_file_stands_in_the_librarys_place(simulator: Simulator, tmp_path: Path) -> None:
