@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 
 from broker_client.pb.broker.v1 import admin_pb2, models_pb2
 from broker_client.pb.broker.v1 import inference_pb2 as pb
+from tests.integration.bad_accounts import BAD_ACCOUNTS
 from tests.integration.bad_failing import FAILING
 from tests.integration.bad_models import BAD_MODELS
 from tests.integration.bad_operations import OPERATIONS
@@ -391,6 +392,7 @@ BAD_FIELDS = (
             *FAILING,
             *SESSIONS,
             *BAD_MODELS,
+            *BAD_ACCOUNTS,
             *REQUIREMENTS,
             *OPERATIONS,
             *PUBSUB,

@@ -25,6 +25,7 @@ from broker_client.pb.broker.v1 import (
     pubsub_pb2,
     pubsub_pb2_grpc,
 )
+from tests.integration.scripted_accounts import ScriptedAccounts
 from tests.integration.scripted_answers import Context as Context
 from tests.integration.scripted_answers import Turn as Turn
 from tests.integration.scripted_answers import refuse as refuse
@@ -74,6 +75,7 @@ async def answer(
 
 class ScriptedBroker(
     inference_pb2_grpc.InferenceServicer,
+    ScriptedAccounts,
     ScriptedModels,
     admin_pb2_grpc.AdminServicer,
     pubsub_pb2_grpc.PubSubServicer,
