@@ -14,7 +14,6 @@ import structlog
 
 from broker.core.kept_models import KeptBackend, KeptList, KeptModel, KeptTimes
 from broker.core.library import LibraryModel
-from broker.core.model_name import comparison_key
 from broker.core.ports import ModelFacts
 from broker.models.index import ModelIndex
 from broker.models.library_rows import LibraryRows, library_rows
@@ -66,25 +65,27 @@ class Gathering:
 
     def begin_with(self, kept: KeptList) -> None:
         """What the last run knew, before anybody has been asked."""
-        urls = self._backends()
         times = kept.times
         library: list[LibraryModel] = []
+        local: dict[str, list[ModelFacts]] = {}
         for model in kept.models:
             listed = library_of(model)
             if listed is not None:
                 library.append(listed)
             for backend, facts in local_of(model):
-                before = times.backends.get(backend)
-                is_there = backend in urls and (before is None or before.url == urls[backend])
-                if backend == SOMEWHERE or is_there:
-                    listed_ms = before.listed_unix_ms if before else None
-                    told = self._told.setdefault(backend, _Told({}, listed_ms, False))
-                    told.facts.setdefault(comparison_key(facts.name), facts)
-        for name, before in times.backends.items():
-            if urls.get(name) == before.url:
-                self._told.setdefault(name, _Told({}, before.listed_unix_ms, False))
-        rows = _at_start(library)
+                local.setdefault(backend, []).append(facts)
+        checked = Checked()
+        for backend, url in {SOMEWHERE: "", **self._backends()}.items():
+            before = times.backends.get(backend)
+            if before is not None and before.url != url:
+                continue  # another server has that name now
+            if before is not None or backend in local:
+                found = checked.facts(local.get(backend, ()))
+                listed_ms = None if before is None else before.listed_unix_ms
+                self._told[backend] = _Told(found, listed_ms, False)
         self.library_unix_ms = times.library_unix_ms
+        rows = at_once(library_rows(checked.library(library))) if library else None
+        self._warn("the list of the last run", checked.oddities)
         self._replace(rows)
 
     def listed(self, backend: str, facts: Sequence[ModelFacts]) -> None:
@@ -164,8 +165,3 @@ class Gathering:
                 count=oddities.count,
                 first=oddities.first,
             )
-
-
-def _at_start(library: list[LibraryModel]) -> LibraryRows | None:
-    """Before anybody is served there is nobody to give way to."""
-    return at_once(library_rows(Checked().library(library))) if library else None
