@@ -109,6 +109,7 @@ class ModelChanges:
                 backends=deletion.backends,
                 freed_bytes=min(deletion.freed_bytes, INT64_MAX),
                 breaks=deletion.breaks[:BREAKS_MAX],
+                freed_at_least=deletion.is_bound,
             )
         except BrokerError as error:
             await abort(context, error)

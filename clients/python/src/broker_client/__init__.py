@@ -88,6 +88,7 @@ from broker_client.machine import (
     LoadPart,
     SensorStatus,
 )
+from broker_client.model_changes import Deletion, Loaded, Pull
 from broker_client.model_lists import Wanted
 from broker_client.models_status import ModelListStatus, PreloadStatus
 from broker_client.operations import (
@@ -173,6 +174,7 @@ __all__ = [
     "DeadlineExpired",
     "DeadlineInfeasible",
     "Degraded",
+    "Deletion",
     "DiskFull",
     "Displaced",
     "Done",
@@ -194,6 +196,7 @@ __all__ = [
     "LevelStatus",
     "LoadFailed",
     "LoadPart",
+    "Loaded",
     "Lowered",
     "MemoryNeed",
     "Message",
@@ -227,6 +230,7 @@ __all__ = [
     "PriorityStatus",
     "PublishRateLimited",
     "Published",
+    "Pull",
     "PullFailed",
     "PullNotFound",
     "PullsFull",

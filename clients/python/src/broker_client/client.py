@@ -26,6 +26,7 @@ from broker_client.events import Chunk, Done, Event, Lowered, Requeued, Retrying
 from broker_client.generation import Generation
 from broker_client.levers import AsyncLevers
 from broker_client.machine import LevelStatus, level_status_of, level_word
+from broker_client.model_changes import AsyncModelChanges
 from broker_client.model_lists import AsyncModelLists
 from broker_client.operations import level_request, watch_request
 from broker_client.pacers import AsyncPacer, policy_of
@@ -79,7 +80,9 @@ class AsyncGeneration:
         await self.aclose()
 
 
-class AsyncClient(AsyncLevers, AsyncModelLists, AsyncModelChoices, AsyncModelAccounts):
+class AsyncClient(
+    AsyncLevers, AsyncModelLists, AsyncModelChoices, AsyncModelChanges, AsyncModelAccounts
+):
     """A broker, for one agent. `address` is host:port; without it BROKER_ADDRESS, else the default.
 
     `agent_id` is who asks; calls that only look (models, status) do without. `call_timeout_s`

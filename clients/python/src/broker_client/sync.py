@@ -25,6 +25,7 @@ from broker_client.events import Chunk, Done, Event, Lowered, Requeued, Retrying
 from broker_client.generation import Generation
 from broker_client.levers import Levers
 from broker_client.machine import LevelStatus, level_status_of, level_word
+from broker_client.model_changes import ModelChanges
 from broker_client.model_lists import ModelLists
 from broker_client.operations import level_request, watch_request
 from broker_client.pacers import SyncPacer, policy_of
@@ -78,7 +79,7 @@ class SyncGeneration:
         self.close()
 
 
-class Client(Levers, ModelLists, ModelChoices, ModelAccounts):
+class Client(Levers, ModelLists, ModelChoices, ModelChanges, ModelAccounts):
     """A broker, for one agent; see `AsyncClient` for the arguments and the methods' meaning."""
 
     def __init__(

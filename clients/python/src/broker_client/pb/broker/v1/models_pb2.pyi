@@ -798,8 +798,11 @@ class DeleteResponse(_message.Message):
     BACKENDS_FIELD_NUMBER: _builtins.int
     FREED_BYTES_FIELD_NUMBER: _builtins.int
     BREAKS_FIELD_NUMBER: _builtins.int
+    FREED_AT_LEAST_FIELD_NUMBER: _builtins.int
     freed_bytes: _builtins.int
     """Bytes of disk that this frees, over these backends, as far as is known."""
+    freed_at_least: _builtins.bool
+    """Does it free at least freed_bytes? It shares files, and no backend tells how large one is."""
     @_builtins.property
     def backends(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The backends it was deleted from."""
@@ -814,10 +817,11 @@ class DeleteResponse(_message.Message):
         backends: _abc.Iterable[_builtins.str] | None = ...,
         freed_bytes: _builtins.int = ...,
         breaks: _abc.Iterable[_builtins.str] | None = ...,
+        freed_at_least: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backends", b"backends", "breaks", b"breaks", "freed_bytes", b"freed_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backends", b"backends", "breaks", b"breaks", "freed_at_least", b"freed_at_least", "freed_bytes", b"freed_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
