@@ -82,14 +82,16 @@ def names_text(names: Sequence[str]) -> str:
     return f"{shown} and {more} more" if more > 0 else shown
 
 
-def empty_text(asked: PickFilter, *, is_told: bool, loading: bool) -> str:
+def empty_text(asked: PickFilter, *, is_answered: bool, loading: bool) -> str:
     """What stands in the place of rows where there are none."""
-    if not is_told:
+    if not is_answered:
         return "waiting for the broker"
     if loading:
         return "nothing yet: the list is being loaded"
     if asked.search:
-        return "no model is so; Escape ends the search, a shows those to download, x shows all"
+        return "no model is so; Escape ends the search, x every filter"
+    if asked.fits:
+        return "no model is known to fit; f ends that filter"
     if asked != PickFilter(order=asked.order):
         return "no model is so; a shows others, x ends every filter"
     return "no model is downloaded; a shows those that could be"

@@ -17,7 +17,7 @@ CONTEXTS: Final = (0, 8_192, 32_768, 131_072)
 AVAILABILITY_TEXTS: Final[Mapping[str, str]] = {
     "downloaded": "downloaded",
     "downloadable": "downloadable",
-    "all": "downloaded or downloadable",
+    "all": "all models",
 }
 
 

@@ -195,7 +195,7 @@ class Picker(App[list[str]]):
     def _rebuild(self) -> None:
         shown = self._shown
         self._list.empty_text = empty_text(
-            shown.asked, is_told=shown.told is not None, loading=shown.is_loading
+            shown.asked, is_answered=shown.is_answered, loading=shown.is_loading
         )
         self._list.show([row_of(each) for each in shown.models.values()])
         self._say()

@@ -128,6 +128,18 @@ async def test_while_a_search_is_typed_the_arrows_move() -> None:
         assert pick.app.return_value == ["llama3.1:8b"]
 
 
+async def test_an_empty_list_says_why_and_what_ends_that() -> None:
+    async with stage((60, 20)) as pick:
+        pick.broker.is_silent = True
+        await pick.press("m", "h")
+        await pick.until("waiting for the broker", "so far")
+        pick.broker.is_silent = False
+        await pick.press("x", "h", "f")
+        await pick.until("no model is known to fit; f ends that filter")
+        await pick.press("f", "v")
+        await pick.until("no model is so; a shows others, x ends every filter")
+
+
 async def test_a_search_without_a_match_says_what_to_do() -> None:
     async with stage((60, 20)) as pick:
         await pick.press("slash", *"zzz", "enter")

@@ -141,7 +141,7 @@ def test_the_filter_in_words() -> None:
         order="size",
     )
     assert filter_text(asked) == (
-        "downloaded or downloadable, in memory, that fit, with tools and vision, context 8k or"
+        "all models, in memory, that fit, with tools and vision, context 8k or"
         ' more, 5.0 GB or less, 8.0 GB of memory or less, no guards, "llama"; by size'
     )
     # What goes to the broker is all of it.
