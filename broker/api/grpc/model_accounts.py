@@ -98,7 +98,7 @@ def check_usage(request: pb.GetUsageRequest, problems: Problems) -> None:
     for field, value in (("since_unix_ms", since_ms), ("until_unix_ms", until_ms)):
         rule = f"is {value}; 0 to {UNIX_MS_MAX}, in milliseconds since 1970"
         problems.require(0 <= value <= UNIX_MS_MAX, field, rule)
-    if until_ms and until_ms <= since_ms:
+    if 0 < until_ms <= since_ms:
         problems.add("until_unix_ms", f"is {until_ms}; must be later than since_unix_ms")
     check_enum(request.group, _GROUP_NUMBERS, "group", problems)
     check_model(request.model, "model", problems)
