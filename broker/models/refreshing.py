@@ -204,8 +204,8 @@ class Refreshing:
         problems = self._problems()
         for state in self.sources(self._unix_ms()):
             if state.freshness in too_old:
-                if state.name == LIBRARY and self._library is not None:
-                    if self.is_refreshing:
+                if state.name == LIBRARY:
+                    if self._library is not None and self.is_refreshing:
                         return True
                 elif state.name not in problems and not self._gathering.was_heard(state.name):
                     return True
