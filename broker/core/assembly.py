@@ -108,7 +108,13 @@ class Assembly(ABC):
         self._lateness = Lateness(policy.queue, self.backends, self.estimates, self._offers)
         self.ledger = self._new_ledger()
         self.choosing = Choosing(policy.aliases, self.backends, self.backlog, self.estimates)
-        self._reassignment = Reassignment(self.ledger, self.backlog, self.backends, self.choosing)
+        self._reassignment = Reassignment(
+            self.ledger,
+            self.backlog,
+            self.backends,
+            self.choosing,
+            lambda record: self._flexible.chosen_anew(record),
+        )
         self._flexible = Flexible(self.ledger, self.backlog, self._reassignment, self.backends)
         self._haste = Haste(self._lateness, self._reassignment, self.backlog, self.backends)
         self._announcer = self._new_announcer()

@@ -78,13 +78,17 @@ class Flexible:
 
     def models_changed(self) -> None:
         """What a backend has is another now, and so may be what is accepted."""
-        accepting = self._backlog.accepting
         for record in self._ledger.records.values():
-            if record.spec.prefer_loaded and record.state is State.QUEUED:
-                accepting.drop(record)
-                record.accepts = self.accepted(record.spec)
-                accepting.add(record)
+            self.chosen_anew(record)
         self._held = None
+
+    def chosen_anew(self, record: Record) -> None:
+        """It asks for another model now, or for others in its place."""
+        if record.spec.prefer_loaded and record.state is State.QUEUED:
+            accepting = self._backlog.accepting
+            accepting.drop(record)
+            record.accepts = self.accepted(record.spec)
+            accepting.add(record)
 
     def settle(self, now_ns: int) -> bool:
         """Moves whom it concerns where what is held has changed, in the order in which they came,

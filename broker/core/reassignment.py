@@ -10,7 +10,7 @@ came is void and another begins anew.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from broker.core.backlog import Backlog
@@ -57,8 +57,10 @@ class Reassignment:
         backlog: Backlog,
         backends: Mapping[str, BackendState],
         choosing: Choosing,
+        on_chosen: Callable[[Record], None],
     ) -> None:
         self._choosing = choosing
+        self._on_chosen = on_chosen
         self._ledger = ledger
         self._backlog = backlog
         self._offers = backlog.offers
@@ -113,6 +115,8 @@ class Reassignment:
         goes wherever a model is loaded keeps its age on all its ways."""
         is_other = choice.model != record.model
         self._assign(record, choice)
+        if choice.chosen is not None:
+            self._on_chosen(record)
         if choice.line != record.line:
             keeps_age = record.spec.prefer_loaded
             self._backlog.move(record, now_ns, line=choice.line, keeps_age=keeps_age)

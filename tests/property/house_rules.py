@@ -14,6 +14,7 @@ from broker.core.level import DegradationPolicy
 from broker.core.placement import BackendPolicy, PlacementPolicy
 from broker.core.policy import EnginePolicy
 from broker.core.queueing import QueuePolicy
+from broker.core.requirements import BUILT_IN_ALIASES, Alias, Preference, Requirements
 from broker.core.retry import RetryPolicy
 from broker.core.time_outs import TimeOutPolicy, TimeOuts
 from tests.unit.core.scene import MINUTE_NS, SECOND_NS
@@ -71,6 +72,13 @@ _SILVER: Final = AgentTypePolicy(
 _REST: Final = AgentTypePolicy(name="rest", match=("*",), weight=0.5)
 _OPEN: Final = _types(_GOLD, _SILVER, _REST)
 
+# A list of models, some of which may be gone, and two that stand for whatever fits.
+_ALIASES: Final = {
+    **BUILT_IN_ALIASES,
+    "picky": Alias(models=("o", "n")),
+    "wide": Alias(wants=Requirements(context_min=8000, prefer=Preference.LARGE)),
+}
+
 # Weights and bulkheads, and nobody is ever refused for a rate.
 _SHARED: Final = EnginePolicy(
     backends=_BACKENDS,
@@ -81,10 +89,12 @@ _SHARED: Final = EnginePolicy(
     retry=_RETRY,
     time_outs=_TIME_OUTS,
     breaker=_BREAKER,
+    aliases=_ALIASES,
 )
 # A bucket at every place where there may be one.
 _METERED: Final = replace(
     _SHARED,
+    aliases={},  # what they would have cost who was refused, its books do not know
     agents=replace(
         _types(
             replace(_GOLD, requests=BucketPolicy(per_minute=30.0, burst=5.0)),
@@ -108,6 +118,7 @@ _PLAIN: Final = EnginePolicy(
     placement=_PLACEMENT,
     degradation=_DEGRADATION,
     breaker=_BREAKER,
+    aliases=_ALIASES,
 )
 
 

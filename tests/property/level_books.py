@@ -6,6 +6,7 @@ it is and say who may be let in, who goes first, and on which model.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 
@@ -30,6 +31,7 @@ class LevelBooks:
     def __init__(self, engine: Engine, sizes: Mapping[str, int]) -> None:
         self._engine = engine
         self._sizes = sizes
+        self.chosen: Counter[str] = Counter()  # starts of what named no model, by that which it got
 
     @property
     def level(self) -> Level:
@@ -100,6 +102,12 @@ class LevelBooks:
         spec, record = live.spec, self._engine.records[live.key]
         if record.is_for_level:
             return
+        if record.sent is not None:  # it names no model: what was chosen stands in its place
+            assert record.sent.fingerprint == spec.fingerprint
+            assert record.because
+            assert not record.substituted_for
+            spec = record.spec
+            self.chosen[record.model] += 1
         asked = comparison_key(spec.model)
         fallbacks = {comparison_key(each) for each in spec.fallback_models}
         assert record.model == asked or record.model in fallbacks, "nobody named this model"
@@ -121,7 +129,7 @@ class LevelBooks:
         if self.level >= Level.LEVEL_2:
             if self.is_small(before[0]):
                 record = self._engine.records[live.key]
-                is_home = record.model == comparison_key(live.spec.model)
+                is_home = record.model == comparison_key(record.spec.model)
                 is_back = is_home and self.is_small(after[0])  # from a fallback, by need
                 may_stay = self._can_be_had(before[0])
                 # To one that is loaded, where its caller prefers that; or back as that has left.

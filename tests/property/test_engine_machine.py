@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 
 import pytest
@@ -75,6 +76,13 @@ def test_in_those_stories_what_begins_alike_is_taken_for_shorter() -> None:
     """While it waits: else they would say nothing of that."""
     stories = [story(seed, 200, each) for each in (ACTIONS, PRESSED_ACTIONS) for seed in range(12)]
     assert sum(each.order.eased for each in stories) >= 4
+
+
+def test_in_those_stories_models_are_chosen_for_who_names_none() -> None:
+    """Not always the same: else they would say little of that."""
+    chosen = sum((story(seed, 200, ACTIONS).levels.chosen for seed in range(12)), Counter[str]())
+    assert len(chosen) > 1
+    assert chosen.total() >= 4
 
 
 STORIES = 40

@@ -10,6 +10,7 @@ from broker.core.effects import Effect, StartAttempt
 from broker.core.errors import QuotaExceeded
 from broker.core.level import Level
 from broker.core.requests import AttemptId, Criticality, OnInterruption, Substitution
+from broker.core.requirements import ANYTHING, Preference, Requirements
 from broker.core.stimuli import (
     Arrived,
     AttemptEnded,
@@ -48,6 +49,7 @@ TIME_OUTS: Final = (
 )
 
 
+SMALL: Final = Requirements(size_bytes_max=2_000, prefer=Preference.SMALL)
 WISHED: Final = ("m:latest", "n:latest", "o:latest", "alias:latest", "nobody:latest")
 
 
@@ -82,11 +84,17 @@ class UnrulyPeople(PerfectShell):
 
     # Actions: agents
 
+    @property
+    def _words(self) -> list[str]:
+        """What may be named in place of a model, or nothing at all."""
+        aliases = self.engine.policy.aliases
+        return [*aliases, ""] if aliases else []
+
     def arrive(self) -> None:
         spec = request(
             f"r{self.choose(range(12))}",
             agent=self.choose(AGENTS),
-            model=self.choose([*"mmmmmmnnnoo", "alias", "nowhere"]),
+            model=self.choose([*"mmmmmmnnnoo", "alias", "nowhere", *self._words]),
             priority=self.choose([5, 5, 1, 3, 9]),
             deadline_ns=self.now_ns + self.choose([*[10 * MINUTE_NS] * 6, 30 * SECOND_NS, 0]),
             content=self.choose([b"content"] * 5 + [b"other"]),
@@ -94,6 +102,7 @@ class UnrulyPeople(PerfectShell):
             fallback_models=self.choose([(), ("m",), ("o", "m"), ("n",)]),
             size_bytes=self.choose([100, 100, 100, 3000, 11_000]),
         )
+        wants = self.choose([None, None, ANYTHING, SMALL]) if spec.model in self._words else None
         criticality = self.choose([Criticality.NORMAL] * 4 + list(Criticality))
         substitution = Substitution.ANY
         if not spec.fallback_models:
@@ -101,6 +110,7 @@ class UnrulyPeople(PerfectShell):
         spec = replace(
             spec,
             criticality=criticality,
+            wants=wants,
             substitution=substitution,
             prefer_loaded=self.choose([False, True]),
             accepts_default=self.choose([False, False, True]),
