@@ -12,7 +12,8 @@ import pytest
 import pytest_asyncio
 
 from broker.config.aliases import AliasConfig
-from broker.config.schema import Config, ModelConfig
+from broker.config.schema import Config
+from broker.config.serving import ModelConfig
 from broker.core.effects import ListAgain
 from broker.core.library import LibraryModel, LibraryVariant
 from broker.models.library_rows import library_rows
