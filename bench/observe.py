@@ -83,6 +83,8 @@ def _told(number: int) -> tuple[RequestStart, RequestReport]:
         changes=(),
         traceparent="",
         content=_CONTENT,
+        run_ns=1_970 * MS,
+        gpu_share=1.0,
     )
     return start, report
 
