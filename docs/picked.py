@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Final, Unpack
 
-from broker_client import Model, ModelList, Wanted
+from broker_client import Model, ModelList, Pull, Wanted
 from broker_client.catalogue import model_list_of
 from broker_client.pb.broker.v1 import models_pb2 as pb
 from brokerctl.models_pick_filter import PickFilter
@@ -111,6 +111,10 @@ class _Shelf:
 
     async def model(self, name: str) -> Model:
         return next(each for each in _catalogue().models if each.name == name)
+
+    async def pull(self, name: str) -> AsyncGenerator[Pull, None]:
+        raise NotImplementedError("nothing is downloaded while it is drawn")
+        yield
 
     async def close(self) -> None:
         """There is no connection."""

@@ -46,9 +46,10 @@ def pick(call: Call, wanted: Wanted, is_one: bool, selected: tuple[str, ...]) ->
             err=True,
         )
         sys.exit(EXIT_WRONG_USE)
-    # Made where its event loop runs, and once: a connection that was lost comes back by itself.
+    # Made where its event loop runs, and once: a connection that was lost comes back by itself. It
+    # asks for no agent: what it downloads an operator asks for.
     screen = Picker(
-        lambda: AsyncClient(call.address, agent_id="brokerctl"),
+        lambda: AsyncClient(call.address),
         asked=PickFilter.of(wanted),
         is_multiple=not is_one,
         selected=selected,

@@ -1,12 +1,41 @@
-"""The keys of the picker: the line that names them as far as it fits, the page on all. Pure."""
+"""The keys of the picker: what they do, and in how many words there is room for."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from rich.cells import cell_len
+from textual.binding import Binding
 
 SEPARATOR: Final = "  "
+
+PICK_BINDINGS: Final = (
+    Binding("enter", "choose", show=False),
+    Binding("space", "mark", show=False),
+    Binding("u", "unmark", show=False),
+    Binding("slash", "search", show=False),
+    Binding("a", "availability", show=False),
+    Binding("f", "switch('fits')", show=False),
+    Binding("m", "switch('resident')", show=False),
+    Binding("t", "capability('tools')", show=False),
+    Binding("h", "capability('thinking')", show=False),
+    Binding("v", "capability('vision')", show=False),
+    Binding("e", "capability('embedding')", show=False),
+    Binding("c", "context", show=False),
+    Binding("x", "all_off", show=False),
+    Binding("s", "order", show=False),
+    Binding("p", "pull", show=False),
+    Binding("i", "details", show=False),
+    Binding("question_mark", "help", show=False),
+    Binding("q", "leave", show=False),
+    Binding("escape", "end_search", show=False),
+    Binding("ctrl+c", "interrupt", show=False, priority=True),
+    # While a search is typed these still move the cursor.
+    Binding("up", "list('move', -1)", show=False),
+    Binding("down", "list('move', 1)", show=False),
+    Binding("pageup", "list('page', -1)", show=False),
+    Binding("pagedown", "list('page', 1)", show=False),
+)
 
 # What is left out first stands last; the help is always named.
 HELP: Final = "? keys"
@@ -20,6 +49,7 @@ KEYS: Final = (
     "t tools",
     "s sort",
     "c context",
+    "p download",
     "m in memory",
     "v vision",
     "h thinking",
@@ -48,6 +78,7 @@ HELP_LINES: Final = (
     "x      ends every filter and the search",
     "s      sorts by name, by size, by use",
     "",
+    "p      downloads the model, once that is confirmed",
     "i      opens or folds the details",
     "       arrows, pages, Home, End, mouse: move",
 )

@@ -70,15 +70,15 @@ class Layout:
         return (" " * GAP).join(shown)
 
 
-def row_of(model: Model) -> PickRow:
-    """The row of a model."""
+def row_of(model: Model, pull_text: str = "") -> PickRow:
+    """The row of a model. `pull_text`: how far its download is, where it is downloaded."""
     state = state_of(model)
     return PickRow(
         name=model.name,
         cells=(
             one_line(model.name),
             model.size_text,
-            state_text(model),
+            pull_text or state_text(model),
             can_text(model),
             context_text(model.context_length_train) if model.context_length_train else "",
             use_text(model.use.requests),

@@ -14,7 +14,7 @@ from typing import ClassVar, Final, Protocol, Unpack
 
 from textual import events
 from textual.app import App, ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.widgets import Input, Static
 
 from broker_client import BrokerError, InvalidRequest, Model, ModelList, ModelUnknown, Wanted
@@ -22,14 +22,15 @@ from brokerctl.exit_status import EXIT_INTERRUPTED, EXIT_SAID_NO
 from brokerctl.explanation import sentence_of
 from brokerctl.models_pick_details import detail_lines, empty_text
 from brokerctl.models_pick_filter import PickFilter, filter_text
-from brokerctl.models_pick_keys import help_lines, keys_line
+from brokerctl.models_pick_keys import PICK_BINDINGS, help_lines, keys_line
 from brokerctl.models_pick_list import PickList
 from brokerctl.models_pick_marks import Marks, marks_text
+from brokerctl.models_pick_pulls import Downloads, Pulling
 from brokerctl.models_pick_rows import row_of
 from brokerctl.models_pick_search import SearchLine
 from brokerctl.models_pick_shown import Shown
 from brokerctl.one_line import one_line
-from brokerctl.top_dialogs import Page
+from brokerctl.top_dialogs import Page, Question
 
 # Between two tries to reach a broker that has gone.
 RETRY_S: Final = 1.0
@@ -41,10 +42,8 @@ DETAILS_HEIGHT_MIN: Final = 22
 DETAILS_LINES: Final = 7
 
 
-class Watched(Protocol):
+class Watched(Pulling, Protocol):
     """What the screen asks of a client."""
-
-    address: str
 
     def watch_models(
         self, *, page_size: int, **wanted: Unpack[Wanted]
@@ -75,32 +74,7 @@ class Picker(App[list[str]]):
         text-wrap: nowrap; text-overflow: ellipsis;
     }
     """
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "choose", show=False),
-        Binding("space", "mark", show=False),
-        Binding("u", "unmark", show=False),
-        Binding("slash", "search", show=False),
-        Binding("a", "availability", show=False),
-        Binding("f", "switch('fits')", show=False),
-        Binding("m", "switch('resident')", show=False),
-        Binding("t", "capability('tools')", show=False),
-        Binding("h", "capability('thinking')", show=False),
-        Binding("v", "capability('vision')", show=False),
-        Binding("e", "capability('embedding')", show=False),
-        Binding("c", "context", show=False),
-        Binding("x", "all_off", show=False),
-        Binding("s", "order", show=False),
-        Binding("i", "details", show=False),
-        Binding("question_mark", "help", show=False),
-        Binding("q", "leave", show=False),
-        Binding("escape", "end_search", show=False),
-        Binding("ctrl+c", "interrupt", show=False, priority=True),
-        # While a search is typed these still move the cursor.
-        Binding("up", "list('move', -1)", show=False),
-        Binding("down", "list('move', 1)", show=False),
-        Binding("pageup", "list('page', -1)", show=False),
-        Binding("pagedown", "list('page', 1)", show=False),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = [*PICK_BINDINGS]
 
     def __init__(
         self,
@@ -123,6 +97,7 @@ class Picker(App[list[str]]):
         self._marks = Marks()
         self._wanted = list(selected)  # to be marked once the broker is there
         self._is_folded = False
+        self._downloads = Downloads(self._note, self._rebuild)
 
     def compose(self) -> ComposeResult:
         """From top to bottom."""
@@ -197,7 +172,9 @@ class Picker(App[list[str]]):
         self._list.empty_text = empty_text(
             shown.asked, is_answered=shown.is_answered, loading=shown.is_loading
         )
-        self._list.show([row_of(each) for each in shown.models.values()])
+        self._list.show(
+            [row_of(each, self._downloads.text(each.name)) for each in shown.models.values()]
+        )
         self._say()
 
     async def _look_after_marks(self) -> None:
@@ -354,6 +331,25 @@ class Picker(App[list[str]]):
     def _mark(self, model: Model, seen_unix_ms: int) -> None:
         if not self._marks.add(model, seen_unix_ms):
             self._note(f"no more than {len(self._marks)} models are marked at once")
+
+    def action_pull(self) -> None:
+        """Downloads the model under the cursor, once that is confirmed."""
+        client, selected = self._client, self._list.selected
+        if client is None or selected is None:
+            return
+        name, model = selected.name, self._shown.models[selected.name]
+        if model.downloaded:
+            self._note(f"{one_line(name)} is downloaded already")
+        elif not self._downloads.may_begin(name):
+            self._note(f"{one_line(name)} is under way, or too many others are")
+        else:
+
+            def answered(is_yes: bool | None) -> None:
+                if is_yes:
+                    self.run_worker(self._downloads.follow(client, name), name="download")
+
+            size = f" ({model.size_text})" if model.size_text else ""
+            self.push_screen(Question(f"download {one_line(name)}{size}?"), answered)
 
     def action_unmark(self) -> None:
         """Takes all marks away."""

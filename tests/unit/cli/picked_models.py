@@ -8,7 +8,7 @@ from typing import Unpack
 
 import grpc
 
-from broker_client import BrokerError, Model, ModelList, ModelUnknown, Wanted
+from broker_client import BrokerError, Model, ModelList, ModelUnknown, Pull, Wanted
 from broker_client.catalogue import model_list_of, model_of
 from broker_client.errors import ErrorDetails
 from broker_client.pb.broker.v1 import models_pb2 as pb
@@ -128,6 +128,8 @@ class FakeCatalogue:
         self.is_closed = False
         self.is_silent = False
         self.told = 0
+        self.pulls: asyncio.Queue[Pull | BrokerError | None] = asyncio.Queue()
+        self.pulled: list[str] = []
 
     def list_for(self, asked: PickFilter) -> ModelList:
         kept = [each for each in self.shelf if asked.holds_for(model_of(each))]
@@ -154,6 +156,14 @@ class FakeCatalogue:
             if each.name in (name, f"{name}:latest"):
                 return model_of(each)
         raise ModelUnknown(ErrorDetails(code=grpc.StatusCode.NOT_FOUND, message="who?"))
+
+    async def pull(self, name: str) -> AsyncGenerator[Pull, None]:
+        """What is put into `pulls`, until None."""
+        self.pulled.append(name)
+        while (told := await self.pulls.get()) is not None:
+            if isinstance(told, BrokerError):
+                raise told
+            yield told
 
     async def close(self) -> None:
         self.is_closed = True

@@ -7,7 +7,7 @@ from dataclasses import replace
 import grpc
 import pytest
 
-from broker_client import CallsFull, Model
+from broker_client import CallsFull, DiskFull, Model, Pull
 from broker_client.errors import ErrorDetails
 from brokerctl.models_pick_filter import PickFilter
 from brokerctl.models_pick_list import PickList
@@ -147,6 +147,52 @@ async def test_a_search_without_a_match_says_what_to_do() -> None:
         await pick.press("enter")
         await pick.until("there is nothing to take")
         assert pick.app.is_running
+
+
+def pulling(completed: int, total: int, state: str = "pulling") -> Pull:
+    return Pull(
+        name="llama3.1:70b",
+        backend="gpu-1",
+        state=state,
+        detail="",
+        completed_bytes=completed,
+        total_bytes=total,
+        bytes_per_s=1e6,
+        eta_s=None,
+        listeners=1,
+    )
+
+
+async def test_a_model_is_downloaded_once_that_is_confirmed() -> None:
+    async with stage() as pick:
+        await pick.press("p")
+        await pick.until("gemma3:4b is downloaded already")
+        await pick.press("down", "down", "p")
+        await pick.until("download llama3.1:70b (42.5 GB)?")
+        await pick.press("n", "p", "y")
+        await pick.until("asked for")
+        await pick.broker.pulls.put(pulling(0, 0, "waiting"))
+        await pick.until("waiting")
+        await pick.broker.pulls.put(pulling(429, 1000))
+        await pick.until("pulling 42 %")
+        assert pick.broker.pulled == ["llama3.1:70b"]
+        await pick.press("p")
+        await pick.until("llama3.1:70b is under way")
+        await pick.broker.pulls.put(None)
+        await pick.until("llama3.1:70b is downloaded")
+        assert "pulling" not in "\n".join(pick.lines())
+
+
+async def test_what_the_broker_says_to_a_download_is_told() -> None:
+    async with stage() as pick:
+        await pick.press("down", "down", "p", "y")
+        code = grpc.StatusCode.RESOURCE_EXHAUSTED
+        await pick.broker.pulls.put(DiskFull(ErrorDetails(code=code, message="no disk for it")))
+        await pick.until("llama3.1:70b: no disk for it")
+        assert "downloadable" in pick.lines()[4]
+        # Left while one is under way, it ends all the same.
+        await pick.press("p", "y", "q")
+    assert pick.broker.pulled == ["llama3.1:70b"] * 2
 
 
 async def test_a_click_moves_and_on_a_mark_marks() -> None:
