@@ -108,13 +108,7 @@ class Assembly(ABC):
         self._lateness = Lateness(policy.queue, self.backends, self.estimates, self._offers)
         self.ledger = self._new_ledger()
         self.choosing = Choosing(policy.aliases, self.backends, self.backlog, self.estimates)
-        self._reassignment = Reassignment(
-            self.ledger,
-            self.backlog,
-            self.backends,
-            self.choosing,
-            lambda record: self._flexible.chosen_anew(record),
-        )
+        self._reassignment = self._new_reassignment()
         self._flexible = Flexible(self.ledger, self.backlog, self._reassignment, self.backends)
         self._haste = Haste(self._lateness, self._reassignment, self.backlog, self.backends)
         self._announcer = self._new_announcer()
@@ -129,6 +123,15 @@ class Assembly(ABC):
         self._routing = Routing(self.backends, self._prefixes, self.backlog.record_of)
         self._operations = Operations(
             self.agents, self.backlog, self.ledger, self._announcer, self.timers, self._emit
+        )
+
+    def _new_reassignment(self) -> Reassignment:
+        return Reassignment(
+            self.ledger,
+            self.backlog,
+            self.backends,
+            self.choosing,
+            lambda record: self._flexible.chosen_anew(record),
         )
 
     def _new_freed_memory(self) -> FreedMemory:

@@ -20,7 +20,6 @@ from tests.integration.bad_failing import FAILING
 from tests.integration.bad_models import BAD_MODELS
 from tests.integration.bad_operations import OPERATIONS
 from tests.integration.bad_pubsub import PUBSUB
-from tests.integration.bad_requirements import REQUIREMENTS
 from tests.integration.bad_sessions import SESSIONS
 from tests.integration.wire_requests import called, chat, embed, generate, said, tool
 
@@ -393,7 +392,6 @@ BAD_FIELDS = (
             *SESSIONS,
             *BAD_MODELS,
             *BAD_ACCOUNTS,
-            *REQUIREMENTS,
             *OPERATIONS,
             *PUBSUB,
         )

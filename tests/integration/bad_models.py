@@ -8,6 +8,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from broker_client.pb.broker.v1 import models_pb2 as pb
+from tests.integration.bad_requirements import REQUIREMENTS
 
 # What the field is, the request, the field that must be named, and what must be said of it.
 Case = tuple[str, Message, str, str]
@@ -63,4 +64,4 @@ def _pages() -> Iterator[Case]:
         )
 
 
-BAD_MODELS: tuple[Case, ...] = (*_filters(), *_pages())
+BAD_MODELS: tuple[Case, ...] = (*_filters(), *_pages(), *REQUIREMENTS)
