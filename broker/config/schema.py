@@ -69,8 +69,8 @@ class ServerConfig(Section):
     # How long a request whose client went away waits for it to come back with the same request_id.
     # 0: the backend's work is aborted at once, which is what an agent that cancels wants.
     reconnect_grace_ms: int = Field(default=0, ge=0, le=60_000)
-    # Where the broker keeps what it must know after a restart: which models it had loaded. "": in
-    # the platform's state folder.
+    # Where the broker keeps what it must know after a restart: which models it had loaded, and who
+    # used them. "": in the platform's state folder.
     state_dir: str = Field(default="", max_length=4_096)
     # A client that vanished without a word is noticed after their sum; gRPC clients refuse pings
     # more often than every 10 s unless both sides are told otherwise.
