@@ -78,7 +78,14 @@ LIVE: Final[Mapping[str, frozenset[str] | None]] = {
     "retries": None,
     "breaker": None,
     "healing": frozenset(
-        {"gap_extra_s", "gap_factor", "mute_s", "restart_backoff_s", "restarts_max"}
+        {
+            "gap_extra_s",
+            "gap_factor",
+            "mute_s",
+            "restart_away_s",
+            "restart_backoff_s",
+            "restarts_max",
+        }
     ),
 }
 

@@ -94,6 +94,9 @@ class HealingConfig(Section):
     restart_backoff_s: int = Field(default=60, ge=1, le=DAY_S)
     restarts_max: int = Field(default=5, ge=0, le=1_000)
     restart_timeout_s: int = Field(default=120, ge=1, le=3_600)
+    # A server where nobody listens for so long is restarted by that command too. 0: never, as
+    # whoever runs it may have meant that.
+    restart_away_s: int = Field(default=0, ge=0, le=DAY_S)
     # The broker's own loop: from which standstill on it is said where it stood.
     loop_stall_ms: int = Field(default=1_000, ge=50, le=600_000)
 

@@ -19,7 +19,7 @@ class Health(Symbol):
 
     WELL = "well"
     SUSPECT = "suspect"  # a cure failed; another one may help
-    WEDGED = "wedged"  # it answers and does not serve: one load at a time is tried
+    WEDGED = "wedged"  # it answers and does not serve: one load at a time is tried; or is away
     RESTARTING = "restarting"  # the operator's command runs
 
 
@@ -28,6 +28,7 @@ class HealthTrigger(Symbol):
     SERVED = "served"  # a request completed, or a model was loaded
     RESTART = "restart"
     RESTARTED = "restarted"  # the command ended, well or not
+    AWAY = "away"  # nobody listens there, for as long as its operator waits before a restart
     CAME_BACK = "came_back"  # it was away and answers again: another process
 
 
@@ -39,12 +40,15 @@ HEALTH: Final = Machine(
         (_S.WELL, _T.CURE_FAILED): _S.SUSPECT,
         (_S.WELL, _T.SERVED): _S.WELL,
         (_S.WELL, _T.CAME_BACK): _S.WELL,
+        (_S.WELL, _T.AWAY): _S.WEDGED,
         (_S.SUSPECT, _T.CURE_FAILED): _S.WEDGED,
         (_S.SUSPECT, _T.SERVED): _S.WELL,
         (_S.SUSPECT, _T.CAME_BACK): _S.WELL,
+        (_S.SUSPECT, _T.AWAY): _S.WEDGED,
         (_S.WEDGED, _T.CURE_FAILED): _S.WEDGED,
         (_S.WEDGED, _T.SERVED): _S.WELL,
         (_S.WEDGED, _T.CAME_BACK): _S.WELL,
+        (_S.WEDGED, _T.AWAY): _S.WEDGED,
         (_S.WEDGED, _T.RESTART): _S.RESTARTING,
         (_S.RESTARTING, _T.CURE_FAILED): _S.RESTARTING,
         (_S.RESTARTING, _T.SERVED): _S.RESTARTING,
@@ -75,7 +79,8 @@ class HealingPolicy:
     A stream is frozen that gave nothing for `gap_factor` times its usual gap plus `gap_extra_ns`,
     where no neighbour's prompt explains it (docs/adr/0015). Restarts of one server are at least
     `restart_backoff_ns` apart, doubled with each, and at most `restarts_max` until it has served
-    for `restarts_forgotten_ns`.
+    for `restarts_forgotten_ns`. One where nobody listens for `restart_away_ns` is restarted too; 0:
+    never.
     """
 
     gap_factor: float = 2.5
@@ -83,9 +88,12 @@ class HealingPolicy:
     restart_backoff_ns: int = 60_000_000_000
     restarts_max: int = 5
     restarts_forgotten_ns: int = 3_600_000_000_000
+    restart_away_ns: int = 0
 
     def __post_init__(self) -> None:
         if self.gap_factor < 1 or self.gap_extra_ns <= 0:
             raise ValueError("gap_factor must be at least 1, gap_extra_ns positive")
         if self.restart_backoff_ns <= 0 or self.restarts_max < 0 or self.restarts_forgotten_ns <= 0:
             raise ValueError("times of restarts must be positive, their ceiling not negative")
+        if self.restart_away_ns < 0:
+            raise ValueError("restart_away_ns must not be negative")

@@ -4,7 +4,8 @@ A server that answers and does nothing is known by cures that fail, loads that h
 residents that never comes: the second of these without anything served in between says that it is
 wedged. What is resident may serve; loads are let through one at a time, after a pause that grows
 with each that hangs. Restarts are an operator's matter: only the command that they configured is
-run, with a growing pause and a ceiling.
+run, with a growing pause and a ceiling. A server where nobody listens is only restarted where they
+said after how long: whoever runs it may have meant that.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class _Case:
     timer: int = 0
     is_given_up: bool = False
     has_come_back: bool = False  # while the command ran
+    away_since_ns: int | None = None
     shut: int = 0  # how often it was
     shut_timer: int = 0
 
@@ -123,12 +125,34 @@ class Servers:
             # A load, or what is being cured, may hold the list up: that is judged by its own end.
             if not backend.is_switching and not backend.healing:
                 self.cure_failed(backend, seen.problem, now_ns)
+        elif not seen.up:
+            self._is_away(backend, seen.problem, now_ns)
         elif is_back:
             self._came_back(backend, now_ns)
 
+    def _is_away(self, backend: BackendState, problem: str, now_ns: int) -> None:
+        """Nobody listens there, when it was last looked at."""
+        away_ns = self._policy.restart_away_ns
+        if not away_ns or not _may_restart(backend) or backend.health is Health.RESTARTING:
+            return
+        case = self._case(backend)
+        if case.away_since_ns is None:
+            case.away_since_ns = now_ns
+        if now_ns - case.away_since_ns < away_ns:
+            return
+        before = backend.health
+        self._move(backend, _Trigger.AWAY)
+        away_s = (now_ns - case.away_since_ns) // 1_000_000_000
+        backend.evidence = f"nobody has answered there for {away_s} s: {problem}"
+        if before is not Health.WEDGED:
+            self.tell(backend, "", _Step.WEDGED, backend.evidence)
+        self._plan_restart(backend, now_ns)
+
     def _came_back(self, backend: BackendState, now_ns: int) -> None:
-        if backend.health is Health.RESTARTING:
-            self._case(backend).has_come_back = True
+        case = self._cases.get(backend.name)
+        if case is not None:
+            case.away_since_ns = None
+            case.has_come_back = backend.health is Health.RESTARTING
         self._move(backend, _Trigger.CAME_BACK)
         self._is_better(backend, now_ns)
         self.on_back(backend, now_ns)
@@ -199,6 +223,7 @@ class Servers:
         if backend is None or backend.health is not Health.RESTARTING:
             return  # it was taken out of the configuration meanwhile
         self._move(backend, _Trigger.RESTARTED)
+        self._case(backend).away_since_ns = None  # what was started needs its time
         words = "the command ended well" if ended.error is None else ended.error.message
         self.tell(backend, "", _Step.RESTARTED, words)
         if self._case(backend).has_come_back:

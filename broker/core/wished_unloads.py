@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from broker.core.effects import Effect, WishEnded
 from broker.core.errors import BackendRefused, BrokerError, LoadFailed, ModelInUse
+from broker.core.healing import Health
 from broker.core.meant import Meant
 from broker.core.model_name import comparison_key
 from broker.core.placement import BackendState
@@ -165,6 +166,8 @@ class WishedUnloads:
         residency = each.residency
         if residency.runner in backend.healing:
             return ""  # it leaves by itself, for its cure
+        if backend.health is Health.RESTARTING:
+            return ""  # whether it leaves with its server is seen when that is over
         if residency.state is _State.RESIDENT:
             if each.is_gated:
                 return f"{residency.model} on {backend.name} did not come to rest: it serves on"

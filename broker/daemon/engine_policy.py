@@ -54,6 +54,7 @@ def engine_policy(config: Config, seed: int = 0) -> EnginePolicy:
             gap_extra_ns=int(config.healing.gap_extra_s * _S),
             restart_backoff_ns=config.healing.restart_backoff_s * _S,
             restarts_max=config.healing.restarts_max,
+            restart_away_ns=config.healing.restart_away_s * _S,
         ),
         preemption=_preemption(config.preemption),
         preload=_preload(config.preload),

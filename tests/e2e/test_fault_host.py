@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -69,6 +71,32 @@ async def test_a_server_that_hangs_as_a_whole_is_restarted_by_the_operators_comm
     finally:
         simulator.process.send_signal(signal.SIGCONT)
         simulator.stop()
+
+
+async def test_a_server_that_is_gone_is_started_again_where_its_operator_wants_that(
+    tmp_path: Path,
+) -> None:
+    """The command starts another one; until then the broker has waited as long as it was told."""
+    first = start_simulator("--speed", "50", "--seed", "7")
+    pid_file = tmp_path / "pid"
+    start = f"{sys.executable} -m broker.sim.ollama_sim --port {first.port} --speed 50"
+    script = f"{start} >/dev/null 2>&1 & echo $! > {pid_file}"
+    table = backend_table(first.port, f"restart_command = ['sh', '-c', '{script}']")
+    config = SERVER + QUICK_FILE + "[healing]\nrestart_away_s = 1\n" + table
+    try:
+        async with brokerd(config, tmp_path) as broker:
+            await broker.until_status(lambda status: status.backends[0].up)
+            first.stop()
+            said = await broker.said("wedged")
+            assert "nobody has answered there for" in said["evidence"]
+            await broker.said("restarting")
+            await broker.said("restarted")
+            again = await broker.until_status(lambda status: status.backends[0].up)
+            assert again.backends[0].restarts == 1
+    finally:
+        first.stop()
+        if pid_file.exists():
+            os.kill(int(pid_file.read_text()), signal.SIGTERM)
 
 
 async def test_a_broker_without_descriptors_is_back_when_it_has_some(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Final
 
 from broker.core.agent_policy import BATCH, CRITICAL, AgentsPolicy, AgentTypePolicy, BucketPolicy
 from broker.core.breaker import BreakerPolicy
+from broker.core.healing import HealingPolicy
 from broker.core.level import DegradationPolicy
 from broker.core.placement import BackendPolicy, PlacementPolicy
 from broker.core.policy import EnginePolicy
@@ -69,6 +70,9 @@ _GOLD: Final = AgentTypePolicy(name="gold", match=("ann",), weight=2.0)
 _SILVER: Final = AgentTypePolicy(
     name="silver", match=("bob", "cyd"), priority_best=3, may_be_critical=False
 )
+# A server that is away is restarted, so far as it may be, soon.
+_HEALING: Final = HealingPolicy(restart_away_ns=SECOND_NS)
+
 _REST: Final = AgentTypePolicy(name="rest", match=("*",), weight=0.5)
 _OPEN: Final = _types(_GOLD, _SILVER, _REST)
 
@@ -89,6 +93,7 @@ _SHARED: Final = EnginePolicy(
     retry=_RETRY,
     time_outs=_TIME_OUTS,
     breaker=_BREAKER,
+    healing=_HEALING,
     aliases=_ALIASES,
 )
 # A bucket at every place where there may be one.

@@ -36,7 +36,9 @@ class WishBooks:
         if effect.error is None and isinstance(asked, LoadAsked):
             (name,) = effect.backends
             residents = engine.backends[name].residents.values()
-            there = {each.runner for each in residents if each.state is ResidencyState.RESIDENT}
+            # In the same turn another wish may already have it leave.
+            absent = (ResidencyState.ABSENT, ResidencyState.LOADING)
+            there = {each.runner for each in residents if each.state not in absent}
             runners = {each.name: each.runner for each in servers[name].listed}
             assert runners[asked.model] in there, "it is not there"
 

@@ -211,6 +211,91 @@ def test_a_restart_that_is_due_is_not_run_where_it_serves_again() -> None:
     assert of(scene.wait(60 * MINUTE_NS), RestartBackend) == []
 
 
+# Where nobody listens
+
+
+AWAY = BackendSeen("b1", False, "Connection refused")
+
+
+def away_scene(*, away_ns: int = MINUTE_NS, restarts_max: int = 5) -> Scene:
+    """A server that is restarted once nobody has listened there for a minute."""
+    scene = open_scene()
+    healing = HealingPolicy(restart_away_ns=away_ns, restarts_max=restarts_max)
+    scene.turn(
+        PolicyChanged(replace(scene.engine.policy, backends=(MAY_RESTART,), healing=healing))
+    )
+    return scene
+
+
+def away_for(scene: Scene, time_ns: int) -> list[Effect]:
+    """It is looked at every second, and nobody is there."""
+    effects = scene.turn(AWAY)
+    for _ in range(time_ns // SECOND_NS):
+        effects += [*scene.wait(SECOND_NS), *scene.turn(AWAY)]
+    return effects
+
+
+def test_a_server_that_is_down_is_left_alone_unless_its_operator_says_otherwise() -> None:
+    scene = away_scene(away_ns=0)
+    assert of(away_for(scene, 10 * MINUTE_NS), RestartBackend) == []
+    assert health(scene) is Health.WELL
+
+
+def test_a_server_that_is_down_for_long_is_restarted_and_every_step_is_told() -> None:
+    scene = away_scene()
+    early = away_for(scene, MINUTE_NS - 2 * SECOND_NS)
+    assert of(early, RestartBackend) == []
+    assert health(scene) is Health.WELL
+    effects = away_for(scene, 2 * SECOND_NS)
+    assert steps(effects) == ["wedged  on b1", "restarting  on b1"]
+    assert "nobody has answered there for 60 s: Connection refused" in evidence(effects)
+    assert of(effects, RestartBackend) == [RestartBackend("b1")]
+    assert steps(scene.turn(RestartEnded("b1"))) == ["restarted  on b1"]
+    scene.up("b1")
+    scene.seen("b1", resident("m"))
+    assert health(scene) is Health.WELL
+    assert of(scene.wait(60 * MINUTE_NS), RestartBackend) == []
+
+
+def test_one_that_stays_down_is_restarted_ever_more_seldom_and_only_so_often() -> None:
+    scene = away_scene(restarts_max=3)
+    moments = list[int]()
+    told = list[str]()
+    for _ in range(60 * 60):
+        effects = away_for(scene, SECOND_NS)
+        told += steps(effects)
+        if of(effects, RestartBackend):
+            moments.append(scene.now_ns)
+            told += steps(scene.turn(RestartEnded("b1")))
+    pauses = [round((after - before) / MINUTE_NS) for before, after in pairwise(moments)]
+    assert pauses == [1, 2]  # each needs its minute to start, and the second its pause
+    again = ["wedged  on b1", "restarting  on b1", "restarted  on b1"]
+    assert told == [*again * 3, "wedged  on b1", "given_up  on b1"]
+
+
+def test_a_server_that_comes_back_by_itself_is_not_restarted() -> None:
+    scene = away_scene()
+    for _ in range(5):
+        assert of(away_for(scene, MINUTE_NS - 2 * SECOND_NS), RestartBackend) == []
+        scene.up("b1")
+    assert health(scene) is Health.WELL
+
+
+def test_a_server_that_is_down_and_drained_is_not_restarted() -> None:
+    scene = away_scene()
+    scene.turn(BackendDrainAsked("b1", True))
+    assert of(away_for(scene, 5 * MINUTE_NS), RestartBackend) == []
+
+
+def test_a_command_that_fails_on_a_server_that_is_down_is_run_again_later() -> None:
+    scene = away_scene()
+    away_for(scene, MINUTE_NS)
+    assert health(scene) is Health.RESTARTING
+    effects = scene.turn(RestartEnded("b1", BackendFailed("status 1")))
+    assert steps(effects) == ["restarted  on b1", "wedged  on b1"]
+    assert of(away_for(scene, 2 * MINUTE_NS), RestartBackend) == [RestartBackend("b1")]
+
+
 # What the operator changes
 
 
