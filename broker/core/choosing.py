@@ -37,7 +37,7 @@ from broker.core.selection import (
     wish_of,
 )
 from broker.core.stimuli import ModelSpec
-from broker.core.targets import NO_BACKEND_RETRY_NS, known_of, memory_of
+from broker.core.targets import NO_BACKEND_RETRY_NS, context_line, known_of, memory_of
 
 # Where nothing was measured: a file is read at a gigabyte a second, and an answer takes as long as
 # it takes to read it a few hundred times at the bandwidth of a card. Only their order counts.
@@ -59,9 +59,9 @@ class Chosen(NamedTuple):
 
 
 class _Fitting(NamedTuple):
-    """What fits a wish, and what does not, the nearest first."""
+    """What fits a wish, by comparison keys, and what does not, the nearest first."""
 
-    fits: tuple[Known, ...]
+    fits: dict[str, Known]
     rejected: tuple[RejectedModel, ...]
 
 
@@ -99,6 +99,7 @@ class Choosing:
     def models_changed(self) -> None:
         """Backends have others than before."""
         self._known: dict[str, Known] = {}
+        self._specs: dict[str, ModelSpec] = {}  # of which these are made
         self._by_wish: dict[Wish, _Fitting] = {}
 
     def alias(self, name: str) -> Alias | None:
@@ -136,7 +137,7 @@ class Choosing:
     def select(self, spec: RequestSpec, now_ns: int, waits_for: str = "") -> Selection:
         """What such a request would get, with all that may be told of it."""
         alias = self._alias(spec)
-        wish = wish_of(replace(spec, wants=alias.wants.joined(spec.wants)))
+        wish = wish_of(spec, alias.wants.joined(spec.wants))
         moment = self._moment(spec, now_ns, waits_for)
 
         def judge(model: Known) -> Standing:
@@ -145,7 +146,8 @@ class Choosing:
         try:
             if alias.models:
                 return first_of(*self._listed(alias.models, wish), wish, judge)
-            return select(*self._fitting(wish), wish, judge, self._near())
+            fitting = self._fitting(wish)
+            return select(*fitting, wish, judge, self._near(fitting.fits))
         except NoModelFits:
             self._check_backends()
             raise
@@ -207,7 +209,7 @@ class Choosing:
         return _Fitting(fits, (*rejected, *away))
 
     def _judged(self, models: Sequence[Known], wish: Wish, *, was_named: bool) -> _Fitting:
-        fits, others = list[Known](), list[tuple[int, str, str]]()
+        fits, others = dict[str, Known](), list[tuple[int, str, str]]()
         for each in models:
             memory_bytes = self._memory_bytes(each) if wish.wants.memory_bytes_max else 0
             found = lacks(each, wish, memory_bytes, was_named=was_named)
@@ -215,9 +217,9 @@ class Choosing:
                 far = distance(each, wish, found)
                 others.append((far, each.name, ", ".join(found)))
             else:
-                fits.append(each)
+                fits[each.key] = each
         rejected = tuple(RejectedModel(name, why) for _, name, why in sorted(others))
-        return _Fitting(tuple(fits), rejected)
+        return _Fitting(fits, rejected)
 
     def _models(self) -> dict[str, Known]:
         """All models of all backends, as the first that has them tells."""
@@ -226,6 +228,7 @@ class Choosing:
                 for key, model in backend.models.items():
                     if key not in self._known:
                         self._known[key] = known_of(model)
+                        self._specs[key] = model
         return self._known
 
     def _memory_bytes(self, model: Known) -> int:
@@ -238,63 +241,63 @@ class Choosing:
         needs = (memory_of(each, self._backends) for each in runners)
         return min((each for each in needs if each), default=0)
 
-    def _near(self) -> set[str]:
-        """The keys of what is in memory, or is about to be."""
-        return {
+    def _near(self, fits: Mapping[str, Known]) -> list[Known]:
+        """Of these what is in memory, or is about to be."""
+        keys = dict.fromkeys(
             comparison_key(backend.by_runner[runner].name)
             for backend in self._backends.values()
             for runner in backend.residents
             if runner in backend.by_runner
-        }
+        )
+        return [fits[each] for each in keys if each in fits]
 
     # How it is at this moment
 
     def _standing(self, model: Known, moment: _Moment) -> Standing:
         """On the backend where its answer would come soonest."""
-        ways, best = moment.ways, None
-        suits = True
+        ways, first = moment.ways, self._specs.get(model.key)
+        best: Standing | None = None
         for backend in self._backends.values():
             its = backend.models.get(model.key)
             if its is None or not ways.is_ready(backend, its.runner, moment.waits_for):
                 continue
-            line = line_if_able(moment.spec, its, self._backends)
-            if line is None:  # under the same name this one has another model
-                continue
-            suits = ways.suits(its)
-            at = self._on(backend, its, line[1], moment)
+            is_same = its is first or its == first
+            if not is_same and line_if_able(moment.spec, its, self._backends) is None:
+                continue  # under the same name this one has another model
+            at = self._on(backend, its, moment)
             if best is None or (at.stage, at.answer_ns) < (best.stage, best.answer_ns):
                 best = at
         if best is None:
             barred = ways.why_not(model.name)
             return Standing(Stage.AWAY, "", 0.0, barred, self._suits_somewhere(model))
-        return best._replace(suits=suits)
+        return best
 
     def _suits_somewhere(self, model: Known) -> bool:
         having = (each.models.get(model.key) for each in self._backends.values())
         return any(self._suits(each) for each in having if each is not None)
 
-    def _on(
-        self, backend: BackendState, model: ModelSpec, num_ctx: int, moment: _Moment
-    ) -> Standing:
+    def _on(self, backend: BackendState, model: ModelSpec, moment: _Moment) -> Standing:
         spec, runner, where = moment.spec, model.runner, backend.name
+        suits = moment.ways.suits(model)
         service_ns = self._service_ns(model, spec)
         before_ns = self._backlog.work.of(runner) / model.slots
         residency = backend.residents.get(runner)
-        if residency is not None and residency.fits(num_ctx):
+        if residency is not None and residency.fits(context_line(spec, model)[1]):
             if residency.state is ResidencyState.RESIDENT:
                 if residency.has_free_slot and runner not in moment.waiting:
-                    return Standing(Stage.FREE, f"resident on {where}", service_ns)
+                    return Standing(Stage.FREE, f"resident on {where}", service_ns, "", suits)
                 answer_ns = before_ns + service_ns / model.slots + service_ns
-                return Standing(Stage.HERE, f"resident on {where} and busy", answer_ns)
+                words = f"resident on {where} and busy"
+                return Standing(Stage.HERE, words, answer_ns, "", suits)
             if residency.state is ResidencyState.LOADING:
                 load_ns = self._rest_of_load_ns(backend, residency, model, moment.ways.now_ns)
                 answer_ns = load_ns + before_ns + service_ns
-                return Standing(Stage.HERE, f"being loaded on {where}", answer_ns)
+                return Standing(Stage.HERE, f"being loaded on {where}", answer_ns, "", suits)
         load_ns = self._load_ns(backend, model)
         soonest_ns = self._outlook.soonest_ns(where, runner, load_ns, moment.ways.now_ns)
         ready_ns = load_ns if soonest_ns is None else soonest_ns
         answer_ns = ready_ns + before_ns + service_ns
-        return Standing(Stage.AWAY, f"to be loaded on {where}", answer_ns)
+        return Standing(Stage.AWAY, f"to be loaded on {where}", answer_ns, "", suits)
 
     def _service_ns(self, model: ModelSpec, spec: RequestSpec) -> float:
         """How long it works for such a request: as measured, else by its size."""

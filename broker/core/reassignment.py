@@ -10,7 +10,7 @@ came is void and another begins anew.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import NamedTuple
 
 from broker.core.backlog import Backlog
@@ -25,6 +25,7 @@ from broker.core.placement import BackendState
 from broker.core.queueing import LineKey
 from broker.core.record import Record
 from broker.core.requests import RequestKind, RequestSpec, Substitution
+from broker.core.selection import Selection
 from broker.core.stimuli import ModelSpec
 from broker.core.targets import (
     check_able,
@@ -61,6 +62,8 @@ class Reassignment:
     ) -> None:
         self._choosing = choosing
         self._on_chosen = on_chosen
+        # What was selected in this look at all, by what was wanted: hundreds may want the same.
+        self._selected: dict[Hashable, Selection | None] | None = None
         self._ledger = ledger
         self._backlog = backlog
         self._offers = backlog.offers
@@ -76,10 +79,12 @@ class Reassignment:
             for runner in each.by_runner
             if may_start(each, runner, now_ns)
         }
+        self._selected = {}
         for record in list(self._ledger.records.values()):
             if record.state in WAITS:
                 runner = record.line[0]
                 self._look(record, runner in there, runner in able, now_ns)
+        self._selected = None
 
     def look(self, record: Record, now_ns: int) -> None:
         """The same for one that waits."""
@@ -216,15 +221,26 @@ class Reassignment:
             or (may_go_on and may_run(runner, self._backends, now_ns))
         ):
             return None
-        try:
-            chosen = self._choosing.choose(sent, now_ns, runner)
-        except BrokerError:
+        selection = self._select(sent, runner, now_ns)
+        if selection is None or not selection.is_ready:
             return None
-        model = comparison_key(chosen.spec.model)
-        if not chosen.is_ready or (kept is not None and model == kept.model):
+        model = selection.model.key
+        if kept is not None and model == kept.model:
             return None
+        chosen = self._choosing.naming(sent, selection)
         line = find_line(chosen.spec, model, self._backends)
         return Choice(model, line, False, chosen=chosen)
+
+    def _select(self, sent: RequestSpec, runner: str, now_ns: int) -> Selection | None:
+        """None where nothing fits."""
+        known = {} if self._selected is None else self._selected
+        wanted = sent.model, sent.kind, sent.needs, sent.num_ctx_needed, sent.wants, runner
+        if wanted not in known:
+            try:
+                known[wanted] = self._choosing.select(sent, now_ns, runner)
+            except BrokerError:
+                known[wanted] = None
+        return known[wanted]
 
     def _ways(self, now_ns: int) -> Ways:
         offers = self._offers

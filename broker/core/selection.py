@@ -9,14 +9,15 @@ models mean nothing beside each other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import islice
 from typing import Final, NamedTuple
 
 from broker.core.model_errors import NoModelFits, RejectedModel
 from broker.core.requests import ANY_OF, RequestKind, RequestSpec
-from broker.core.requirements import ANYTHING, Preference, Requirements
+from broker.core.requirements import Preference, Requirements
 
 ALTERNATIVES_MAX: Final = 8
 REJECTED_MAX: Final = 16
@@ -59,14 +60,9 @@ class Wish:
         return self.wants.prefer or Preference.FAST
 
 
-def wish_of(spec: RequestSpec) -> Wish:
-    """What a request calls for, its own requirements among it."""
-    return Wish(
-        kind=spec.kind,
-        needs=spec.needs,
-        num_ctx=spec.num_ctx_needed,
-        wants=spec.wants or ANYTHING,
-    )
+def wish_of(spec: RequestSpec, wants: Requirements) -> Wish:
+    """What a request with these requirements calls for."""
+    return Wish(kind=spec.kind, needs=spec.needs, num_ctx=spec.num_ctx_needed, wants=wants)
 
 
 class Stage(IntEnum):
@@ -162,24 +158,22 @@ def by_size(models: Iterable[Known], prefer: Preference) -> tuple[Known, ...]:
 
 
 def select(
-    fits: Sequence[Known],
+    fits: Mapping[str, Known],
     rejected: Iterable[RejectedModel],
     wish: Wish,
     judge: Judge,
-    near: Container[str] = (),
+    near: Sequence[Known] = (),
 ) -> Selection:
-    """The best of what fits, as the wish prefers; these are `by_size`. NoModelFits where nothing
-    does. `near` are the keys of models that are in memory.
+    """The best of what fits, as the wish prefers; these are `by_size`, under their keys. `near` are
+    those in memory. NoModelFits where nothing fits.
 
     Not all are judged: those in memory, and so many of the others that one of them is ready. More
     of these would be worse, by their sizes."""
-    looked, rest = list[Known](), list[Known]()
-    for each in fits:
-        is_first = wish.prefer is Preference.FAST and each.key in near
-        (looked if is_first else rest).append(each)
-    judged = [(each, judge(each)) for each in looked]
-    for begin in range(0, len(rest), JUDGED_AT_ONCE):
-        judged += [(each, judge(each)) for each in rest[begin : begin + JUDGED_AT_ONCE]]
+    first = {each.key: each for each in near} if wish.prefer is Preference.FAST else {}
+    judged = [(each, judge(each)) for each in first.values()]
+    rest = (each for key, each in fits.items() if key not in first)
+    while more := list(islice(rest, JUDGED_AT_ONCE)):
+        judged += [(each, judge(each)) for each in more]
         if any(at.suits and not at.barred for _, at in judged) or wish.kind is RequestKind.EMBED:
             break
     judged.sort(key=lambda pair: _rank(pair[0], pair[1], wish))
@@ -187,10 +181,10 @@ def select(
 
 
 def first_of(
-    fits: Sequence[Known], rejected: Iterable[RejectedModel], wish: Wish, judge: Judge
+    fits: Mapping[str, Known], rejected: Iterable[RejectedModel], wish: Wish, judge: Judge
 ) -> Selection:
     """The first of what fits, in the order that is given, that can answer now."""
-    judged = [(each, judge(each)) for each in fits]
+    judged = [(each, judge(each)) for each in fits.values()]
     if wish.kind is not RequestKind.EMBED:
         judged.sort(key=lambda pair: (not pair[1].suits, bool(pair[1].barred)))  # stable
     return _told(judged, list(rejected), wish, "the first on the list that can")

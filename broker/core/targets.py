@@ -91,7 +91,7 @@ def check_able(spec: RequestSpec, model: ModelSpec, backends: Mapping[str, Backe
         return
     wants = spec.wants
     memory_bytes = memory_of(model.runner, backends) if wants.memory_bytes_max else 0
-    found = lacks(known_of(model), wish_of(spec), memory_bytes, was_named=True)
+    found = lacks(known_of(model), wish_of(spec, wants), memory_bytes, was_named=True)
     if found:
         raise NoModelFits((RejectedModel(model.name, ", ".join(found)),))
 

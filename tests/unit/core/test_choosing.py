@@ -11,9 +11,10 @@ from broker.core.errors import CapabilityMissing, ModelUnknown, NoBackend, Small
 from broker.core.level import Level
 from broker.core.model_errors import NoModelFits
 from broker.core.placement import BackendPolicy
-from broker.core.requests import Substitution
+from broker.core.requests import RequestSpec, Substitution
 from broker.core.requirements import Alias, Preference, Requirements
 from broker.core.resolution import resolve
+from broker.core.selection import Selection
 from broker.core.stimuli import Arrived, LevelAsked, ModelsListed, PolicyChanged
 from broker.core.story import explain
 from tests.unit.core.choosing_scene import (
@@ -323,3 +324,34 @@ def test_what_would_answer_is_what_the_level_lets_answer() -> None:
         resolve(scene.engine, "m", None, scene.now_ns)
     scene.seen("b1", resident("s"))
     assert resolve(scene.engine, "m", None, scene.now_ns).model == "s:latest"
+
+
+def test_under_one_name_two_backends_may_have_different_models() -> None:
+    scene = with_aliases(Scene(BackendPolicy(name="b1"), BackendPolicy(name="b2")))
+    scene.open("b1", llm("m", "tools"))
+    scene.open("b2", llm("m"), llm("n", "tools", size_bytes=9000))
+    found = resolve(scene.engine, "", wants("tools", prefer=Preference.SMALL), scene.now_ns)
+    assert found.because.startswith("m:latest: the smallest of 2 that fit, to be loaded on b1")
+    scene.down("b1")
+    found = resolve(scene.engine, "", wants("tools", prefer=Preference.SMALL), scene.now_ns)
+    assert found.model == "n:latest"
+
+
+def test_for_many_that_want_the_same_it_is_chosen_anew_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scene = holding(llm("m"), llm("n"))
+    scene.turn(Arrived(asks("runs", "m")))
+    for number in range(20):
+        scene.turn(Arrived(asks(f"x{number}", "small", agent=f"a{number}")))
+    chosen = list[str]()
+    select = scene.engine.choosing.select
+
+    def counted(spec: RequestSpec, now_ns: int, waits_for: str = "") -> Selection:
+        chosen.append(spec.model)
+        return select(spec, now_ns, waits_for)
+
+    monkeypatch.setattr(scene.engine.choosing, "select", counted)
+    scene.turn(ModelsListed("b1", (llm("n"),)))
+    assert {waits_for(scene, f"x{number}", f"a{number}") for number in range(20)} == {"n"}
+    assert chosen == ["small"]

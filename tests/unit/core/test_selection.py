@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
@@ -68,8 +69,12 @@ def chosen(*models: Known, wish: Wish = ANSWER, at: dict[str, Standing] | None =
             rejected.append(RejectedModel(each.name, ", ".join(found)))
         else:
             fits.append(each)
-    judged = by_size(fits, wish.prefer)
+    judged = keyed(by_size(fits, wish.prefer))
     return select(judged, rejected, wish, lambda each: (at or {}).get(each.name, FREE))
+
+
+def keyed(models: Iterable[Known]) -> dict[str, Known]:
+    return {each.key: each for each in models}
 
 
 @pytest.mark.parametrize(
@@ -194,7 +199,8 @@ def test_of_many_what_is_in_memory_is_looked_at_first_however_large() -> None:
         looked.append(model.name)
         return at[model.name]
 
-    selection = select(by_size(models, Preference.FAST), (), ANSWER, judge, near={"large"})
+    near = models[-1:]
+    selection = select(keyed(by_size(models, Preference.FAST)), (), ANSWER, judge, near)
     assert selection.model.name == "large"
     assert len(looked) == 1 + JUDGED_AT_ONCE
 
@@ -206,7 +212,7 @@ def test_as_many_are_looked_at_as_it_takes_until_one_is_ready(prefer: Preference
     barred = FREE._replace(barred="it is being cured")
     wish = wanting(prefer=prefer)
     selection = select(
-        by_size(models, prefer), (), wish, lambda each: FREE if each.name == last else barred
+        keyed(by_size(models, prefer)), (), wish, lambda each: FREE if each.name == last else barred
     )
     assert (selection.model.name, selection.is_ready) == (last, True)
 
@@ -217,7 +223,7 @@ def test_as_many_are_looked_at_as_it_takes_until_one_is_ready(prefer: Preference
 def test_a_list_is_in_order_and_skips_what_cannot_answer_now() -> None:
     models = [known("one"), known("two"), known("three")]
     at = {"one": FREE._replace(barred="one is being cured")}
-    selection = first_of(models, (), ANSWER, lambda each: at.get(each.name, FREE))
+    selection = first_of(keyed(models), (), ANSWER, lambda each: at.get(each.name, FREE))
     assert selection.model.name == "two"
     assert [each.name for each in selection.alternatives] == ["three"]
     assert selection.rejected == (RejectedModel("one", "one is being cured"),)
