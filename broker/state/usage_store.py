@@ -243,7 +243,7 @@ class SqliteUsage:
     def _ask(self, query: UsageQuery, more: Sequence[tuple[object, ...]]) -> UsageAnswer:
         database = self._opened
         create, insert, drop = sql.MORE
-        with _transaction(database):
+        with _transaction(database, writes=False):
             database.execute(create)
             try:
                 database.executemany(insert, more)
@@ -277,9 +277,9 @@ class SqliteUsage:
 
 
 @contextmanager
-def _transaction(database: sqlite3.Connection) -> Iterator[None]:
-    """All of it, or nothing."""
-    database.execute("BEGIN IMMEDIATE")
+def _transaction(database: sqlite3.Connection, *, writes: bool = True) -> Iterator[None]:
+    """All of it, or nothing; of what others do meanwhile, nothing is seen."""
+    database.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
     try:
         yield
     except BaseException:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from broker.core.agent_policy import OPEN_HOUSE, AgentsPolicy
 from broker.core.content import GenerateContent, Prompt
+from broker.core.effects import Effect, Own
 from broker.core.engine import Engine
 from broker.core.invariants import check
 from broker.core.observer import Observer
@@ -25,6 +27,8 @@ from broker.runtime.supervisor import Supervisor
 from tests.integration.fake_backend import FakeBackend
 
 CONTENT = GenerateContent(input=Prompt(text="hello"))
+# Nobody comes after this broker.
+FORGETFUL: Mapping[type[Effect], Callable[[Any], None]] = {Own: lambda _: None}
 MINUTE_NS = 60_000_000_000
 
 
@@ -86,7 +90,7 @@ async def running_shell(
     async with Supervisor(100) as supervisor:
         limits = limits or DriverLimits()
         observer = observer or Observers()
-        driver = Driver(engine, {"b": backend}, clock, supervisor, limits, observer)
+        driver = Driver(engine, {"b": backend}, clock, supervisor, limits, observer, FORGETFUL)
         discovery = Discovery(
             backend,
             DiscoveryPolicy(slots=slots),

@@ -10,6 +10,7 @@ from pathlib import Path
 import grpc
 import pytest_asyncio
 
+from broker.api.grpc.model_accounts import NAMES_MAX, NODES_MAX
 from broker.config.models import UsageConfig
 from broker.config.schema import Config
 from broker.core.errors import BackendFailed
@@ -190,3 +191,14 @@ async def test_who_asks_for_what_is_not_there_is_told_the_nearest(daemon: Runnin
     assert "talk:latest" in model.message
     backend = await refused(daemon.models.GetTree(pb.GetTreeRequest(backend="c")))
     assert (backend.code, backend.reason) == (grpc.StatusCode.NOT_FOUND, "BACKEND_NOT_FOUND")
+
+
+async def test_of_very_many_models_so_many_are_told(tmp_path: Path) -> None:
+    names = [f"m:{number}b" for number in range(NODES_MAX + 3)]
+    backend = LedBackend(dict.fromkeys(names, frozenset({"completion"})))
+    # All of one weight, and so all of them twins.
+    backend.facts = tuple(replace(each, runner=LLAMA, blobs=(LLAMA,)) for each in backend.facts)
+    async with running_daemon(config(tmp_path), backend) as daemon:
+        told = await daemon.models.GetTree(pb.GetTreeRequest())
+    assert (len(told.nodes), told.left_out) == (NODES_MAX, 3)
+    assert {len(each.twins) for each in told.nodes} == {NAMES_MAX}

@@ -11,7 +11,13 @@ from broker.core.errors import BackendFailed, DeadlineExpired, Draining, ModelUn
 from broker.core.level import Level
 from broker.core.observer import Observer
 from broker.core.requests import Outcome
-from broker.core.views import AlertView, RequestReport, RequestStart
+from broker.core.views import (
+    AlertView,
+    AttemptReport,
+    LoadReport,
+    RequestReport,
+    RequestStart,
+)
 from broker.runtime.streams import Subscription
 from tests.integration.shell import running_shell
 
@@ -22,6 +28,14 @@ class Heard(Observer):
     def __init__(self) -> None:
         self.starts: list[RequestStart] = []
         self.reports: list[RequestReport] = []
+        self.loads: list[LoadReport] = []
+        self.failures: list[AttemptReport] = []
+
+    def load_ended(self, report: LoadReport) -> None:
+        self.loads.append(report)
+
+    def attempt_failed(self, report: AttemptReport) -> None:
+        self.failures.append(report)
 
     def request_started(self, start: RequestStart) -> None:
         self.starts.append(start)
@@ -67,6 +81,11 @@ async def test_a_completed_request_is_told_with_all_its_times() -> None:
     assert 0 < report.load_wait_ns <= report.queue_wait_ns == start.queue_wait_ns
     assert report.queue_wait_ns < report.first_token_ns <= report.total_ns
     assert report.per_token_ns > 0
+    assert report.run_ns == report.total_ns - report.queue_wait_ns
+    assert report.gpu_share == 1.0  # the fake has all of each model there
+    (load,) = heard.loads
+    assert (load.backend, load.model, load.problem) == ("b", "m:latest", "")
+    assert 0 < load.took_ns <= report.load_wait_ns
 
 
 async def test_a_request_that_fails_as_it_streams_tells_what_it_had() -> None:

@@ -10,7 +10,7 @@ from broker.core.level import Level
 from broker.core.observer import Observer
 from broker.core.requests import Outcome
 from broker.core.stimuli import Scope
-from broker.core.views import AlertView, RequestReport, RequestStart
+from broker.core.views import AlertView, LoadReport, RequestReport, RequestStart
 from broker.runtime.observers import Observers
 from tests.unit.observability.ended import report
 
@@ -33,6 +33,7 @@ BOOST = TellPriority(
     is_blocked=False,
     is_paused=False,
 )
+LOAD = LoadReport(backend="b", model="m", took_ns=1, problem="")
 ALERT = AlertView(name="NoBackend", severity="critical", summary="", runbook="", since_ns=0)
 
 
@@ -54,6 +55,9 @@ class Listener(Observer):
     def request_ended(self, ended: RequestReport) -> None:
         self._hear(ended)
 
+    def load_ended(self, load: LoadReport) -> None:
+        self._hear(load)
+
     def level_changed(self, told: TellLevel) -> None:
         self._hear(told)
 
@@ -72,11 +76,12 @@ def tell_all(observers: Observers) -> list[object]:
     ended = report(outcome=Outcome.COMPLETED)
     observers.request_started(START)
     observers.request_ended(ended)
+    observers.load_ended(LOAD)
     observers.level_changed(TOLD)
     observers.priority_changed(BOOST)
     observers.backends_changed()
     observers.alerts_changed((ALERT,))
-    return [START, ended, TOLD, BOOST, "backends", (ALERT,)]
+    return [START, ended, LOAD, TOLD, BOOST, "backends", (ALERT,)]
 
 
 @pytest.mark.parametrize("error", [RuntimeError("broken"), AssertionError("not so")])
