@@ -105,6 +105,23 @@ async def test_a_request_that_fails_as_it_streams_tells_what_it_had() -> None:
     assert report.first_token_ns > 0
 
 
+async def test_a_call_that_is_tried_again_tells_for_how_long_it_had_a_slot() -> None:
+    heard = Heard()
+    async with running_shell(observer=heard) as shell:
+        reader = shell.submit()
+        (await shell.backend.calls.get()).fail(BackendFailed("it broke"))
+        again = await shell.backend.calls.get()
+        again.say("a")
+        again.complete()
+        await read_out(reader)
+        shell.driver.leave(reader)
+    (failure,), (report,) = heard.failures, heard.reports
+    assert (failure.is_retried, failure.gpu_share) == (True, 1.0)
+    assert 0 < failure.run_ns < report.queue_wait_ns  # the wait for the call that came to something
+    assert (report.outcome, report.tries) == (Outcome.COMPLETED, 2)
+    assert report.run_ns == report.total_ns - report.queue_wait_ns > 0
+
+
 async def test_what_never_ran_has_waited_to_its_end() -> None:
     heard = Heard()
     async with running_shell(observer=heard) as shell:
@@ -120,6 +137,7 @@ async def test_what_never_ran_has_waited_to_its_end() -> None:
     by_id = {report.key[1]: report for report in heard.reports}
     assert by_id["late"].outcome is Outcome.EXPIRED
     assert by_id["late"].queue_wait_ns == by_id["late"].total_ns > 0
+    assert (by_id["late"].run_ns, by_id["lost"].run_ns) == (0, 0)
     assert (by_id["late"].backend, by_id["late"].tries) == ("", 0)
     assert by_id["lost"].outcome is Outcome.REFUSED
     assert (by_id["lost"].reason, by_id["lost"].total_ns) == ("MODEL_UNKNOWN", 0)
