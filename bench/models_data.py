@@ -1,10 +1,14 @@
-"""Models for tests: a library of some size, as its pages would tell it."""
+"""Models that nobody has: a library of some size, as its pages would tell it, and what of it is on
+backends."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 
 from broker.core.library import LibraryModel, LibraryVariant
+from broker.core.ports import ModelFacts
 
 _FAMILIES = ("llama", "qwen", "gemma", "phi", "mistral", "deepseek", "granite", "command", "yi")
 _WORDS = ("fast", "small", "coder", "vision", "chat", "math", "multilingual", "long", "tool", "MoE")
@@ -19,6 +23,30 @@ def library_models(models: int, variants: int, seed: int = 0) -> list[LibraryMod
     random = Random(seed)
     tags = [f"{a}{b}{c}" for a in _SIZES for b in _KINDS for c in _QUANTIZATIONS]
     return [_model(random, index, tags, variants) for index in range(models)]
+
+
+def facts_of(models: Sequence[LibraryModel], count: int, seed: int = 0) -> tuple[ModelFacts, ...]:
+    """So many of their variants as a backend tells of them, and a tenth more that only it has."""
+    random = Random(seed)
+    variants = [(model, each) for model in models for each in model.variants]
+    found = [
+        ModelFacts(
+            name=each.name,
+            runner=f"{random.getrandbits(256):064x}",
+            digest=f"{random.getrandbits(256):064x}",
+            size_bytes=each.size_bytes or 4_700_000_000,
+            capabilities=model.capabilities,
+            parameter_size="8.0B",
+            quantization="Q4_K_M",
+            family=model.name.partition("-")[0],
+            context_length_train=each.context_window or 8_192,
+            modified_at=each.modified_at,
+            kv_bytes_per_token=131_072,
+        )
+        for model, each in random.sample(variants, min(count, len(variants)))
+    ]
+    own = found[: count // 10]
+    return (*found, *(replace(each, name=f"own-{n}:latest") for n, each in enumerate(own)))
 
 
 def _model(random: Random, index: int, tags: list[str], variants: int) -> LibraryModel:

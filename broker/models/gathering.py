@@ -16,6 +16,7 @@ from broker.core.kept_models import KeptBackend, KeptList, KeptModel, KeptTimes
 from broker.core.library import LibraryModel
 from broker.core.ports import ModelFacts
 from broker.models.index import ModelIndex
+from broker.models.known import KnownModel
 from broker.models.library_rows import LibraryRows, library_rows
 from broker.models.merge import (
     Checked,
@@ -57,6 +58,7 @@ class Gathering:
         self._told: dict[str, _Told] = {}
         self._warned: set[str] = set()  # sources whose oddities were told
         self._listeners: list[Callable[[], None]] = []
+        self._listings = 0  # how often the models of backends were put together
         self.library_unix_ms: int | None = None  # when the library last answered whole
 
     def on_gathered(self, listener: Callable[[], None]) -> None:
@@ -108,16 +110,22 @@ class Gathering:
             self._replace(None)
             self._tell()
 
-    def library(self, models: Iterable[LibraryModel]) -> Steps[None]:
+    def library(self, told: Iterable[LibraryModel]) -> Steps[None]:
         """The library lists these now. Nothing has changed until the last step."""
         checked = Checked()
-        rows = yield from library_rows(checked.library(models))
+        rows = yield from library_rows(checked.library(told))
         self._warn("library", checked.oddities)
         is_same = yield from rows.same(self.index.library)
         self.library_unix_ms = self._unix_ms()
-        if not is_same:
-            self._replace(rows)
-            self._tell()
+        if is_same:
+            return
+        models: list[KnownModel] | None = None
+        listings = -1
+        while listings != self._listings:  # what a backend says meanwhile is said of old rows
+            listings = self._listings
+            models = yield from self._local(rows)
+        self.index.replace(self._unix_ms(), local=models, library=rows)
+        self._tell()
 
     def listed_unix_ms(self, backend: str) -> int | None:
         """When this one last told all of its models; None: never, as far as is known."""
@@ -142,13 +150,16 @@ class Gathering:
         return kept_models(facts, self.index.library), times
 
     def _replace(self, rows: LibraryRows | None) -> None:
-        library = self.index.library if rows is None else rows
-        order = [*self._backends(), *self._told]  # the configuration's order, then who leaves yet
-        facts = {name: self._told[name].facts for name in order if name in self._told}
-        models = local_models(facts, library, self.index.named)
+        self._listings += 1
+        models = at_once(self._local(self.index.library if rows is None else rows))
         if rows is None and sorted(models, key=lambda each: each.key) == list(self.index.local()):
             return
         self.index.replace(self._unix_ms(), local=models, library=rows)
+
+    def _local(self, library: LibraryRows) -> Steps[list[KnownModel]]:
+        order = [*self._backends(), *self._told]  # the configuration's order, then who leaves yet
+        facts = {name: self._told[name].facts for name in order if name in self._told}
+        return local_models(facts, library, self.index.named)
 
     def _tell(self) -> None:
         for each in self._listeners:

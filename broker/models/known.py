@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
-from broker.core.model_name import canonical, comparison_key
+from broker.core.model_name import canonical
 from broker.core.ports import ModelFacts
 
 NOWHERE: Final[Mapping[str, str]] = MappingProxyType({})
@@ -48,13 +48,17 @@ class KnownModel:
 
     @property
     def key(self) -> str:
-        """What the name is compared by."""
-        return comparison_key(self.name)
+        """What the name is compared by: it is as short as it can be already."""
+        return self.name.lower()
 
 
 def base_of(name: str) -> str:
     """The name without its tag, as short as it can be written."""
-    full = canonical(name) or name
+    return untagged(canonical(name) or name)
+
+
+def untagged(full: str) -> str:
+    """The same of a name that is as short as it can be, or of the key of one."""
     return full.rpartition(":")[0] or full
 
 

@@ -190,10 +190,9 @@ class LibraryModels(Mapping[str, LibraryModel]):
 def library_rows(models: Iterable[LibraryModel]) -> Steps[LibraryRows]:
     """The rows of these models, whose names are canonical and each there once."""
     by_key: dict[str, LibraryModel] = {}
-    for count, each in enumerate(models):
+    for each in models:  # who makes them may look at each of their variants
         by_key[f"{each.name.lower()}:"] = each
-        if not count % _SORTED_AT_ONCE:
-            yield
+        yield
     keys = yield from _sorted(list(by_key))
     rows = LibraryRows()
     guards, sets = bytearray(), bytearray()

@@ -22,8 +22,9 @@ from broker.core.library import (
 from broker.core.model_name import NAME_LENGTH_MAX, canonical, comparison_key
 from broker.core.model_sizes import size_str
 from broker.core.ports import ModelFacts
-from broker.models.known import KnownModel, base_of, judges_texts
+from broker.models.known import KnownModel, base_of, judges_texts, untagged
 from broker.models.library_rows import LibraryRows
+from broker.models.slices import Steps
 
 # A hundred times the largest model there is; and a context that no server could hold.
 SIZE_BYTES_MAX: Final = 100 * 10**12
@@ -105,13 +106,19 @@ class Checked:
                 self.oddities.note(f"more than {LIBRARY_VARIANTS_MAX} variants")
             del variants[left:]
             left -= len(variants)
-            yield replace(
-                each,
-                name=base,
-                variants=tuple(variants),
-                capabilities=self.words(base, each.capabilities),
-                description=each.description[:DESCRIPTION_CHARACTERS_MAX],
+            checked = (
+                base,
+                tuple(variants),
+                self.words(base, each.capabilities),
+                each.description[:DESCRIPTION_CHARACTERS_MAX],
             )
+            if checked == (each.name, each.variants, each.capabilities, each.description):
+                yield each  # one object less that outlives this
+            else:
+                name, kept, words, description = checked
+                yield replace(
+                    each, name=name, variants=kept, capabilities=words, description=description
+                )
 
     def _variants(self, base: str, variants: Sequence[LibraryVariant]) -> list[LibraryVariant]:
         found: dict[str, LibraryVariant] = {}
@@ -137,7 +144,7 @@ def _base(name: str) -> str:
 
 def local_models(
     backends: Mapping[str, FactsByKey], library: LibraryRows, named: Collection[str]
-) -> list[KnownModel]:
+) -> Steps[list[KnownModel]]:
     """What backends have, in the order of these. One without a name is nobody knows where: it is
     told to be downloaded, and on no backend."""
     by_digest = _by_digest(each for facts in backends.values() for each in facts.values())
@@ -149,10 +156,13 @@ def local_models(
             where = runners.setdefault(key, {})
             if backend:
                 where[backend] = each.runner
-    return [
-        _known(key, by_digest.get(each.digest, each), each.name, runners[key], library, named)
-        for key, each in first.items()
-    ]
+    yield
+    found = []
+    for key, each in first.items():
+        told = by_digest.get(each.digest, each)
+        found.append(_known(key, told, each.name, runners[key], library, named))
+        yield
+    return found
 
 
 def _by_digest(facts: Iterable[ModelFacts]) -> dict[str, ModelFacts]:
@@ -193,11 +203,12 @@ def _known(
     """What backends leave open the library may know."""
     row, base = library.find(key), library.base_of_key(key)
     shown = canonical(name) or name
+    bare = untagged(shown)
     size = told.size_bytes or (0 if row is None else library.sizes[row])
     nothing = frozenset[str]()
     return KnownModel(
         name=shown,
-        base=base_of(shown),
+        base=bare,
         downloaded=True,
         size_bytes=size,
         size_str=size_str(size),
@@ -211,7 +222,7 @@ def _known(
         description="" if base is None else library.descriptions[base],
         facts=told if told.name == name else replace(told, name=name),
         runners=MappingProxyType(dict(runners)),
-        is_guard=judges_texts(base_of(shown)),
+        is_guard=judges_texts(bare),
         is_dynamic=key not in named,
     )
 
@@ -221,7 +232,7 @@ def kept_models(backends: Mapping[str, FactsByKey], library: LibraryRows) -> Ite
     local: dict[str, dict[str, dict[str, ModelFacts]]] = {}  # by base, variant and backend
     for backend, facts in backends.items():
         for key, each in facts.items():
-            of_base = local.setdefault(base_of(key), {})
+            of_base = local.setdefault(untagged(key), {})
             of_base.setdefault(key, {})[backend] = each
     for index, key in enumerate(library.keys):
         yield _kept(library.model(index), local.pop(key[:-1], {}))

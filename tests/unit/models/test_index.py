@@ -15,7 +15,7 @@ from broker.models.index import Availability, ModelIndex, ModelQuery, Order
 from broker.models.known import KnownModel, base_of, judges_texts
 from broker.models.library_rows import LibraryModels, LibraryRows, library_rows
 from broker.models.slices import at_once
-from tests.unit.models.model_catalogue import library_models
+from bench.models_data import library_models
 
 SIZES = (0, 100_000_000, 4_000_000_000, 4_050_000_000, 39_900_000_000, 10**15)
 SEARCHES = (
