@@ -79,8 +79,7 @@ class SqliteUsage:
 
     async def add(self, rows: Sequence[UsageRow]) -> int:
         """See the port."""
-        values = [_values(each) for each in rows]
-        return await self._call(lambda: self._add(values))
+        return await self._call(lambda: self._add([_values(each) for each in rows]))
 
     async def tidy(self, now_hour: int) -> UsageTidied:
         """See the port."""
@@ -88,8 +87,7 @@ class SqliteUsage:
 
     async def ask(self, query: UsageQuery, more: Sequence[UsageRow] = ()) -> UsageAnswer:
         """See the port."""
-        values = [_values(each) for each in more]
-        return await self._call(lambda: self._ask(query, values))
+        return await self._call(lambda: self._ask(query, [_values(each) for each in more]))
 
     async def history(self, since_hour: int) -> tuple[ModelHour, ...]:
         """See the port."""

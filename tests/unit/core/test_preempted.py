@@ -236,6 +236,7 @@ def test_who_observes_is_told_what_it_cost() -> None:
     assert (report.key, report.backend, report.priority) == (LOW, "b1", 9)
     assert (report.number, report.times, report.voids_pieces) == (1, 1, False)
     assert report.waste_ns == 5 * SECOND_NS + GRACE_NS
+    assert report.run_ns == 5 * SECOND_NS
     view = take_snapshot(scene.engine, scene.now_ns).preemptions
     assert (view.count, view.wasted_ns) == (1, report.waste_ns)
 
