@@ -132,6 +132,8 @@ def where_text(place: ModelPlace) -> str:
 
 def size_text(model: Model) -> str:
     """Bytes on disk; "?" where no backend tells."""
+    if model.size_text:
+        return model.size_text
     return bytes_text(model.size_bytes) if model.size_bytes else NOT_TOLD
 
 
