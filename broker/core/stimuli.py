@@ -280,7 +280,7 @@ class LoadAsked:
 @value(kw_only=True)
 class UnloadAsked:
     """The same of a model that is to leave memory; "" is every backend. It is not loaded again
-    there before `hold_until_ns`."""
+    there before `hold_until_ns`, or before the wish is withdrawn."""
 
     wish: int
     model: str
@@ -291,7 +291,8 @@ class UnloadAsked:
 
 @value
 class WishWithdrawn:
-    """Nobody waits for this wish any more. One that has ended is no error."""
+    """Nobody waits for this wish any more, nor for what it holds away. One that has ended is no
+    error."""
 
     wish: int
 

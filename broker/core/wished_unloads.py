@@ -63,6 +63,7 @@ class WishedUnloads:
         self._emit = emit
         self._note = note
         self._open: dict[int, _Unload] = {}
+        self._held: dict[int, UnloadAsked] = {}  # that were answered, and hold their models away
         self._has_opened = False
 
     def __len__(self) -> int:
@@ -84,6 +85,10 @@ class WishedUnloads:
             return
         timer = self._timers.set(asked.until_ns, self._late, asked.wish)
         self._open[asked.wish] = _Unload(asked, timer, found)
+        for wish in [of for of, each in self._held.items() if each.hold_until_ns <= now_ns]:
+            del self._held[wish]  # its time is over
+        if asked.hold_until_ns > now_ns:
+            self._hold_off(asked)
 
     def _kept(self, asked: UnloadAsked) -> BackendRefused | None:
         """Where it is only on backends that keep their models."""
@@ -95,11 +100,16 @@ class WishedUnloads:
         return BackendRefused(f"{names} keeps its models: none can be unloaded", status=405)
 
     def withdraw(self, wish: int, now_ns: int) -> None:
-        """Nobody waits for it: what has not drained yet stays."""
+        """Nobody waits for it: what has not drained yet stays. What has left and is held away may
+        come again."""
+        held = self._held.pop(wish, None)
+        if held is not None:
+            self._release(held, now_ns)
         unload = self._open.pop(wish, None)
         if unload is not None:
             self._timers.cancel(unload.timer)
             self._let_stay(unload, now_ns)
+            self._release(unload.asked, now_ns)
 
     def settle(self, now_ns: int) -> bool:
         """One step of each. True where a gate was opened: what waits for it may start now."""
@@ -195,18 +205,30 @@ class WishedUnloads:
         del self._open[asked.wish]
         self._timers.cancel(unload.timer)
         self._let_stay(unload, now_ns)
-        if error is None and asked.hold_until_ns > now_ns:
-            self._hold_off(asked)
+        if error is not None:
+            self._release(asked, now_ns)
+        elif asked.hold_until_ns > now_ns:
+            self._held[asked.wish] = asked
         backends = tuple(dict.fromkeys(unload.gone)) if error is None else ()
         self._emit(WishEnded(asked.wish, error, backends))
 
     def _hold_off(self, asked: UnloadAsked) -> None:
-        """What is to be deleted is not loaded again before it is."""
+        """What is to be deleted is not loaded again before it is: from now on, as it may be wanted
+        in the very turn in which it leaves."""
         for backend in self._meant.backends(asked.backend):
             spec = backend.models.get(comparison_key(asked.model))
-            if spec is not None and spec.runner not in backend.residents:
+            if spec is not None and not backend.holds_off(spec.runner, asked.hold_until_ns):
                 words = f"{spec.name} is about to be deleted"
                 self._hold(backend, spec.runner, words, asked.hold_until_ns)
+
+    def _release(self, asked: UnloadAsked, now_ns: int) -> None:
+        """It stays, or nobody deletes it."""
+        for backend in self._meant.backends(asked.backend):
+            spec = backend.models.get(comparison_key(asked.model))
+            if spec is None or not asked.hold_until_ns:
+                continue
+            if backend.held_until_ns.get(spec.runner) == asked.hold_until_ns:
+                self._hold(backend, spec.runner, "", now_ns)
 
     def _let_stay(self, unload: _Unload, now_ns: int) -> None:
         """What has not drained yet serves on, unless another wants it to leave."""

@@ -17,6 +17,7 @@ class Wished:
 
     backends: tuple[str, ...]
     load_ns: int = 0
+    wish: int = 0
 
 
 class WishDesk:
@@ -37,7 +38,7 @@ class WishDesk:
         return await self._ask(asked)
 
     async def unload(self, model: str, backend: str, timeout_ns: int, hold_ns: int = 0) -> Wished:
-        """Returns when it has left. Nobody has it loaded again for so long, from now on."""
+        """Returns when it has left. Nobody has it loaded again until `let_go`, or for so long."""
         now_ns = self._clock.monotonic_ns()
         self._last += 1
         asked = UnloadAsked(
@@ -48,6 +49,10 @@ class WishDesk:
             hold_until_ns=now_ns + timeout_ns + hold_ns if hold_ns else 0,
         )
         return await self._ask(asked)
+
+    def let_go(self, wished: Wished) -> None:
+        """What was unloaded and held away may be loaded again."""
+        self._feed(WishWithdrawn(wished.wish))
 
     async def _ask(self, asked: LoadAsked | UnloadAsked) -> Wished:
         answer: asyncio.Future[Wished] = asyncio.get_running_loop().create_future()
@@ -67,4 +72,5 @@ class WishDesk:
         if effect.error is not None:
             answer.set_exception(effect.error)
         else:
-            answer.set_result(Wished(backends=effect.backends, load_ns=effect.load_ns))
+            found = Wished(backends=effect.backends, load_ns=effect.load_ns, wish=effect.wish)
+            answer.set_result(found)

@@ -156,8 +156,9 @@ class ModelChangesService:
     async def _delete_from(self, backend: str, name: str, *, force: bool) -> None:
         """Has it leave memory first. One that does not is deleted only by force: then it stays in
         memory until its time there is over."""
+        left: Wished | None = None
         try:
-            await self._desk.unload(name, backend, LEAVE_TIMEOUT_NS, HOLD_NS)
+            left = await self._desk.unload(name, backend, LEAVE_TIMEOUT_NS, HOLD_NS)
         except BrokerError as error:
             if not force:
                 raise
@@ -172,6 +173,8 @@ class ModelChangesService:
         except ModelUnknown:
             pass  # somebody else was faster
         finally:
+            if left is not None:
+                self._desk.let_go(left)  # another name of it may be wanted
             self._list_again(backend)
 
     def _spelled(self, name: str, backend: str) -> str:
