@@ -58,8 +58,8 @@ class LibraryAway(LibraryFailed):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transfer:
-    """What an answer of the library cost: bytes that came and the time that they took, of which
-    waits between one page and the next are no part."""
+    """What an answer of the library cost: bytes that came, and the time in which they were waited
+    for, of which the reader's own is no part."""
 
     received_bytes: int = 0
     receiving_ns: int = 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import contextlib
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,8 +22,10 @@ from broker.core.library import LibraryAway, LibraryFailed, Transfer
 from broker.library.page_text import PageFailed, PageText
 
 USER_AGENT: Final = "ollama-broker (reads the list of models)"
-# A piece of this size takes a reader about a millisecond.
-_PIECE_BYTES: Final = 8_192
+# A piece of this size takes a reader half a millisecond, and then requests have the loop for
+# themselves: nobody is in a hurry for a list of models.
+_PIECE_BYTES: Final = 4_096
+_BREATH_S: Final = 0.002
 _GZIP_WINDOW_BITS: Final = 31
 RETRY_AFTER_S_MAX: Final = 86_400
 _NS_PER_S: Final = 1_000_000_000
@@ -70,12 +73,12 @@ class Fetcher:
         self._session: aiohttp.ClientSession | None = None
         self._received_bytes = 0
         self._receiving_ns = 0
-        self._receiving = 0  # calls under way
+        self._waiting = 0  # calls that wait for bytes
         self._since_ns = 0  # since when there is one
 
     @property
     def transfer(self) -> Transfer:
-        """Since `start_anew`, of calls that have ended."""
+        """Since `start_anew`."""
         return Transfer(received_bytes=self._received_bytes, receiving_ns=self._receiving_ns)
 
     def start_anew(self) -> None:
@@ -85,9 +88,6 @@ class Fetcher:
     async def read(self, below: str, page: PageText, sign: Sign | None = None) -> Answer | None:
         """Feeds the page at `url + below` to its reader, to the end; None where there is none.
         With the `sign` of an earlier answer it may be told that nothing has changed."""
-        if not self._receiving:
-            self._since_ns = self._now_ns()
-        self._receiving += 1
         timeout_s = self._limits.page_timeout_s
         where = f"{self.url}{below}"
         try:
@@ -99,9 +99,18 @@ class Fetcher:
             raise LibraryAway(f"{where}: {type(error).__name__}: {error}") from error
         except PageFailed as error:
             raise LibraryFailed(f"{where}: {error}") from error
+
+    @contextlib.contextmanager
+    def _measured(self) -> Iterator[None]:
+        """Time in which a call waits for bytes; that of reading them is no part of it."""
+        if not self._waiting:
+            self._since_ns = self._now_ns()
+        self._waiting += 1
+        try:
+            yield
         finally:
-            self._receiving -= 1
-            if not self._receiving:
+            self._waiting -= 1
+            if not self._waiting:
                 self._receiving_ns += self._now_ns() - self._since_ns
 
     async def close(self) -> None:
@@ -115,8 +124,9 @@ class Fetcher:
             headers["If-None-Match"] = sign.etag
         if sign is not None and sign.last_modified:
             headers["If-Modified-Since"] = sign.last_modified
-        session = self._opened()
-        async with session.get(URL(where), headers=headers, allow_redirects=False) as response:
+        with self._measured():
+            response = await self._opened().get(URL(where), headers=headers, allow_redirects=False)
+        async with response:
             if response.status == 304 and sign is not None:
                 return Answer(is_unchanged=True, sign=sign)
             if response.status in _GONE:
@@ -130,17 +140,22 @@ class Fetcher:
         unpacked = _Unpacked(where, response.headers.get("Content-Encoding", ""))
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         size = 0
-        while data := await response.content.readany():
-            self._received_bytes += len(data)
+        while data := await self._more(response):
             for piece in unpacked.pieces(data):
                 size += len(piece)
                 if size > self._limits.page_bytes_max:
                     raise LibraryFailed(f"{where} is over {self._limits.page_bytes_max} bytes")
                 page.take(decoder.decode(piece))
-                await asyncio.sleep(0)
+                await asyncio.sleep(_BREATH_S)
         unpacked.finish()
         page.take(decoder.decode(b"", final=True))
         page.finish()
+
+    async def _more(self, response: aiohttp.ClientResponse) -> bytes:
+        with self._measured():
+            data = await response.content.readany()
+        self._received_bytes += len(data)
+        return data
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:

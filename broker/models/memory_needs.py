@@ -11,7 +11,8 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from broker.core.model_sizes import MemoryNeed, memory_needed, needs_of
+from broker.core.model_sizes import MemoryNeed, needs_of
+from broker.core.placement import MEMORY_PER_FILE_BYTE
 from broker.core.ports import ModelFacts
 from broker.core.stimuli import ModelSpec
 from broker.core.targets import NUM_CTX_ASSUMED
@@ -95,7 +96,5 @@ def needs_by_size(size_bytes: int, context_window: int) -> tuple[MemoryNeed, ...
     if size_bytes <= 0:
         return ()
     num_ctx = min(context_window, NUM_CTX_ASSUMED) if context_window else NUM_CTX_ASSUMED
-    facts = ModelFacts(name="", runner="", digest="", size_bytes=size_bytes)
-    return (
-        MemoryNeed(num_ctx=num_ctx, memory_bytes=memory_needed(facts, num_ctx, 1), measured=False),
-    )
+    memory_bytes = int(size_bytes * MEMORY_PER_FILE_BYTE)
+    return (MemoryNeed(num_ctx=num_ctx, memory_bytes=memory_bytes, measured=False),)
