@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from broker.core.breaker import BreakerState
 from broker.core.content import EmbedContent, GenerateContent
@@ -283,6 +284,10 @@ class AlertView:
     since_ns: int
 
 
+# What stands for the alias of a request that named nothing at all.
+REQUIREMENTS: Final = "(requirements)"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestStart:
     """A request was given to a backend."""
@@ -335,3 +340,4 @@ class RequestReport:
     soft_met: bool | None = None
     run_ns: int = 0
     gpu_share: float = 0.0
+    chosen_for: str = ""  # the alias that it named, or REQUIREMENTS; "" where it named a model

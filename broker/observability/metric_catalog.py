@@ -21,6 +21,7 @@ TOKEN_BUCKETS_S: Final = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2,
 # Series are kept for so many of each; beyond, they are counted as "other".
 KINDS_MAX: Final = 128  # pairs of an agent type and a model
 RUNNERS_MAX: Final = 128  # pairs of a backend and a model
+CHOICES_MAX: Final = 128  # pairs of an alias and a model
 AGENTS_MAX: Final = 256  # nearly twice the seeds' fleet
 REASONS_MAX: Final = 128  # the table of reasons is shorter
 
@@ -78,6 +79,11 @@ class MetricCatalog:
             "broker_requests_substituted",
             "Requests that another model answered than the one asked for",
             ["model"],
+        )
+        self.chosen = counter(
+            "broker_requests_chosen",
+            "Requests that named an alias, or only requirements, by the model that answered",
+            ["asked", "model"],
         )
         self.agent_requests = counter(
             "broker_agent_requests", "Requests by agent", ["agent", "outcome"]

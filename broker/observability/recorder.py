@@ -16,6 +16,7 @@ from broker.core.views import AttemptReport, RequestReport, RequestStart
 from broker.observability.bounded import OTHER, Bounded
 from broker.observability.metric_catalog import (
     AGENTS_MAX,
+    CHOICES_MAX,
     KINDS_MAX,
     REASONS_MAX,
     RUNNERS_MAX,
@@ -102,6 +103,11 @@ class Recorder(Observer):
         self._substituted: Bounded[str, Counter] = Bounded(
             RUNNERS_MAX, catalog.substituted.labels, catalog.substituted.labels(OTHER)
         )
+        self._chosen: Bounded[tuple[str, str], Counter] = Bounded(
+            CHOICES_MAX,
+            lambda pair: catalog.chosen.labels(*pair),
+            catalog.chosen.labels(*_PAIR_OTHER),
+        )
         self._first_tokens = 0
         self._first_token_ns_sum = 0
 
@@ -151,6 +157,8 @@ class Recorder(Observer):
             runner.output_tokens.inc(report.output_tokens)
         if report.substituted_for:
             self._substituted.of(report.model).inc()
+        if report.chosen_for:
+            self._chosen.of((report.chosen_for, report.model)).inc()
 
     def level_changed(self, told: TellLevel) -> None:
         if told.level is not told.before:

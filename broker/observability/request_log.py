@@ -74,6 +74,8 @@ class RequestLog(Observer):
             fields["tries"] = report.tries
         if report.substituted_for:
             fields["substituted_for"] = report.substituted_for
+        if report.chosen_for:
+            fields["chosen_for"] = report.chosen_for
         if report.changes:
             fields["changes"] = report.changes
         if report.traceparent:

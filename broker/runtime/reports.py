@@ -8,7 +8,7 @@ from broker.core.engine import Engine
 from broker.core.errors import BrokerError, InvariantBroken
 from broker.core.observer import Observer
 from broker.core.requests import Outcome, RequestKey, RequestSpec
-from broker.core.views import RequestReport, RequestStart
+from broker.core.views import REQUIREMENTS, RequestReport, RequestStart
 from broker.runtime.attempts import Errand
 from broker.runtime.clock import Clock
 from broker.runtime.streams import Done
@@ -84,6 +84,7 @@ class Reports:
                 soft_met=record.soft_met,
                 run_ns=now_ns - attempt.started_ns if attempt is not None else 0,
                 gpu_share=attempt.residency.gpu_share if attempt is not None else 0.0,
+                chosen_for=_chosen_for(record.sent),
             )
         )
 
@@ -124,6 +125,11 @@ class Reports:
     def _type_of(self, key: RequestKey) -> str:
         agent = self._engine.agents.find(key[0])
         return agent.type.name if agent is not None else ""
+
+
+def _chosen_for(sent: RequestSpec | None) -> str:
+    """An alias has a name of at most 63 characters, whatever their case: one of few."""
+    return "" if sent is None else sent.model.lower() or REQUIREMENTS
 
 
 def _output_tokens(done: Done | None, pieces: int) -> int:

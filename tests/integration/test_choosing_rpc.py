@@ -145,6 +145,23 @@ async def test_explain_tells_why_it_was_chosen(daemon: RunningDaemon) -> None:
     assert story.chosen_because.startswith("tiny:latest: the smallest")
 
 
+async def test_what_was_chosen_is_counted(daemon: RunningDaemon) -> None:
+    await answered(daemon, generate(model="Small"))
+    _, metrics = await daemon.get("/metrics")
+    line = 'broker_requests_chosen_total{asked="small",model="tiny:latest"} 1.0'
+    assert line in metrics.splitlines()
+
+
+async def test_who_names_no_model_may_prefer_what_is_loaded(daemon: RunningDaemon) -> None:
+    await answered(daemon, generate(model="llama3:8b"))
+    wants = models_pb2.ModelRequirements(prefer="small")
+    request = generate(requirements=wants, prefer_loaded=True)
+    request.model = ""
+    assert (await answered(daemon, request)).model == "llama3:8b"
+    refusal = await refused(daemon.inference.Generate(generate(prefer_loaded=True)))
+    assert "prefer_loaded" in refusal.violations
+
+
 async def test_the_same_requirements_are_the_same_request(daemon: RunningDaemon) -> None:
     """Others under the same id are another request."""
     wants = models_pb2.ModelRequirements(prefer="small")

@@ -10,7 +10,14 @@ from broker.core.effects import TellBreaker, TellHealing, TellLevel
 from broker.core.healing import HealingStep
 from broker.core.level import Level
 from broker.core.requests import Outcome
-from broker.observability.metric_catalog import AGENTS_MAX, KINDS_MAX, REASONS_MAX, RUNNERS_MAX
+from broker.core.views import REQUIREMENTS
+from broker.observability.metric_catalog import (
+    AGENTS_MAX,
+    CHOICES_MAX,
+    KINDS_MAX,
+    REASONS_MAX,
+    RUNNERS_MAX,
+)
 from broker.observability.recorder import Recorder
 from tests.unit.observability.ended import MS, attempt_failed, refused, report, start
 
@@ -88,6 +95,16 @@ def test_a_substitution_is_counted_by_the_model_that_answered() -> None:
     assert counted.value("broker_requests_substituted_total", model="m:latest") == 1
 
 
+def test_what_was_chosen_is_counted_by_what_was_asked_for_and_the_model_that_answered() -> None:
+    counted = Counted()
+    for asked in ("fast", "fast", REQUIREMENTS, ""):
+        counted.recorder.request_ended(report(chosen_for=asked))
+    by_model = {"model": "m:latest"}
+    assert counted.value("broker_requests_chosen_total", asked="fast", **by_model) == 2
+    assert counted.value("broker_requests_chosen_total", asked=REQUIREMENTS, **by_model) == 1
+    assert counted.series("broker_requests_chosen_total") == 2 + 1  # and "other"
+
+
 def test_what_an_unknown_agent_calls_itself_or_asks_for_makes_no_series() -> None:
     counted = Counted()
     for number in range(10):
@@ -119,7 +136,7 @@ def test_models_backends_types_and_reasons_are_bounded_too() -> None:
     for number in range(1_000):
         name = f"n{number}"
         counted.recorder.request_started(start(model=name))
-        counted.recorder.request_ended(report(model=name, substituted_for="x"))
+        counted.recorder.request_ended(report(model=name, substituted_for="x", chosen_for=name))
         counted.recorder.request_ended(report(agent_type=name, backend=name))
         counted.recorder.request_ended(refused(name))
         counted.recorder.request_ended(report(outcome=Outcome.FAILED, reason=name))
@@ -128,6 +145,7 @@ def test_models_backends_types_and_reasons_are_bounded_too() -> None:
     assert counted.series("broker_requests_dropped_total") == REASONS_MAX + 1
     assert counted.series("broker_requests_failed_total") == REASONS_MAX + 1
     assert counted.series("broker_requests_substituted_total") == RUNNERS_MAX + 1
+    assert counted.series("broker_requests_chosen_total") == CHOICES_MAX + 1
     # Nothing is lost in the sum.
     total = sum(
         sample.value

@@ -63,12 +63,14 @@ def test_what_was_changed_is_told_where_anything_was() -> None:
     found = line(
         RequestLog(),
         substituted_for="big:70b",
+        chosen_for="fast",
         changes=("max_tokens 4096 -> 512",),
         level=Level.LEVEL_1,
         tries=2,
         traceparent=f"00-{trace}-00f067aa0ba902b7-01",
     )
     assert found["substituted_for"] == "big:70b"
+    assert found["chosen_for"] == "fast"
     assert found["changes"] == ("max_tokens 4096 -> 512",)
     assert (found["load_level"], found["tries"], found["trace_id"]) == ("1", 2, trace)
 
