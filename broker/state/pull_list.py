@@ -2,13 +2,12 @@
 
 It is written as a whole, off the loop, before whoever asked for a download hears of it: what was
 acknowledged is gone on with. A file that makes no sense is set aside. A broker that cannot write it
-goes on, and says so once.
+goes on, and says so once until it can again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +17,7 @@ import msgspec
 import structlog
 
 from broker.core.pull_entries import PullEntry
+from broker.state.disk import Disk, RealDisk, clear_parts, replacing
 
 _log = structlog.get_logger(__name__)
 
@@ -50,8 +50,9 @@ def file_name(grpc_address: str) -> str:
 class PullList:
     """See the module; a `PullStore`."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, disk: Disk | None = None) -> None:
         self._file = file
+        self._disk = disk or RealDisk()
         self._lock = asyncio.Lock()
         self._has_failed = False
 
@@ -96,15 +97,14 @@ class PullList:
 
     def _write(self, content: bytes) -> None:
         """All or nothing, whatever happens meanwhile. A failure is told once."""
-        part = self._file.with_suffix(".part")
         try:
             self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with part.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(self._file)
+            clear_parts(self._file)
+            with replacing(self._disk, self._file) as part:
+                part.write(content)
         except OSError as error:
             if not self._has_failed:
                 self._warn("the list of downloads cannot be kept for the broker's successor", error)
             self._has_failed = True
+        else:
+            self._has_failed = False
