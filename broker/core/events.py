@@ -90,8 +90,27 @@ class RequestChange:
     output_tokens: int = 0
 
 
+@value(kw_only=True)
+class HealthChange:
+    """Something ails a backend, or a model on one (else ""), or is cured. `step`: as in
+    `HealingStep`, or "down" and "up". `restarts`: by the operator's command, since start."""
+
+    backend: str
+    model: str
+    step: str
+    detail: str
+    restarts: int
+
+
 What = (
-    Payload | LevelState | CapacityState | TellPriority | ModelsState | RequestChange | AlertsState
+    Payload
+    | LevelState
+    | CapacityState
+    | TellPriority
+    | ModelsState
+    | RequestChange
+    | AlertsState
+    | HealthChange
 )
 
 

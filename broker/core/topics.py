@@ -28,9 +28,10 @@ PRIORITY: Final = "priority"
 MODELS: Final = "models"
 REQUESTS: Final = "requests"
 ALERTS: Final = "alerts"
+HEALTH: Final = "health"
 
 # The topics that the broker alone writes.
-SYSTEM: Final = (CAPACITY, LEVEL, PRIORITY, MODELS, REQUESTS, ALERTS)
+SYSTEM: Final = (CAPACITY, LEVEL, PRIORITY, MODELS, REQUESTS, ALERTS, HEALTH)
 # Those that have a state, of which only the last event counts. "priority" has one for each scope.
 WITH_STATE: Final = frozenset({CAPACITY, LEVEL, PRIORITY, MODELS, ALERTS})
 # The seeds' names for them.

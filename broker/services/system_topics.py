@@ -13,11 +13,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final, Protocol
 
-from broker.core.effects import TellLevel, TellPriority
+from broker.core.effects import TellHealing, TellLevel, TellPriority
 from broker.core.events import (
     AlertsState,
     Bus,
     CapacityState,
+    HealthChange,
     LevelState,
     ModelsState,
     RequestChange,
@@ -27,7 +28,7 @@ from broker.core.observer import Observer
 from broker.core.preemption import PREEMPTED
 from broker.core.residency import ResidencyState
 from broker.core.snapshot import ResidencyView, Snapshot
-from broker.core.topics import ALERTS, CAPACITY, LEVEL, MODELS, PRIORITY, REQUESTS
+from broker.core.topics import ALERTS, CAPACITY, HEALTH, LEVEL, MODELS, PRIORITY, REQUESTS
 from broker.core.views import (
     AlertView,
     LevelView,
@@ -68,6 +69,7 @@ class SystemTopics(Observer):
         self._capacity: CapacityState | None = None  # as last told or kept
         self._models: tuple[object, ...] | None = None  # what of them was last told or kept
         self._firing: tuple[AlertView, ...] = ()
+        self._ups: dict[str, bool] = {}  # whether backends answered when that was last looked at
         self._present_ns: int | None = None
 
     # The observer
@@ -104,8 +106,35 @@ class SystemTopics(Observer):
         if _is_void(told):
             self._bus.forget(PRIORITY, key=told.scope)
 
+    def healing(self, told: TellHealing) -> None:
+        if self._bus.is_heard(HEALTH):
+            restarts = {each.name: each.restarts for each in self._machine().snapshot().backends}
+            self._tell_health(
+                told.backend,
+                told.model,
+                told.step.value,
+                told.evidence,
+                restarts.get(told.backend, 0),
+            )
+
     def backends_changed(self) -> None:
-        """Seen at the next look."""
+        """Of capacity and models that is seen at the next look. Whether a backend answers is told
+        at once, to who listened when it last changed."""
+        if self._bus.is_heard(HEALTH):
+            self._tell_ups(self._machine().snapshot())
+
+    def _tell_ups(self, snapshot: Snapshot) -> None:
+        before, self._ups = self._ups, {each.name: each.up for each in snapshot.backends}
+        for each in snapshot.backends:
+            if before.get(each.name, each.up) is not each.up:
+                step, why = ("up", "it answers again") if each.up else ("down", each.problem)
+                self._tell_health(each.name, "", step, why, each.restarts)
+
+    def _tell_health(self, backend: str, model: str, step: str, why: str, restarts: int) -> None:
+        change = HealthChange(
+            backend=backend, model=model, step=step, detail=why, restarts=restarts
+        )
+        self._bus.publish(HEALTH, change)
 
     def alerts_changed(self, firing: tuple[AlertView, ...]) -> None:
         self._firing = firing
@@ -127,6 +156,10 @@ class SystemTopics(Observer):
         snapshot, level = machine.snapshot(), machine.level()
         self._show_capacity(capacity_of(snapshot, level.level))
         self._show_models(models_of(snapshot, self._changed_unix_ms()))
+        if self._bus.is_heard(HEALTH):
+            self._tell_ups(snapshot)  # who listened before must not miss what is seen just now
+        else:
+            self._ups = {each.name: each.up for each in snapshot.backends}
         self._bus.keep(LEVEL, LevelState(at_ns=now_ns, view=level))
         self._bus.keep(ALERTS, AlertsState(at_ns=now_ns, firing=self._firing))
 

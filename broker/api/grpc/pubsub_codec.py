@@ -13,6 +13,7 @@ from broker.core.events import (
     Batch,
     CapacityState,
     Event,
+    HealthChange,
     LevelState,
     ModelsState,
     Payload,
@@ -75,9 +76,21 @@ def encode_event(event: Event) -> pb.Event:
         case AlertsState(at_ns=at_ns, firing=firing):
             alerts = [encode_alert(each, at_ns) for each in firing]
             encoded.alerts.CopyFrom(pb.AlertsState(firing=alerts))
+        case HealthChange():
+            encoded.health.CopyFrom(_health(event.what))
         case _:
             assert_never(event.what)
     return encoded
+
+
+def _health(change: HealthChange) -> pb.HealthChange:
+    return pb.HealthChange(
+        backend=change.backend,
+        model=change.model,
+        step=change.step,
+        detail=change.detail,
+        restarts=change.restarts,
+    )
 
 
 def _payload(payload: Payload) -> pb.Payload:

@@ -9,6 +9,7 @@ from broker_client.machine import LevelStatus
 from broker_client.pubsub import (
     AlertsState,
     Capacity,
+    HealthChange,
     ModelsState,
     PriorityChange,
     RequestChange,
@@ -50,6 +51,8 @@ def what_text(what: What) -> str:
             return request_text(what)
         case AlertsState():
             return "; ".join(f"{each.name}: {each.summary}" for each in what.firing) or "none fires"
+        case HealthChange():
+            return health_text(what)
         case Payload():
             return payload_text(what)
         case None:
@@ -113,6 +116,14 @@ def request_text(change: RequestChange) -> str:
         f"{change.agent_id} {change.request_id} {change.state}{why}, {change.model}{where}, "
         f"priority {change.priority}, {', '.join(times)}"
     )
+
+
+def health_text(change: HealthChange) -> str:
+    """What ails whom, or that it is over."""
+    whom = f"{change.model} on {change.backend}" if change.model else change.backend
+    often = f", restarted {counted(change.restarts, 'time')}" if change.restarts else ""
+    why = f": {change.detail}" if change.detail else ""
+    return f"{whom} {change.step.replace('_', ' ')}{often}{why}"
 
 
 def payload_text(payload: Payload) -> str:

@@ -27,7 +27,7 @@ EVERYTHING: Final = "**"
 def events(call: Call, patterns: tuple[str, ...], count: int | None, states: bool) -> None:
     """Print events of the topics that fit a PATTERN, as they happen; of all without one.
 
-    The broker's own topics are capacity, level, priority, models, requests and alerts. In a
+    The broker's own topics are capacity, level, priority, models, requests, alerts and health. In a
     pattern * stands for one segment, and ** at its end for any number: "team:*:done", "team:**".
     First comes how things are now. What this side reads too slowly is told as missed.
     """

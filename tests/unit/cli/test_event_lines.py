@@ -88,6 +88,14 @@ def test_a_line_has_time_number_topic_and_publisher() -> None:
             {"alerts": pb.AlertsState(firing=busy_message().alerts)},
             "QueueSaturation: 85 % of the queue is full",
         ),
+        (
+            {"health": pb.HealthChange(backend="gpu", model="m", step="slot_lost", detail="why")},
+            "m on gpu slot lost: why",
+        ),
+        (
+            {"health": pb.HealthChange(backend="gpu", step="restarting", restarts=2)},
+            "gpu restarting, restarted 2 times",
+        ),
         ({}, "of a kind that this brokerctl does not know"),
     ],
 )

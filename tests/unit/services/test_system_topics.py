@@ -8,12 +8,13 @@ from dataclasses import replace
 
 import pytest
 
-from broker.core.effects import TellLevel, TellPriority
+from broker.core.effects import TellHealing, TellLevel, TellPriority
 from broker.core.engine import Engine
 from broker.core.events import (
     AlertsState,
     BusCounts,
     CapacityState,
+    HealthChange,
     LevelState,
     ModelsState,
     Published,
@@ -21,6 +22,7 @@ from broker.core.events import (
     Subscription,
     What,
 )
+from broker.core.healing import HealingStep
 from broker.core.level import Level
 from broker.core.placement import BackendPolicy
 from broker.core.policy import EnginePolicy
@@ -187,6 +189,42 @@ def test_a_request_that_was_set_aside_is_told_to_who_listens(box: Box) -> None:
     assert topic == "requests"
     assert isinstance(change, RequestChange)
     assert (change.request_id, change.state, change.reason) == ("r", "requeued", "PREEMPTED")
+
+
+def test_what_ails_a_backend_is_told_to_who_listens(box: Box) -> None:
+    bus = WatchedBus()
+    topics = SystemTopics(bus, lambda: box)
+    told = TellHealing(backend="b", model="m", step=HealingStep.FROZEN, evidence="no piece for 9 s")
+    topics.healing(told)
+    assert bus.told == []
+    bus.heard.add("health")
+    box.now = replace(box.now, backends=(replace(box.now.backends[0], restarts=2),))
+    topics.healing(told)
+    change = HealthChange(
+        backend="b", model="m", step="frozen", detail="no piece for 9 s", restarts=2
+    )
+    assert bus.told == [("health", change)]
+
+
+async def test_whether_a_backend_answers_is_told_as_it_changes(box: Box) -> None:
+    bus = WatchedBus("health")
+    topics = SystemTopics(bus, lambda: box)
+
+    def seen(*, up: bool, problem: str = "") -> list[tuple[str, str]]:
+        bus.told.clear()
+        backend = replace(box.now.backends[0], up=up, problem=problem)
+        box.now = replace(box.now, backends=(backend,))
+        topics.backends_changed()
+        changes = [what for _, what in bus.told if isinstance(what, HealthChange)]
+        return [(each.step, each.detail) for each in changes]
+
+    topics.look()
+    assert not [topic for topic, _ in bus.told if topic == "health"], "how it is is no event"
+    assert seen(up=True) == [("up", "it answers again")]
+    assert seen(up=True) == []
+    assert seen(up=False, problem="refused") == [("down", "refused")]
+    assert seen(up=False, problem="no answer") == []
+    topics.close()
 
 
 def test_the_level_is_told_with_all_that_decides_it_whoever_listens(box: Box) -> None:

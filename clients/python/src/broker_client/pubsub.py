@@ -115,6 +115,19 @@ class AlertsState:
     firing: tuple[Alert, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthChange:
+    """Something ails a backend, or a model on one (else ""), or is cured: "frozen", "slot_lost",
+    "sick", "cured", "cure_failed", "down", "up", "wedged", "restarting", "restarted" or "given_up".
+    """
+
+    backend: str
+    model: str
+    step: str
+    detail: str
+    restarts: int
+
+
 What = (
     Payload
     | LevelStatus
@@ -123,6 +136,7 @@ What = (
     | ModelsState
     | RequestChange
     | AlertsState
+    | HealthChange
     | None
 )
 
@@ -196,6 +210,15 @@ def what_of(message: pubsub_pb2.Event) -> What:
             return request_change_of(message.request)
         case "alerts":
             return AlertsState(firing=tuple(alert_of(each) for each in message.alerts.firing))
+        case "health":
+            health = message.health
+            return HealthChange(
+                backend=health.backend,
+                model=health.model,
+                step=health.step,
+                detail=health.detail,
+                restarts=health.restarts,
+            )
         case _:
             return None
 

@@ -161,6 +161,7 @@ class Event(_message.Message):
     MODELS_FIELD_NUMBER: _builtins.int
     REQUEST_FIELD_NUMBER: _builtins.int
     ALERTS_FIELD_NUMBER: _builtins.int
+    HEALTH_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     """Numbers the events of this life of the broker, over all topics: it grows within a topic."""
     topic: _builtins.str
@@ -205,6 +206,10 @@ class Event(_message.Message):
     def alerts(self) -> Global___AlertsState:
         """Of "alerts"."""
 
+    @_builtins.property
+    def health(self) -> Global___HealthChange:
+        """Of "health"."""
+
     def __init__(
         self,
         *,
@@ -220,12 +225,13 @@ class Event(_message.Message):
         models: Global___ModelsState | None = ...,
         request: Global___RequestChange | None = ...,
         alerts: Global___AlertsState | None = ...,
+        health: Global___HealthChange | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["alerts", b"alerts", "at", b"at", "capacity", b"capacity", "level", b"level", "models", b"models", "payload", b"payload", "priority", b"priority", "request", b"request", "what", b"what"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["alerts", b"alerts", "at", b"at", "capacity", b"capacity", "health", b"health", "level", b"level", "models", b"models", "payload", b"payload", "priority", b"priority", "request", b"request", "what", b"what"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alerts", b"alerts", "at", b"at", "capacity", b"capacity", "is_state", b"is_state", "level", b"level", "models", b"models", "payload", b"payload", "priority", b"priority", "publisher", b"publisher", "request", b"request", "seq", b"seq", "topic", b"topic", "what", b"what"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alerts", b"alerts", "at", b"at", "capacity", b"capacity", "health", b"health", "is_state", b"is_state", "level", b"level", "models", b"models", "payload", b"payload", "priority", b"priority", "publisher", b"publisher", "request", b"request", "seq", b"seq", "topic", b"topic", "what", b"what"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["payload", "level", "capacity", "priority", "models", "request", "alerts"]  # noqa: Y015
+    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["payload", "level", "capacity", "priority", "models", "request", "alerts", "health"]  # noqa: Y015
     _WhichOneofArgType_what: _TypeAlias = _typing.Literal["what", b"what"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_what) -> _WhichOneofReturnType_what | None: ...
 
@@ -485,6 +491,48 @@ class RequestChange(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__total_ms) -> _WhichOneofReturnType__total_ms | None: ...
 
 Global___RequestChange: _TypeAlias = RequestChange  # noqa: Y015
+
+@_typing.final
+class HealthChange(_message.Message):
+    """Something ails a backend, or a model on one; or it is cured. The first message of a subscription
+    holds none of these: Admin.GetStatus tells how things are.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BACKEND_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    RESTARTS_FIELD_NUMBER: _builtins.int
+    backend: _builtins.str
+    """The backend."""
+    model: _builtins.str
+    """The model; empty: it is about the whole backend."""
+    step: _builtins.str
+    """"frozen", "slot_lost" or "sick" of a model, then "cured" or "cure_failed"; "down", "up",
+    "wedged", "restarting", "restarted" and "given_up" of a backend.
+    """
+    detail: _builtins.str
+    """Why, in words."""
+    restarts: _builtins.int
+    """How often the operator's command has restarted the backend since the broker started."""
+    def __init__(
+        self,
+        *,
+        backend: _builtins.str = ...,
+        model: _builtins.str = ...,
+        step: _builtins.str = ...,
+        detail: _builtins.str = ...,
+        restarts: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "detail", b"detail", "model", b"model", "restarts", b"restarts", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HealthChange: _TypeAlias = HealthChange  # noqa: Y015
 
 @_typing.final
 class AlertsState(_message.Message):

@@ -30,7 +30,7 @@ class PubSubStub:
     at most in all. In a pattern "*" stands for one segment, and "**" at its end for one or more.
 
     System topics, which the broker alone writes: "capacity", "level", "priority", "models",
-    "requests", "alerts". "ollama:capacity:update" is another name of capacity,
+    "requests", "alerts", "health". "ollama:capacity:update" is another name of capacity,
     "system:degradation:level" of level, "agent:priority:change" of priority; a pattern hears them if
     it fits either name. All others are free.
     """
@@ -58,7 +58,7 @@ class PubSubServicer:
     at most in all. In a pattern "*" stands for one segment, and "**" at its end for one or more.
 
     System topics, which the broker alone writes: "capacity", "level", "priority", "models",
-    "requests", "alerts". "ollama:capacity:update" is another name of capacity,
+    "requests", "alerts", "health". "ollama:capacity:update" is another name of capacity,
     "system:degradation:level" of level, "agent:priority:change" of priority; a pattern hears them if
     it fits either name. All others are free.
     """
@@ -106,7 +106,7 @@ class PubSub:
     at most in all. In a pattern "*" stands for one segment, and "**" at its end for one or more.
 
     System topics, which the broker alone writes: "capacity", "level", "priority", "models",
-    "requests", "alerts". "ollama:capacity:update" is another name of capacity,
+    "requests", "alerts", "health". "ollama:capacity:update" is another name of capacity,
     "system:degradation:level" of level, "agent:priority:change" of priority; a pattern hears them if
     it fits either name. All others are free.
     """

@@ -31,7 +31,7 @@ class PubSubStub:
     at most in all. In a pattern "*" stands for one segment, and "**" at its end for one or more.
 
     System topics, which the broker alone writes: "capacity", "level", "priority", "models",
-    "requests", "alerts". "ollama:capacity:update" is another name of capacity,
+    "requests", "alerts", "health". "ollama:capacity:update" is another name of capacity,
     "system:degradation:level" of level, "agent:priority:change" of priority; a pattern hears them if
     it fits either name. All others are free.
     """
@@ -56,7 +56,7 @@ class PubSubAsyncStub(PubSubStub):
     at most in all. In a pattern "*" stands for one segment, and "**" at its end for one or more.
 
     System topics, which the broker alone writes: "capacity", "level", "priority", "models",
-    "requests", "alerts". "ollama:capacity:update" is another name of capacity,
+    "requests", "alerts", "health". "ollama:capacity:update" is another name of capacity,
     "system:degradation:level" of level, "agent:priority:change" of priority; a pattern hears them if
     it fits either name. All others are free.
     """
@@ -77,7 +77,7 @@ class PubSubServicer(metaclass=_abc_1.ABCMeta):
     at most in all. In a pattern "*" stands for one segment, and "**" at its end for one or more.
 
     System topics, which the broker alone writes: "capacity", "level", "priority", "models",
-    "requests", "alerts". "ollama:capacity:update" is another name of capacity,
+    "requests", "alerts", "health". "ollama:capacity:update" is another name of capacity,
     "system:degradation:level" of level, "agent:priority:change" of priority; a pattern hears them if
     it fits either name. All others are free.
     """
