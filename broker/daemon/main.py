@@ -184,6 +184,7 @@ class Daemon:
 
     async def _serve(self, parts: Parts, supervisor: Supervisor) -> int:
         parts.listing.read()
+        await parts.models.prepare()
         self._watchdog.start(parts.observer.loop_stalled)
         grpc_port = await parts.grpc.start()
         http_port = await parts.http.start()

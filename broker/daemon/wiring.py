@@ -87,6 +87,7 @@ class Parts:
     books: UsageBooks | None  # None: no use is kept
     listing: Listing
     lists: ModelLists
+    models: ModelsServicer
     changing: Changing
 
 
@@ -199,6 +200,7 @@ def build(
         books=books,
         listing=listing,
         lists=lists,
+        models=models,
         changing=changing,
     )
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
+from typing import Final
 
 from broker.models.known import KnownModel
 from broker.models.library_query import words_of
 from broker.models.query import ModelQuery
 
 Keyed = tuple[str, KnownModel]
+
+_NOTHING_ASKED: Final = ModelQuery()
 
 
 class LocalRows:
@@ -26,6 +30,8 @@ class LocalRows:
 
     def meant(self, query: ModelQuery) -> list[Keyed]:
         """All that the query asks, with their keys and in order of these."""
+        if query == replace(_NOTHING_ASKED, availability=query.availability):
+            return list(self.by_key.items())
         words = words_of(query.search)
         size_max, wanted, admits = query.size_bytes_max, query.capabilities, query.admits
         return [

@@ -4,7 +4,7 @@ they take and whether there is room, whether they are small, and which aliases m
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from broker.core.level import DegradationPolicy, Level
@@ -75,6 +75,10 @@ class ModelJudge:
             for backend in snapshot.backends
             for each in backend.residents
         }
+        self._on_disk = {  # most of all that is listed
+            each.name: ModelPlace(backend=each.name, is_up=each.up, residency=None)
+            for each in snapshot.backends
+        }
         self._memory = lore.memory
         self._room_bytes = lore.room_bytes()
         self._policy = lore.degradation()
@@ -94,7 +98,7 @@ class ModelJudge:
             needs and needs[0].memory_bytes <= wanted.memory_bytes_max
         ):
             return False
-        return not wanted.fits or self.fits(model, needs) is True
+        return not wanted.fits or self.fits(model, needs, self.places(model)) is True
 
     def needs(self, model: KnownModel) -> tuple[MemoryNeed, ...]:
         """What it takes in memory, the usual context first; empty: not known."""
@@ -102,15 +106,13 @@ class ModelJudge:
 
     def places(self, model: KnownModel) -> tuple[ModelPlace, ...]:
         """Where it is; of backends that have left nothing is said."""
-        return tuple(
-            ModelPlace(
-                backend=name,
-                is_up=self._backends[name].up,
-                residency=self._residents.get((name, runner)),
-            )
-            for name, runner in model.runners.items()
-            if name in self._backends
-        )
+        found = []
+        for name, runner in model.runners.items():
+            place = self._on_disk.get(name)
+            if place is not None:
+                residency = self._residents.get((name, runner)) if self._residents else None
+                found.append(replace(place, residency=residency) if residency else place)
+        return tuple(found)
 
     def _is_resident(self, model: KnownModel) -> bool:
         return any(
@@ -125,11 +127,13 @@ class ModelJudge:
         is_told = model.downloaded or model.size_bytes > 0
         return is_told and model.size_bytes <= self._policy.small_model_bytes_max
 
-    def fits(self, model: KnownModel, needs: Sequence[MemoryNeed]) -> bool | None:
+    def fits(
+        self, model: KnownModel, needs: Sequence[MemoryNeed], places: Sequence[ModelPlace]
+    ) -> bool | None:
         """Into the memory of a backend that has it, or, where none has, of any; None: not known."""
-        if any(each.residency is not None for each in self.places(model)):
+        if any(each.residency is not None for each in places):
             return True
-        if not needs:
+        if not needs or not self._room_bytes:
             return None
         candidates = model.runners or self._backends
         rooms = [self._room_bytes.get(name) for name in candidates if name in self._backends]
@@ -159,7 +163,7 @@ class _Aliases:
 
     def of(self, model: KnownModel, needs: Sequence[MemoryNeed]) -> tuple[str, ...]:
         """Sorted. What is on no disk is meant by none."""
-        if not model.downloaded:
+        if not model.downloaded or not (self._naming or self._asking):
             return ()
         named = self._naming.get(model.key, ())
         able = (word for word, wants in self._asking if _is_as(model, needs, wants))

@@ -111,12 +111,12 @@ class ModelsService:
         return self._driver.resolve(name, wants)
 
     def _view(self, known: KnownModel, judge: ModelJudge) -> ModelView:
-        needs = judge.needs(known)
+        needs, places = judge.needs(known), judge.places(known)
         return ModelView(
             known=known,
-            places=judge.places(known),
+            places=places,
             memory=needs,
-            fits=judge.fits(known, needs),
+            fits=judge.fits(known, needs, places),
             small=judge.is_small(known),
             use=self._index.uses(known.key),
             aliases=judge.aliases(known, needs),

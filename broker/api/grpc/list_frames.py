@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final
 
-from broker.api.grpc.model_codec import decode_wanted, encode_list
+from broker.api.grpc.list_pages import ListPages
+from broker.api.grpc.model_codec import decode_wanted
 from broker.api.grpc.validation import PAGE_SIZE_DEFAULT
 from broker.services.models import ModelsService
 from broker_client.pb.broker.v1 import models_pb2 as pb
@@ -19,8 +20,9 @@ AGE_S_MAX: Final = 0.1
 class ListFrames:
     """See the module."""
 
-    def __init__(self, service: ModelsService) -> None:
+    def __init__(self, service: ModelsService, pages: ListPages) -> None:
         self._service = service
+        self._pages = pages
         self._kept: OrderedDict[bytes, tuple[int, float, pb.ListResponse]] = OrderedDict()
 
     async def present(self, request: pb.WatchRequest) -> pb.ListResponse:
@@ -31,7 +33,7 @@ class ListFrames:
         if kept is not None and kept[0] == revision and 0 <= unix_s - kept[1] <= AGE_S_MAX:
             return kept[2]
         size = request.page_size or PAGE_SIZE_DEFAULT
-        made = encode_list(await self._service.page(decode_wanted(request), "", size))
+        made = self._pages.encode(await self._service.page(decode_wanted(request), "", size))
         self._kept[key] = revision, unix_s, made
         self._kept.move_to_end(key)
         if len(self._kept) > FRAMES_MAX:

@@ -12,7 +12,7 @@ from broker.core.usage import ModelUse
 from broker.models.query import Availability, ModelQuery, Order, SourceState
 from broker.services.model_judge import ModelPlace, Wanted
 from broker.services.model_news import ModelChange
-from broker.services.models import ModelList, ModelView
+from broker.services.models import ModelView
 from broker_client.pb.broker.v1 import models_pb2 as pb
 
 INT32_MAX: Final = 2**31 - 1
@@ -53,18 +53,6 @@ def decode_wanted(request: pb.ListRequest | pb.WatchRequest) -> Wanted:
         fits=wanted.fits,
         resident=wanted.resident,
         level=LEVEL_OF_NUMBER.get(wanted.level),
-    )
-
-
-def encode_list(found: ModelList) -> pb.ListResponse:
-    """A page, and where it comes from."""
-    return pb.ListResponse(
-        models=[encode_model(each, found.unix_s) for each in found.models],
-        next_page_token=found.next_token,
-        changed_unix_ms=found.changed_unix_ms,
-        total=_in(found.total, INT32_MAX),
-        sources=[encode_source(each) for each in found.sources],
-        loading=found.is_loading,
     )
 
 

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 import grpc
 
 from broker.api.grpc.list_frames import ListFrames
-from broker.api.grpc.model_codec import decode_wanted, encode_change, encode_list, encode_model
+from broker.api.grpc.list_pages import ListPages
+from broker.api.grpc.model_codec import decode_wanted, encode_change, encode_model
 from broker.api.grpc.model_validation import check_list, check_watch
 from broker.api.grpc.reading import open_call
 from broker.api.grpc.status import abort
@@ -25,6 +26,14 @@ class ModelListing:
 
     _listing: ModelsService
     _frames: ListFrames
+    _pages: ListPages
+
+    async def prepare(self) -> None:
+        """Writes what is asked for first before anybody asks: who does is answered at once."""
+        request = pb.ListRequest()
+        self._pages.encode(
+            await self._listing.page(decode_wanted(request), "", PAGE_SIZE_DEFAULT)
+        ).SerializeToString()
 
     async def List(
         self, request: pb.ListRequest, context: _Context[pb.ListRequest, pb.ListResponse]
@@ -36,7 +45,7 @@ class ModelListing:
             problems.raise_any()
             size = request.page_size or PAGE_SIZE_DEFAULT
             found = await self._listing.page(decode_wanted(request), request.page_token, size)
-            return encode_list(found)
+            return self._pages.encode(found)
         except BrokerError as error:
             await abort(context, error)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from broker.api.grpc.list_frames import ListFrames
+from broker.api.grpc.list_pages import ListPages
 from broker.api.grpc.model_accounts import ModelAccounts
 from broker.api.grpc.model_changes import ModelChanges
 from broker.api.grpc.model_listing import ModelListing
@@ -26,6 +27,7 @@ class ModelsServicer(
         changes: ModelChangesService,
     ) -> None:
         self._listing = listing
-        self._frames = ListFrames(listing)
+        self._pages = ListPages()
+        self._frames = ListFrames(listing, self._pages)
         self._accounts = accounts
         self._changes = changes
