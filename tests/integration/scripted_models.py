@@ -7,14 +7,16 @@ from collections.abc import AsyncIterator
 
 import grpc
 
-from broker_client.pb.broker.v1 import models_pb2, models_pb2_grpc
+from broker_client.pb.broker.v1 import models_pb2
 from tests.integration.scripted_answers import Context, Turn, refuse
+from tests.integration.scripted_model_changes import ScriptedModelChanges
 
 
-class ScriptedModels(models_pb2_grpc.ModelsServicer):
+class ScriptedModels(ScriptedModelChanges):
     """Lists what it was given, on two pages; what is watched follows the script."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.models = [models_pb2.Model(name=f"{each}:latest") for each in "ab"]  # on two pages
         self.models_total = 0  # told where it is not 0: more than there are on the pages
         self.about_models = models_pb2.ListResponse()  # what each page says besides its models

@@ -70,6 +70,7 @@ SHELLS: Final = {
     "broker.sim.ollama_sim": "the command line, the sockets, the signals",
     "broker.sim.ollama_http": "the HTTP server",
     "broker.sim.ollama_control": "the control endpoint",
+    "broker.sim.ollama_management": "what it serves of pulls and deletes",
     "broker.sim.ollama_pump": "the real clock",
     "broker.sim.ollama_origin": "asks for this machine's name, as Ollama does",
     "broker.sim.ollama_catalogue_file": "reads a file of models",
