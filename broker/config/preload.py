@@ -20,7 +20,7 @@ class PreloadConfig(Section):
     probability_min: float = Field(default=0.4, ge=0, le=1)
     # What makes way for it must be worth so many times less: the wait that is saved, if the one is
     # asked for first, against the wait that is made, if the other is.
-    margin: float = Field(default=1.5, ge=1, le=100)
+    margin: float = Field(default=1.2, ge=1, le=100)
     # For so long nothing must have waited. Agents of a session come back within seconds.
     idle_s: float = Field(default=1.0, ge=0, le=3_600)
     # How many models' habits are kept, those asked for last.

@@ -2,7 +2,8 @@
 
 Two habits are learned, and what was asked for lately counts beside them. The day: how often a model
 is needed in each half hour, on working days and at weekends, older days counting less. Successors:
-what an agent asks for after this one, the same or another, how often and how soon. A need is a
+what an agent asks for after this one, the same or another, how often and how soon, by its own
+requests as far as there are any and by those of all. A need is a
 request unless its agent has just had the same model: a session of twenty calls is one.
 
 Rules: counts only, no word of any prompt; the wall's clock is the engine's plus an offset that is
@@ -40,6 +41,9 @@ NEED_NS: Final = 60 * SECOND_NS
 LATELY_NS: Final = 900 * SECOND_NS
 HABIT_NS: Final = 900.0 * SECOND_NS
 
+# How much of what chance makes of so few needs is allowed for, in standard deviations.
+DOUBT: Final = 0.5
+
 # What an agent asks for later than this is no successor of what it asked for before.
 FOLLOW_NS: Final = 300 * SECOND_NS
 # Of so many requests older ones count half.
@@ -50,6 +54,9 @@ ASKED_MIN: Final = 4.0
 AGENTS_MAX: Final = 1_024  # remembered, for what each asked last
 PENDING_MAX: Final = 64  # agents that are looked at for what they may turn to
 SUCCESSORS_MAX: Final = 8  # of one model; the rarest makes way
+OWN_MODELS_MAX: Final = 4  # of one agent, of which its own successors are kept
+# What all agents do counts beside what this one does as if it were so many of its own requests.
+ALL_COUNT: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +70,8 @@ class PreloadPolicy:
 
     is_enabled: bool = False
     horizon_ns: int = 900 * SECOND_NS
-    probability_min: float = 0.6
-    margin: float = 1.5
+    probability_min: float = 0.4
+    margin: float = 1.2
     idle_ns: int = 1 * SECOND_NS
     models_max: int = 64
     days: float = 7.0
@@ -130,29 +137,61 @@ class _Turn:
         self.gap_ns = gap_ns
 
 
+class _Turns:
+    """What is asked for after one model, which was `asked` for so often."""
+
+    __slots__ = ("asked", "to")
+
+    def __init__(self) -> None:
+        self.asked = 0.0
+        self.to: dict[str, _Turn] = {}
+
+    def add(self, model: str, gap_ns: int) -> None:
+        turn = self.to.get(model)
+        if turn is None:
+            if len(self.to) >= SUCCESSORS_MAX:
+                del self.to[min(self.to, key=lambda each: (self.to[each].count, each))]
+            turn = self.to[model] = _Turn(0.0, float(gap_ns))
+        turn.count += 1.0
+        turn.gap_ns += (gap_ns - turn.gap_ns) / min(turn.count, ASKED_MAX)
+        if self.asked > ASKED_MAX:
+            self.asked /= 2.0
+            for each in self.to.values():
+                each.count /= 2.0
+
+
 class _Habit:
     """What is known of one model. `needs` by slot, without those of the slot that lasts, which are
     `now`. `lately` fades; it was so at `lately_ns`."""
 
-    __slots__ = ("asked", "lately", "lately_ns", "needs", "now", "turns")
+    __slots__ = ("lately", "lately_ns", "needs", "now", "turns")
 
     def __init__(self) -> None:
         self.needs = [0.0] * SLOTS
         self.now = 0
         self.lately = 0.0
         self.lately_ns = 0
-        self.asked = 0.0
-        self.turns: dict[str, _Turn] = {}
+        self.turns = _Turns()
 
 
 class _Last:
-    """What an agent asked for last. `need_ns`: when that last counted as a need."""
+    """What an agent asked for last. `need_ns`: when that last counted as a need. `own`: what this
+    agent turns to, by the model before."""
 
-    __slots__ = ("at_ns", "model", "need_ns")
+    __slots__ = ("at_ns", "model", "need_ns", "own")
 
     def __init__(self, model: str, now_ns: int) -> None:
         self.model = model
         self.at_ns = self.need_ns = now_ns
+        self.own: dict[str, _Turns] = {}
+
+    def turns(self, model: str) -> _Turns:
+        found = self.own.get(model)
+        if found is None:
+            if len(self.own) >= OWN_MODELS_MAX:
+                del self.own[min(self.own, key=lambda each: (self.own[each].asked, each))]
+            found = self.own[model] = _Turns()
+        return found
 
 
 class Habits:
@@ -191,18 +230,19 @@ class Habits:
         for each in learned.models[: self.policy.models_max]:
             if len(each.needs) == SLOTS:
                 habit = self._habit(each.model)
-                habit.needs, habit.asked = list(each.needs), each.asked
+                habit.needs, habit.turns.asked = list(each.needs), each.asked
                 for turn in each.successors[:SUCCESSORS_MAX]:
-                    habit.turns[turn.model] = _Turn(turn.count, turn.gap_s * SECOND_NS)
+                    habit.turns.to[turn.model] = _Turn(turn.count, turn.gap_s * SECOND_NS)
 
     def asked(self, model: str, agent_id: str, now_ns: int) -> None:
         """A request came. A microsecond or two: it is on the way of each."""
         if self._ends_ns is not None and now_ns >= self._ends_ns:
             self.roll(now_ns)
-        self._habit(model).asked += 1.0
+        self._habit(model).turns.asked += 1.0
         last = self._agents.get(agent_id)
         if last is None:
-            self._agents[agent_id] = _Last(model, now_ns)
+            last = self._agents[agent_id] = _Last(model, now_ns)
+            last.turns(model).asked += 1.0
             if len(self._agents) > AGENTS_MAX:
                 self._agents.popitem(last=False)
             self._need(model, now_ns)
@@ -210,7 +250,11 @@ class Habits:
         self._agents.move_to_end(agent_id)
         gap_ns = now_ns - last.at_ns
         if gap_ns <= FOLLOW_NS:
-            self._turned(last.model, model, gap_ns)
+            last.turns(last.model).add(model, gap_ns)
+            before = self._habits.get(last.model)
+            if before is not None:
+                before.turns.add(model, gap_ns)
+        last.turns(model).asked += 1.0
         last.at_ns = now_ns
         if model != last.model or now_ns - last.need_ns >= NEED_NS:
             last.model, last.need_ns = model, now_ns
@@ -227,7 +271,7 @@ class Habits:
         while len(self._habits) > self.policy.models_max:
             gone, _ = self._habits.popitem(last=False)
             for each in self._habits.values():
-                each.turns.pop(gone, None)
+                each.turns.to.pop(gone, None)
 
     def _need(self, model: str, now_ns: int) -> None:
         if self._first_ns is None:
@@ -237,23 +281,6 @@ class Habits:
         habit.now += 1
         habit.lately = _faded(habit, now_ns) + 1.0
         habit.lately_ns = now_ns
-
-    def _turned(self, before: str, model: str, gap_ns: int) -> None:
-        habit = self._habits.get(before)
-        if habit is None:
-            return
-        turn = habit.turns.get(model)
-        if turn is None:
-            if len(habit.turns) >= SUCCESSORS_MAX:
-                rarest = min(habit.turns, key=lambda each: (habit.turns[each].count, each))
-                del habit.turns[rarest]
-            turn = habit.turns[model] = _Turn(0.0, float(gap_ns))
-        turn.count += 1.0
-        turn.gap_ns += (gap_ns - turn.gap_ns) / min(turn.count, ASKED_MAX)
-        if habit.asked > ASKED_MAX:
-            habit.asked /= 2.0
-            for each in habit.turns.values():
-                each.count /= 2.0
 
     # The slots of the day
 
@@ -347,7 +374,7 @@ class Habits:
         per_s = (usual_per_ns * habit_ns + lately) / seen_ns * SECOND_NS if seen_ns else 0.0
         # What all that rests on: how many needs were counted.
         counted = lately + sum(habit.needs[place] for place, _ in slots)
-        doubt = 1.0 / sqrt(1.0 + counted)
+        doubt = DOUBT / sqrt(1.0 + counted)
         low, high = per_s * (1.0 - doubt), per_s * (1.0 + doubt)
         why = ""
         if soon is not None:
@@ -369,21 +396,32 @@ class Habits:
             age_ns = now_ns - last.at_ns
             if age_ns > FOLLOW_NS:
                 break
-            habit = self._habits.get(last.model)
-            if habit is None or habit.asked < ASKED_MIN:
-                continue
-            for model, turn in habit.turns.items():
-                likely = min(1.0, turn.count / habit.asked)
+            for model, likely, gap_ns in self._turns_of(last):
                 # That it has not come yet makes it less likely that it will.
-                still = likely * exp(-age_ns / max(turn.gap_ns, 1.0))
+                still = likely * exp(-age_ns / gap_ns)
                 still /= 1.0 - likely + still or 1.0
-                per_s = still / max(turn.gap_ns, 1.0) * SECOND_NS
+                per_s = still / gap_ns * SECOND_NS
                 before = found.get(model)
                 if before is None:
                     found[model] = _Soon(per_s, last.model)
                 else:
                     found[model] = _Soon(before.per_s + per_s, before.after)
         return found
+
+    def _turns_of(self, last: _Last) -> Iterator[tuple[str, float, float]]:
+        """What this agent may ask for next, how likely, and how long after the last."""
+        own, habit = last.turns(last.model), self._habits.get(last.model)
+        all_ = habit.turns if habit is not None else _NO_TURNS
+        if own.asked + all_.asked < ASKED_MIN:
+            return
+        for model in dict.fromkeys((*own.to, *all_.to)):
+            mine, theirs = own.to.get(model), all_.to.get(model)
+            share = theirs.count / max(1.0, all_.asked) if theirs is not None else 0.0
+            count = mine.count if mine is not None else 0.0
+            likely = min(1.0, (count + ALL_COUNT * share) / (own.asked + ALL_COUNT))
+            turn = mine or theirs
+            if turn is not None:
+                yield model, likely, max(turn.gap_ns, 1.0)
 
     def learned(self) -> Learned:
         """As it is now, to be kept."""
@@ -393,14 +431,14 @@ class Habits:
                 LearnedModel(
                     model=model,
                     needs=tuple(round(each, 3) for each in habit.needs),
-                    asked=round(habit.asked, 3),
+                    asked=round(habit.turns.asked, 3),
                     successors=tuple(
                         LearnedSuccessor(
                             model=each,
                             count=round(turn.count, 3),
                             gap_s=round(turn.gap_ns / SECOND_NS, 3),
                         )
-                        for each, turn in habit.turns.items()
+                        for each, turn in habit.turns.to.items()
                     ),
                 )
                 for model, habit in self._habits.items()
@@ -415,6 +453,9 @@ class Habits:
 
     def __len__(self) -> int:
         return len(self._habits)
+
+
+_NO_TURNS: Final = _Turns()
 
 
 class _Soon(NamedTuple):

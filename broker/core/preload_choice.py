@@ -24,6 +24,11 @@ from broker.core.residency import Residency
 # How long a load takes that was never measured.
 LOAD_NS_UNKNOWN: Final = 5 * SECOND_NS
 
+# Of the guesses about a model the last ten or so tell how far they are to be trusted; and of what
+# trust was lost this part comes back with each half hour.
+TRUST_WEIGHT: Final = 0.1
+TRUST_REGAINED: Final = 0.05
+
 # Nothing is needed less often than once in so long, as far as giving it up for another goes.
 SELDOM_S: Final = 86_400.0
 
@@ -46,6 +51,7 @@ class Choices:
         self.policy = policy
         self._backends = backends
         self._estimates = estimates
+        self._came_true: dict[str, float] = {}  # by runner, the last judged at the end
 
     def best(
         self, backend: BackendState, forecasts: Mapping[str, Forecast], now_ns: int
@@ -59,7 +65,8 @@ class Choices:
             if not (is_free or leaving):
                 continue
             loaded = look.with_company(runner, candidates, leaving)
-            if look.chance_of_use(loaded, leaving) < self.policy.probability_min:
+            chance = look.chance_of_use(loaded, leaving) * self._trust(runner)
+            if chance < self.policy.probability_min:
                 continue
             if is_free:
                 return Choice(runner=runner, forecast=look.expected[runner])
@@ -92,6 +99,23 @@ class Choices:
         )
         return per_s * self.load_s(backend, residency.runner)
 
+    def came_true(self, runner: str, is_used: bool) -> None:
+        """What was loaded ahead of its need was used, or left without."""
+        known = self._came_true.pop(runner, 1.0)
+        known += ((1.0 if is_used else 0.0) - known) * TRUST_WEIGHT
+        self._came_true[runner] = known
+        while len(self._came_true) > self.policy.models_max:
+            del self._came_true[next(iter(self._came_true))]
+
+    def forgive(self) -> None:
+        """Time goes by: what did not come true at one hour may at another."""
+        for runner, known in self._came_true.items():
+            self._came_true[runner] = known + (1.0 - known) * TRUST_REGAINED
+
+    def _trust(self, runner: str) -> float:
+        """Which part of such guesses came true lately."""
+        return self._came_true.get(runner, 1.0)
+
     def load_s(self, backend: BackendState, runner: str) -> float:
         """How long its load takes there, as far as is known."""
         load_ns = self._estimates.load_ns_on(backend.name, runner) or LOAD_NS_UNKNOWN
@@ -113,9 +137,12 @@ class _Look:
 
     def leaving(self, runner: str) -> Sequence[Residency]:
         """The least that would have to leave for it: of what is idle and ours that which is worth
-        least. Empty where even all that would not do."""
+        least. Empty where even all that would not do. What was loaded ahead of need is given its
+        time: to be moved for the next guess would make it a waste."""
         idle = [
-            each for each in movable(self.backend, "") if not each.running and not each.is_large
+            each
+            for each in movable(self.backend, "")
+            if not (each.running or each.is_large or each.is_ahead_of_need)
         ]
         idle.sort(key=lambda each: (self.loss_per_s([each]), each.runner))
         return least_leaving(self.backend, runner, idle)

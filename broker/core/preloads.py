@@ -134,6 +134,7 @@ class Preloads:
             residency.is_ahead_of_need = False
             residency.ahead_for = record.spec.key
             self.used += 1
+            self._choices.came_true(residency.runner, is_used=True)
 
     def left(self, residency: Residency) -> None:
         """It is there no longer, or its load came to nothing."""
@@ -141,6 +142,7 @@ class Preloads:
             return
         if residency.state is not ResidencyState.LOADING:
             self.wasted += 1
+            self._choices.came_true(residency.runner, is_used=False)
         elif residency.is_aborting:
             self.aborted += 1
         else:
@@ -190,6 +192,7 @@ class Preloads:
         habits.roll(now_ns)
         if habits.closed != self._kept:
             self._kept = habits.closed
+            self._choices.forgive()
             self._emit(KeepLearned(habits.learned()))
         ready = [each for each in self._backends.values() if self._is_idle(each, now_ns)]
         if ready and not self.held_because():

@@ -12,6 +12,7 @@ from broker.core.engine import Engine
 from broker.core.healing import Health
 from broker.core.lifecycle import WAITS, State
 from broker.core.placement import BackendState
+from broker.core.preloads import PreloadsView
 from broker.core.requests import Outcome, RequestKey
 from broker.core.residency import ResidencyState
 from broker.core.tally import BoundTally, PriorityTally
@@ -122,6 +123,7 @@ class Snapshot:
     estimates: EstimatesView
     bounds: BoundTally
     preemptions: PreemptionView
+    preloads: PreloadsView
     backends: tuple[BackendView, ...]
     requests: tuple[RequestView, ...]
 
@@ -152,6 +154,7 @@ def take_snapshot(engine: Engine, now_ns: int, *, requests_max: int = 0) -> Snap
         estimates=_estimates_view(engine),
         bounds=replace(engine.tally.bounds),
         preemptions=_preemption_view(engine, now_ns),
+        preloads=engine.preloads.view(),
         backends=tuple(_backend_views(engine, now_ns)),
         requests=tuple(_request_views(engine, requests_max, now_ns)),
     )

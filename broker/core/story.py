@@ -109,7 +109,15 @@ def _told(
         bound_why=record.bound.why if record.bound is not None else "",
         credit_ns=record.credit_ns,
         known_bytes=record.known_bytes,
+        preloaded_because=_preloaded_because(record, attempt),
     )
+
+
+def _preloaded_because(record: Record, attempt: Attempt | None) -> str:
+    """Why its model was loaded before anybody asked, where it is the first that found it there."""
+    if attempt is None or attempt.residency.ahead_for != record.spec.key:
+        return ""
+    return attempt.residency.ahead_because
 
 
 def _soft_met_so_far(record: Record, now_ns: int) -> bool | None:

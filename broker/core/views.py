@@ -217,6 +217,7 @@ class Explanation:
     bound_why: str = ""  # why none was stated, where it waited
     credit_ns: int = 0  # how much older it counts as, for its session
     known_bytes: int = 0  # of its prompt's beginning, that a server has probably read before
+    preloaded_because: str = ""  # why its model was there before anybody asked, if it found it so
     attempts: tuple[AttemptView, ...] = ()
     preemptions: int = 0  # how often it was set aside for urgent work
     is_preemptible: bool = False  # may that happen, or happen again?

@@ -28,6 +28,7 @@ from broker.core.views import AlertView, EstimatesView, LevelView, PreemptionVie
 from broker.observability.bounded import OTHER
 from broker.observability.machine_metrics import machine_metrics
 from broker.observability.model_list_metrics import model_list_metrics
+from broker.observability.preload_metrics import preload_metrics
 
 HEALTH_NUMBER: Final = {each: float(number) for number, each in enumerate(Health)}
 BREAKER_NUMBER: Final = {
@@ -60,6 +61,7 @@ def picture_metrics(picture: Picture) -> Iterator[Metric]:
     yield from _estimates(picture.snapshot.estimates)
     yield from _bounds(picture.snapshot.bounds)
     yield from _preemptions(picture.snapshot.preemptions)
+    yield preload_metrics(picture.snapshot.preloads)
     yield from _endings(picture.snapshot)
     yield from _backends(picture.snapshot)
     yield from machine_metrics(picture.level)

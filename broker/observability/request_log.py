@@ -124,7 +124,7 @@ class RequestLog(Observer):
         )
 
     def switching(self, told: TellSwitch) -> None:
-        is_usual = told.step is SwitchStep.LOADED_AHEAD
+        is_usual = told.step in (SwitchStep.LOADED_AHEAD, SwitchStep.PRELOADED)
         tell = _switching.debug if is_usual else _switching.warning
         tell(
             told.step.value.replace("_", " "),

@@ -83,6 +83,7 @@ def encode_explanation(story: Explanation) -> pb.ExplainResponse:
         bound_why=story.bound_why,
         session_credit_ms=story.credit_ns / 1e6,
         known_prompt_bytes=story.known_bytes,
+        preloaded_because=story.preloaded_because,
         preemptions=story.preemptions,
         preemptible=story.is_preemptible,
         chosen_because=story.chosen_because,

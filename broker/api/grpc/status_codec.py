@@ -14,6 +14,7 @@ from broker.api.grpc.level_codec import (
 from broker.api.grpc.model_codec import encode_place
 from broker.core.model_list import ListState
 from broker.core.pace import Waits, Work
+from broker.core.preloads import PreloadsView
 from broker.core.requests import RequestKey
 from broker.core.snapshot import BackendView, RequestView
 from broker.core.tally import PriorityTally
@@ -69,6 +70,7 @@ def encode_status(status: Status) -> pb.GetStatusResponse:
     _add_machine(encoded, status.level, snapshot.at_ns)
     _add_pace(encoded, status.waits, snapshot.estimates, status.work)
     encoded.preemptions.CopyFrom(_encode_preemptions(snapshot.preemptions))
+    encoded.preloads.CopyFrom(_encode_preloads(snapshot.preloads))
     encoded.model_list.CopyFrom(_encode_model_list(status.model_list))
     encoded.alerts.extend(encode_alert(each, snapshot.at_ns) for each in status.alerts)
     return encoded
@@ -77,6 +79,17 @@ def encode_status(status: Status) -> pb.GetStatusResponse:
 def _encode_preemptions(view: PreemptionView) -> pb.PreemptionStatus:
     return pb.PreemptionStatus(
         count=view.count, wasted_s=view.wasted_ns / 1e9, left_s=view.left_ns / 1e9
+    )
+
+
+def _encode_preloads(view: PreloadsView) -> pb.PreloadStatus:
+    return pb.PreloadStatus(
+        enabled=view.is_enabled,
+        held_because=view.held_because,
+        made=view.made,
+        used=view.used,
+        wasted=view.wasted,
+        hit_percent=view.hit_percent,
     )
 
 

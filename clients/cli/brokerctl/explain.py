@@ -137,6 +137,8 @@ def sharing_lines(story: Explanation) -> list[str]:
     if story.session_credit_ms:
         credit = duration_text(story.session_credit_ms)
         lines.append(f"counted as {credit} older, for the part of its session that was done")
+    if story.preloaded_because:
+        lines.append(f"its model was loaded ahead of need: {story.preloaded_because}")
     if story.known_prompt_bytes:
         known = story.known_prompt_bytes // 1024
         lines.append(f"the first {known} KiB of its prompt had probably been read before")

@@ -22,6 +22,7 @@ from brokerctl.work_tables import (
     AGENTS_SHOWN,
     backends_table,
     more_agents_line,
+    preloads_line,
     priorities_table,
     requests_table,
     residents_table,
@@ -76,6 +77,8 @@ def work_parts(status: Status) -> list[RenderableType]:
         parts += ["", requests_table(status.requests)]
     if status.queue_wait.count:
         parts += ["", waits_line(status)]
+    if status.preloads.made or status.preloads.enabled:
+        parts.append(preloads_line(status.preloads))
     return parts
 
 

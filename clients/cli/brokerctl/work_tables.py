@@ -13,6 +13,7 @@ from broker_client import (
     EstimateStatus,
     ModelPlace,
     PreemptionStatus,
+    PreloadStatus,
     PriorityStatus,
     RequestStatus,
     Status,
@@ -227,6 +228,17 @@ def preempted_text(preemptions: PreemptionStatus) -> str:
         return ""
     lost = duration_text(preemptions.wasted_s * 1_000)
     return f"; {counted(preemptions.count, 'call')} set aside for urgent work, {lost} of slots lost"
+
+
+def preloads_line(preloads: PreloadStatus) -> Text:
+    """What came of loading models before anybody asked."""
+    line = Text(f"{counted(preloads.made, 'model')} loaded ahead of need")
+    line.append(f": {preloads.used} used, {preloads.wasted} left unused")
+    if preloads.hit_percent is not None:
+        line.append(f"; of the loads that were needed {preloads.hit_percent:.0f} % were there before")
+    if preloads.held_because:
+        line.append(f"; none now, as {preloads.held_because}")
+    return line
 
 
 def told_text(estimates: EstimateStatus) -> str:

@@ -138,6 +138,13 @@ def test_what_was_set_aside_for_urgent_work_is_counted_with_its_cost() -> None:
     assert found["broker_preemption_slot_seconds_left", ""] == 7
 
 
+def test_what_came_of_loading_ahead_of_need_is_counted() -> None:
+    told = replace(idle().preloads, made=9, used=6, wasted=2, aborted=1)
+    found = samples(replace(idle(), preloads=told))
+    kinds = ("made", "used", "wasted", "aborted", "failed")
+    assert [found["broker_preloads_total", each] for each in kinds] == [9, 6, 2, 1, 0]
+
+
 def test_before_anything_was_judged_no_share_is_told() -> None:
     assert ("broker_wait_estimates_inside_ratio", "") not in samples(idle())
 

@@ -175,7 +175,8 @@ def test_what_goes_otherwise_with_a_switch_is_a_warning(step: SwitchStep) -> Non
     with capture_logs() as logged:
         RequestLog().switching(told)
     (found,) = logged
-    assert found["log_level"] == ("debug" if step is SwitchStep.LOADED_AHEAD else "warning")
+    is_usual = step in (SwitchStep.LOADED_AHEAD, SwitchStep.PRELOADED)
+    assert found["log_level"] == ("debug" if is_usual else "warning")
     assert (found["backend"], found["model"], found["detail"]) == ("b", "m", "others took it")
 
 

@@ -97,6 +97,7 @@ class Explanation:
     bound could be stated, which `bound_why` says why.
     `preemptions`: how often it was set aside for urgent work; `preemptible`: may that happen, or
     happen again? `chosen_because`: why its model, where it named an alias or only requirements.
+    `preloaded_because`: why that was loaded before anybody asked, if it was the first to find it so.
     """
 
     agent_id: str
@@ -129,6 +130,7 @@ class Explanation:
     preemptions: int = 0
     preemptible: bool = False
     chosen_because: str = ""
+    preloaded_because: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,6 +273,7 @@ def explanation_of(message: admin_pb2.ExplainResponse) -> Explanation:
         preemptions=message.preemptions,
         preemptible=message.preemptible,
         chosen_because=message.chosen_because,
+        preloaded_because=message.preloaded_because,
     )
 
 

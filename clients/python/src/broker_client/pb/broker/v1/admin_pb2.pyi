@@ -1511,6 +1511,7 @@ class ExplainResponse(_message.Message):
     PREEMPTIONS_FIELD_NUMBER: _builtins.int
     PREEMPTIBLE_FIELD_NUMBER: _builtins.int
     CHOSEN_BECAUSE_FIELD_NUMBER: _builtins.int
+    PRELOADED_BECAUSE_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     """Who asked."""
     request_id: _builtins.str
@@ -1567,6 +1568,10 @@ class ExplainResponse(_message.Message):
     """May that happen, or happen again?"""
     chosen_because: _builtins.str
     """Why this model, where the request named an alias or requirements; else empty."""
+    preloaded_because: _builtins.str
+    """Why its model was there before anybody asked for it, in words, where it is the first that found it
+    so: "usually asked for at 09:00"; empty: it was not.
+    """
     @_builtins.property
     def changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What was changed in the request, in words."""
@@ -1619,10 +1624,11 @@ class ExplainResponse(_message.Message):
         preemptions: _builtins.int = ...,
         preemptible: _builtins.bool = ...,
         chosen_because: _builtins.str = ...,
+        preloaded_because: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_bound_ms", b"_bound_ms", "_ended_ago_ms", b"_ended_ago_ms", "_run_ms", b"_run_ms", "_told_high_ms", b"_told_high_ms", "_told_low_ms", b"_told_low_ms", "bound_ms", b"bound_ms", "ended_ago_ms", b"ended_ago_ms", "run_ms", b"run_ms", "soft_deadline", b"soft_deadline", "told_high_ms", b"told_high_ms", "told_low_ms", b"told_low_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bound_ms", b"_bound_ms", "_ended_ago_ms", b"_ended_ago_ms", "_run_ms", b"_run_ms", "_told_high_ms", b"_told_high_ms", "_told_low_ms", b"_told_low_ms", "age_ms", b"age_ms", "agent_id", b"agent_id", "attempts", b"attempts", "bound_ms", b"bound_ms", "bound_why", b"bound_why", "changes", b"changes", "chosen_because", b"chosen_because", "compartment", b"compartment", "complete", b"complete", "ended_ago_ms", b"ended_ago_ms", "gates", b"gates", "known_prompt_bytes", b"known_prompt_bytes", "model", b"model", "overtakings", b"overtakings", "position", b"position", "preemptible", b"preemptible", "preemptions", b"preemptions", "priority", b"priority", "problem", b"problem", "queue_wait_ms", b"queue_wait_ms", "request_id", b"request_id", "run_ms", b"run_ms", "session_credit_ms", b"session_credit_ms", "soft_deadline", b"soft_deadline", "state", b"state", "told_high_ms", b"told_high_ms", "told_low_ms", b"told_low_ms", "wait_detail", b"wait_detail", "wait_reason", b"wait_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bound_ms", b"_bound_ms", "_ended_ago_ms", b"_ended_ago_ms", "_run_ms", b"_run_ms", "_told_high_ms", b"_told_high_ms", "_told_low_ms", b"_told_low_ms", "age_ms", b"age_ms", "agent_id", b"agent_id", "attempts", b"attempts", "bound_ms", b"bound_ms", "bound_why", b"bound_why", "changes", b"changes", "chosen_because", b"chosen_because", "compartment", b"compartment", "complete", b"complete", "ended_ago_ms", b"ended_ago_ms", "gates", b"gates", "known_prompt_bytes", b"known_prompt_bytes", "model", b"model", "overtakings", b"overtakings", "position", b"position", "preemptible", b"preemptible", "preemptions", b"preemptions", "preloaded_because", b"preloaded_because", "priority", b"priority", "problem", b"problem", "queue_wait_ms", b"queue_wait_ms", "request_id", b"request_id", "run_ms", b"run_ms", "session_credit_ms", b"session_credit_ms", "soft_deadline", b"soft_deadline", "state", b"state", "told_high_ms", b"told_high_ms", "told_low_ms", b"told_low_ms", "wait_detail", b"wait_detail", "wait_reason", b"wait_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bound_ms: _TypeAlias = _typing.Literal["bound_ms"]  # noqa: Y015
     _WhichOneofArgType__bound_ms: _TypeAlias = _typing.Literal["_bound_ms", b"_bound_ms"]  # noqa: Y015
