@@ -97,7 +97,7 @@ class Explanation:
     bound could be stated, which `bound_why` says why.
     `preemptions`: how often it was set aside for urgent work; `preemptible`: may that happen, or
     happen again? `chosen_because`: why its model, where it named an alias or only requirements.
-    `preloaded_because`: why that was loaded before anybody asked, if it was the first to find it so.
+    `preloaded_because`: why that was loaded before anybody asked, where it is the first to find it.
     """
 
     agent_id: str
