@@ -15,6 +15,7 @@ from broker.core.requests import (
     RequestKind,
     RequestSpec,
 )
+from broker.core.requirements import Requirements
 from broker.core.time_outs import NO_TIME_OUTS, TimeOuts
 
 # Of the prompts of a trace that tells of them: how many tokens share one hash (Mooncake's traces).
@@ -62,6 +63,7 @@ class Task:
     again_after_ns: int = 0
     again_differs: bool = False
     on_interruption: OnInterruption = OnInterruption.FAIL
+    wants: Requirements | None = None  # what its model must be; it need not name one then
 
     @property
     def key(self) -> RequestKey:
@@ -118,6 +120,7 @@ class Task:
             expected_calls=self.expected_calls,
             prefixes=self.prefixes,
             on_interruption=self.on_interruption,
+            wants=self.wants,
             time_outs=TimeOuts(queue_ns=limit_ns) if limit_ns else NO_TIME_OUTS,
         )
 
