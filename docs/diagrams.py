@@ -17,6 +17,7 @@ from broker.core.level_steps import LEVELS, MODES, LevelTrigger, Mode, ModeTrigg
 from broker.core.lifecycle import LIFECYCLE, State, Trigger
 from broker.core.residency import RESIDENCY, ResidencyState, ResidencyTrigger
 from broker.core.state_machine import Machine
+from broker.models.pull import PULL, PullState, PullTrigger
 
 S = TypeVar("S", bound=Enum)
 T = TypeVar("T", bound=Enum)
@@ -70,6 +71,9 @@ def page() -> str:
             "## The life of a model on a backend (`broker/core/residency.py`)\n",
             diagram(RESIDENCY, ResidencyState.ABSENT) + "\n",
             table(RESIDENCY, ResidencyState, ResidencyTrigger) + "\n",
+            "## A download of a model (`broker/models/pull.py`)\n",
+            diagram(PULL, PullState.WAITING) + "\n",
+            table(PULL, PullState, PullTrigger) + "\n",
             "## The breaker of a model on a backend (`broker/core/breaker.py`)\n",
             diagram(BREAKER, BreakerState.CLOSED) + "\n",
             table(BREAKER, BreakerState, BreakerTrigger) + "\n",
