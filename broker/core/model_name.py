@@ -54,6 +54,13 @@ def comparison_key(name: str) -> str:
 
 def nearest(name: str, names: Iterable[str]) -> tuple[str, ...]:
     """Up to three of `names` that look most like `name`, the most alike first."""
+    return _nearest(name, tuple(names))
+
+
+@lru_cache(maxsize=256)
+def _nearest(name: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Remembered: among hundreds of names it takes milliseconds, and who asks for what is not there
+    asks again."""
     wanted = comparison_key(name)
     by_key = {comparison_key(each): each for each in names}
 
