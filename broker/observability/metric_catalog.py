@@ -75,6 +75,18 @@ class MetricCatalog:
             "Requests refused, shed, displaced or expired, by the reason told",
             ["outcome", "reason"],
         )
+        self.agent_requests = counter(
+            "broker_agent_requests", "Requests by agent", ["agent", "outcome"]
+        )
+        self.agent_tokens = counter(
+            "broker_agent_tokens", "Prompt and output tokens by agent", ["agent"]
+        )
+        self.level_changes = counter("broker_level_changes", "Changes to this level", ["level"])
+        self._add_choices(counter)
+        self._add_failures(counter)
+
+    def _add_choices(self, counter: partial[Counter]) -> None:
+        """Which models answer in the place of others, or of none."""
         self.substituted = counter(
             "broker_requests_substituted",
             "Requests that another model answered than the one asked for",
@@ -85,14 +97,6 @@ class MetricCatalog:
             "Requests that named an alias, or only requirements, by the model that answered",
             ["asked", "model"],
         )
-        self.agent_requests = counter(
-            "broker_agent_requests", "Requests by agent", ["agent", "outcome"]
-        )
-        self.agent_tokens = counter(
-            "broker_agent_tokens", "Prompt and output tokens by agent", ["agent"]
-        )
-        self.level_changes = counter("broker_level_changes", "Changes to this level", ["level"])
-        self._add_failures(counter)
 
     def _add_failures(self, counter: partial[Counter]) -> None:
         """What fails, and what is done about it."""
