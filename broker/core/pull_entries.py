@@ -21,6 +21,18 @@ class PullEntry:
     total_bytes: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PullsState:
+    """Downloads at one moment: how many wait and run; since start how they ended, and what came."""
+
+    waiting: int = 0
+    running: int = 0
+    done: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    fetched_bytes: int = 0
+
+
 class PullStore(Protocol):
     """Keeps the list of downloads. Neither method raises: who cannot keep it goes on without."""
 

@@ -12,6 +12,7 @@ from broker.core.alert_rules import AlertPolicy, FirstTokens
 from broker.core.events import Bus
 from broker.core.model_list import ListState
 from broker.core.observer import Observer
+from broker.core.pull_entries import PullsState
 from broker.models.usage_books import UsageBooks
 from broker.observability.alerting import Alerting
 from broker.observability.exposition import Exposition
@@ -51,6 +52,7 @@ class Observing:
         bus: Bus,
         books: UsageBooks | None,
         model_list: Callable[[], ListState],
+        pulls: Callable[[], PullsState],
     ) -> Exposition:
         """All that is counted, and how these are."""
 
@@ -62,6 +64,7 @@ class Observing:
                 bus=bus.counts(),
                 usage=books.health() if books is not None else None,
                 model_list=model_list(),
+                pulls=pulls(),
             )
 
         return Exposition(self.registry, look)

@@ -192,7 +192,9 @@ def build(
         http=HealthServer(
             _http_settings(config),
             driver.snapshot,
-            seen_by.exposition(driver, alerting, bus, books, listing.state),
+            seen_by.exposition(
+                driver, alerting, bus, books, listing.state, changing.pulls.pulls.state
+            ),
         ),
         pooling=pooling,
         learning=learning,

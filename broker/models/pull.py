@@ -132,6 +132,8 @@ class Pull:
     error: BrokerError | None = None
     total_bytes: int = 0
     completed_bytes: int = 0
+    fetched_bytes: int = 0  # that came, in all its calls
+    fetched_before: int = 0  # of these in calls before this one
     tries: int = 0
     retry_at_ns: int = 0
     grew_ns: int = 0  # when anything last came, or was said to be done
@@ -156,6 +158,7 @@ class Pull:
         """A call to its backend begins."""
         self._move(PullTrigger.START)
         self.rate.begin(now_ns)
+        self.fetched_before = self.fetched_bytes
         self.grew_ns = now_ns
         self.detail = "it asks what is to come"
 
@@ -173,6 +176,7 @@ class Pull:
         if progress.completed_bytes > self.completed_bytes:
             self.completed_bytes = progress.completed_bytes
             self.grew_ns = now_ns
+        self.fetched_bytes = self.fetched_before + progress.fetched_bytes
         self.rate.came(progress.fetched_bytes, now_ns)
         if is_checked:
             self.detail = "what came is checked"

@@ -14,9 +14,9 @@ from typing import Final
 
 from broker.core.errors import BrokerError, DiskFull, ModelUnknown, PullFailed, PullsFull
 from broker.core.model_name import comparison_key
-from broker.core.pull_entries import PullEntry
-from broker.models.pull import NS_PER_S, Pull, PullState
+from broker.core.pull_entries import PullEntry, PullsState
 from broker.core.pull_hours import ALWAYS, Hours
+from broker.models.pull import NS_PER_S, Pull, PullState
 
 # Of those that have ended so many are still listed.
 ENDED_KEPT: Final = 32
@@ -57,7 +57,7 @@ class Pulls:
         self._ended: deque[Pull] = deque(maxlen=ENDED_KEPT)
         self._number = 0
         self.ended_count: dict[PullState, int] = {}
-        self.fetched_bytes = 0  # by all, since start
+        self.fetched_bytes = 0  # of those that have ended, since start
 
     def __iter__(self) -> Iterator[Pull]:
         """Those that wait or run, the oldest first."""
@@ -138,6 +138,18 @@ class Pulls:
             for each in self._open.values()
         )
 
+    def state(self) -> PullsState:
+        """For metrics."""
+        running = sum(each.is_running for each in self._open.values())
+        return PullsState(
+            waiting=len(self._open) - running,
+            running=running,
+            done=self.ended_count.get(PullState.DONE, 0),
+            failed=self.ended_count.get(PullState.FAILED, 0),
+            cancelled=self.ended_count.get(PullState.CANCELLED, 0),
+            fetched_bytes=self.fetched_bytes + sum(each.fetched_bytes for each in self),
+        )
+
     # Whose turn it is
 
     def due(self, now_ns: int, minute: int) -> list[Pull]:
@@ -216,4 +228,5 @@ class Pulls:
     def _close(self, pull: Pull) -> None:
         del self._open[comparison_key(pull.name), pull.backend]
         self._ended.append(pull)
+        self.fetched_bytes += pull.fetched_bytes
         self.ended_count[pull.state] = self.ended_count.get(pull.state, 0) + 1

@@ -19,6 +19,7 @@ from broker.core.breaker import BreakerState
 from broker.core.events import BusCounts
 from broker.core.healing import Health
 from broker.core.model_list import ListState
+from broker.core.pull_entries import PullsState
 from broker.core.requests import Outcome
 from broker.core.residency import ResidencyState
 from broker.core.snapshot import ResidencyView, Snapshot
@@ -29,6 +30,7 @@ from broker.observability.bounded import OTHER
 from broker.observability.machine_metrics import machine_metrics
 from broker.observability.model_list_metrics import model_list_metrics
 from broker.observability.preload_metrics import preload_metrics
+from broker.observability.pull_metrics import pull_metrics
 
 HEALTH_NUMBER: Final = {each: float(number) for number, each in enumerate(Health)}
 BREAKER_NUMBER: Final = {
@@ -51,6 +53,7 @@ class Picture:
     bus: BusCounts
     usage: UsageHealth | None = None  # None: none is kept
     model_list: ListState = field(default_factory=ListState)
+    pulls: PullsState = field(default_factory=PullsState)
 
 
 def picture_metrics(picture: Picture) -> Iterator[Metric]:
@@ -70,6 +73,7 @@ def picture_metrics(picture: Picture) -> Iterator[Metric]:
     if picture.usage is not None:
         yield from _usage(picture.usage)
     yield from model_list_metrics(picture.model_list)
+    yield from pull_metrics(picture.pulls)
 
 
 def _depths(snapshot: Snapshot) -> Iterator[Metric]:
