@@ -41,7 +41,8 @@ class NeverEnds(Exception):
 class Played:
     """A world at its end. `factor`: by how much time was stretched. `known_tokens`: how many of the
     tokens of prompts their servers had read before. `load_waits_ns`: how long requests waited while
-    their models were loaded, those that did."""
+    their models were loaded, those that did. `preloads`: loads ahead of need at the end, and
+    `preloads_before` when what counts began."""
 
     jobs: tuple[Job, ...]
     stretches: tuple[Stretch, ...]
@@ -58,6 +59,7 @@ class Played:
     known_tokens: int
     load_waits_ns: Mapping[RequestKey, int]
     preloads: PreloadsView
+    preloads_before: PreloadsView
 
 
 class Simulation:
@@ -94,8 +96,9 @@ class Simulation:
         base = policy or EnginePolicy(backends=backends_of_policy)
         self._policy = replace(base, backends=backends_of_policy, seed=self._seed)
 
-    def play(self, hear: Hear | None = None) -> Played:
-        """To its end. WorkloadProblems where the workload cannot be played."""
+    def play(self, hear: Hear | None = None, *, counts_from_ns: int = 0) -> Played:
+        """To its end. WorkloadProblems where the workload cannot be played. `counts_from_ns`: what
+        was before that is practice, for who reads `preloads_before`."""
         sessions = Sessions(self._workload, self._models, self._seed)
         capacity = sum(each.slots * each.residents_of(self._models) for each in self._backends)
         planned, factor = sessions.planned(capacity, self._rho)
@@ -111,6 +114,8 @@ class Simulation:
         world.feed(WallClockSet(wall_offset_ns(self._workload.spec)))
         fleet.begin(world)
         world.timeline.at(0, partial(_look, world))
+        before = [world.engine.preloads.view()]
+        world.timeline.at(counts_from_ns, lambda: before.append(world.engine.preloads.view()))
         self._run(world, fleet, planned, hear)
         now_ns = world.timeline.now_ns
         recording.close(now_ns)
@@ -136,6 +141,7 @@ class Simulation:
             known_tokens=recording.known_tokens,
             load_waits_ns=recording.load_waits_ns,
             preloads=world.engine.preloads.view(),
+            preloads_before=before[-1],
         )
 
     def _too_large(self) -> Iterator[str]:
