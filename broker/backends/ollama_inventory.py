@@ -18,7 +18,7 @@ from broker.backends.ollama_model_file import Files, files, kv_bytes_per_token
 from broker.core.content import Embeddings
 from broker.core.errors import BackendFailed
 from broker.core.model_name import canonical
-from broker.core.ports import ModelFacts, Resident
+from broker.core.ports import FILES_JOINED, ModelFacts, Resident
 
 CAPABILITY_COMPLETION: Final = "completion"
 CAPABILITY_EMBEDDING: Final = "embedding"
@@ -134,9 +134,10 @@ def facts(model: ListedModel, details: Shown | None) -> ModelFacts:
     """Both answers as one; `details` is None while /api/show has not told."""
     known = details or Shown()
     weights = known.files.weights
+    files = (*weights, *known.files.adapters) if weights else (model.digest,)
     return ModelFacts(
         name=model.name,
-        runner=weights[0] if weights else model.digest,
+        runner=FILES_JOINED.join(files),
         digest=model.digest,
         size_bytes=model.size,
         capabilities=known.capabilities or frozenset(model.capabilities or ()),

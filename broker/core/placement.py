@@ -13,6 +13,7 @@ from typing import Final
 
 from broker.core.healing import Health
 from broker.core.model_name import comparison_key
+from broker.core.ports import FILES_JOINED
 from broker.core.queueing import Line, LineKey
 from broker.core.residency import Residency, ResidencyState
 from broker.core.stimuli import ModelSpec
@@ -298,7 +299,7 @@ def has_room_ahead(backend: BackendState, runner: str) -> bool:
     if policy.loaded_max is None or policy.memory_bytes is None:
         return False
     seen = backend.memory_seen
-    if runner in backend.residents or not seen.get(runner):
+    if runner in backend.residents or not seen.get(runner) or _is_another_of(runner, others):
         return False
     if not all(each.memory_bytes or seen.get(each.runner) for each in others):
         return False
@@ -317,11 +318,18 @@ def may_get_room(backend: BackendState, runner: str) -> bool:
 def _fits_beside(backend: BackendState, runner: str, others: Collection[Residency]) -> bool:
     if not others:
         return True
-    if len(others) >= backend.policy.resident_max:
+    if len(others) >= backend.policy.resident_max or _is_another_of(runner, others):
         return False
     if backend.policy.memory_bytes is None:
         return all(each.managed for each in others)
     return _is_held(backend, runner, others)
+
+
+def _is_another_of(runner: str, others: Collection[Residency]) -> bool:
+    """Is it made of the same weights as one of these, and something else? The server would have
+    that leave for it, whatever room there is."""
+    weights = runner.partition(FILES_JOINED)[0]
+    return any(each.runner.partition(FILES_JOINED)[0] == weights for each in others)
 
 
 def _is_held(backend: BackendState, runner: str, others: Collection[Residency]) -> bool:

@@ -9,23 +9,28 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Final, Protocol
 
 from broker.core.content import Completion, EmbedContent, Embeddings, GenerateContent, Piece
+
+# Between the files that make a runner.
+FILES_JOINED: Final = "+"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
     """What a backend says of a model that it has on disk.
 
-    `runner` names what is really loaded: models whose weights are one file share one runner. It is
-    the blob's digest where the backend tells, else the model's own. `capabilities` empty means that
-    the backend does not tell. `context_length_train` 0 means unknown. `num_ctx_default` is the
-    context that the model itself asks for when a request does not, 0 where it leaves that to the
-    server. `modified_at` is RFC 3339, "" where it is not told. `parent` is the model that it says
-    it was made from. `blobs` are the digests of its weights, `adapters` those of what is laid on
-    them. `kv_bytes_per_token`: bytes of cache that each token of context takes in each slot, worked
-    out from the model's own figures; 0 where these are not told.
+    `runner` names what is really loaded: models of the same files share one runner. It is the
+    digests of these where the backend tells, the weights first, joined by `FILES_JOINED`; else the
+    model's own. Of several on the same weights a server holds only one at a time (OLLAMA.md §3.5).
+    `capabilities` empty means that the backend does not tell. `context_length_train` 0 means
+    unknown. `num_ctx_default` is the context that the model itself asks for when a request does
+    not, 0 where it leaves that to the server. `modified_at` is RFC 3339, "" where it is not told.
+    `parent` is the model that it says it was made from. `blobs` are the digests of its weights,
+    `adapters` those of what is laid on them. `kv_bytes_per_token`: bytes of cache that each token
+    of context takes in each slot, worked out from the model's own figures; 0 where these are not
+    told.
     """
 
     name: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from broker.backends import ollama_inventory as inventory
 from broker.core.errors import BackendFailed
 
+A, B = "a" * 64, "b" * 64
 DEEP = b'{"unheard_of":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
 
 
@@ -106,3 +108,19 @@ def test_when_a_model_is_let_go(told: str, unix_s: float | None) -> None:
 @pytest.mark.parametrize("told", ["", ',"expires_at":null', ',"expires_at":7', ',"expires_at":[]'])
 def test_a_model_that_does_not_say_when_it_is_let_go(told: str) -> None:
     assert expiry(told) is None
+
+
+@pytest.mark.parametrize(
+    ("lines", "runner"),
+    [
+        ([f"FROM /m/sha256-{A}"], A),
+        ([f"FROM /m/sha256-{A}", f"FROM /m/sha256-{B}"], f"{A}+{B}"),
+        ([f"FROM /m/sha256-{A}", f"ADAPTER /m/sha256-{B}"], f"{A}+{B}"),
+        ([f"FROM /m/{A}", f"ADAPTER /m/sha256-{B}"], "d" * 64),
+    ],
+)
+def test_a_runner_is_all_the_files_that_are_loaded(lines: list[str], runner: str) -> None:
+    """Other adapters or projectors on the same weights are a reload (OLLAMA.md §3.5)."""
+    body = json.dumps({"modelfile": "\n".join(lines)}).encode()
+    listed = inventory.ListedModel(name="m:latest", digest="d" * 64)
+    assert inventory.facts(listed, inventory.shown(body)).runner == runner

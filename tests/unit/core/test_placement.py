@@ -146,6 +146,20 @@ def test_count_alone_decides_among_our_own_where_no_bytes_are_known() -> None:
     assert switches(scene.ends("m1")) == ["unload m on b1"]
 
 
+def test_the_same_weights_with_something_else_laid_on_them_take_each_others_place() -> None:
+    """A server holds one of them at a time, whatever room it has (OLLAMA.md §3.5)."""
+    policy = BackendPolicy(name="b1", resident_max=3, loaded_max=3, memory_bytes=10**9)
+    scene = Scene(policy)
+    scene.open("b1", model("m", runner="w"), model("n", runner="w+a"), model("o", runner="v"))
+    scene.turn(arrived("m1"))
+    scene.loaded("m")
+    assert switches(scene.turn(arrived("o1", model="o"))) == ["load o on b1"]
+    scene.loaded("o")
+    assert switches(scene.turn(arrived("n1", model="n"))) == []
+    assert switches(scene.ends("m1")) == ["unload m on b1"]
+    assert switches(scene.unloaded("m")) == ["load n on b1"]
+
+
 def test_measured_bytes_count_more_than_those_estimated_from_the_file() -> None:
     scene = Scene(BackendPolicy(name="b1", resident_max=3, memory_bytes=3000))
     scene.open("b1", model("m", size_bytes=1000), model("n", size_bytes=1000))
