@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from broker.api.grpc.admin import AdminServicer
 from broker.api.grpc.delivery import DeliveryLimits
@@ -20,6 +21,7 @@ from broker.api.grpc.server import GrpcServer, ServerSettings
 from broker.api.grpc.validation import RequestLimits
 from broker.api.http.health import HealthServer, HttpSettings
 from broker.config.schema import Config
+from broker.core.effects import Effect
 from broker.core.engine import Engine
 from broker.core.events import Bus
 from broker.core.observer import Observer
@@ -113,73 +115,29 @@ def build(
     `rule`, to be compared with, for the product's own; no configuration names one.
     """
     clock = clock or LoopClock()
-    catalog = _catalog(config)
-    # It looks at the driver, which is made with it; so do the topics.
-    pooling = Pooling(
-        config,
-        supervisor,
-        clock,
-        catalog,
-        lambda: driver,
-        backends,
-        lambda: lists.is_watched(),
-    )
-    pool = pooling.pool
-    learning = Learning(config, supervisor, clock, lambda: driver)
-    listing = Listing(config, clock, catalog, pool.problems)
     bus = _bus(config, clock)
-    topics = SystemTopics(bus, lambda: driver, lambda: listing.index.changed_unix_ms)
-    listing.index.on_change(topics.list_changed)
+    # These look at the driver and at the lists, which are made with them.
+    lore = _lore(config, supervisor, clock, backends, lambda: driver, lambda: lists)
+    index = lore.listing.index
+    topics = SystemTopics(bus, lambda: driver, lambda: index.changed_unix_ms)
+    index.on_change(topics.list_changed)
     seen_by = observing(config, broker_version())
     engine = Engine(engine_policy(config), rule)
-    books = usage_books(config, catalog, clock)
-    counting = () if books is None else (books.recorder,)
-    if books is not None:
-        listing.index.uses, listing.index.used = books.recorder.use_of, books.recorder.used
+    counting = () if lore.books is None else (lore.books.recorder,)
     observers = Observers((*seen_by.observers, *counting, topics))
-    changing = Changing(
-        config,
-        supervisor,
-        clock,
-        catalog,
-        pool,
-        listing.index,
-        lambda: driver,
-        lambda name: lists.service.resolve(name, None).model,
-    )
-    performers = {
-        **pooling.performers(),
-        **changing.performers(),
-        **learning.performers(),
-    }
-    driver = Driver(engine, pool, clock, supervisor, _limits(config), observers, performers)
+    pool, limits = lore.pooling.pool, _limits(config)
+    driver = Driver(engine, pool, clock, supervisor, limits, observers, lore.performers())
     alerting = seen_by.alerting(config, driver, observers)
-    status = StatusService(
-        driver,
-        clock,
-        pool,
-        pool.versions,
-        pool.down_since_ns,
-        broker_version(),
-        Pace(engine),
-        alerting.firing,
-        listing.state,
-        stop,
-    )
-    operations = OperationsService(driver, reload)
     lists = ModelLists(
-        config, engine, driver, listing.index, clock, bus, catalog.memory_needs, pool.look_now
+        config, engine, driver, index, clock, bus, lore.catalog.memory_needs, pool.look_now
     )
-    accounts = ModelAccountsService(driver, catalog, books, clock)
-    models = ModelsServicer(lists.service, accounts, changing.service())
-
-    def look() -> None:
-        topics.look()
-        lists.expect_listener()
-
-    pubsub = PubSubServicer(
-        PubSubService(driver, bus, _pubsub_policy(config), look),
-        config.pubsub.payload_bytes_max,
+    accounts = ModelAccountsService(driver, lore.catalog, lore.books, clock)
+    models = ModelsServicer(lists.service, accounts, lore.changing.service())
+    status = _status(driver, clock, lore, Pace(engine), alerting, stop)
+    admin = AdminServicer(status, OperationsService(driver, reload))
+    pubsub = _pubsub(config, driver, bus, (topics.look, lists.expect_listener))
+    told = seen_by.exposition(
+        driver, alerting, bus, lore.books, lore.listing.state, lore.changing.pulls.pulls.state
     )
     return Parts(
         driver=driver,
@@ -188,23 +146,109 @@ def build(
         observer=observers,
         observing=seen_by,
         alerting=alerting,
-        grpc=_grpc_server(config, driver, models, AdminServicer(status, operations), pubsub),
-        http=HealthServer(
-            _http_settings(config),
-            driver.snapshot,
-            seen_by.exposition(
-                driver, alerting, bus, books, listing.state, changing.pulls.pulls.state
-            ),
-        ),
-        pooling=pooling,
-        learning=learning,
+        grpc=_grpc_server(config, driver, models, admin, pubsub),
+        http=HealthServer(_http_settings(config), driver.snapshot, told),
         sampler=_sampler(config, driver, clock, alerting.on_tick),
-        books=books,
-        listing=listing,
         lists=lists,
         models=models,
+        pooling=lore.pooling,
+        learning=lore.learning,
+        books=lore.books,
+        listing=lore.listing,
+        changing=lore.changing,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Lore:
+    """What knows of backends and models, and does what the engine wants of them."""
+
+    catalog: Catalog
+    pooling: Pooling
+    learning: Learning
+    listing: Listing
+    books: UsageBooks | None
+    changing: Changing
+
+    def performers(self) -> dict[type[Effect], Callable[[Any], None]]:
+        """Who does what, by the effect that asks for it."""
+        return {
+            **self.pooling.performers(),
+            **self.changing.performers(),
+            **self.learning.performers(),
+        }
+
+
+def _lore(
+    config: Config,
+    supervisor: Supervisor,
+    clock: Clock,
+    backends: Mapping[str, Backend] | None,
+    driver: Callable[[], Driver],
+    lists: Callable[[], ModelLists],
+) -> _Lore:
+    catalog = _catalog(config)
+    pooling = Pooling(
+        config, supervisor, clock, catalog, driver, backends, lambda: lists().is_watched()
+    )
+    listing = Listing(config, clock, catalog, pooling.pool.problems)
+    books = usage_books(config, catalog, clock)
+    if books is not None:
+        listing.index.uses, listing.index.used = books.recorder.use_of, books.recorder.used
+    changing = Changing(
+        config,
+        supervisor,
+        clock,
+        catalog,
+        pooling.pool,
+        listing.index,
+        driver,
+        lambda name: lists().service.resolve(name, None).model,
+    )
+    return _Lore(
+        catalog=catalog,
+        pooling=pooling,
+        learning=Learning(config, supervisor, clock, driver),
+        listing=listing,
+        books=books,
         changing=changing,
     )
+
+
+def _status(
+    driver: Driver,
+    clock: Clock,
+    lore: _Lore,
+    pace: Pace,
+    alerting: Alerting,
+    stop: Callable[[int | None], int],
+) -> StatusService:
+    pool = lore.pooling.pool
+    return StatusService(
+        driver,
+        clock,
+        pool,
+        pool.versions,
+        pool.down_since_ns,
+        broker_version(),
+        pace,
+        alerting.firing,
+        lore.listing.state,
+        stop,
+    )
+
+
+def _pubsub(
+    config: Config, driver: Driver, bus: Bus, looks: tuple[Callable[[], None], ...]
+) -> PubSubServicer:
+    """`looks` are called when somebody is about to listen."""
+
+    def look() -> None:
+        for each in looks:
+            each()
+
+    service = PubSubService(driver, bus, _pubsub_policy(config), look)
+    return PubSubServicer(service, config.pubsub.payload_bytes_max)
 
 
 def _sampler(config: Config, driver: Driver, clock: Clock, on_tick: Callable[[], None]) -> Sampler:
