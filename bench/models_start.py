@@ -1,17 +1,20 @@
 """The first List after a start, from the kept list alone, in a real `brokerd`; and one bare call.
 
-The backend does not answer, so that all there is comes from the file. Client and daemon have a core
-each. Each start is a new process; before its first List the client has connected and asked for the
-broker's health, no more. The bare call (`bench/unary.py`) is the usual one of its process: the
-median of many, after as many that are not counted.
+The backend does not answer, so that all there is comes from the file. Each start is a new process;
+before its first List the client has connected and asked for the broker's health, no more. Measured
+is the processor's time that all threads of the daemon take for it, to a microsecond; and beside it
+what the client waits. The bare call (`bench/unary.py`), one after the other, is counted as a whole:
+its client and its server, as one call needs both.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import statistics
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -28,27 +31,54 @@ from broker_client.pb.broker.v1 import inference_pb2, models_pb2, models_pb2_grp
 MEASURED_CORE: Final = 0
 BARE_CALLS: Final = 300
 LATER_CALLS: Final = 50
+SETTLE_S: Final = 0.002
+
+
+@dataclass(frozen=True, slots=True)
+class _Cost:
+    """Of one call: processor's time, and from its beginning to its end."""
+
+    cpu_ms: float
+    wall_ms: float
 
 
 async def figures(models: int, variants: int, starts: int) -> dict[str, float]:
-    """In milliseconds, medians over the starts: the first List, those after it, a bare call."""
-    first: list[float] = []
-    later: list[float] = []
-    bare: list[float] = []
+    """Medians over the starts: the first List, those after it, a bare call."""
+    first: list[_Cost] = []
+    later: list[_Cost] = []
+    bare: list[_Cost] = []
     with tempfile.TemporaryDirectory() as folder:
         config = await _prepare(Path(folder), models, variants)
         for _ in range(starts):
-            bare.append(await _bare_ms())
-            one, others = await _lists_ms(config)
+            bare.append(await _bare())
+            one, others = await _lists(config)
             first.append(one)
             later.append(others)
-    ratios = [one / call_ms for one, call_ms in zip(first, bare, strict=True)]
+
+    def median(name: str, costs: list[_Cost]) -> float:
+        return float(statistics.median(getattr(each, name) for each in costs))
+
+    pairs = list(zip(first, later, bare, strict=True))
     return {
-        "list_at_start_vs_rpc": statistics.median(ratios),
-        "list_at_start_ms": statistics.median(first),
-        "list_later_ms": statistics.median(later),
-        "rpc_ms": statistics.median(bare),
+        "list_at_start_vs_rpc": statistics.median(
+            one.cpu_ms / call.cpu_ms for one, _, call in pairs
+        ),
+        "list_later_vs_rpc": statistics.median(
+            more.cpu_ms / call.cpu_ms for _, more, call in pairs
+        ),
+        "list_at_start_cpu_ms": median("cpu_ms", first),
+        "list_later_cpu_ms": median("cpu_ms", later),
+        "rpc_cpu_ms": median("cpu_ms", bare),
+        "list_at_start_client_ms": median("wall_ms", first),
+        "list_later_client_ms": median("wall_ms", later),
+        "rpc_client_ms": median("wall_ms", bare),
     }
+
+
+def _cpu_ms(pid: int) -> float:
+    """What all threads of a process have run for, as the scheduler counts."""
+    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(each.read_text().split()[0]) for each in threads) / 1e6
 
 
 async def _prepare(folder: Path, models: int, variants: int) -> Path:
@@ -76,36 +106,46 @@ async def _prepare(folder: Path, models: int, variants: int) -> Path:
     return config
 
 
-async def _lists_ms(config: Path) -> tuple[float, float]:
+async def _lists(config: Path) -> tuple[_Cost, _Cost]:
     """(the first List of a broker, the median of those after it)."""
     arguments = ["-m", "broker.daemon.main", "--config", str(config)]
     async with running(arguments, ready="broker listening", core=MEASURED_CORE) as measured:
-        address = json.loads(measured.ready_line)["grpc"]
+        address, pid = json.loads(measured.ready_line)["grpc"], measured.process.pid
         async with grpc.aio.insecure_channel(address) as channel:
             await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
             stub = models_pb2_grpc.ModelsStub(channel)
             request = models_pb2.ListRequest(page_size=PAGE)
-            took = []
+            costs = []
             for _ in range(1 + LATER_CALLS):
-                began = time.perf_counter()
+                cpu_ms, began = _cpu_ms(pid), time.perf_counter()
                 answer = await stub.List(request)
-                took.append((time.perf_counter() - began) * 1e3)
+                wall_ms = (time.perf_counter() - began) * 1e3
+                await asyncio.sleep(SETTLE_S)  # what the server does after its answer counts too
+                costs.append(_Cost(_cpu_ms(pid) - cpu_ms, wall_ms))
                 if len(answer.models) != PAGE or answer.total < ON_BACKENDS:
                     raise RuntimeError(f"{len(answer.models)} of {answer.total} models were listed")
-            return took[0], statistics.median(took[1:])
+            later = costs[1:]
+            return costs[0], _Cost(
+                statistics.median(each.cpu_ms for each in later),
+                statistics.median(each.wall_ms for each in later),
+            )
 
 
-async def _bare_ms() -> float:
-    """The median of bare calls, one after the other."""
+async def _bare() -> _Cost:
+    """Bare calls, one after the other: their mean processor's time, their median wall time."""
     async with (
         running(["-m", "bench.unary"], ready="unary listening", core=MEASURED_CORE) as server,
         grpc.aio.insecure_channel(f"127.0.0.1:{server.ready_line.split()[-1]}") as channel,
     ):
-        bare = call(channel)
+        bare, pid = call(channel), server.process.pid
         request = inference_pb2.GenerateRequest(agent_id="bench-1", model="m", priority=5)
+        for _ in range(BARE_CALLS):
+            await bare(request)
+        server_ms, client_s = _cpu_ms(pid), time.process_time()
         took = []
-        for _ in range(2 * BARE_CALLS):
+        for _ in range(BARE_CALLS):
             began = time.perf_counter()
             await bare(request)
             took.append((time.perf_counter() - began) * 1e3)
-        return statistics.median(took[BARE_CALLS:])
+        cpu_ms = _cpu_ms(pid) - server_ms + (time.process_time() - client_s) * 1e3
+        return _Cost(cpu_ms / BARE_CALLS, statistics.median(took))

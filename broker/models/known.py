@@ -46,10 +46,11 @@ class KnownModel:
     is_guard: bool = False
     is_dynamic: bool = True
 
-    @property
-    def key(self) -> str:
-        """What the name is compared by: it is as short as it can be already."""
-        return self.name.lower()
+    # What the name is compared by; it is as short as it can be already.
+    key: str = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", self.name.lower())
 
 
 def base_of(name: str) -> str:

@@ -83,7 +83,12 @@ class ModelJudge:
         self._room_bytes = lore.room_bytes()
         self._policy = lore.degradation()
         self._small = frozenset(comparison_key(each) for each in self._policy.small_models)
-        self._aliases = _Aliases(lore.aliases())
+        aliases = lore.aliases()
+        self._aliases = _Aliases(aliases)
+        # All that a judgement depends on, but for the model and what is in memory: equal where two
+        # judge alike.
+        ups = tuple(each.up for each in snapshot.backends)
+        self.around = (self._policy, aliases, self._room_bytes, tuple(self._backends), ups)
 
     def admits(self, wanted: Wanted, model: KnownModel) -> bool:
         """Does all that the list itself cannot say hold for it?"""
@@ -113,6 +118,12 @@ class ModelJudge:
                 residency = self._residents.get((name, runner)) if self._residents else None
                 found.append(replace(place, residency=residency) if residency else place)
         return tuple(found)
+
+    def is_held(self, model: KnownModel) -> bool:
+        """Does a backend hold it in memory, or is about to?"""
+        return bool(self._residents) and any(
+            each in self._residents for each in model.runners.items()
+        )
 
     def _is_resident(self, model: KnownModel) -> bool:
         return any(

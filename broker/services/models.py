@@ -5,32 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from broker.core.errors import ModelUnknown
-from broker.core.model_sizes import MemoryNeed
 from broker.core.requirements import Requirements
 from broker.core.resolution import Resolution
-from broker.core.usage import ModelUse
 from broker.models.index import ModelIndex
-from broker.models.known import KnownModel
 from broker.models.query import SourceState
 from broker.runtime.clock import Clock
 from broker.runtime.driver import Driver
-from broker.services.model_judge import ModelJudge, ModelLore, ModelPlace, Wanted
+from broker.services.model_judge import ModelJudge, ModelLore, Wanted
 from broker.services.model_news import ModelNews, Watcher
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelView:
-    """A model and all its places, with what only a look at the broker as a whole can tell:
-    `memory` that it takes, the usual context first; whether it `fits` some backend, None where that
-    is not known; whether it is of the `small` class."""
-
-    known: KnownModel
-    places: tuple[ModelPlace, ...]
-    memory: tuple[MemoryNeed, ...]
-    fits: bool | None
-    small: bool
-    use: ModelUse
-    aliases: tuple[str, ...]
+from broker.services.model_views import ModelView as ModelView
+from broker.services.model_views import ModelViews
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +46,7 @@ class ModelsService:
         self._clock = clock
         self._lore = lore
         self._news = news
+        self._views = ModelViews(index)
 
     @property
     def revision(self) -> int:
@@ -81,7 +66,7 @@ class ModelsService:
             page = index.page(query, wanted.order, token, size)
         unix_ns = self._clock.unix_ns()
         return ModelList(
-            models=tuple(self._view(each, judge) for each in page.models),
+            models=self._views.of(page.models, judge),
             next_token=page.next_token,
             total=page.total,
             changed_unix_ms=changed_unix_ms,
@@ -103,21 +88,10 @@ class ModelsService:
         known = self._index.get(name)
         if known is None:
             raise ModelUnknown(name, self._index.nearest(name))
-        return self._view(known, ModelJudge(self._driver.snapshot(), self._lore))
+        judge = ModelJudge(self._driver.snapshot(), self._lore)
+        return self._views.of((known,), judge)[0]
 
     def resolve(self, name: str, wants: Requirements | None) -> Resolution:
         """Which model would answer a request that names this model or alias, or says only what it
         wants. Raises what such a request would be refused with."""
         return self._driver.resolve(name, wants)
-
-    def _view(self, known: KnownModel, judge: ModelJudge) -> ModelView:
-        needs, places = judge.needs(known), judge.places(known)
-        return ModelView(
-            known=known,
-            places=places,
-            memory=needs,
-            fits=judge.fits(known, needs, places),
-            small=judge.is_small(known),
-            use=self._index.uses(known.key),
-            aliases=judge.aliases(known, needs),
-        )

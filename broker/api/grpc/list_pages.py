@@ -43,7 +43,7 @@ class ListPages:
             return _written(view, unix_s)
         name = view.known.name
         kept = self._kept.get(name)
-        if kept is None or kept[0] != view:
+        if kept is None or (kept[0] is not view and kept[0] != view):
             kept = self._kept[name] = view, _written(view, unix_s)
             self._kept.move_to_end(name)
             if len(self._kept) > KEPT_MAX:
