@@ -79,6 +79,10 @@ class CatalogListener(Protocol):
         """It has these and no others, of which none is confined to other backends."""
         ...
 
+    def same(self, backend: str) -> None:
+        """It has what it told last."""
+        ...
+
     def forget(self, backend: str) -> None:
         """It was taken out of the configuration."""
         ...
@@ -123,6 +127,11 @@ class Catalog:
         specs = tuple(model_spec(each, settings[each.runner], slots_default) for each in facts)
         self._specs[backend] = {comparison_key(each.name): each for each in specs}
         return specs
+
+    def same(self, backend: str) -> None:
+        """It has what was learned of it last."""
+        if self.listener is not None:
+            self.listener.same(backend)
 
     def saw(self, backend: str, residents: Sequence[Resident]) -> None:
         """It holds these: what each of them takes is measured."""

@@ -169,6 +169,8 @@ class Discovery:
             # Of what is the same as before nobody needs to hear before its time.
             if is_due or models != self._listed:
                 self._tell_listed(models)
+            else:
+                self._catalog.same(name)
             if wishes != self._wishes:
                 self._listed_ns = None
         asked_ns = self._now_ns()

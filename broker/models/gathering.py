@@ -104,6 +104,12 @@ class Gathering:
         self._replace(None)
         self._tell()
 
+    def same(self, backend: str) -> None:
+        """It has the models that it told last."""
+        told = self._told.get(backend)
+        if told is not None and told.is_of_this_run:
+            told.listed_unix_ms = self._unix_ms()
+
     def forget(self, backend: str) -> None:
         """It was taken out of the configuration."""
         if self._told.pop(backend, None) is not None:

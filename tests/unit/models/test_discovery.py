@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -37,10 +38,13 @@ class Stage:
             watch_interval_ns=WATCH_NS,
         )
         self.is_watched = False
+        self.heard_of: list[str] = []  # by who listens to the catalogue
+        catalog = Catalog({})
+        catalog.listener = self
         self.discovery = Discovery(
             self.backend,
             policy,
-            Catalog({}),
+            catalog,
             self.heard.append,
             lambda: self.now_ns,
             self.sleep,
@@ -55,6 +59,15 @@ class Stage:
             self.slept_often.set()
         self.now_ns += duration_ns
         await asyncio.sleep(0)
+
+    def listed(self, backend: str, facts: Sequence[ModelFacts]) -> None:
+        self.heard_of.append("listed")
+
+    def same(self, backend: str) -> None:
+        self.heard_of.append("same")
+
+    def forget(self, backend: str) -> None:
+        self.heard_of.append("forget")
 
     def kinds(self) -> list[type]:
         return [type(each) for each in self.heard]
@@ -246,6 +259,7 @@ async def test_while_somebody_watches_what_it_has_is_asked_for_at_every_look() -
         await stage.discovery.ask()
     assert stage.backend.listings == 4
     assert stage.kinds().count(ModelsListed) == 1, "what is the same is told once"
+    assert stage.heard_of == [*["listed"], *["same"] * 3]
     stage.backend.facts = (replace(stage.backend.facts[0], digest="another"),)
     await stage.discovery.ask()
     assert stage.kinds().count(ModelsListed) == 2

@@ -149,6 +149,18 @@ def test_what_is_the_same_again_is_no_change() -> None:
     assert (stage.changes, stage.told) == (before[1] + 2, before[2] + 2)
 
 
+def test_a_backend_that_has_what_it_had_is_as_old_as_that_and_changes_nothing() -> None:
+    stage = Stage()
+    stage.gathering.same("b")
+    assert stage.gathering.listed_unix_ms("b") is None, "it has told nothing yet"
+    stage.gathering.listed("b", [facts("m:latest")])
+    changes, told = stage.changes, stage.told
+    stage.now_ms += 5_000
+    stage.gathering.same("b")
+    assert stage.gathering.listed_unix_ms("b") == stage.now_ms
+    assert (stage.changes, stage.told) == (changes, told)
+
+
 def test_nothing_of_the_library_changes_before_all_of_it_is_there() -> None:
     stage = Stage()
     stage.library(library("old", "1b"))
