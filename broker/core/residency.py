@@ -96,6 +96,7 @@ class Residency:
     is_aborting: bool = False  # its load was told to end, as nobody waits for it
     replaced_by: str = ""  # the runner that is there in its place already: it leaves whoever comes
     is_wished: bool = False  # somebody waits for its load who has no request
+    wished_ns: int | None = None  # when such a wish was last answered by it
     is_dismissed: bool = False  # somebody asked for it to leave: it does, whoever comes
     is_kept: bool = False  # it could not be drained: it is not told to leave again for a while
     drain_timer: int = 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from broker.core.barriers import Bar, barrier
 from broker.core.effects import Effect, WishEnded
@@ -41,6 +42,9 @@ from broker.core.stimuli import LoadAsked, LoadEnded
 from broker.core.switching import Switching
 from broker.core.time_outs import Phase
 from broker.core.timers import Timers
+
+# What was loaded on one wish does not make way for the next before somebody could have used it.
+WISHED_KEEP_NS: Final = 10_000_000_000
 
 _State = ResidencyState
 
@@ -128,6 +132,7 @@ class WishedLoads:
             residency = backend.residents.get(runner)
             is_there = residency is not None and residency.state is _State.RESIDENT
             if residency is not None and is_there and backend.takes(runner):
+                residency.wished_ns = now_ns
                 load_ns = residency.loaded_ns - residency.load_started_ns if load.at else 0
                 self._end(load, None, backend.name, load_ns)
                 return
@@ -149,6 +154,7 @@ class WishedLoads:
             self._let_be(before)
         load.why = f"it is being loaded on {backend.name}"
         residency.is_wished = True
+        residency.is_ahead_of_need = False  # if it was: it is needed now
 
     def _try(
         self, load: _Load, candidates: Iterable[tuple[BackendState, str]], now_ns: int
@@ -228,7 +234,7 @@ class WishedLoads:
         idle = [
             each
             for each in movable(backend, "")
-            if not each.running and may_leave(each, self._lines)
+            if not each.running and may_leave(each, self._lines) and not _is_new(each, now_ns)
         ]
         if not idle or not fits_without(backend, runner, idle):
             return False
@@ -260,3 +266,9 @@ class WishedLoads:
         """It is wished for by one less."""
         if coming is not None:
             coming.is_wished = any(each.coming is coming for each in self._open.values())
+
+
+def _is_new(residency: Residency, now_ns: int) -> bool:
+    """Was it loaded for another wish just now?"""
+    at_ns = residency.wished_ns
+    return at_ns is not None and now_ns - at_ns < WISHED_KEEP_NS

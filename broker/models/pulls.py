@@ -12,7 +12,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from broker.core.errors import BrokerError, DiskFull, ModelUnknown, PullFailed, PullsFull
+from broker.core.errors import (
+    AccessDenied,
+    BackendRefused,
+    BrokerError,
+    DiskFull,
+    ModelUnknown,
+    PullFailed,
+    PullsFull,
+)
 from broker.core.model_name import comparison_key
 from broker.core.pull_entries import PullEntry, PullsState
 from broker.core.pull_hours import ALWAYS, Hours
@@ -197,14 +205,12 @@ class Pulls:
     def failed(self, pull: Pull, error: BrokerError, now_ns: int) -> None:
         """A call has ended badly: it goes on later, unless that would not help."""
         pull.tries += 1
-        is_final = isinstance(error, DiskFull | ModelUnknown) or (
+        is_final = isinstance(error, DiskFull | ModelUnknown | BackendRefused | AccessDenied) or (
             isinstance(error, PullFailed) and error.is_final
         )
         if is_final or pull.tries >= self.policy.tries_max:
             tried = "" if is_final else f" (tried {pull.tries} times)"
-            known = isinstance(error, DiskFull | PullFailed)
-            final = error if known and not tried else PullFailed(f"{error.message}{tried}")
-            pull.fail(final, now_ns)
+            pull.fail(error if is_final else PullFailed(f"{error.message}{tried}"), now_ns)
             self._close(pull)
             return
         doubled = min(pull.tries - 1, RETRY_DOUBLED_MAX)

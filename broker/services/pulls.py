@@ -16,6 +16,7 @@ from typing import Final
 import structlog
 
 from broker.core.errors import (
+    BackendRefused,
     BackendSilent,
     BrokerError,
     Cancelled,
@@ -96,6 +97,9 @@ class PullService:
         Draining, BackendRefused."""
         if self._is_closed or self._sources.is_leaving():
             raise Draining("the broker is leaving; its downloads go on after it")
+        if backend and self._sources.backends[backend].keeps_models:
+            words = f"{backend} keeps its models: none can be downloaded through its API"
+            raise BackendRefused(words, status=405)
         joined = self._pulls.find(name, backend)
         target = backend or (joined.backend if joined else await self._chosen_backend())
         pull = self._pulls.ask(
