@@ -68,12 +68,14 @@ async def told(simulator: Simulator, method: str, path: str, **body: Any) -> Non
 
 
 @asynccontextmanager
-async def watched(folder: Path) -> AsyncIterator[tuple[Simulator, BrokerProcess, list[Ear]]]:
+async def watched(
+    folder: Path, settings: str = ""
+) -> AsyncIterator[tuple[Simulator, BrokerProcess, list[Ear]]]:
     """A broker, and three who watch: everything, what is called so, and what was loaded."""
     async with AsyncExitStack() as stack:
         simulator = start_simulator("--speed", "50")
         stack.callback(simulator.stop)
-        config = SERVER + QUICK + SELDOM.format(port=simulator.port)
+        config = SERVER + QUICK + settings + SELDOM.format(port=simulator.port)
         broker = await stack.enter_async_context(brokerd(config, folder))
         address = (await broker.said("broker listening"))["grpc"]
         ears = []
@@ -135,6 +137,19 @@ async def test_a_model_deleted_and_made_anew_is_another_one(tmp_path: Path) -> N
             kinds = {change.kind for change in found.changes if change.name == "mine:latest"}
             assert kinds <= {"changed", "added"}, "as one change, or as two"
             assert kinds
+
+
+async def test_what_the_broker_itself_does_is_seen_without_a_look(tmp_path: Path) -> None:
+    """A look is far off; what is deleted through the broker is listed anew at once."""
+    unhurried = "[model_list]\nwatch_interval_ms = 60_000\n"
+    async with watched(tmp_path, unhurried) as (_, broker, ears):
+        async with AsyncClient((await broker.said("broker listening"))["grpc"]) as client:
+            loading = client.load_model("tinyllama")
+            await asyncio.gather(loading, ears[0].until_told("tinyllama:latest", "state"))
+            await client.delete_model("tinyllama")
+        for each in (ears[0], ears[2]):
+            found = await each.until_told("tinyllama:latest", "removed")
+            assert "tinyllama:latest" not in names(found)
 
 
 async def test_what_is_loaded_is_told_and_the_topic_has_the_timestamp(tmp_path: Path) -> None:
