@@ -57,7 +57,9 @@ class PullReader:
         self._on_progress = on_progress
         self._lines = LineSplitter(LINE_BYTES_MAX)
         self._layers: dict[str, tuple[int, int]] = {}  # digest -> (completed, total)
-        self._found: dict[str, int] = {}  # what was there of each when it was first told of
+        # Of all layers; a sum over them for each line would grow with the square of their number.
+        self._completed_bytes = self._total_bytes = 0
+        self._found_bytes = 0  # what was there of each when it was first told of
         self._step = PullStep.MANIFEST
         self.is_done = False
 
@@ -81,7 +83,7 @@ class PullReader:
     def _read(self, text: bytes) -> None:
         try:
             line = msgspec.json.decode(text, type=_Line)
-        except msgspec.MsgspecError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise BackendFailed(f"a line of the download makes no sense: {error}") from error
         if line.error is not None:
             raise error_of_pull(self._model, text_of_error(line.error))
@@ -92,18 +94,22 @@ class PullReader:
             if line.digest not in self._layers and len(self._layers) >= LAYERS_MAX:
                 raise BackendFailed(f"{self._model} has more than {LAYERS_MAX} layers")
             completed = min(line.completed, line.total)
-            self._found.setdefault(line.digest, completed)
+            before = self._layers.get(line.digest)
+            if before is None:
+                self._found_bytes += completed
+            was_completed, was_total = before or (0, 0)
             self._layers[line.digest] = completed, line.total
+            self._completed_bytes += completed - was_completed
+            self._total_bytes += line.total - was_total
         word = line.status.partition(" ")[0]
-        completed_bytes = sum(completed for completed, _ in self._layers.values())
         is_manifest = line.status == "pulling manifest"
         self._step = PullStep.MANIFEST if is_manifest else _STEPS.get(word, self._step)
         self._on_progress(
             PullProgress(
                 step=self._step,
-                completed_bytes=completed_bytes,
-                total_bytes=sum(total for _, total in self._layers.values()),
-                fetched_bytes=max(0, completed_bytes - sum(self._found.values())),
+                completed_bytes=self._completed_bytes,
+                total_bytes=self._total_bytes,
+                fetched_bytes=max(0, self._completed_bytes - self._found_bytes),
             )
         )
 
