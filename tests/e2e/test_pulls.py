@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from broker_client import AsyncClient, DiskFull, ModelChangeDenied, Pull
+from broker_client import AsyncClient, DiskFull, Draining, ModelChangeDenied, Pull
 from tests.e2e.processes import PATIENCE_S, QUICK, SERVER, BrokerProcess, backend_table, brokerd
 from tests.integration.ollama_sim_process import Simulator, start_simulator
 
@@ -107,6 +107,34 @@ async def test_a_killed_broker_is_followed_by_one_that_goes_on(
             assert (await simulator.state())["pulls"] == 2
             while NAME not in await names(client):
                 pass
+
+
+async def test_a_broker_that_leaves_says_so_and_leaves_the_download_to_the_next(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    text = config(simulator, tmp_path)
+    async with asyncio.timeout(PATIENCE_S * 2):
+        async with (
+            brokerd(text, tmp_path) as broker,
+            AsyncClient(await address_of(broker)) as client,
+        ):
+            told = client.pull(NAME)
+            async for each in told:
+                if each.completed_bytes:
+                    break
+            broker.tell(signal.SIGTERM)
+            with pytest.raises(Draining, match="go on after it"):
+                async for _ in told:
+                    pass
+            assert await broker.ended() == 0
+        async with (
+            brokerd(text, tmp_path) as broker,
+            AsyncClient(await address_of(broker)) as client,
+        ):
+            while not (pulls := await client.pulls()):
+                pass
+            assert [each.name for each in pulls] == [NAME]
+            assert await client.cancel_pull(NAME) == 1 or pulls[0].state == "done"
 
 
 async def test_who_may_not_and_where_there_is_no_disk(simulator: Simulator, tmp_path: Path) -> None:
