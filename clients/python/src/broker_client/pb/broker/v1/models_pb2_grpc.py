@@ -116,7 +116,8 @@ class ModelsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Watch(self, request, context):
-        """What List would answer, at once and again after every change, each time as a whole.
+        """What List would answer, at once and again after every change, each time as a whole. UNAVAILABLE
+        with RetryInfo where as many watch as may, or when the broker leaves.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

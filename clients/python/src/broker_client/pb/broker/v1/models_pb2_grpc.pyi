@@ -38,7 +38,9 @@ class ModelsStub:
     Get: _grpc.UnaryUnaryMultiCallable[_models_pb2.GetRequest, _models_pb2.GetResponse]
     """One model. NOT_FOUND with the nearest names where there is none."""
     Watch: _grpc.UnaryStreamMultiCallable[_models_pb2.WatchRequest, _models_pb2.WatchResponse]
-    """What List would answer, at once and again after every change, each time as a whole."""
+    """What List would answer, at once and again after every change, each time as a whole. UNAVAILABLE
+    with RetryInfo where as many watch as may, or when the broker leaves.
+    """
     Resolve: _grpc.UnaryUnaryMultiCallable[_models_pb2.ResolveRequest, _models_pb2.ResolveResponse]
     """Which model would answer a request that names this model, alias or requirements, and why."""
     Pull: _grpc.UnaryStreamMultiCallable[_models_pb2.PullRequest, _models_pb2.PullResponse]
@@ -68,7 +70,9 @@ class ModelsAsyncStub(ModelsStub):
     Get: _aio.UnaryUnaryMultiCallable[_models_pb2.GetRequest, _models_pb2.GetResponse]  # type: ignore[assignment]
     """One model. NOT_FOUND with the nearest names where there is none."""
     Watch: _aio.UnaryStreamMultiCallable[_models_pb2.WatchRequest, _models_pb2.WatchResponse]  # type: ignore[assignment]
-    """What List would answer, at once and again after every change, each time as a whole."""
+    """What List would answer, at once and again after every change, each time as a whole. UNAVAILABLE
+    with RetryInfo where as many watch as may, or when the broker leaves.
+    """
     Resolve: _aio.UnaryUnaryMultiCallable[_models_pb2.ResolveRequest, _models_pb2.ResolveResponse]  # type: ignore[assignment]
     """Which model would answer a request that names this model, alias or requirements, and why."""
     Pull: _aio.UnaryStreamMultiCallable[_models_pb2.PullRequest, _models_pb2.PullResponse]  # type: ignore[assignment]
@@ -113,7 +117,9 @@ class ModelsServicer(metaclass=_abc_1.ABCMeta):
         request: _models_pb2.WatchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_models_pb2.WatchResponse], _abc.AsyncIterator[_models_pb2.WatchResponse]]:
-        """What List would answer, at once and again after every change, each time as a whole."""
+        """What List would answer, at once and again after every change, each time as a whole. UNAVAILABLE
+        with RetryInfo where as many watch as may, or when the broker leaves.
+        """
 
     @_abc_1.abstractmethod
     def Resolve(
