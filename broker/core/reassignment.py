@@ -16,7 +16,7 @@ from typing import NamedTuple
 from broker.core.backlog import Backlog
 from broker.core.choosing import Choosing, Chosen
 from broker.core.errors import BrokerError, NoBackend
-from broker.core.failover import Ways, known
+from broker.core.failover import Ways, check_own, known
 from broker.core.ledger import Ledger
 from broker.core.lifecycle import WAITS, State, Trigger
 from broker.core.model_name import comparison_key
@@ -206,14 +206,16 @@ class Reassignment:
         try:
             return Choice(asked, find_line(record.spec, asked, self._backends), False)
         except BrokerError as error:
+            check_own(record.spec, self._backends)  # which says what could do this
             raise problem or error from None
 
     def _chosen_anew(
         self, sent: RequestSpec, kept: Choice | None, now_ns: int, *, may_go_on: bool
     ) -> Choice | None:
         """Another model for one whose caller named none, where what it has cannot answer now; None
-        where it can, where nothing else would do, or where its caller wants no other than that."""
-        if sent.substitution is Substitution.NEVER:
+        where it can, where nothing else would do, where its caller wants no other than that, or
+        where its alias is gone: what that meant is not known any more."""
+        if sent.substitution is Substitution.NEVER or not self._choosing.concerns(sent):
             return None
         runner = "" if kept is None else kept.line[0]
         if kept is not None and (
@@ -228,7 +230,10 @@ class Reassignment:
         if kept is not None and model == kept.model:
             return None
         chosen = self._choosing.naming(sent, selection)
-        line = find_line(chosen.spec, model, self._backends)
+        try:
+            line = find_line(chosen.spec, model, self._backends)
+        except BrokerError:
+            return None
         return Choice(model, line, False, chosen=chosen)
 
     def _select(self, sent: RequestSpec, runner: str, now_ns: int) -> Selection | None:

@@ -61,11 +61,17 @@ def context_line(spec: RequestSpec, model: ModelSpec) -> LineKey:
 
 def find_line(spec: RequestSpec, model: str, backends: Mapping[str, BackendState]) -> LineKey:
     """The line of a request that was admitted for this model (comparison key), as things are now.
-    ModelUnknown where no backend has it any more."""
+    ModelUnknown where no backend has it any more; what it lacks where it is another by now, which
+    cannot do this or is not as the request requires."""
+    problem: BrokerError | None = None
     for backend in backends.values():
         if model in backend.models:
-            return context_line(spec, backend.models[model])
-    raise ModelUnknown(spec.model, nearest(spec.model, all_names(backends)))
+            try:
+                check_able(spec, backend.models[model], backends)
+                return context_line(spec, backend.models[model])
+            except BrokerError as error:
+                problem = problem or error
+    raise problem or ModelUnknown(spec.model, nearest(spec.model, all_names(backends)))
 
 
 def all_names(backends: Mapping[str, BackendState]) -> list[str]:

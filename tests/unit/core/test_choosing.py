@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from broker.core.effects import StartAttempt, TakeOver
+from broker.core.effects import Finish, StartAttempt, TakeOver
 from broker.core.errors import CapabilityMissing, ModelUnknown, NoBackend, SmallModelsOnly
 from broker.core.level import Level
 from broker.core.model_errors import NoModelFits
@@ -262,6 +262,40 @@ def test_what_waits_is_chosen_anew_when_calls_of_its_model_fail_too_often() -> N
     assert waits_for(scene, "x") == "n"
     record = scene.engine.records["a", "x"]
     assert "calls of m:latest have failed too often lately" in record.because
+
+
+def test_of_an_alias_that_is_gone_what_it_meant_is_kept() -> None:
+    scene = holding(llm("m"), llm("a"), llm("b"), llm("other", size_bytes=1))
+    scene.turn(Arrived(asks("runs", "m")))
+    scene.turn(Arrived(asks("x", "coder")))
+    scene.turn(Arrived(asks("y", "coder")))
+    with_aliases(scene, {})
+    assert waits_for(scene, "x") == "a"
+    scene.turn(ModelsListed("b1", (llm("m"), llm("b"), llm("other", size_bytes=1))))
+    assert waits_for(scene, "x") == "b"  # the next on the list, as it was
+    ends = scene.turn(ModelsListed("b1", (llm("m"), llm("other", size_bytes=1))))
+    assert [type(each.error) for each in of(ends, Finish)] == [ModelUnknown, ModelUnknown]
+
+
+def test_what_comes_in_the_place_of_its_model_must_be_as_is_required_too() -> None:
+    scene = holding(llm("m"), llm("a", "vision"), llm("n", size_bytes=1500))
+    scene.turn(Arrived(asks("runs", "m")))
+    scene.turn(Arrived(asks("sees", "a", wants=wants("vision"))))
+    scene.turn(Arrived(asks("named", "a", wants=wants(size_bytes_max=2000))))
+    scene.turn(Arrived(asks("any", wants=wants(size_bytes_max=1200, prefer=Preference.SMALL))))
+    scene.turn(Arrived(asks("plain", "a")))
+    assert waits_for(scene, "any") == "a"
+    another = replace(llm("a", size_bytes=70 * GB), runner="another")
+    small = llm("small", size_bytes=1100)
+    ends = scene.turn(ModelsListed("b1", (llm("m", size_bytes=1300), another, small)))
+    errors = {each.key[1]: each.error for each in of(ends, Finish)}
+    assert {name: type(each) for name, each in errors.items()} == {
+        "sees": CapabilityMissing,
+        "named": NoModelFits,
+    }
+    assert isinstance(errors["named"], NoModelFits)
+    assert "small:latest" in errors["named"].nearest
+    assert [waits_for(scene, name) for name in ("any", "plain")] == ["small", "a"]
 
 
 def test_what_can_still_answer_stays() -> None:
