@@ -9,6 +9,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Protocol
 
+import msgspec
+
+# What reading a file as JSON fails with, where it is none: bytes that are no text are found only
+# where they are needed as one.
+NO_SUCH_JSON: Final = (msgspec.MsgspecError, UnicodeDecodeError)
+
 _PART: Final = ".part"
 _NAME_RANDOM_BYTES: Final = 6
 

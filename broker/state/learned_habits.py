@@ -9,7 +9,8 @@ aside. A broker that cannot write it goes on.
 from __future__ import annotations
 
 import asyncio
-import os
+import threading
+from collections import deque
 from contextlib import suppress
 from math import isfinite
 from pathlib import Path
@@ -19,6 +20,7 @@ import msgspec
 import structlog
 
 from broker.core.preload import SLOTS, Learned
+from broker.state.disk import NO_SUCH_JSON, Disk, RealDisk, clear_parts, replacing
 
 _log = structlog.get_logger(__name__)
 
@@ -42,9 +44,11 @@ def file_name(grpc_address: str) -> str:
 class LearnedHabits:
     """See the module."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, disk: Disk | None = None) -> None:
         self._file = file
-        self._due: Learned | None = None
+        self._disk = disk or RealDisk()
+        self._due: deque[Learned] = deque(maxlen=1)  # taken by whichever thread writes it
+        self._writing = threading.Lock()
         self._changed = asyncio.Event()
         self._has_failed = False
         self.written = 0  # how often it was, or was tried
@@ -63,7 +67,7 @@ class LearnedHabits:
         except OSError as error:
             self._warn("what the last broker learned of the use of models cannot be read", error)
             return None
-        except msgspec.MsgspecError as error:
+        except NO_SUCH_JSON as error:
             self._warn("the file of what was learned of the use of models is broken", error)
             with suppress(OSError):
                 self._file.replace(self._file.with_suffix(".broken"))
@@ -72,7 +76,7 @@ class LearnedHabits:
 
     def keep(self, learned: Learned) -> None:
         """This is what is known now."""
-        self._due = learned
+        self._due.append(learned)
         self._changed.set()
 
     async def run(self) -> None:
@@ -81,31 +85,33 @@ class LearnedHabits:
             while True:
                 await self._changed.wait()
                 self._changed.clear()
-                due, self._due = self._due, None
-                if due is not None:
-                    await asyncio.to_thread(self._write, due)
+                await asyncio.to_thread(self._write)
         finally:
-            if self._due is not None:
-                self._write(self._due)
+            self._write()
 
     def _warn(self, what: str, error: Exception) -> None:
         _log.warning(what, file=str(self._file), problem=str(error))
 
-    def _write(self, learned: Learned) -> None:
-        """All or nothing, whatever happens meanwhile. A failure is told once."""
-        part = self._file.with_suffix(".part")
-        try:
-            self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with part.open("wb") as file:
-                file.write(msgspec.json.encode(_File(_VERSION, learned)))
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(self._file)
-        except OSError as error:
-            if not self._has_failed:
-                self._warn("what was learned of the use of models cannot be kept", error)
-            self._has_failed = True
-        self.written += 1
+    def _write(self) -> None:
+        """What is known last, if it is not written yet: all or nothing, whatever happens meanwhile.
+        A failure is told once. Who is cancelled leaves a thread that writes: the next one waits."""
+        with self._writing:
+            try:
+                learned = self._due.pop()
+            except IndexError:
+                return
+            try:
+                self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                clear_parts(self._file)
+                with replacing(self._disk, self._file) as part:
+                    part.write(msgspec.json.encode(_File(_VERSION, learned)))
+            except OSError as error:
+                if not self._has_failed:
+                    self._warn("what was learned of the use of models cannot be kept", error)
+                self._has_failed = True
+            else:
+                self._has_failed = False
+            self.written += 1
 
 
 def _problem(found: _File) -> str:

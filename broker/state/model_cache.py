@@ -23,7 +23,7 @@ import msgspec
 import structlog
 
 from broker.core.kept_models import KeptBackend, KeptList, KeptModel, KeptTimes
-from broker.state.disk import Disk, Part, RealDisk, clear_parts, replacing
+from broker.state.disk import NO_SUCH_JSON, Disk, Part, RealDisk, clear_parts, replacing
 from broker.state.model_cache_json import Reading, decoded, encoded, is_ours
 
 _log = structlog.get_logger(__name__)
@@ -89,7 +89,7 @@ class ModelCache:
         except OSError as error:
             self._warn("the list of models of the last run cannot be read", error)
             return None
-        except msgspec.MsgspecError as error:
+        except NO_SUCH_JSON as error:
             self._warn("the list of models of the last run is broken; it is set aside", error)
             self._set_aside()
             return None
@@ -108,7 +108,7 @@ class ModelCache:
             found = msgspec.json.decode(self._beside.read_bytes(), type=_Beside)
         except FileNotFoundError:
             return None
-        except (OSError, msgspec.MsgspecError) as error:
+        except (OSError, *NO_SUCH_JSON) as error:
             self._warn("how old the list of models of the last run is cannot be read", error)
             return None
         if found.version != _VERSION or (found.bytes, found.crc32) != contents:

@@ -19,6 +19,7 @@ from broker.core.kept_models import KeptModel, KeptVariant
 from broker.core.model_name import canonical
 from broker.core.model_sizes import bytes_of, size_str
 from broker.core.ports import ModelFacts
+from broker.state.disk import NO_SUCH_JSON
 
 _OURS: Final = "capabilities"
 
@@ -51,7 +52,7 @@ _encoder: Final = msgspec.json.Encoder()
 
 
 def decoded(content: bytes) -> dict[str, msgspec.Raw]:
-    """The bases, not yet looked into. msgspec.MsgspecError where it is no such file."""
+    """The bases, not yet looked into. NO_SUCH_JSON where it is no such file."""
     try:
         return _file.decode(content)
     except RecursionError as error:
@@ -65,7 +66,7 @@ def is_ours(bases: dict[str, msgspec.Raw]) -> bool:
         return True
     try:
         return _base.decode(first).capabilities is not None
-    except msgspec.MsgspecError:
+    except NO_SUCH_JSON:
         return False
 
 
@@ -86,7 +87,7 @@ class Reading:
     def _model(self, name: str, raw: msgspec.Raw) -> KeptModel | None:
         try:
             base = _base.decode(raw)
-        except msgspec.MsgspecError:
+        except NO_SUCH_JSON:
             self.left_out += 1
             return None
         variants = (self._variant(key, each) for key, each in base.variants.items())
@@ -102,7 +103,7 @@ class Reading:
     def _variant(self, name: str, raw: msgspec.Raw) -> KeptVariant | None:
         try:
             found = _variant.decode(raw)
-        except msgspec.MsgspecError:
+        except NO_SUCH_JSON:
             self.left_out += 1
             return None
         size = bytes_of(found.size_str or "") if found.size is None else found.size

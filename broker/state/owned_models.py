@@ -19,6 +19,8 @@ from typing import Final
 import msgspec
 import structlog
 
+from broker.state.disk import NO_SUCH_JSON
+
 _log = structlog.get_logger(__name__)
 
 # Changes within this are one write. Short: what a broker loads just before it is killed counts too.
@@ -80,7 +82,7 @@ class OwnedModels:
         except OSError as error:
             self._warn("which models the last broker had loaded cannot be read", error)
             return
-        except msgspec.MsgspecError as error:
+        except NO_SUCH_JSON as error:
             self._warn("the file of the models that the last broker had loaded is broken", error)
             with suppress(OSError):
                 self._file.replace(self._file.with_suffix(".broken"))

@@ -17,7 +17,7 @@ import msgspec
 import structlog
 
 from broker.core.pull_entries import PullEntry
-from broker.state.disk import Disk, RealDisk, clear_parts, replacing
+from broker.state.disk import NO_SUCH_JSON, Disk, RealDisk, clear_parts, replacing
 
 _log = structlog.get_logger(__name__)
 
@@ -68,7 +68,7 @@ class PullList:
         except OSError as error:
             self._warn("the downloads that the last broker left cannot be read", error)
             return ()
-        except msgspec.MsgspecError as error:
+        except NO_SUCH_JSON as error:
             self._warn("the file of the downloads that the last broker left is broken", error)
             with suppress(OSError):
                 self._file.replace(self._file.with_suffix(".broken"))

@@ -80,12 +80,17 @@ def test_words_that_are_new_change_nothing() -> None:
         lines({"status": "pulling manifest"}),
         b"{\n",
         b"[]\n",
+        b'{"status":"\xff"}\n',
+        b'{"more":' + b"[" * 20_000 + b"\n",
         lines({"status": 1}),
         lines(layer("a", -1)),
         b"x" * (LINE_BYTES_MAX + 1),
         lines(*(layer(str(n), 1) for n in range(LAYERS_MAX + 1))),
     ],
-    ids=["nothing", "cut", "broken", "list", "type", "negative", "long", "layers"],
+    ids=[
+        *("nothing", "cut", "broken", "list", "no text", "deep"),
+        *("type", "negative", "long", "layers"),
+    ],
 )
 def test_what_makes_no_sense_has_failed(data: bytes) -> None:
     with pytest.raises(BackendFailed):

@@ -161,7 +161,10 @@ async def test_a_file_that_the_seeds_wrote_over_ours_is_as_old_as_it_looks(file:
     assert read(file).times == KeptTimes(library_unix_ms=3_000_000)
 
 
-@pytest.mark.parametrize("beside", [None, b"", b"[]", b'{"version":1}', b'{"version":2}', b"\xff"])
+@pytest.mark.parametrize(
+    "beside",
+    [None, b"", b"[]", b'{"version":1}', b'{"version":2}', b"\xff", b'{"backends":{"\xff":1}}'],
+)
 async def test_nobody_knows_how_old_it_is_without_a_good_file_beside_it(
     file: Path, beside: bytes | None
 ) -> None:
@@ -205,7 +208,10 @@ async def test_another_broker_that_shares_the_file_makes_it_no_younger(file: Pat
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"[]", b"null", b'{"a": 1', b"\x00\xff", b'{"a":{}}x', b'{"a":' + b"[" * 100_000],
+    [
+        *(b"", b"{", b"[]", b"null", b'{"a": 1', b"\x00\xff", b'{"a":{}}x', b'{"\xff":{}}'),
+        b'{"a":' + b"[" * 100_000,
+    ],
 )
 def test_a_broken_file_is_set_aside(file: Path, content: bytes) -> None:
     file.parent.mkdir()
@@ -237,6 +243,34 @@ def test_parts_that_make_no_sense_are_left_out(file: Path) -> None:
         found = [(each.name, [one.name for one in each.variants]) for each in read(file).models]
     assert found == [("a", ["a:1"]), ("d", ["d:3"])]
     assert [each["count"] for each in logs] == [4]
+
+
+def spoil(file: Path, part: bytes) -> None:
+    """As a disk may, wherever this stands."""
+    file.write_bytes(file.read_bytes().replace(part, b"\xff" + part[1:]))
+
+
+@pytest.mark.parametrize(
+    ("part", "left"),
+    [
+        (b"d1", ["llama3:70b", "tiny:latest"]),
+        (b"2025-01", ["llama3:70b", "tiny:latest"]),
+        (b"It talks", ["tiny:latest"]),
+        (b"llama3:70b", ["tiny:latest"]),
+        (b"tiny", None),
+    ],
+)
+async def test_bytes_that_are_no_text_are_no_end(
+    file: Path, part: bytes, left: list[str] | None
+) -> None:
+    await cache(file).write(iter(MODELS), TIMES)
+    spoil(file, part)
+    with capture_logs() as logs:
+        found = cache(file).read()
+        names = found and [one.name for each in found.models for one in each.variants]
+    assert names == left
+    assert [each["log_level"] for each in logs] == ["warning"]
+    assert bool(list(file.parent.glob("*.broken"))) == (left is None)
 
 
 async def test_what_killed_writers_left_is_cleared_and_what_is_being_written_is_not(

@@ -123,12 +123,15 @@ async def test_what_has_left_is_forgotten(file: Path, wall: Wall) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", '{"version":2,"servers":{}}', '{"version":1}', "x" * (FILE_BYTES_MAX + 1)],
-    ids=["empty", "torn", "list", "version", "missing", "large"],
+    [
+        *("", "{", "[]", '{"version":2,"servers":{}}', '{"version":1}'),
+        *("x" * (FILE_BYTES_MAX + 1), '{"version":1,"servers":{"\xff":1}}'),
+    ],
+    ids=["empty", "torn", "list", "version", "missing", "large", "no text"],
 )
 def test_a_file_that_makes_no_sense_is_set_aside(file: Path, wall: Wall, text: str) -> None:
     file.parent.mkdir(parents=True)
-    file.write_text(text)
+    file.write_bytes(text.encode("latin-1"))
     with structlog.testing.capture_logs() as logged:
         assert broker(file, wall).owned(HERE) == ()
     assert [each["log_level"] for each in logged] == ["warning"]

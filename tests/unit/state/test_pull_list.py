@@ -89,8 +89,9 @@ async def test_a_failed_write_leaves_what_was_there_and_is_told_once(file: Path,
         b'{"version": 1, "pulls": [{"name": "m"}]}',
         b'{"version": 1, "pulls": [], "more": 1}',
         b" " * (FILE_BYTES_MAX + 1),
+        b'{"version": 1, "pulls": [{"name": "m\xff"}]}',
     ],
-    ids=["empty", "cut", "other", "version", "fields", "more", "large"],
+    ids=["empty", "cut", "other", "version", "fields", "more", "large", "no text"],
 )
 def test_what_makes_no_sense_is_set_aside(file: Path, content: bytes) -> None:
     file.parent.mkdir(parents=True)
