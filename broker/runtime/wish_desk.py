@@ -60,9 +60,11 @@ class WishDesk:
         try:
             self._feed(asked)
             return await answer
+        except asyncio.CancelledError:
+            self._feed(WishWithdrawn(asked.wish))  # also of an answer that nobody has heard
+            raise
         finally:
-            if self._waiting.pop(asked.wish, None) is not None:  # else it was answered
-                self._feed(WishWithdrawn(asked.wish))
+            self._waiting.pop(asked.wish, None)
 
     def ended(self, effect: WishEnded) -> None:
         """The engine's answer."""
