@@ -30,12 +30,12 @@ from broker.core.model_name import comparison_key
 from broker.core.offers import Offers
 from broker.core.placement import (
     BackendState,
-    fits_without,
     has_room,
     may_get_room,
     may_leave,
     movable,
 )
+from broker.core.placement_rule import least_leaving
 from broker.core.queueing import Line, LineKey
 from broker.core.residency import Residency, ResidencyState
 from broker.core.stimuli import LoadAsked, LoadEnded
@@ -119,9 +119,9 @@ class WishedLoads:
 
     def _step(self, load: _Load, now_ns: int) -> None:
         asked = load.asked
-        unknown = self._meant.unknown(asked.model, asked.backend)
-        if unknown is not None:
-            self._end(load, unknown)
+        missing = self._meant.missing(asked.model, asked.backend)
+        if missing is not None:
+            self._end(load, missing)
             return
         candidates = [
             (backend, backend.models[comparison_key(asked.model)].runner)
@@ -229,18 +229,18 @@ class WishedLoads:
         return is_quiet and is_sound and is_absent and barrier(backend, runner, now_ns) is None
 
     def _make_room(self, backend: BackendState, runner: str, now_ns: int) -> bool:
-        """Has the model leave that was used longest ago, of those that are ours, idle, and wanted
-        by nothing that waits. False where that would not be enough."""
+        """Has one leave of those that are ours, idle, and wanted by nothing that waits: of as few
+        as are enough, those used longest ago. False where all would not be enough."""
         idle = [
             each
             for each in movable(backend, "")
             if not each.running and may_leave(each, self._lines) and not _is_new(each, now_ns)
         ]
-        if not idle or not fits_without(backend, runner, idle):
-            return False
-        victim = min(idle, key=lambda each: (each.used_ns, each.runner))
-        self._switching.let_go(backend, victim, now_ns)
-        return True
+        idle.sort(key=lambda each: (each.used_ns, each.runner))
+        leaving = least_leaving(backend, runner, idle)
+        if leaving:
+            self._switching.let_go(backend, leaving[0], now_ns)
+        return bool(leaving)
 
     def _late(self, wish: int, now_ns: int) -> None:
         load = self._open.get(wish)

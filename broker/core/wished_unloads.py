@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from broker.core.effects import Effect, WishEnded
 from broker.core.errors import BackendRefused, BrokerError, LoadFailed, ModelInUse
@@ -40,6 +41,17 @@ class _Unload:
     gone: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class _Hold:
+    """Runners by their backends that are not loaded before a moment."""
+
+    until_ns: int
+    places: tuple[tuple[str, str], ...]
+
+
+_NO_HOLD: Final = _Hold(0, ())
+
+
 class WishedUnloads:
     """See the module. `meant` finds what a wish means; `hold` keeps a runner from being loaded
     until a moment; `emit` takes effects; `note` hears of runners for which what waits may stand
@@ -63,7 +75,7 @@ class WishedUnloads:
         self._emit = emit
         self._note = note
         self._open: dict[int, _Unload] = {}
-        self._held: dict[int, UnloadAsked] = {}  # that were answered, and hold their models away
+        self._holds: dict[int, _Hold] = {}  # by wish, be it open or answered
         self._has_opened = False
 
     def __len__(self) -> int:
@@ -79,14 +91,14 @@ class WishedUnloads:
                 f"the broker's it does not unload, unless backends.exclusive says that all is"
             )
         elif not found:
-            error = self._meant.unknown(asked.model, asked.backend) or self._kept(asked)
+            error = self._meant.missing(asked.model, asked.backend) or self._kept(asked)
         if error is not None:
             self._emit(WishEnded(asked.wish, error))
             return
         timer = self._timers.set(asked.until_ns, self._late, asked.wish)
         self._open[asked.wish] = _Unload(asked, timer, found)
-        for wish in [of for of, each in self._held.items() if each.hold_until_ns <= now_ns]:
-            del self._held[wish]  # its time is over
+        for wish in [of for of, each in self._holds.items() if each.until_ns <= now_ns]:
+            del self._holds[wish]  # its time is over
         if asked.hold_until_ns > now_ns:
             self._hold_off(asked)
 
@@ -102,14 +114,11 @@ class WishedUnloads:
     def withdraw(self, wish: int, now_ns: int) -> None:
         """Nobody waits for it: what has not drained yet stays. What has left and is held away may
         come again."""
-        held = self._held.pop(wish, None)
-        if held is not None:
-            self._release(held, now_ns)
         unload = self._open.pop(wish, None)
         if unload is not None:
             self._timers.cancel(unload.timer)
             self._let_stay(unload, now_ns)
-            self._release(unload.asked, now_ns)
+        self._release(wish, now_ns)
 
     def settle(self, now_ns: int) -> bool:
         """One step of each. True where a gate was opened: what waits for it may start now."""
@@ -206,29 +215,35 @@ class WishedUnloads:
         self._timers.cancel(unload.timer)
         self._let_stay(unload, now_ns)
         if error is not None:
-            self._release(asked, now_ns)
-        elif asked.hold_until_ns > now_ns:
-            self._held[asked.wish] = asked
+            self._release(asked.wish, now_ns)
         backends = tuple(dict.fromkeys(unload.gone)) if error is None else ()
         self._emit(WishEnded(asked.wish, error, backends))
 
     def _hold_off(self, asked: UnloadAsked) -> None:
         """What is to be deleted is not loaded again before it is: from now on, as it may be wanted
         in the very turn in which it leaves."""
+        places = list[tuple[str, str]]()
         for backend in self._meant.backends(asked.backend):
             spec = backend.models.get(comparison_key(asked.model))
-            if spec is not None and not backend.holds_off(spec.runner, asked.hold_until_ns):
+            if spec is None:
+                continue
+            places.append((backend.name, spec.runner))
+            if not backend.holds_off(spec.runner, asked.hold_until_ns):
                 words = f"{spec.name} is about to be deleted"
                 self._hold(backend, spec.runner, words, asked.hold_until_ns)
+        self._holds[asked.wish] = _Hold(asked.hold_until_ns, tuple(places))
 
-    def _release(self, asked: UnloadAsked, now_ns: int) -> None:
-        """It stays, or nobody deletes it."""
-        for backend in self._meant.backends(asked.backend):
-            spec = backend.models.get(comparison_key(asked.model))
-            if spec is None or not asked.hold_until_ns:
+    def _release(self, wish: int, now_ns: int) -> None:
+        """It stays, or nobody deletes it any more; whatever it is called by now. What another wish
+        holds away as well stays away for that."""
+        hold = self._holds.pop(wish, _NO_HOLD)
+        for place in hold.places:
+            backend, runner = self._backends.get(place[0]), place[1]
+            if backend is None or backend.held_until_ns.get(runner) != hold.until_ns:
                 continue
-            if backend.held_until_ns.get(spec.runner) == asked.hold_until_ns:
-                self._hold(backend, spec.runner, "", now_ns)
+            others = (each.until_ns for each in self._holds.values() if place in each.places)
+            until_ns = max(others, default=now_ns)
+            self._hold(backend, runner, backend.held_because.get(runner, ""), until_ns)
 
     def _let_stay(self, unload: _Unload, now_ns: int) -> None:
         """What has not drained yet serves on, unless another wants it to leave."""

@@ -96,6 +96,23 @@ def test_an_idle_model_makes_room_for_it() -> None:
     assert answers(scene.loaded("n")) == [(1, "b1")]
 
 
+def test_nothing_leaves_for_it_that_makes_no_room_for_it() -> None:
+    """Of models of the same weights a server holds one, whatever room there is; and of what is
+    small and old nothing leaves where something large does anyhow."""
+    scene = Scene(BackendPolicy(name="b1", resident_max=4, memory_bytes=9000))
+    twin, other = model("a", runner="w+1"), model("b", runner="w+2")
+    scene.open("b1", M, twin, other, model("c", size_bytes=6000))
+    for name in ("m", "a"):
+        scene.turn(arrived(f"for-{name}", model=name))
+        scene.wait(SECOND_NS)
+        scene.loaded(name)
+        scene.ends(f"for-{name}")
+    assert switches(load(scene, "b")) == ["unload a on b1"]
+    assert switches(scene.unloaded("a")) == ["load b on b1"]
+    scene.loaded("b")
+    assert switches(load(scene, "c", wish=2)) == ["unload m on b1"]
+
+
 def test_one_that_works_or_is_waited_for_does_not() -> None:
     scene = serving(M, N)
     scene.turn(arrived("running"))
@@ -171,7 +188,18 @@ def test_a_model_that_nobody_has_is_told_with_the_nearest() -> None:
     scene.open("b1", M)
     assert error_of(load(scene, "mm")).reason == "MODEL_UNKNOWN"
     assert "m:latest" in str(error_of(load(scene, "mm", wish=2)))
-    assert error_of(load(scene, wish=3, backend="b2")).reason == "MODEL_UNKNOWN"
+    assert error_of(load(scene, wish=3, backend="b2")).reason == "BACKEND_NOT_FOUND"
+
+
+def test_while_a_backend_has_not_told_what_it_has_nothing_is_said_for_good() -> None:
+    scene = Scene(BackendPolicy(name="b1"), BackendPolicy(name="b2"))
+    scene.open("b1", M)
+    scene.down("b2", "refused")
+    for effects in (load(scene, "n"), unload(scene, "n", wish=2)):
+        error = error_of(effects)
+        assert (error.reason, error.retry_after_ns) == ("NO_BACKEND", 2 * SECOND_NS)
+        assert "b2: refused" in error.message
+    assert error_of(load(scene, "n", wish=3, backend="b1")).reason == "MODEL_UNKNOWN"
 
 
 def test_one_that_is_deleted_while_it_is_wished_for_is_told() -> None:
@@ -316,6 +344,28 @@ def test_once_that_is_done_what_is_left_of_it_may_be_loaded_again() -> None:
     scene.turn(arrived("r"))
     scene.unloaded("m")
     assert switches(scene.turn(WishWithdrawn(1))) == ["load m on b1"]
+
+
+def test_it_may_be_once_its_name_is_gone_from_the_list() -> None:
+    """The list of models may tell of a delete before whoever asked for that does."""
+    scene = serving(M, model("copy", runner="blob-m"))
+    unload(scene, "copy", hold_until_ns=scene.now_ns + MINUTE_NS)
+    scene.turn(arrived("r"))
+    scene.unloaded("m")
+    assert switches(scene.turn(ModelsListed("b1", (M,)))) == []
+    assert switches(scene.turn(WishWithdrawn(1))) == ["load m on b1"]
+
+
+@pytest.mark.parametrize("first", [1, 2])
+def test_what_two_hold_away_comes_when_both_let_it(first: int) -> None:
+    scene = serving(M, N)
+    unload(scene, hold_until_ns=scene.now_ns + MINUTE_NS)
+    unload(scene, wish=2, hold_until_ns=scene.now_ns + 2 * MINUTE_NS)
+    scene.turn(arrived("r"))
+    scene.unloaded("m")
+    assert switches(scene.turn(WishWithdrawn(first))) == []
+    assert switches(scene.wait(50 * SECOND_NS)) == []
+    assert switches(scene.turn(WishWithdrawn(3 - first))) == ["load m on b1"]
 
 
 def test_a_drained_backend_lets_its_models_go() -> None:
