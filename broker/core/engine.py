@@ -382,6 +382,7 @@ class Engine(Assembly):
     def _drain_asked(self, asked: DrainAsked, now_ns: int) -> None:
         """The last word on how long it may take counts."""
         self._arrivals.draining = self._attempts.draining = True
+        self.preloads.leave()
         self.wishes.close(now_ns)
         self.timers.cancel(self._drain_timer)
         self._drain_timer = self.timers.set(asked.until_ns, self._drain_over)

@@ -138,11 +138,13 @@ class _Look:
     def leaving(self, runner: str) -> Sequence[Residency]:
         """The least that would have to leave for it: of what is idle and ours that which is worth
         least. Empty where even all that would not do. What was loaded ahead of need is given its
-        time: to be moved for the next guess would make it a waste."""
+        time, as moving it for the next guess would make it a waste; and what somebody wished to be
+        there stays."""
         idle = [
             each
             for each in movable(self.backend, "")
             if not (each.running or each.is_large or each.is_ahead_of_need)
+            and each.wished_ns is None
         ]
         idle.sort(key=lambda each: (self.loss_per_s([each]), each.runner))
         return least_leaving(self.backend, runner, idle)

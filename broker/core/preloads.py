@@ -125,7 +125,7 @@ class Preloads:
         """A load of the broker's came to a good end."""
         if residency.is_ahead_of_need:
             self.made += 1
-        else:
+        elif not residency.is_wished:
             self.demanded += 1
 
     def started(self, record: Record, residency: Residency) -> None:
@@ -152,6 +152,12 @@ class Preloads:
         """Something has left: what it left for may be loaded now."""
         if self.policy.is_enabled and not self._backlog.lines:
             self._arm(now_ns, now_ns)
+
+    def leave(self) -> None:
+        """The broker leaves: what was learned is for the next one."""
+        self.give_up()
+        if self.policy.is_enabled and len(self.habits):
+            self._emit(KeepLearned(self.habits.learned()))
 
     def give_up(self) -> None:
         """Nothing is loaded ahead any more: what is being loaded so is ended."""
@@ -199,6 +205,8 @@ class Preloads:
             forecasts = habits.forecasts(now_ns)
             for backend in ready:
                 self._look_at(backend, forecasts, now_ns)
+        if self._is_draining():
+            return
         is_lively = any(each.up and not _is_quiet(each) for each in self._backends.values())
         self._arm(now_ns + (LOOK_NS if is_lively else REST_NS), now_ns)
 

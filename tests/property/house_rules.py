@@ -14,6 +14,7 @@ from broker.core.healing import HealingPolicy
 from broker.core.level import DegradationPolicy
 from broker.core.placement import BackendPolicy, PlacementPolicy
 from broker.core.policy import EnginePolicy
+from broker.core.preload import PreloadPolicy
 from broker.core.queueing import QueuePolicy
 from broker.core.requirements import BUILT_IN_ALIASES, Alias, Preference, Requirements
 from broker.core.retry import RetryPolicy
@@ -73,6 +74,11 @@ _SILVER: Final = AgentTypePolicy(
 # A server that is away is restarted, so far as it may be, soon.
 _HEALING: Final = HealingPolicy(restart_away_ns=SECOND_NS)
 
+# Models are loaded ahead of need on the slightest hope.
+_EAGER: Final = PreloadPolicy(
+    is_enabled=True, probability_min=0.0, margin=1.0, idle_ns=0, models_max=2
+)
+
 _REST: Final = AgentTypePolicy(name="rest", match=("*",), weight=0.5)
 _OPEN: Final = _types(_GOLD, _SILVER, _REST)
 
@@ -95,6 +101,7 @@ _SHARED: Final = EnginePolicy(
     breaker=_BREAKER,
     healing=_HEALING,
     aliases=_ALIASES,
+    preload=_EAGER,
 )
 # A bucket at every place where there may be one.
 _METERED: Final = replace(

@@ -65,6 +65,7 @@ from tests.property.house_rules import GRACE_NS, House
 from tests.property.level_books import LevelBooks
 from tests.property.operator_books import OperatorBooks
 from tests.property.order_books import OrderBooks
+from tests.property.preload_books import PreloadBooks
 from tests.property.server_books import MODELS, SIZES, Call, Server, check_load
 from tests.property.slot_books import SlotBooks
 from tests.property.told_times import check_times
@@ -72,7 +73,7 @@ from tests.property.wish_books import WishBooks
 from tests.unit.core.scene import SECOND_NS
 
 _TOLD = (TellAttemptFailed, TellPreempted, TellBreaker, TellHealing, TellSwitch, TellLevel)
-_TOLD_TO_ALL = (*_TOLD, TellPriority, SenseGpus, RestartBackend)
+_TOLD_TO_ALL = (*_TOLD, TellPriority, SenseGpus, RestartBackend, *PreloadBooks.TOLD)
 
 
 class PerfectShell:
@@ -90,12 +91,11 @@ class PerfectShell:
         self.levels = LevelBooks(self.engine, SIZES)
         self.order = OrderBooks(self.operators, self.levels)
         self.tries = AttemptBooks(self.operators)
-        self.health = HealthBooks()
+        self.health, self.preloads = HealthBooks(), PreloadBooks(self.engine)
         self.slots = SlotBooks(self.operators, self.order)
         self.wishes = WishBooks()
         self.calls = self.slots.calls
-        self.attempts_seen = 0
-        self.admitted = self.finished = self.drained = 0
+        self.attempts_seen = self.admitted = self.finished = self.drained = 0
         self.outcomes: list[Outcome] = []
         self.answered: set[RequestKey] = set()  # in this turn
         self.turn: Stimulus = TimerFired()
@@ -139,6 +139,7 @@ class PerfectShell:
         self._hear(stimulus, effects)
         for effect in effects:
             self._laws[type(effect)](effect)
+        self.preloads.turned(effects)
         self.entry.check()
         self.wishes.check(self.now_ns, self.engine)
         self.order.check_sizes(self.engine.records)

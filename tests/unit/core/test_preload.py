@@ -199,7 +199,7 @@ def test_all_of_it_is_bounded() -> None:
 
 @pytest.mark.parametrize("wrong", [{"margin": 0.5}, {"probability_min": 2.0}, {"days": 0.0}])
 def test_a_policy_that_makes_no_sense_is_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="must be|from 0 to 1"):
+    with pytest.raises(ValueError, match=r"must be|from 0 to 1"):
         PreloadPolicy(**wrong)  # type: ignore[arg-type]
 
 
