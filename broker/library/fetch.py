@@ -139,17 +139,22 @@ class Fetcher:
     async def _feed(self, where: str, response: aiohttp.ClientResponse, page: PageText) -> None:
         unpacked = _Unpacked(where, response.headers.get("Content-Encoding", ""))
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        size = 0
+        size = packed = 0
         while data := await self._more(response):
+            packed += len(data)
             for piece in unpacked.pieces(data):
                 size += len(piece)
-                if size > self._limits.page_bytes_max:
-                    raise LibraryFailed(f"{where} is over {self._limits.page_bytes_max} bytes")
+                self._check_size(where, size)
                 page.take(decoder.decode(piece))
                 await asyncio.sleep(_BREATH_S)
+            self._check_size(where, packed)  # what is packed may be of nothing, without an end
         unpacked.finish()
         page.take(decoder.decode(b"", final=True))
         page.finish()
+
+    def _check_size(self, where: str, size: int) -> None:
+        if size > self._limits.page_bytes_max:
+            raise LibraryFailed(f"{where} is over {self._limits.page_bytes_max} bytes")
 
     async def _more(self, response: aiohttp.ClientResponse) -> bytes:
         with self._measured():
@@ -193,7 +198,8 @@ class _Unpacked:
                 yield data[start : start + _PIECE_BYTES]
             return
         try:
-            while piece := self._gzip.decompress(data, _PIECE_BYTES):
+            # What follows the end is passed over; zlib would gather it.
+            while not self._gzip.eof and (piece := self._gzip.decompress(data, _PIECE_BYTES)):
                 yield piece
                 data = self._gzip.unconsumed_tail
         except zlib.error as error:

@@ -168,6 +168,36 @@ async def test_a_page_that_never_ends_is_refused() -> None:
             await one.models({})
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        gzip.compress(b"<html><body></body></html>") + b"x" * 4_000_000,
+        gzip.compress(b"<html>")[:10] + b"\x00\x00\x00\xff\xff" * 800_000,
+    ],
+    ids=["after its end", "of nothing"],
+)
+async def test_what_is_packed_and_never_ends_is_refused(body: bytes) -> None:
+    limits = WebLimits(fetch=FetchLimits(page_bytes_max=100_000))
+    async with library_site() as site, library(site, limits) as one:
+        site.first = lambda _: web.Response(
+            body=body, headers={"Content-Encoding": "gzip", "Content-Type": "text/html"}
+        )
+        with pytest.raises(LibraryFailed, match="is over 100000 bytes"):
+            await one.models({})
+        assert one.transfer.received_bytes < len(body)
+
+
+async def test_what_follows_a_packed_page_is_passed_over() -> None:
+    async with library_site() as site, library(site) as one:
+        body = gzip.compress(saved("library").encode()) + b"\0" * 100_000
+        site.first = lambda request: (
+            web.Response(body=body, headers={"Content-Encoding": "gzip"})
+            if request.path == "/library"
+            else None
+        )
+        assert tuple(by_name(await one.models({}))) == HERE
+
+
 @pytest.mark.parametrize("encoding", ["br", "deflate", "gzip, gzip"])
 async def test_what_is_packed_otherwise_is_refused(encoding: str) -> None:
     async with library_site() as site, library(site) as one:
