@@ -17,10 +17,10 @@ class Freshness(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListState:
-    """The list at a moment. `age_ms` of the library's answer where there is a library, else of the
-    oldest listing of a backend; `next_ms` None: no refresh is planned. `bytes_per_s` of the
-    connection to the library, None where it was not measured. `refreshes` are those that ended well
-    and those that failed, since start."""
+    """The list at a moment, and how many watch it of how many that may. `age_ms` of the library's
+    answer where there is a library, else of the oldest listing of a backend; `next_ms` None: no
+    refresh is planned. `bytes_per_s` of the connection to the library, None where it was not
+    measured. `refreshed` and `failed` count its refreshes since start, by their end."""
 
     downloaded: int = 0
     downloadable: int = 0
@@ -33,3 +33,5 @@ class ListState:
     file: str = ""
     refreshed: int = 0
     failed: int = 0
+    watchers: int = 0
+    watchers_max: int = 0

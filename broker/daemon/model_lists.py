@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
+from dataclasses import replace
 
 from broker.config.schema import Config
 from broker.core.engine import Engine
 from broker.core.events import Bus
-from broker.core.model_sizes import MemoryNeed
+from broker.core.model_list import ListState
 from broker.core.topics import MODELS
-from broker.models.index import ModelIndex
-from broker.models.known import KnownModel
+from broker.daemon.listing import Listing
+from broker.models.catalog import Catalog
 from broker.runtime.clock import Clock
 from broker.runtime.driver import Driver
 from broker.services.model_judge import ModelLore
@@ -28,15 +29,16 @@ class ModelLists:
         config: Config,
         engine: Engine,
         driver: Driver,
-        index: ModelIndex,
+        listing: Listing,
         clock: Clock,
         bus: Bus,
-        memory_needs: Callable[[KnownModel], Sequence[MemoryNeed]],
+        catalog: Catalog,
         on_watched: Callable[[], None],
     ) -> None:
         self._engine = engine
         self._driver = driver
-        self._index = index
+        self._listing = listing
+        self._index = index = listing.index
         self._clock = clock
         self._bus = bus
         self._on_watched = on_watched
@@ -48,7 +50,7 @@ class ModelLists:
             on_watched=on_watched,
         )
         lore = ModelLore(
-            memory=memory_needs,
+            memory=catalog.memory_needs,
             degradation=lambda: engine.degradation.policy,
             room_bytes=self._room_bytes,
             aliases=lambda: engine.choosing.aliases,
@@ -58,6 +60,11 @@ class ModelLists:
     def is_watched(self) -> bool:
         """Does anybody watch, or listen to the topic?"""
         return self.news.is_watched or self._bus.is_heard(MODELS)
+
+    def state(self) -> ListState:
+        """How well the list is known, and how many watch it."""
+        news, known = self.news, self._listing.state()
+        return replace(known, watchers=news.watchers, watchers_max=news.watchers_max)
 
     def expect_listener(self) -> None:
         """Somebody is about to listen to some topic."""

@@ -129,7 +129,7 @@ def build(
     driver = Driver(engine, pool, clock, supervisor, limits, observers, lore.performers())
     alerting = seen_by.alerting(config, driver, observers)
     lists = ModelLists(
-        config, engine, driver, index, clock, bus, lore.catalog.memory_needs, pool.look_now
+        config, engine, driver, lore.listing, clock, bus, lore.catalog, pool.look_now
     )
     accounts = ModelAccountsService(driver, lore.catalog, lore.books, clock)
     models = ModelsServicer(lists.service, accounts, lore.changing.service())
@@ -137,7 +137,7 @@ def build(
     admin = AdminServicer(status, OperationsService(driver, reload))
     pubsub = _pubsub(config, driver, bus, (topics.look, lists.expect_listener))
     told = seen_by.exposition(
-        driver, alerting, bus, lore.books, lore.listing.state, lore.changing.pulls.pulls.state
+        driver, alerting, bus, lore.books, lists.state, lore.changing.pulls.pulls.state
     )
     return Parts(
         driver=driver,

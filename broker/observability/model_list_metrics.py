@@ -25,6 +25,12 @@ def model_list_metrics(state: ListState) -> Iterator[Metric]:
     if state.age_ms is not None:
         age.add_metric([], state.age_ms / 1000)
     yield age
+    watchers = GaugeMetricFamily("broker_model_watchers", "Who watches the list of models now")
+    watchers.add_metric([], state.watchers)
+    yield watchers
+    most = GaugeMetricFamily("broker_model_watchers_max", "How many may watch it at once")
+    most.add_metric([], state.watchers_max)
+    yield most
     asked = CounterMetricFamily(
         "broker_library_refreshes", "Questions to the library, by how they ended", labels=["end"]
     )

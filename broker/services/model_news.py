@@ -104,6 +104,10 @@ class ModelNews:
     def watchers(self) -> int:
         return len(self._watchers)
 
+    @property
+    def watchers_max(self) -> int:
+        return self._watchers_max
+
     def open(self, query: ModelQuery) -> Watcher:
         """One more watcher, who has heard nothing yet; it must be closed. SubscribersFull where
         there are as many as may be; Draining."""

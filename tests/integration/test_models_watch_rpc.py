@@ -4,6 +4,7 @@ however slowly they read, until the broker leaves."""
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -188,6 +189,10 @@ async def test_who_reads_slowly_gets_what_holds_and_all_that_changed(
 
 async def test_as_many_watch_as_may_and_the_next_is_told_why(daemon: RunningDaemon) -> None:
     async with watching(daemon), watching(daemon), watching(daemon) as last:
+        _, metrics = await daemon.get("/metrics")
+        assert "broker_model_watchers 3.0\nbroker_model_watchers_max 3.0" in re.sub(
+            r"#.*\n", "", metrics
+        )
         refusal = await refused(daemon.models.Watch(pb.WatchRequest()))
         assert refusal.code is grpc.StatusCode.UNAVAILABLE
         assert refusal.reason == "SUBSCRIBERS_FULL"
