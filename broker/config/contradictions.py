@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 from typing import Final
 
 from broker.config.alias_contradictions import aliases
+from broker.config.change_contradictions import model_changes
 from broker.config.contradiction import Contradiction, nearest, twice
 from broker.config.explanation import KeyPath, show_path, show_value
 from broker.config.model_contradictions import library
@@ -362,5 +363,6 @@ _RULES: Final = (
     confinements,
     rooms,
     library,
+    model_changes,
     _levels,
 )

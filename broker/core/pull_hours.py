@@ -42,11 +42,11 @@ ALWAYS: Final = Hours()
 def _window(text: str) -> tuple[int, int]:
     found = _WINDOW.fullmatch(text)
     if found is None:
-        raise ValueError(f"{text!r} is no window of hours, as 22:00-06:00 is one")
+        raise ValueError('must be a window of hours, as "22:00-06:00" is one')
     first_h, first_min, last_h, last_min = (int(each) for each in found.groups())
     window = first_h * 60 + first_min, last_h * 60 + last_min
     if window[0] == window[1]:
-        raise ValueError(f"{text!r} is empty: leave it out if downloads may run all day")
+        raise ValueError("must not be an empty window; without any, all day is meant")
     return window
 
 

@@ -40,11 +40,16 @@ def delete(call: Call, name: str, backend: str, dry_run: bool, force: bool, yes:
 
 def is_confirmed(name: str, would: Deletion) -> bool:
     """Asks whoever sits there."""
-    if not sys.stdin.isatty():
+    if not is_somebody_there():
         raise click.UsageError("nobody is there to ask; --yes deletes without")
     for line in lines_of(name, would, "would be deleted"):
         click.echo(line, err=True)
     return click.confirm("Delete it?", default=False, err=True)
+
+
+def is_somebody_there() -> bool:
+    """Can anybody be asked?"""
+    return sys.stdin.isatty()
 
 
 def tell(call: Call, name: str, deletion: Deletion, what: str) -> None:

@@ -86,7 +86,8 @@ def print_lines(told: Iterator[Pull]) -> None:
     said: tuple[object, ...] = ()
     for each in told:
         percent = 100 * each.completed_bytes // each.total_bytes if each.total_bytes else 0
-        worth = (each.state, percent // LINE_EVERY_PERCENT, each.detail if not percent else "")
+        said_in_words = "" if each.bytes_per_s else each.detail
+        worth = (each.state, percent // LINE_EVERY_PERCENT, said_in_words)
         if worth != said:
             click.echo(pull_line(each))
             said = worth

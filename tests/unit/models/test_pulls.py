@@ -268,5 +268,5 @@ def test_windows_of_the_day(
     "text", ["", "22-6", "24:00-06:00", "22:00-06:60", "08:00-08:00", " 1:00-2:00"]
 )
 def test_what_is_no_window_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"window|empty"):
+    with pytest.raises(ValueError, match="window"):
         Hours.parse((text,))
