@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 
@@ -10,13 +11,16 @@ import pytest
 import pytest_asyncio
 
 from broker.config.schema import Config
+from broker.core.effects import ListAgain
 from broker.core.errors import BackendUnreachable
+from broker.core.ports import ModelFacts
 from broker_client.pb.broker.v1 import admin_pb2
 from broker_client.pb.broker.v1 import models_pb2 as pb
 from tests.integration.daemon import (
     BACKEND,
     CAPABILITIES,
     FREE_PORTS,
+    PATIENCE_S,
     QUICK,
     LedBackend,
     RunningDaemon,
@@ -137,3 +141,23 @@ async def test_a_model_has_a_place_on_each_backend_whatever_its_weights_there() 
             ("c", pb.MODEL_STATE_RESIDENT, 2048),
         ]
         assert not model.places[1].managed
+
+
+async def test_nobody_who_lists_waits_for_a_backend(daemon: RunningDaemon) -> None:
+    asked, never = asyncio.Event(), asyncio.Event()
+
+    async def hangs() -> tuple[ModelFacts, ...]:
+        asked.set()
+        await never.wait()
+        return ()
+
+    daemon.backend.models = hangs  # type: ignore[method-assign]
+    daemon.parts.pooling.pool.list_again(ListAgain("b"))
+    await asyncio.wait_for(asked.wait(), PATIENCE_S)
+    assert await pages(daemon, 0) == [NAMES]
+    assert (await daemon.models.Get(pb.GetRequest(name="talk"))).model.downloaded
+    watch = daemon.models.Watch(pb.WatchRequest())
+    first = await asyncio.wait_for(watch.read(), PATIENCE_S)
+    assert isinstance(first, pb.WatchResponse)
+    assert [each.name for each in first.list.models] == NAMES
+    watch.cancel()
