@@ -51,6 +51,7 @@ class ModelLists:
         )
         lore = ModelLore(
             memory=catalog.memory_needs,
+            memory_revision=lambda: catalog.memory_revision,
             degradation=lambda: engine.degradation.policy,
             room_bytes=self._room_bytes,
             aliases=lambda: engine.choosing.aliases,

@@ -99,6 +99,7 @@ class Catalog:
         self._names: dict[str, dict[str, str]] = {}  # by backend and comparison key
         self._specs: dict[str, dict[str, ModelSpec]] = {}  # likewise
         self._needs = MemoryNeeds()
+        self._spec_changes = 0
         self.listener: CatalogListener | None = None
 
     def learn(
@@ -125,7 +126,9 @@ class Catalog:
         if self.listener is not None:
             self.listener.listed(backend, facts)
         specs = tuple(model_spec(each, settings[each.runner], slots_default) for each in facts)
-        self._specs[backend] = {comparison_key(each.name): each for each in specs}
+        by_key = {comparison_key(each.name): each for each in specs}
+        self._spec_changes += by_key != self._specs.get(backend)
+        self._specs[backend] = by_key
         return specs
 
     def same(self, backend: str) -> None:
@@ -141,6 +144,11 @@ class Catalog:
             if spec is not None:
                 self._needs.saw(backend, spec.runner, each.num_ctx, each.memory_bytes)
 
+    @property
+    def memory_revision(self) -> int:
+        """It grows when `memory_needs` may answer otherwise than before."""
+        return self._spec_changes + self._needs.changes
+
     def memory_needs(self, model: KnownModel) -> tuple[MemoryNeed, ...]:
         """What it takes when it is loaded, by context, its usual one first. Empty: not known."""
         if model.facts is None:
@@ -155,6 +163,7 @@ class Catalog:
 
     def forget(self, backend: str) -> None:
         """It was taken out of the configuration."""
+        self._spec_changes += 1
         self._facts.pop(backend, None)
         self._on_disk.pop(backend, None)
         self._names.pop(backend, None)

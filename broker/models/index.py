@@ -6,6 +6,7 @@ whole: who asks sees the list before it or after it.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -31,6 +32,10 @@ NEAREST_CANDIDATES_MAX: Final = 256
 # A name that begins like this one is likely meant.
 _NEAREST_BEGINNING: Final = 3
 _ADMITTED_AT_ONCE: Final = 32
+# Answers that are kept until something changes: who polls a list asks for the same again and again.
+ANSWERS_MAX: Final = 32
+
+_Asked = tuple[ModelQuery, Order, str, int]
 
 
 def _no_use(_: str) -> ModelUse:
@@ -53,6 +58,7 @@ class ModelIndex:
         self._local = LocalRows()
         self._library = LibraryRows()
         self._hidden = b""  # rows of the library that are on a backend
+        self._answers: OrderedDict[_Asked, IndexPage] = OrderedDict()
         self._callbacks: list[Callable[[], None]] = []
         # When it changed last, in milliseconds since 1970; it grows with every change. 0: never.
         self.changed_unix_ms = 0
@@ -76,6 +82,7 @@ class ModelIndex:
         rows = self._library
         found = (rows.find(each) for each in self._local.by_key)
         self._hidden = mask_of((each for each in found if each is not None), len(rows))
+        self._answers.clear()
         self.changed_unix_ms = max(self.changed_unix_ms + 1, unix_ms)
         for each in self._callbacks:
             each()
@@ -135,7 +142,15 @@ class ModelIndex:
     def page(self, query: ModelQuery, order: Order, after_token: str, size: int) -> IndexPage:
         """Up to `size` of those that the query means, after those of the page that this token came
         with; "" begins. InvalidRequest where it came with none of this order."""
-        return at_once(self._page(query, order, after_token, size))
+        if query.admits is not None or order is Order.USE:  # another answer at each moment
+            return at_once(self._page(query, order, after_token, size))
+        asked = (query, order, after_token, size)
+        page = self._answers.get(asked)
+        if page is None:
+            page = self._answers[asked] = at_once(self._page(*asked))
+            if len(self._answers) > ANSWERS_MAX:
+                self._answers.popitem(last=False)
+        return page
 
     async def page_in_slices(
         self, query: ModelQuery, order: Order, after_token: str, size: int

@@ -40,6 +40,11 @@ class MemoryNeeds:
     def __len__(self) -> int:
         return len(self._measured)
 
+    @property
+    def changes(self) -> int:
+        """It grows whenever something else is measured than before."""
+        return self._changes
+
     def saw(self, backend: str, runner: str, num_ctx: int, memory_bytes: int) -> None:
         """It is held there with this context, and takes so much."""
         if num_ctx <= 0 or memory_bytes <= 0:

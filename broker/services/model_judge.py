@@ -56,10 +56,12 @@ class Wanted:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelLore:
     """What is known of models elsewhere in the broker. `memory` tells what one takes, the usual
-    context first; `degradation` is the policy that holds; `room_bytes` the memory of backends as
-    far as it is known, by name; `aliases` are those of the operator, by their words."""
+    context first; `memory_revision` grows when that may be otherwise; `degradation` is the policy
+    that holds; `room_bytes` the memory of backends as far as it is known, by name; `aliases` are
+    those of the operator, by their words."""
 
     memory: Callable[[KnownModel], Sequence[MemoryNeed]]
+    memory_revision: Callable[[], int]
     degradation: Callable[[], DegradationPolicy]
     room_bytes: Callable[[], Mapping[str, int]]
     aliases: Callable[[], Mapping[str, Alias]]
@@ -87,8 +89,10 @@ class ModelJudge:
         self._aliases = _Aliases(aliases)
         # All that a judgement depends on, but for the model and what is in memory: equal where two
         # judge alike.
-        ups = tuple(each.up for each in snapshot.backends)
-        self.around = (self._policy, aliases, self._room_bytes, tuple(self._backends), ups)
+        self.around = (
+            *(self._policy, aliases, self._room_bytes, lore.memory_revision()),
+            *((each.name, each.up) for each in snapshot.backends),
+        )
 
     def admits(self, wanted: Wanted, model: KnownModel) -> bool:
         """Does all that the list itself cannot say hold for it?"""
@@ -118,6 +122,10 @@ class ModelJudge:
                 residency = self._residents.get((name, runner)) if self._residents else None
                 found.append(replace(place, residency=residency) if residency else place)
         return tuple(found)
+
+    def holds_none(self, runners: frozenset[tuple[str, str]]) -> bool:
+        """Is none of these, each by its backend, in memory or about to be?"""
+        return runners.isdisjoint(self._residents)
 
     def is_held(self, model: KnownModel) -> bool:
         """Does a backend hold it in memory, or is about to?"""

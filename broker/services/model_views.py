@@ -7,7 +7,7 @@ what is in memory or was used it is made anew each time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,6 +18,7 @@ from broker.models.known import KnownModel
 from broker.services.model_judge import ModelJudge, ModelPlace
 
 KEPT_MAX: Final = 2_048
+PAGES_MAX: Final = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,20 +36,50 @@ class ModelView:
     aliases: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Page:
+    """Views that were made together: of none in memory, and none that was used."""
+
+    models: tuple[KnownModel, ...]
+    keys: frozenset[str]
+    runners: frozenset[tuple[str, str]]
+    views: tuple[ModelView, ...]
+
+
 class ModelViews:
     """See the module."""
 
     def __init__(self, index: ModelIndex) -> None:
         self._index = index
         self._kept: dict[str, ModelView] = {}
-        self._around: object = None  # what all of the kept were made in
+        self._pages: OrderedDict[int, _Page] = OrderedDict()  # by the identity of their models
+        self._around: object = None  # what all of these were made in
 
-    def of(self, models: Iterable[KnownModel], judge: ModelJudge) -> tuple[ModelView, ...]:
-        """The views of these, in their order, at the judge's moment."""
+    def of(self, models: tuple[KnownModel, ...], judge: ModelJudge) -> tuple[ModelView, ...]:
+        """The views of these, in their order, at the judge's moment: of the same page the very same
+        ones, as long as nothing has changed."""
         if judge.around != self._around or len(self._kept) > KEPT_MAX:
             self._kept.clear()
+            self._pages.clear()
             self._around = judge.around
-        return tuple([self._view(each, judge) for each in models])
+        page = self._pages.get(id(models))
+        if page is not None and page.models is models and self._holds(page, judge):
+            return page.views
+        views = tuple([self._view(each, judge) for each in models])
+        page = _Page(
+            models=models,
+            keys=frozenset([each.key for each in models]),
+            runners=frozenset([pair for each in models for pair in each.runners.items()]),
+            views=views,
+        )
+        if self._holds(page, judge):
+            self._pages[id(models)] = page
+            if len(self._pages) > PAGES_MAX:
+                self._pages.popitem(last=False)
+        return views
+
+    def _holds(self, page: _Page, judge: ModelJudge) -> bool:
+        return judge.holds_none(page.runners) and page.keys.isdisjoint(self._index.used())
 
     def _view(self, known: KnownModel, judge: ModelJudge) -> ModelView:
         needs, use = judge.needs(known), self._index.uses(known.key)

@@ -24,6 +24,7 @@ class ListPages:
 
     def __init__(self) -> None:
         self._kept: OrderedDict[str, tuple[ModelView, bytes]] = OrderedDict()
+        self._last: tuple[tuple[ModelView, ...], bytes] = ((), b"")
 
     def encode(self, found: ModelList) -> pb.ListResponse:
         """A page, and where it comes from."""
@@ -34,8 +35,13 @@ class ListPages:
             sources=[encode_source(each) for each in found.sources],
             loading=found.is_loading,
         )
-        pieces = [self._piece(each, found.unix_s) for each in found.models]
-        rest.MergeFromString(b"".join(pieces))
+        views, content = self._last
+        if found.models is not views:  # else nothing has changed of any of them
+            pieces = [self._piece(each, found.unix_s) for each in found.models]
+            content = b"".join(pieces)
+            if all(map(_is_timeless, found.models)):
+                self._last = found.models, content
+        rest.MergeFromString(content)
         return rest
 
     def _piece(self, view: ModelView, unix_s: float) -> bytes:
