@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from broker.core.barriers import Bar, barrier
-from broker.core.effects import Effect, WishEnded
+from broker.core.effects import AbortLoad, Effect, WishEnded
 from broker.core.errors import (
     BackendRefused,
     BrokerError,
@@ -40,6 +40,7 @@ from broker.core.queueing import Line, LineKey
 from broker.core.residency import Residency, ResidencyState
 from broker.core.stimuli import LoadAsked, LoadEnded
 from broker.core.switching import Switching
+from broker.core.targets import NO_BACKEND_RETRY_NS
 from broker.core.time_outs import Phase
 from broker.core.timers import Timers
 
@@ -188,6 +189,8 @@ class WishedLoads:
             else:
                 load.room_at = ""
                 load.why = f"the models on {backend.name} have work, and there is no room beside"
+        if any(self._ends_guess(backend) for backend, _ in ready):
+            load.why = "a load ahead of need is ended for it"
 
     def _why_never(
         self, load: _Load, backend: BackendState, runner: str, now_ns: int
@@ -205,9 +208,11 @@ class WishedLoads:
         if found is not None:
             wait_ns = int(found.wait_ns) if 0.0 < found.wait_ns < float("inf") else None
             if found.kind is Bar.AWAY:
-                return NoBackend(f"{name} does not answer: {backend.problem}")
+                words = f"{name} does not answer: {backend.problem}"
+                return NoBackend(words, retry_after_ns=NO_BACKEND_RETRY_NS)
             if found.kind is Bar.CLOSED:
-                return NoBackend(f"an operator drains {name}")
+                words = f"an operator drains {name}"
+                return NoBackend(words, retry_after_ns=NO_BACKEND_RETRY_NS)
             if found.kind is Bar.BROKEN:
                 words = f"calls of {model} on {name} have failed too often lately"
                 return CircuitOpen(words, retry_after_ns=wait_ns)
@@ -227,6 +232,18 @@ class WishedLoads:
         is_sound = not backend.ahead_of and not backend.is_curing
         is_absent = runner not in backend.residents
         return is_quiet and is_sound and is_absent and barrier(backend, runner, now_ns) is None
+
+    def _ends_guess(self, backend: BackendState) -> bool:
+        """Is what is loaded there told to end, as that is a guess at what will be asked for? Not
+        what somebody wants by now."""
+        for each in backend.residents.values():
+            is_guess = each.state is _State.LOADING and each.is_ahead_of_need
+            if is_guess and not any(key[0] == each.runner for key in self._lines):
+                if not each.is_aborting:
+                    each.is_aborting = True
+                    self._emit(AbortLoad(backend.name, each.runner))
+                return True
+        return False
 
     def _make_room(self, backend: BackendState, runner: str, now_ns: int) -> bool:
         """Has one leave of those that are ours, idle, and wanted by nothing that waits: of as few

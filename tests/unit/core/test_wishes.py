@@ -1,4 +1,4 @@
-"""Models that somebody wishes to be loaded, or to leave, without a request."""
+"""Models that somebody wishes to be loaded without a request."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from broker.core.effects import AbortLoad, Effect, WishEnded
-from broker.core.errors import BackendUnreachable, BrokerError, LoadFailed
+from broker.core.effects import AbortLoad, WishEnded
+from broker.core.errors import BackendUnreachable, LoadFailed
 from broker.core.level import Level
 from broker.core.placement import BackendPolicy, PlacementPolicy
 from broker.core.residency import ResidencyState
@@ -15,9 +15,7 @@ from broker.core.stimuli import (
     BackendDrainAsked,
     DrainAsked,
     LevelAsked,
-    LoadAsked,
     ModelsListed,
-    UnloadAsked,
     WishWithdrawn,
 )
 from broker.core.wishes import WISHES_MAX
@@ -33,40 +31,7 @@ from tests.unit.core.scene import (
     started,
     switches,
 )
-
-M, N = model("m"), model("n")
-
-
-def load(
-    scene: Scene, name: str = "n", *, wish: int = 1, backend: str = "", for_ns: int = MINUTE_NS
-) -> list[Effect]:
-    until_ns = scene.now_ns + for_ns
-    return scene.turn(LoadAsked(wish=wish, model=name, backend=backend, until_ns=until_ns))
-
-
-def unload(
-    scene: Scene, name: str = "m", *, wish: int = 1, backend: str = "", **more: Any
-) -> list[Effect]:
-    until_ns = scene.now_ns + more.pop("for_ns", MINUTE_NS)
-    asked = UnloadAsked(wish=wish, model=name, backend=backend, until_ns=until_ns, **more)
-    return scene.turn(asked)
-
-
-def answers(effects: list[Effect]) -> list[tuple[int, str]]:
-    """(wish, where or why not) of each answer."""
-    return [
-        (each.wish, type(each.error).__name__ if each.error else " ".join(each.backends))
-        for each in of(effects, WishEnded)
-    ]
-
-
-def error_of(effects: list[Effect]) -> BrokerError:
-    (answer,) = of(effects, WishEnded)
-    assert answer.error is not None
-    return answer.error
-
-
-# Loads
+from tests.unit.core.wish_scene import M, N, answers, error_of, load, unload
 
 
 def test_a_model_is_loaded_where_there_is_room_and_answered_when_it_is_there() -> None:
@@ -229,6 +194,42 @@ def test_a_wished_load_is_not_ended_for_others_but_one_that_was_withdrawn_is() -
     assert of(scene.turn(WishWithdrawn(1)), AbortLoad) != []
 
 
+def guessing() -> Scene:
+    """m is loaded ahead of need on b1."""
+    two = (BackendPolicy(name="b1"), BackendPolicy(name="b2"))
+    scene = Scene(*two)
+    for each in two:
+        scene.open(each.name, M, N)
+    load(scene, "m", backend="b1")
+    scene.turn(WishWithdrawn(1))
+    scene.residency("m").is_ahead_of_need = True
+    return scene
+
+
+def test_a_load_ahead_of_need_makes_way_for_it() -> None:
+    scene = guessing()
+    effects = load(scene, wish=2, backend="b1")
+    assert [each.runner for each in of(effects, AbortLoad)] == ["blob-m"]
+    assert of(load(scene, wish=3, backend="b1"), AbortLoad) == [], "it was told already"
+    effects = scene.loaded("m", error=LoadFailed("it was aborted"))
+    assert switches(effects) == ["load n on b1"]
+    assert answers(scene.loaded("n")) == [(2, "b1"), (3, "b1")]
+
+
+def test_it_goes_on_where_the_wish_can_be_done_elsewhere() -> None:
+    scene = guessing()
+    effects = load(scene, wish=2)
+    assert (switches(effects), of(effects, AbortLoad)) == (["load n on b2"], [])
+
+
+def test_it_goes_on_where_somebody_waits_for_it_by_now() -> None:
+    scene = guessing()
+    scene.turn(BackendDrainAsked("b2", True))
+    scene.turn(arrived("r"))
+    assert of(load(scene, wish=2), AbortLoad) == []
+    assert started(scene.loaded("m")) == ["r"]
+
+
 def test_the_backend_where_it_loads_soonest_gets_it_or_the_one_that_is_named() -> None:
     two = (BackendPolicy(name="b1"), BackendPolicy(name="b2"))
     scene = Scene(*two)
@@ -248,128 +249,3 @@ def test_only_so_many_wishes_are_open() -> None:
     assert error_of(load(scene, wish=WISHES_MAX)).reason == "QUEUE_FULL"
     effects = scene.turn(DrainAsked(scene.now_ns + MINUTE_NS))
     assert answers(effects) == [(wish, "Draining") for wish in range(WISHES_MAX)]
-
-
-# Unloads
-
-
-def test_a_model_leaves_when_its_work_has_ended_and_is_proven_gone() -> None:
-    scene = serving(M, N)
-    scene.turn(arrived("running"))
-    assert switches(unload(scene)) == []
-    assert scene.state("m") is ResidencyState.DRAINING
-    assert started(scene.turn(arrived("next"))) == []
-    assert switches(scene.ends("running")) == ["unload m on b1"]
-    effects = scene.unloaded("m")
-    assert answers(effects) == [(1, "b1")]
-    assert switches(effects) == ["load m on b1"], "who waits may have it loaded again"
-
-
-def test_what_is_to_leave_leaves_though_others_wait_for_it() -> None:
-    """Unlike what was told to leave for others, which nobody wants any more."""
-    scene = serving(M, N)
-    scene.turn(arrived("running"))
-    unload(scene)
-    for number in range(3):
-        scene.turn(arrived(f"r{number}"))
-        scene.wait(SECOND_NS)
-    assert scene.state("m") is ResidencyState.DRAINING
-
-
-def test_what_is_loaded_nowhere_has_left() -> None:
-    scene = serving(M, N)
-    assert answers(unload(scene, "n")) == [(1, "")]
-    assert error_of(unload(scene, "nobody", wish=2)).reason == "MODEL_UNKNOWN"
-
-
-def test_what_others_loaded_is_not_unloaded() -> None:
-    scene = Scene()
-    scene.open("b1", M)
-    scene.seen("b1", resident("m"))
-    error = error_of(unload(scene))
-    assert error.reason == "MODEL_IN_USE"
-    assert "exclusive" in error.message
-
-
-def test_what_keeps_its_models_cannot() -> None:
-    scene = Scene(BackendPolicy(name="b1", keeps_models=True))
-    scene.open("b1", M)
-    scene.seen("b1", resident("m"))
-    assert error_of(unload(scene)).reason == "BACKEND_REFUSED"
-
-
-def test_one_that_does_not_come_to_rest_serves_on() -> None:
-    scene = serving(M, N)
-    scene.turn(arrived("running"))
-    unload(scene, for_ns=10 * SECOND_NS)
-    scene.turn(arrived("next"))
-    effects = scene.wait(11 * SECOND_NS)
-    assert answers(effects) == [(1, "ModelInUse")]
-    assert scene.state("m") is ResidencyState.RESIDENT
-    assert started(scene.ends("running")) == ["next"]
-
-
-def test_one_that_will_not_leave_is_told() -> None:
-    scene = serving(M, N)
-    unload(scene)
-    effects = scene.unloaded("m", error=LoadFailed("it did not leave"))
-    assert answers(effects) == [(1, "LoadFailed")]
-
-
-def test_whoever_goes_away_takes_it_back() -> None:
-    scene = serving(M, N)
-    scene.turn(arrived("running"))
-    unload(scene)
-    unload(scene, wish=2)
-    scene.turn(WishWithdrawn(1))
-    assert scene.state("m") is ResidencyState.DRAINING, "another still wants it to leave"
-    scene.turn(WishWithdrawn(2))
-    assert scene.state("m") is ResidencyState.RESIDENT
-
-
-def test_what_is_to_be_deleted_is_not_loaded_again_meanwhile() -> None:
-    scene = serving(M, N)
-    unload(scene, hold_until_ns=scene.now_ns + 30 * SECOND_NS)
-    scene.turn(arrived("r"))
-    effects = scene.unloaded("m")
-    assert answers(effects) == [(1, "b1")]
-    assert switches(effects) == []
-    assert switches(scene.wait(31 * SECOND_NS)) == ["load m on b1"]
-
-
-def test_once_that_is_done_what_is_left_of_it_may_be_loaded_again() -> None:
-    """By another of its names, say."""
-    scene = serving(M, N)
-    unload(scene, hold_until_ns=scene.now_ns + MINUTE_NS)
-    scene.turn(arrived("r"))
-    scene.unloaded("m")
-    assert switches(scene.turn(WishWithdrawn(1))) == ["load m on b1"]
-
-
-def test_it_may_be_once_its_name_is_gone_from_the_list() -> None:
-    """The list of models may tell of a delete before whoever asked for that does."""
-    scene = serving(M, model("copy", runner="blob-m"))
-    unload(scene, "copy", hold_until_ns=scene.now_ns + MINUTE_NS)
-    scene.turn(arrived("r"))
-    scene.unloaded("m")
-    assert switches(scene.turn(ModelsListed("b1", (M,)))) == []
-    assert switches(scene.turn(WishWithdrawn(1))) == ["load m on b1"]
-
-
-@pytest.mark.parametrize("first", [1, 2])
-def test_what_two_hold_away_comes_when_both_let_it(first: int) -> None:
-    scene = serving(M, N)
-    unload(scene, hold_until_ns=scene.now_ns + MINUTE_NS)
-    unload(scene, wish=2, hold_until_ns=scene.now_ns + 2 * MINUTE_NS)
-    scene.turn(arrived("r"))
-    scene.unloaded("m")
-    assert switches(scene.turn(WishWithdrawn(first))) == []
-    assert switches(scene.wait(50 * SECOND_NS)) == []
-    assert switches(scene.turn(WishWithdrawn(3 - first))) == ["load m on b1"]
-
-
-def test_a_drained_backend_lets_its_models_go() -> None:
-    scene = serving(M, N)
-    scene.turn(BackendDrainAsked("b1", True))
-    assert switches(unload(scene)) == ["unload m on b1"]
-    assert answers(scene.unloaded("m")) == [(1, "b1")]
