@@ -29,6 +29,8 @@ class PullsConfig(Section):
     concurrent_max: int = Field(default=1, ge=1, le=64)
     # What waits and what runs.
     pulls_max: int = Field(default=32, ge=1, le=1_000)
+    # How many may listen to downloads at once, each with a call that stays open.
+    listeners_max: int = Field(default=200, ge=1, le=100_000)
     # By this host's clock, as "22:00-06:00"; empty: all day. What still runs then rests until the
     # next day.
     hours: Annotated[

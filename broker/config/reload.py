@@ -51,7 +51,20 @@ LIVE: Final[Mapping[str, frozenset[str] | None]] = {
         }
     ),
     "aliases": None,
-    "pulls": None,
+    "pulls": frozenset(
+        {
+            "concurrent_max",
+            "disk_reserve_gb",
+            "hours",
+            "pulls_max",
+            "retry_max_s",
+            "retry_s",
+            "stall_timeout_s",
+            "stop_when_unheard",
+            "tries_max",
+            "verify_timeout_s",
+        }
+    ),
     "model_access": None,
     "model_list": frozenset(
         {

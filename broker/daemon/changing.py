@@ -43,6 +43,7 @@ def pull_policy(config: Config) -> PullPolicy:
     return PullPolicy(
         concurrent_max=wanted.concurrent_max,
         pulls_max=wanted.pulls_max,
+        listeners_max=wanted.listeners_max,
         hours=Hours.parse(wanted.hours),
         tries_max=wanted.tries_max,
         retry_ns=int(wanted.retry_s * _S),

@@ -333,10 +333,11 @@ def _grpc_server(
             keepalive_timeout_ms=config.server.keepalive_timeout_ms,
             ping_interval_ms_min=config.floods.ping_interval_ms_min,
             concurrent_streams_max=config.floods.calls_per_connection_max,
-            # A subscriber is a call that stays, and so is who watches models.
+            # Calls that stay: subscribers, who watches models, who waits for one to come.
             calls_max=live_max(config)
             + config.pubsub.subscribers_max
-            + config.model_list.watchers_max,
+            + config.model_list.watchers_max
+            + config.pulls.listeners_max,
             floods=FloodLimits(
                 calls_per_s=config.floods.calls_per_s,
                 calls_burst=config.floods.calls_burst,

@@ -35,14 +35,16 @@ RETRY_AFTER_FULL_NS: Final = 60 * NS_PER_S
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PullPolicy:
-    """`tries_max`: after so many calls in a row in which nothing came a download has failed. The
-    first wait between two is `retry_ns`, doubled each time up to `retry_ns_max`. `stall_ns`: a call
-    in which nothing came for so long is broken off; `verify_ns` the same while it checks, of which
-    it tells nothing. `reserve_bytes` of disk are left free. `stops_unheard`: a download that nobody
-    listens to any more is cancelled."""
+    """`pulls_max` wait and run, to which `listeners_max` may listen. `tries_max`: after so many
+    calls in a row in which nothing came a download has failed. The first wait between two is
+    `retry_ns`, doubled each time up to `retry_ns_max`. `stall_ns`: a call in which nothing came for
+    so long is broken off; `verify_ns` the same while it checks, of which it tells nothing.
+    `reserve_bytes` of disk are left free. `stops_unheard`: a download that nobody listens to any
+    more is cancelled."""
 
     concurrent_max: int = 1
     pulls_max: int = 32
+    listeners_max: int = 200
     hours: Hours = ALWAYS
     tries_max: int = 10
     retry_ns: int = 2 * NS_PER_S

@@ -25,6 +25,7 @@ from broker.core.errors import (
     Internal,
     NoBackend,
     PullNotFound,
+    PullsFull,
 )
 from broker.core.model_name import comparison_key
 from broker.core.model_sizes import size_str, spaced
@@ -41,6 +42,7 @@ _log = structlog.get_logger(__name__)
 LOOK_NS: Final = 1_000_000_000
 # A listener hears of what has changed no more often than this.
 TELL_NS: Final = 100_000_000
+LISTENERS_FULL_NS: Final = 10_000_000_000
 
 
 @dataclass(slots=True)
@@ -100,6 +102,13 @@ class PullService:
         if backend and self._sources.backends[backend].keeps_models:
             words = f"{backend} keeps its models: none can be downloaded through its API"
             raise BackendRefused(words, status=405)
+        if sum(len(each) for each in self._ears.values()) >= self._pulls.policy.listeners_max:
+            most = self._pulls.policy.listeners_max
+            raise PullsFull(
+                f"{most} listen to downloads already, as many as may (pulls.listeners_max); what "
+                "is under way goes on",
+                retry_after_ns=LISTENERS_FULL_NS,
+            )
         joined = self._pulls.find(name, backend)
         target = backend or (joined.backend if joined else await self._chosen_backend())
         pull = self._pulls.ask(

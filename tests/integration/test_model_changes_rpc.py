@@ -87,6 +87,7 @@ async def next_pull(daemon: RunningDaemon) -> FakePull:
 
 
 async def test_two_who_want_a_model_share_its_download(daemon: RunningDaemon) -> None:
+    before = (await daemon.models.List(pb.ListRequest())).changed_unix_ms
     first = daemon.models.Pull(pb.PullRequest(name=NAME))
     pull = await next_pull(daemon)
     second = daemon.models.Pull(pb.PullRequest(name=NAME.upper(), agent_id="puller-2"))
@@ -109,6 +110,7 @@ async def test_two_who_want_a_model_share_its_download(daemon: RunningDaemon) ->
         return NAME in await names(daemon)
 
     await until(is_listed)
+    assert (await daemon.models.List(pb.ListRequest())).changed_unix_ms > before
     listed = await daemon.models.ListPulls(pb.ListPullsRequest())
     assert [(each.name, each.state) for each in listed.pulls] == [(NAME, "done")]
 
@@ -200,6 +202,17 @@ async def test_only_so_many_wait_and_run(tmp_path: Path) -> None:
         assert (await rest_of(second))[-1].state == "done"
 
 
+async def test_only_so_many_listen(tmp_path: Path) -> None:
+    async with running_daemon(config_in(tmp_path, listeners_max=1)) as daemon:
+        call = daemon.models.Pull(pb.PullRequest(name=NAME))
+        pull = await next_pull(daemon)
+        refusal = await refused(daemon.models.Pull(pb.PullRequest(name=NAME)))
+        assert (refusal.reason, refusal.code) == ("PULLS_FULL", grpc.StatusCode.UNAVAILABLE)
+        assert "listeners_max" in refusal.message
+        pull.complete()
+        assert (await rest_of(call))[-1].state == "done"
+
+
 async def test_outside_of_its_hours_only_an_operator_may_begin_one(tmp_path: Path) -> None:
     """A window of one minute, twelve hours from now."""
     minute = (local_minute() + 720) % 1440
@@ -243,7 +256,9 @@ async def test_downloads_are_gone_on_with_after_a_restart(tmp_path: Path) -> Non
         again = await next_pull(daemon)
         assert again.model == NAME
         call = daemon.models.Pull(pb.PullRequest(name=NAME))
-        assert (await call.read()).completed_bytes == 7 * GB
+        first = await call.read()
+        assert isinstance(first, pb.PullResponse)
+        assert first.completed_bytes == 7 * GB
         again.complete()
         assert (await rest_of(call))[-1].state == "done"
         assert daemon.backend.pulls.empty()
