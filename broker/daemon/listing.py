@@ -89,6 +89,7 @@ class Listing:
     def start(self, supervisor: Supervisor) -> None:
         """Keeps it, and asks the library, from now on."""
         supervisor.start(self._refreshing.run(), "library")
+        supervisor.start(self._refreshing.watch_clock(), "library-clock")
         if self._keeping is not None:
             supervisor.start(self._keeping.run(), "model-list")
 

@@ -31,6 +31,7 @@ class Keeping:
         self._sleep = sleep
         self._changed = asyncio.Event()
         self._writing: asyncio.Task[None] | None = None
+        self._is_unkept = False  # the last write failed
         self.writes = 0
         gathering.on_gathered(self._changed.set)
 
@@ -45,6 +46,8 @@ class Keeping:
         while True:
             if await self._is_changed_in_time():
                 await self._sleep(GATHER_NS)
+                await self._written()
+            elif self._is_unkept:  # the disk may have room again
                 await self._written()
             else:
                 _, times = self._gathering.to_keep()
@@ -73,7 +76,7 @@ class Keeping:
     async def _write(self) -> None:
         self._changed.clear()
         models, times = self._gathering.to_keep()
-        await self._keeper.write(models, times)
+        self._is_unkept = not await self._keeper.write(models, times)
         self.writes += 1
 
     async def close(self) -> None:
@@ -83,7 +86,7 @@ class Keeping:
             async with asyncio.timeout(FLUSH_S):
                 if self._writing is not None:
                     await self._written()
-                if self._changed.is_set():
+                if self._changed.is_set() or self._is_unkept:
                     await self._written()
         except TimeoutError:
             return

@@ -25,6 +25,10 @@ from broker.models.slices import in_slices
 _log = structlog.get_logger(__name__)
 
 _MS: Final = 1_000_000
+# How often the clock on the wall is looked at: it may be set, and a host sleep meanwhile.
+LOOK_NS: Final = 600 * 1_000 * _MS
+# Who sleeps by the other clock wakes a little later or sooner.
+_LATE_MS: Final = 1_000
 
 
 class Refreshing:
@@ -58,6 +62,7 @@ class Refreshing:
         self._failures = 0
         self._answers, self._failed_ever = 0, 0
         self._is_passing = True  # may the same question be answered soon?
+        self._retry_after_ms = 0  # how long the library wants to be left alone
         self._next_unix_ms: int | None = None
         self._cost_ms = 0.0  # of the last answer: how long it kept the connection, or us, busy
         self.problem = ""
@@ -85,14 +90,28 @@ class Refreshing:
 
     def _wait_ms(self) -> int:
         if self._failures:
-            return backoff_ms(
+            wait = backoff_ms(
                 self._failures,
                 is_passing=self._is_passing,
                 policy=self._policy,
                 chance=self._chance,
             )
+            return max(wait, self._retry_after_ms)
         age = age_ms(self._gathering.library_unix_ms, self._unix_ms())
         return wait_ms(age, self._policy, self._cost_ms, self._chance)
+
+    async def watch_clock(self) -> None:
+        """Until cancelled. Who waits until what is known is too old waits by a clock that stands
+        still while the host sleeps, and does not hear that the other one was set."""
+        while True:
+            await self._sleep(LOOK_NS)
+            due_unix_ms = self._next_unix_ms
+            if due_unix_ms is None or self._failures or self.is_refreshing:
+                continue
+            now_unix_ms = self._unix_ms()
+            age = age_ms(self._gathering.library_unix_ms, now_unix_ms)
+            if age is None or now_unix_ms > due_unix_ms + _LATE_MS:
+                self._wanted.set()
 
     async def _woken(self, wait: int) -> bool:
         """Sleeps for so long; True if something else holds before its end."""
@@ -128,6 +147,7 @@ class Refreshing:
             await in_slices(gathering.library(models))
         except BrokerError as error:
             self._failed(library, error.message, is_passing=error.retryable)
+            self._retry_after_ms = (error.retry_after_ns or 0) // _MS
             return False
         except Exception as error:  # noqa: BLE001  # a loop that ended would never ask again
             _log.error("asking the library failed", library=library.name, exc_info=error)
@@ -151,6 +171,7 @@ class Refreshing:
                 problem=problem,
             )
         self._failures += 1
+        self._retry_after_ms = 0
         self._failed_ever += 1
         self.problem, self._is_passing = problem, is_passing
 

@@ -23,6 +23,7 @@ class FakeKeeper:
         self.kept: KeptList | None = None
         self.writes: asyncio.Queue[list[str]] = asyncio.Queue()
         self.times: asyncio.Queue[KeptTimes] = asyncio.Queue()
+        self.has_room = True
         self.may_end = asyncio.Event()
         self.may_end.set()
 
@@ -33,7 +34,7 @@ class FakeKeeper:
         names = [each.name for each in models]
         await self.may_end.wait()
         self.writes.put_nowait(names)
-        return True
+        return self.has_room
 
     async def write_times(self, times: KeptTimes) -> bool:
         self.times.put_nowait(times)
@@ -88,6 +89,34 @@ async def test_without_a_change_only_the_age_is_brought_up_to_date() -> None:
     await asyncio.wait_for(stage.keeper.times.get(), PATIENCE_S)
     assert stage.keeping.writes == 0
     task.cancel()
+
+
+async def test_what_could_not_be_written_is_tried_again_without_another_change() -> None:
+    stage = Stage()
+    task = asyncio.ensure_future(stage.keeping.run())
+    stage.keeper.has_room = False
+    stage.listed("x:1b")
+    await stage.end_sleep(GATHER_NS)
+    assert await asyncio.wait_for(stage.keeper.writes.get(), PATIENCE_S) == ["x"]
+    await stage.end_sleep(TIMES_NS)
+    assert await asyncio.wait_for(stage.keeper.writes.get(), PATIENCE_S) == ["x"]
+    stage.keeper.has_room = True
+    await stage.end_sleep(TIMES_NS)
+    assert await asyncio.wait_for(stage.keeper.writes.get(), PATIENCE_S) == ["x"]
+    await stage.end_sleep(TIMES_NS)
+    await asyncio.wait_for(stage.keeper.times.get(), PATIENCE_S)
+    task.cancel()
+
+
+async def test_what_could_not_be_written_is_tried_once_more_as_the_broker_leaves() -> None:
+    stage = Stage()
+    stage.keeper.has_room = False
+    stage.listed("x:1b")
+    await stage.keeping.close()
+    stage.keeper.has_room = True
+    await stage.keeping.close()
+    await stage.keeping.close()
+    assert stage.keeper.writes.qsize() == 2
 
 
 async def test_as_the_broker_leaves_what_has_changed_is_written() -> None:

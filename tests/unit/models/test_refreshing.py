@@ -22,7 +22,7 @@ from broker.core.ports import ModelFacts
 from broker.models.gathering import Gathering
 from broker.models.index import Availability, Freshness, ModelIndex, ModelQuery, Order
 from broker.models.refresh import HOUR_MS, RefreshPolicy
-from broker.models.refreshing import Refreshing
+from broker.models.refreshing import LOOK_NS, Refreshing
 
 MS = 1_000_000
 PATIENCE_S = 30.0
@@ -66,6 +66,7 @@ class Stage:
         self.problems: dict[str, str] = {}
         self.slept: asyncio.Queue[int] = asyncio.Queue()
         self.wake = asyncio.Event()
+        self.looks: asyncio.Queue[asyncio.Event] = asyncio.Queue()
         chance = Random(0)
         library: Library | None = self.library if has_library else None
         self.refreshing = Refreshing(
@@ -81,6 +82,11 @@ class Stage:
         )
 
     async def _sleep(self, duration_ns: int) -> None:
+        if duration_ns == LOOK_NS:
+            look = asyncio.Event()
+            self.looks.put_nowait(look)
+            await look.wait()
+            return
         self.slept.put_nowait(duration_ns // MS)
         await self.wake.wait()
         self.wake.clear()
@@ -93,6 +99,11 @@ class Stage:
         backends = {} if then is None else {"a": KeptBackend(url="u", listed_unix_ms=then)}
         times = KeptTimes(library_unix_ms=then, backends=backends)
         self.gathering.begin_with(KeptList(models=models, times=times))
+
+    async def end_look(self) -> None:
+        """The clock is looked at now."""
+        (await asyncio.wait_for(self.looks.get(), PATIENCE_S)).set()
+        await asyncio.sleep(0)
 
     async def next_wait_h(self) -> float:
         """What it sleeps for, in hours."""
@@ -195,6 +206,40 @@ async def test_a_failure_changes_nothing_and_is_tried_again_later(
         assert 6 <= await stage.next_wait_h() <= 6.6
         assert stage.refreshing.state().problem == ""
     task.cancel()
+
+
+async def test_a_library_that_asks_for_a_pause_gets_it() -> None:
+    stage = Stage()
+    task = asyncio.ensure_future(stage.refreshing.run())
+    stage.library.answers.put_nowait(LibraryAway("busy", retry_after_ns=7200 * 10**9))
+    assert await stage.next_wait_h() == 2
+    stage.library.answers.put_nowait(AWAY)
+    stage.wake.set()
+    assert await stage.next_wait_h() <= 60 / 3600
+    task.cancel()
+
+
+@pytest.mark.parametrize("later_h", [6, 100_000, -2, -100_000])
+async def test_a_host_that_slept_or_whose_clock_was_set_asks(later_h: int) -> None:
+    stage = Stage()
+    stage.begin(HOUR_MS)
+    stage.gathering.listed("a", [])
+    run = asyncio.ensure_future(stage.refreshing.run())
+    assert 5 <= await stage.next_wait_h() <= 5.5
+    look = asyncio.ensure_future(stage.refreshing.watch_clock())
+    for later_ms in (0, 4 * HOUR_MS, -4 * HOUR_MS):
+        await stage.end_look()
+        assert stage.library.asked == 0
+        stage.now_ms += later_ms
+    stage.now_ms += later_h * HOUR_MS
+    await stage.end_look()
+    await until_asked(stage.library, 1)
+    stage.library.answers.put_nowait((MODEL,))
+    assert 6 <= await stage.next_wait_h() <= 6.6
+    await stage.end_look()
+    assert stage.library.asked == 1
+    for each in (run, look):
+        each.cancel()
 
 
 async def test_the_measured_speed_says_when_it_is_asked_again() -> None:
