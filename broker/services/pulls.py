@@ -260,7 +260,7 @@ class PullService:
         except asyncio.CancelledError:
             call = self._calls.get(pull.number)
             if call is None or call.verdict is None:
-                raise  # the broker leaves: it stays on the list as it is
+                raise  # it was cancelled, or the broker leaves and it stays on the list as it is
         except DiskFull as full:
             self._refused(pull, full)
         except BrokerError as error:
@@ -309,10 +309,9 @@ class PullService:
 
     def _end(self, pull: Pull, why: str) -> None:
         """It is cancelled; its call, if there is one, is closed."""
-        call = self._calls.get(pull.number)
+        call = self._calls.pop(pull.number, None)
         self._pulls.cancelled(pull, why, self._clock.monotonic_ns())
         if call is not None:
-            call.verdict = _nothing
             call.task.cancel()
         self._ended(pull)
 
@@ -365,10 +364,6 @@ class PullService:
                 self._break_off(pull, partial(self._refused, pull, full))
         else:
             pull.detail = detail
-
-
-def _nothing() -> None:
-    """It was said already what comes of it."""
 
 
 def _words(size_bytes: int) -> str:
