@@ -53,7 +53,9 @@ class PullList:
     def __init__(self, file: Path, disk: Disk | None = None) -> None:
         self._file = file
         self._disk = disk or RealDisk()
-        self._lock = asyncio.Lock()
+        self._due = b""  # what was asked for last, and which one it is
+        self._number = self._written = 0
+        self._writing: asyncio.Task[None] | None = None
         self._has_failed = False
 
     def read(self) -> tuple[PullEntry, ...]:
@@ -88,9 +90,24 @@ class PullList:
             )
             for each in entries
         )
-        content = msgspec.json.encode(_File(_VERSION, pulls))
-        async with self._lock:  # the last one asked for is the last one written
-            await asyncio.to_thread(self._write, content)
+        self._due = msgspec.json.encode(_File(_VERSION, pulls))
+        self._number += 1
+        number = self._number
+        # One at a time, so that the last one asked for is the last one written, and to its end even
+        # where the caller has left.
+        while self._written < number:
+            if self._writing is None:
+                self._writing = asyncio.ensure_future(self._write_due())
+                self._writing.add_done_callback(self._over)
+            await asyncio.shield(self._writing)
+
+    async def _write_due(self) -> None:
+        number = self._number
+        await asyncio.to_thread(self._write, self._due)
+        self._written = number
+
+    def _over(self, _: asyncio.Task[None]) -> None:
+        self._writing = None
 
     def _warn(self, what: str, error: Exception) -> None:
         _log.warning(what, file=str(self._file), problem=str(error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,6 +43,20 @@ class FailingDisk(RealDisk):
         return super().__getattribute__(name)
 
 
+class SlowDisk(RealDisk):
+    """Its first write takes as long as it is told to."""
+
+    def __init__(self) -> None:
+        self.began = threading.Event()
+        self.goes_on = threading.Event()
+
+    def sync(self, file: int) -> None:
+        if not self.began.is_set():
+            self.began.set()
+            assert self.goes_on.wait(30)
+        super().sync(file)
+
+
 def _fail(*_: object) -> None:
     raise OSError(28, "No space left on device")
 
@@ -61,6 +76,21 @@ async def test_the_last_that_was_asked_for_is_the_last_that_is_written(file: Pat
     pulls = PullList(file)
     await asyncio.gather(*(pulls.write((replace(ENTRY, total_bytes=n),)) for n in range(20)))
     assert PullList(file).read()[0].total_bytes == 19
+
+
+async def test_a_caller_that_leaves_meanwhile_does_not_put_an_older_list_there(file: Path) -> None:
+    disk = SlowDisk()
+    pulls = PullList(file, disk)
+    leaving = asyncio.ensure_future(pulls.write((ENTRY,)))
+    await asyncio.to_thread(disk.began.wait, 30)
+    leaving.cancel()
+    others = [asyncio.ensure_future(pulls.write((ENTRY,) * each)) for each in (2, 3)]
+    await asyncio.wait(others, timeout=0.01)
+    assert not any(each.done() for each in others), "there is no room for two at once"
+    disk.goes_on.set()
+    await asyncio.gather(*others)
+    assert PullList(file).read() == (ENTRY,) * 3
+    assert leaving.cancelled()
 
 
 @pytest.mark.parametrize("step", STEPS)
