@@ -16,7 +16,7 @@ from broker.config.alias_contradictions import aliases
 from broker.config.change_contradictions import model_changes
 from broker.config.contradiction import Contradiction, nearest, twice
 from broker.config.explanation import KeyPath, show_path, show_value
-from broker.config.model_contradictions import library
+from broker.config.model_contradictions import library, model_list
 from broker.config.pool_contradictions import backends, confinements, rooms
 from broker.config.schema import AgentsConfig, AgentTypeConfig, Config, QueueConfig
 from broker.core.agent_policy import BATCH, CRITICAL
@@ -363,6 +363,7 @@ _RULES: Final = (
     confinements,
     rooms,
     library,
+    model_list,
     model_changes,
     _levels,
 )

@@ -29,3 +29,25 @@ def library(config: Config) -> Iterator[Contradiction]:
             f" library.refresh_timeout_s ({config.library.refresh_timeout_s:g}), as one page is a"
             " part of a refresh",
         )
+
+
+def model_list(config: Config) -> Iterator[Contradiction]:
+    """What is expired is older than what is fresh, and waits grow."""
+    wanted = config.model_list
+    for low, high, small, large, reason in (
+        (
+            *("fresh_h", "expired_h", wanted.fresh_h, wanted.expired_h),
+            "what is expired is older than what is fresh",
+        ),
+        (
+            *("retry_s", "retry_max_s", wanted.retry_s, wanted.retry_max_s),
+            "waits grow from the one to the other",
+        ),
+    ):
+        if small > large:
+            first: KeyPath = ("model_list", low)
+            yield Contradiction(
+                path=first,
+                involved=(first, ("model_list", high)),
+                problem=f"is {small:g}; must be at most model_list.{high} ({large:g}), as {reason}",
+            )
