@@ -147,7 +147,8 @@ class Choosing:
             if alias.models:
                 return first_of(*self._listed(alias.models, wish), wish, judge)
             fitting = self._fitting(wish)
-            return select(*fitting, wish, judge, self._near(fitting.fits))
+            may_start = any(each.is_open for each in self._backends.values())
+            return select(*fitting, wish, judge, self._near(fitting.fits), may_start=may_start)
         except NoModelFits:
             self._check_backends()
             raise

@@ -163,19 +163,24 @@ def select(
     wish: Wish,
     judge: Judge,
     near: Sequence[Known] = (),
+    *,
+    may_start: bool = True,
 ) -> Selection:
     """The best of what fits, as the wish prefers; these are `by_size`, under their keys. `near` are
     those in memory. NoModelFits where nothing fits.
 
     Not all are judged: those in memory, and so many of the others that one of them is ready. More
-    of these would be worse, by their sizes."""
+    of these would be worse, by their sizes. `may_start`: could anything be started anywhere? Where
+    not, few tell as much as all."""
     first = {each.key: each for each in near} if wish.prefer is Preference.FAST else {}
     judged = [(each, judge(each)) for each in first.values()]
+    is_first_best = wish.kind is RequestKind.EMBED or not may_start
+    is_ready, looked = False, 0
     rest = (each for key, each in fits.items() if key not in first)
-    while more := list(islice(rest, JUDGED_AT_ONCE)):
+    while not is_ready and (more := list(islice(rest, JUDGED_AT_ONCE))):
         judged += [(each, judge(each)) for each in more]
-        if any(at.suits and not at.barred for _, at in judged) or wish.kind is RequestKind.EMBED:
-            break
+        is_ready = is_first_best or any(at.suits and not at.barred for _, at in judged[looked:])
+        looked = len(judged)
     judged.sort(key=lambda pair: _rank(pair[0], pair[1], wish))
     return _told(judged, list(rejected), wish, _title(len(fits), wish))
 

@@ -217,6 +217,23 @@ def test_as_many_are_looked_at_as_it_takes_until_one_is_ready(prefer: Preference
     assert (selection.model.name, selection.is_ready) == (last, True)
 
 
+def test_each_is_judged_once_and_where_nothing_may_start_only_a_few_are() -> None:
+    """While all backends are away hundreds may ask again and again."""
+    models = by_size([known(f"m{number:03}") for number in range(300)], Preference.FAST)
+    looked = list[str]()
+
+    def judge(model: Known) -> Standing:
+        looked.append(model.name)
+        return FREE._replace(barred="no backend that has it answers")
+
+    selection = select(keyed(models), (), ANSWER, judge)
+    assert len(looked) == len(set(looked)) == 300
+    looked.clear()
+    again = select(keyed(models), (), ANSWER, judge, may_start=False)
+    assert len(looked) == JUDGED_AT_ONCE
+    assert (again.model, again.is_ready) == (selection.model, False)
+
+
 # The order of an operator
 
 
