@@ -93,10 +93,10 @@ async def site(folder: Path) -> AsyncIterator[Site]:
             yield Site(broker, simulator, url, address)
 
 
-async def cost(at: Site) -> tuple[float, float]:
+async def cost(at: Site, for_s: float) -> tuple[float, float]:
     """Percent of a core that the broker and the simulator take now."""
     began_s, before = time.perf_counter(), at.cpu_s()
-    await asyncio.sleep(COST_S)
+    await asyncio.sleep(for_s)
     took_s = time.perf_counter() - began_s
     broker, simulator = (now - then for now, then in zip(at.cpu_s(), before, strict=True))
     return 100 * broker / took_s, 100 * simulator / took_s
@@ -129,24 +129,25 @@ async def delays_ms(at: Site, watchers: list[Watcher], changes: int) -> list[flo
     return found
 
 
-async def measure(changes: int, watchers: int) -> dict[str, float]:
-    """The figures by name."""
+async def measure(changes: int, watchers: int, cost_s: float = COST_S) -> dict[str, float]:
+    """The figures by name. For `cost_s` each it is seen what the broker takes without watchers, and
+    with them."""
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         at = await stack.enter_async_context(site(Path(folder)))
-        alone = await cost(at)
+        alone = await cost(at, cost_s)
         made = []
         for _ in range(watchers):
             made.append(Watcher(await stack.enter_async_context(AsyncClient(at.address))))
         tasks = [asyncio.ensure_future(each.run()) for each in made]
         await asyncio.wait_for(asyncio.gather(*(each.begun.wait() for each in made)), PATIENCE_S)
-        watched = await cost(at)
+        watched = await cost(at, cost_s)
         found = await delays_ms(at, made, changes)
         for each in tasks:
             each.cancel()
     return {
         "models_watch_seen_ms_median": statistics.median(found),
-        "models_watch_seen_ms_p95": statistics.quantiles(found, n=20)[-1],
+        "models_watch_seen_ms_p95": statistics.quantiles(found, n=20, method="inclusive")[-1],
         "models_watch_seen_ms_max": max(found),
         "models_watch_broker_cpu_percent": watched[0],
         "models_watch_broker_cpu_percent_unwatched": alone[0],
