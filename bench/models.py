@@ -1,4 +1,4 @@
-"""What the list of models costs.
+"""What the list of models costs, and what loading models ahead of requests is worth.
 
 The list is as large as it may be: 10,000 models with 200,000 variants, of which a backend has some
 500. What is measured of the list itself runs in processes of its own (`models_list.py`), the first
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from bench import models_list, models_start, models_watched
+from bench.preloads import figures as preload_figures
 from bench.processes import output_of, pin_self
 from bench.result import Result
 
@@ -22,8 +23,9 @@ BOUNDS: Final = {
     "list_at_start_vs_rpc": 3.0,
     "list_filter_ms": 20.0,
     "cache_write_stall_ms": 5.0,
-    "models_watch_seen_ms_max": 1000.0,
+    "preload_wasted_percent": 20.0,
 }
+FLOORS: Final = {"preload_waits_saved_percent": 30.0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,10 +47,11 @@ QUICK: Final = Sizes(models=300, variants=10, rounds=1, starts=1, changes=6, wat
 async def run(*, quick: bool) -> Result:
     """Measures everything; takes about three minutes, some seconds if quick, on a smaller list."""
     sizes = QUICK if quick else Sizes()
-    pin_self(LOAD_CORE)
     filtered = await _of_list("filter", sizes)
     written = await _of_list("write", sizes)
     built = await _of_list("build", sizes)
+    ahead = await preload_figures(quick=quick)
+    pin_self(LOAD_CORE)
     started = await models_start.figures(sizes.models, sizes.variants, sizes.starts)
     seen = await models_watched.measure(sizes.changes, sizes.watchers, sizes.cost_s)
     return Result(
@@ -62,8 +65,10 @@ async def run(*, quick: bool) -> Result:
             **{f"list_filter_{name.replace(' ', '_')}_ms": ms for name, ms in filtered.items()},
             **{f"cache_write_{name}": value for name, value in written.items()},
             **{f"library_taken_in_{name}": value for name, value in built.items()},
+            **ahead,
         },
         bounds=BOUNDS,
+        floors=FLOORS,
     )
 
 

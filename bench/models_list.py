@@ -16,6 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Final
@@ -121,8 +122,7 @@ async def stalls(
         late_ms, took_ms = await longest_wait_ms(work)
         late.append(late_ms)
         took.append(took_ms)
-        seconds = took_ms / 1e3
-        quiet.append((await longest_wait_ms(lambda seconds=seconds: asyncio.sleep(seconds)))[0])  # type: ignore[misc]
+        quiet.append((await longest_wait_ms(partial(asyncio.sleep, took_ms / 1e3)))[0])
     return {
         "stall_ms": statistics.median(late),
         "stall_ms_max": max(late),

@@ -46,6 +46,13 @@ METRICS = {
         "bursts_sojourn_vs_once",
         "prefixes_known_vs_nothing",
     },
+    "models": {
+        "list_at_start_vs_rpc",
+        "list_filter_ms",
+        "cache_write_stall_ms",
+        "preload_waits_saved_percent",
+        "preload_wasted_percent",
+    },
     "pubsub": {"level_seen_ms", "fanout_token_cost_percent"},
     "monitors": {"sampling_cpu_percent"},
     "micro": {

@@ -21,7 +21,7 @@ from broker.core.breaker import BreakerState
 from broker.core.healing import Health
 from broker.core.level import Level
 from broker.core.lifecycle import State
-from broker.core.model_list import Freshness, ListState
+from broker.core.model_list import ListState
 from broker.core.pace import AgentWorkView, Waits, Work
 from broker.core.residency import ResidencyState
 from broker.core.sensing import GpuProcess, GpuSample, HostSample, SensorState
@@ -29,7 +29,6 @@ from broker.core.snapshot import BackendView, RequestView, ResidencyView, SickVi
 from broker.core.tally import PriorityTally
 from broker.core.views import AlertView, BreakerView, LevelView, LoadPart, SensorView, WaitView
 from broker.services.status import BackendIdentity, Status
-from broker_client import ModelListStatus
 from broker_client.machine import gpu_of, level_number
 from broker_client.pb.broker.v1 import admin_pb2 as pb
 from broker_client.pb.broker.v1 import common_pb2, models_pb2
@@ -133,18 +132,6 @@ RESIDENT = ResidencyView(
 )
 
 
-LIST_STATE = ListState(
-    downloaded=3,
-    downloadable=200,
-    freshness=Freshness.STALE,
-    age_ms=7 * 3_600_000,
-    is_refreshing=True,
-    problem="away",
-    bytes_per_s=2e6,
-    file="/cache/model_cache.json",
-)
-
-
 def status(**changed: Any) -> Status:
     empty = take_snapshot(Scene().engine, NOW_NS)
     backend = BackendView(
@@ -174,29 +161,9 @@ def status(**changed: Any) -> Status:
         backends={"b": BackendIdentity(kind="fake", url="fake://", version="1")},
         pieces={KEY: 21},
         tokens_per_s={KEY: 10.0, ("opus-2", "unlisted"): 2.5},
-        model_list=LIST_STATE,
+        model_list=ListState(),
     )
     return replace(whole, **changed)
-
-
-def test_how_old_the_list_of_models_is() -> None:
-    encoded = encode_status(status())
-    read = status_of(encoded).model_list
-    assert (read.downloaded, read.downloadable, read.freshness) == (3, 200, "stale")
-    assert (read.age_ms, read.next_ms, read.bytes_per_s) == (7 * 3_600_000, None, 2e6)
-    assert (read.refreshing, read.problem, read.file) == (True, "away", "/cache/model_cache.json")
-    unknown = encode_status(status(model_list=ListState()))
-    assert status_of(unknown).model_list == ModelListStatus(
-        downloaded=0,
-        downloadable=0,
-        freshness="empty",
-        age_ms=None,
-        refreshing=False,
-        problem="",
-        next_ms=None,
-        bytes_per_s=0,
-        file="",
-    )
 
 
 @pytest.mark.parametrize("level", Level)

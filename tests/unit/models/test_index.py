@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from itertools import islice
 from random import Random
 
 import pytest
 
+from bench.models_data import library_models
 from broker.core.errors import InvalidRequest
 from broker.core.library import LibraryModel, LibraryVariant
 from broker.core.usage import ModelUse
@@ -15,7 +17,6 @@ from broker.models.index import Availability, ModelIndex, ModelQuery, Order
 from broker.models.known import KnownModel, base_of, judges_texts
 from broker.models.library_rows import LibraryModels, LibraryRows, library_rows
 from broker.models.slices import at_once
-from bench.models_data import library_models
 
 SIZES = (0, 100_000_000, 4_000_000_000, 4_050_000_000, 39_900_000_000, 10**15)
 SEARCHES = (
@@ -37,7 +38,8 @@ def rows_of(models: list[LibraryModel]) -> LibraryRows:
 
 
 def local(name: str, **more: object) -> KnownModel:
-    return KnownModel(name=name, base=base_of(name), downloaded=True, **more)  # type: ignore[arg-type]
+    model = KnownModel(name=name, base=base_of(name), downloaded=True)
+    return replace(model, **more)  # type: ignore[arg-type]
 
 
 def everything(rows: LibraryRows, backends: list[KnownModel], named: set[str]) -> list[KnownModel]:
