@@ -141,7 +141,8 @@ class Changing:
 
     def _meant(self, name: str) -> str:
         """The model that a name or an alias means."""
-        return name if self._catalog.get(name) is not None else self._resolve(name)
+        is_named = self._catalog.get(name) is not None and not self._driver().is_alias(name)
+        return name if is_named else self._resolve(name)
 
     def performers(self) -> Mapping[type[Effect], Callable[[Any], None]]:
         """Who does what the engine says of wishes."""

@@ -98,6 +98,10 @@ class Inquiries:
         """The names of the types that the configuration knows."""
         return self._engine.agents.types()
 
+    def is_alias(self, name: str) -> bool:
+        """Does this word stand for models, whatever models are called the same?"""
+        return self._engine.choosing.alias(name) is not None
+
     def resolve(self, name: str, wants: Requirements | None) -> Resolution:
         """Which model would answer a request that names this model or alias, or says only what it
         wants. Raises what such a request would be refused with."""
