@@ -63,13 +63,15 @@ class AgentUnknown(InvalidRequest):
 
 
 class ModelUnknown(BrokerError):
-    """No backend has this model. `nearest` holds up to three names that it may have meant."""
+    """No backend has this model, or `backend` has not, where that one was asked for. `nearest`
+    holds up to three names that it may have meant."""
 
     reason = "MODEL_UNKNOWN"
 
-    def __init__(self, model: str, nearest: tuple[str, ...]) -> None:
+    def __init__(self, model: str, nearest: tuple[str, ...], backend: str = "") -> None:
         hint = f"; nearest: {', '.join(nearest)}" if nearest else ""
-        super().__init__(f"model {model!r} is on no backend{hint}")
+        where = f"not on {backend}" if backend else "on no backend"
+        super().__init__(f"model {model!r} is {where}{hint}")
         self.model = model
         self.nearest = nearest
 

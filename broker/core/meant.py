@@ -42,4 +42,4 @@ class Meant:
             words = f"no backend that may have {model!r} answers ({why})"
             return NoBackend(words, retry_after_ns=NO_BACKEND_RETRY_NS)
         names = [spec.name for each in meant for spec in each.models.values()]
-        return ModelUnknown(model, nearest(model, names))
+        return ModelUnknown(model, nearest(model, names), backend)

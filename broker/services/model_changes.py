@@ -138,7 +138,7 @@ class ModelChangesService:
         }
         if not places:
             names = [each.name for facts in meant.values() for each in facts]
-            raise ModelUnknown(name, nearest(name, names))
+            raise ModelUnknown(name, nearest(name, names), backend)
         return places
 
     def _check_unused(self, name: str, places: tuple[str, ...], breaks: tuple[str, ...]) -> None:

@@ -164,7 +164,8 @@ def test_while_a_backend_has_not_told_what_it_has_nothing_is_said_for_good() -> 
         error = error_of(effects)
         assert (error.reason, error.retry_after_ns) == ("NO_BACKEND", 2 * SECOND_NS)
         assert "b2: refused" in error.message
-    assert error_of(load(scene, "n", wish=3, backend="b1")).reason == "MODEL_UNKNOWN"
+    error = error_of(load(scene, "n", wish=3, backend="b1"))
+    assert (error.reason, "'n' is not on b1" in error.message) == ("MODEL_UNKNOWN", True)
 
 
 def test_one_that_is_deleted_while_it_is_wished_for_is_told() -> None:
