@@ -100,6 +100,7 @@ class Choosing:
         """Backends have others than before."""
         self._known: dict[str, Known] = {}
         self._specs: dict[str, ModelSpec] = {}  # of which these are made
+        self._names: dict[str, dict[str, None]] = {}  # the keys of those that a runner answers for
         self._by_wish: dict[Wish, _Fitting] = {}
 
     def alias(self, name: str) -> Alias | None:
@@ -227,6 +228,7 @@ class Choosing:
         if not self._known:
             for backend in self._backends.values():
                 for key, model in backend.models.items():
+                    self._names.setdefault(model.runner, {})[key] = None
                     if key not in self._known:
                         self._known[key] = known_of(model)
                         self._specs[key] = model
@@ -243,12 +245,13 @@ class Choosing:
         return min((each for each in needs if each), default=0)
 
     def _near(self, fits: Mapping[str, Known]) -> list[Known]:
-        """Of these what is in memory, or is about to be."""
+        """Of these what is in memory, or is about to be, whatever the name by which it came there:
+        those of one runner may be able to do different things."""
         keys = dict.fromkeys(
-            comparison_key(backend.by_runner[runner].name)
+            key
             for backend in self._backends.values()
             for runner in backend.residents
-            if runner in backend.by_runner
+            for key in self._names.get(runner, ())
         )
         return [fits[each] for each in keys if each in fits]
 

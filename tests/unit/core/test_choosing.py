@@ -14,7 +14,7 @@ from broker.core.placement import BackendPolicy
 from broker.core.requests import RequestSpec, Substitution
 from broker.core.requirements import Alias, Preference, Requirements
 from broker.core.resolution import resolve
-from broker.core.selection import Selection
+from broker.core.selection import JUDGED_AT_ONCE, Selection
 from broker.core.stimuli import Arrived, LevelAsked, ModelsListed, PolicyChanged
 from broker.core.story import explain
 from tests.unit.core.choosing_scene import (
@@ -58,6 +58,15 @@ def test_fast_goes_to_what_is_free_while_others_work() -> None:
     scene.seen("b1", resident("m"), resident("n"))
     found = [starts(scene.turn(Arrived(asks(name, "fast")))) for name in ("x", "y")]
     assert found == [{"x": "m"}, {"y": "n"}]
+
+
+def test_fast_finds_what_is_loaded_by_another_of_its_names() -> None:
+    """The same file under a name whose template can do more."""
+    plain, able = llm("plain", size_bytes=9000), llm("able", "tools", size_bytes=9000)
+    able = replace(able, runner=plain.runner)
+    smaller = [llm(f"s{number:02}", "tools") for number in range(2 * JUDGED_AT_ONCE)]
+    scene = holding(plain, able, *smaller)
+    assert starts(scene.turn(Arrived(asks("x", wants=wants("tools"))))) == {"x": "able"}
 
 
 def test_small_is_the_smallest_though_another_is_loaded() -> None:
