@@ -15,6 +15,7 @@ from google.protobuf import any_pb2, duration_pb2, message
 from google.rpc import error_details_pb2, status_pb2
 
 from broker.core import errors, model_errors
+from broker.core.library import LibraryAway
 from broker.core.requests import Outcome
 
 DOMAIN: Final = "broker.v1"
@@ -49,6 +50,7 @@ CODES: Final[Mapping[type[errors.BrokerError], grpc.StatusCode]] = MappingProxyT
         errors.ClientTooSlow: _Code.RESOURCE_EXHAUSTED,
         errors.BackendFailed: _Code.INTERNAL,
         errors.BackendUnreachable: _Code.UNAVAILABLE,
+        LibraryAway: _Code.UNAVAILABLE,
         errors.BackendBusy: _Code.UNAVAILABLE,
         errors.BackendRefused: _Code.INVALID_ARGUMENT,
     }
