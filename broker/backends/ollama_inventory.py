@@ -13,7 +13,14 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from broker.backends.figures import Bytes, Count, Nanoseconds, told_count
+from broker.backends.figures import (
+    Bytes,
+    Count,
+    Nanoseconds,
+    check_listed,
+    check_listing,
+    told_count,
+)
 from broker.backends.ollama_model_file import Files, files, kv_bytes_per_token
 from broker.core.content import Embeddings
 from broker.core.errors import BackendFailed
@@ -103,7 +110,9 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
 
 def listed_models(body: bytes) -> tuple[ListedModel, ...]:
     """The local models of /api/tags, in its order."""
+    check_listing("/api/tags", body)
     listed = _decoded(body, _Tags, "/api/tags").models or []
+    check_listed("/api/tags", listed)
     return tuple(model for model in listed if not model.remote_model)
 
 
@@ -167,6 +176,9 @@ def _date(told: object) -> str:
 
 def residents(body: bytes) -> tuple[Resident, ...]:
     """The models of /api/ps. A runner that died stays listed until somebody asks for it."""
+    check_listing("/api/ps", body)
+    running = _decoded(body, _Ps, "/api/ps").models or []
+    check_listed("/api/ps", running)
     return tuple(
         Resident(
             name=model.name,
@@ -176,7 +188,7 @@ def residents(body: bytes) -> tuple[Resident, ...]:
             num_ctx=model.context_length,
             expires_unix_s=_expiry(model.expires_at),
         )
-        for model in _decoded(body, _Ps, "/api/ps").models or ()
+        for model in running
     )
 
 

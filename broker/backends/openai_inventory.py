@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from broker.backends.figures import Bytes, Count
+from broker.backends.figures import Bytes, Count, check_listed, check_listing
 from broker.backends.openai_errors import EMBEDDINGS, MODELS
 from broker.core.content import Embeddings
 from broker.core.errors import BackendFailed
@@ -64,7 +64,9 @@ class _Embedded(msgspec.Struct):
 
 def listed_models(body: bytes) -> tuple[ListedModel, ...]:
     """The models of /v1/models, each name once, in its order."""
+    check_listing(MODELS, body)
     listed = _decoded(body, _Models, MODELS).data or []
+    check_listed(MODELS, listed)
     return tuple({model.id: model for model in listed if model.id}.values())
 
 

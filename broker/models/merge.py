@@ -32,6 +32,8 @@ CONTEXT_MAX: Final = 2**31 - 1
 CAPABILITIES_MAX: Final = 32
 _WORD_LENGTH_MAX: Final = 64
 _LATEST: Final = ":latest"
+# Of what a backend tells of a model, what people read.
+_TEXTS: Final = ("digest", "parameter_size", "quantization", "family", "modified_at")
 
 # One backend's models, by comparison key.
 FactsByKey = Mapping[str, ModelFacts]
@@ -62,9 +64,16 @@ class Checked:
         self.oddities.note(f"{name!r} with {what} {value}")
         return 0
 
+    def text(self, name: str, what: str, value: str) -> str:
+        """It, or "" where no list could show it."""
+        if len(value) <= NAME_LENGTH_MAX and value.isprintable():
+            return value
+        self.oddities.note(f"{name!r} with the {what} {value[:_WORD_LENGTH_MAX]!r}")
+        return ""
+
     def words(self, name: str, words: Collection[str]) -> frozenset[str]:
         """What it can do, as far as these are words."""
-        good = [each for each in words if 0 < len(each) <= _WORD_LENGTH_MAX]
+        good = [each for each in words if 0 < len(each) <= _WORD_LENGTH_MAX and each.isprintable()]
         if len(good) < len(words) or len(good) > CAPABILITIES_MAX:
             self.oddities.note(f"{name!r} with capabilities that are no words, or too many")
         return frozenset(sorted(good)[:CAPABILITIES_MAX])
@@ -80,13 +89,24 @@ class Checked:
             size = self.number(each.name, "bytes", each.size_bytes, SIZE_BYTES_MAX)
             context = self.number(each.name, "context", each.context_length_train, CONTEXT_MAX)
             words = self.words(each.name, each.capabilities)
-            if (size, context, words) != (
+            texts = {name: getattr(each, name) for name in _TEXTS}
+            good = {name: self.text(each.name, name, value) for name, value in texts.items()}
+            if (size, context, words, good) != (
                 each.size_bytes,
                 each.context_length_train,
                 each.capabilities,
+                texts,
             ):
                 each = replace(
-                    each, size_bytes=size, context_length_train=context, capabilities=words
+                    each,
+                    size_bytes=size,
+                    context_length_train=context,
+                    capabilities=words,
+                    digest=good["digest"],
+                    parameter_size=good["parameter_size"],
+                    quantization=good["quantization"],
+                    family=good["family"],
+                    modified_at=good["modified_at"],
                 )
             found.setdefault(comparison_key(each.name), each)
         return found
@@ -106,11 +126,12 @@ class Checked:
                 self.oddities.note(f"more than {LIBRARY_VARIANTS_MAX} variants")
             del variants[left:]
             left -= len(variants)
+            description = each.description[:DESCRIPTION_CHARACTERS_MAX]
             checked = (
                 base,
                 tuple(variants),
                 self.words(base, each.capabilities),
-                each.description[:DESCRIPTION_CHARACTERS_MAX],
+                description if description.isprintable() else "",
             )
             if checked == (each.name, each.variants, each.capabilities, each.description):
                 yield each  # one object less that outlives this
@@ -130,8 +151,23 @@ class Checked:
             size = self.number(name, "bytes", each.size_bytes, SIZE_BYTES_MAX)
             context = self.number(name, "context", each.context_window, CONTEXT_MAX)
             name = base + name[len(base) :]
-            if (name, size, context) != (each.name, each.size_bytes, each.context_window):
-                each = replace(each, name=name, size_bytes=size, context_window=context)
+            date = self.text(name, "date", each.modified_at)
+            digest = self.text(name, "digest", each.digest)
+            checked = name, size, context, date, digest
+            if checked != (
+                each.name,
+                each.size_bytes,
+                each.context_window,
+                each.modified_at,
+                each.digest,
+            ):
+                each = LibraryVariant(
+                    name=name,
+                    size_bytes=size,
+                    context_window=context,
+                    modified_at=date,
+                    digest=digest,
+                )
             found.setdefault(name.lower(), each)
         return list(found.values())
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from broker.backends import ollama_inventory as inventory
+from broker.backends.figures import LISTED_MAX, LISTING_BYTES_MAX
 from broker.core.errors import BackendFailed
 
 A, B = "a" * 64, "b" * 64
@@ -31,6 +32,19 @@ def test_what_cannot_be_read_is_the_backends_failure(
 ) -> None:
     with pytest.raises(BackendFailed, match="cannot be read"):
         read(body)
+
+
+@pytest.mark.parametrize("read", [inventory.listed_models, inventory.residents])
+def test_more_models_than_any_server_has_are_the_backends_failure(
+    read: Callable[[bytes], tuple[object, ...]],
+) -> None:
+    one = b'{"name":"m","digest":"d"}'
+    most = b'{"models":[%s]}' % b",".join([one] * LISTED_MAX)
+    assert len(read(most)) == LISTED_MAX
+    with pytest.raises(BackendFailed, match=f"lists {LISTED_MAX + 1} models"):
+        read(most.replace(b"[", b"[" + one + b","))
+    with pytest.raises(BackendFailed, match=f"of over {LISTING_BYTES_MAX} bytes"):
+        read(most + b" " * LISTING_BYTES_MAX)
 
 
 ABSURD = [-1, 2**63, 10**400, -(10**400)]

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from broker.backends import openai_inventory as inventory
+from broker.backends.figures import LISTED_MAX, LISTING_BYTES_MAX
 from broker.core.errors import BackendFailed
 
 VLLM = {"id": "Qwen/Qwen2.5-7B", "object": "model", "owned_by": "vllm", "max_model_len": 32768}
@@ -62,6 +63,15 @@ def test_lists_that_are_empty_or_repeat_themselves() -> None:
 def test_a_list_that_cannot_be_read_is_a_failure(body: bytes) -> None:
     with pytest.raises(BackendFailed, match="/v1/models answered what cannot be read"):
         inventory.listed_models(body)
+
+
+def test_more_models_than_any_server_has_are_a_failure() -> None:
+    many = [{"id": f"m{each}"} for each in range(LISTED_MAX + 1)]
+    assert len(inventory.listed_models(listing(*many[1:]))) == LISTED_MAX
+    with pytest.raises(BackendFailed, match=f"/v1/models lists {LISTED_MAX + 1} models"):
+        inventory.listed_models(listing(*many))
+    with pytest.raises(BackendFailed, match=f"of over {LISTING_BYTES_MAX} bytes"):
+        inventory.listed_models(b" " * (LISTING_BYTES_MAX + 1))
 
 
 def test_versions() -> None:

@@ -51,6 +51,11 @@ class Stage:
     def where(self) -> dict[str, list[str]]:
         return {each.name: list(each.runners) for each in self.index.local()}
 
+    def texts(self, name: str) -> tuple[str, str, str]:
+        model = self.index.get(name)
+        assert model is not None
+        return model.modified_at, model.digest, model.description
+
     def kept(self) -> KeptList:
         models, times = self.gathering.to_keep()
         return KeptList(models=list(models), times=times)
@@ -247,6 +252,11 @@ def test_what_the_seeds_wrote_is_known_until_all_backends_have_answered() -> Non
         facts("good:1b", capabilities=frozenset({""})),
         facts("good:1b", capabilities=frozenset({"w" * 100})),
         facts("good:1b", capabilities=frozenset(str(each) for each in range(100))),
+        facts("good:1b", capabilities=frozenset({"to\x1bols"})),
+        facts("good:1b", family="f" * 3_000_000),
+        facts("good:1b", quantization="\x1b]0;owned\x07"),
+        facts("good:1b", parameter_size="one\nline"),
+        facts("good:1b", modified_at="\u202e2024"),
     ],
 )
 def test_what_cannot_be_so_is_left_out_and_told_once(odd: ModelFacts) -> None:
@@ -261,6 +271,9 @@ def test_what_cannot_be_so_is_left_out_and_told_once(odd: ModelFacts) -> None:
         assert 0 <= model.size_bytes <= 10**14
         assert 0 <= model.context_window < 2**31
         assert len(model.capabilities) <= 32
+        texts = (model.family, model.quantization, model.parameter_size, model.modified_at)
+        assert all(len(each) < 600 and each.isprintable() for each in texts)
+        assert all(each.isprintable() for each in model.capabilities)
     with capture_logs() as logs:
         stage.gathering.listed("a", [facts("good:1b")])
         stage.gathering.listed("a", [odd])
@@ -276,17 +289,19 @@ def test_of_the_library_what_cannot_be_pulled_is_left_out() -> None:
             LibraryVariant(name="X:1B", size_bytes=9),
             LibraryVariant(name="y:1b"),
             LibraryVariant(name="x: bad"),
-            LibraryVariant(name="library/x:2b"),
+            LibraryVariant(name="library/x:2b", modified_at="2024\n", digest="d" * 5_000),
         ),
         description="d" * 5_000,
     )
+    loud = replace(library("z", "1b"), description="\x1b[2J")
     with capture_logs() as logs:
-        stage.library(odd, library("X", "9b"), library("bad name", "1b"), library("", "1b"))
-    assert stage.names(Availability.ALL) == ["x:1b", "x:2b"]
+        stage.library(odd, library("X", "9b"), library("bad name", "1b"), library("", "1b"), loud)
+    assert stage.names(Availability.ALL) == ["x:1b", "x:2b", "z:1b"]
+    assert [stage.texts(each) for each in ("x:2b", "z:1b")] == [("", "", "d" * 1_000), ("", "", "")]
     model = stage.index.get("x:1b")
     assert model is not None
     assert (model.size_bytes, model.context_window, len(model.description)) == (0, 0, 1_000)
-    assert [each["count"] for each in logs] == [7]
+    assert [each["count"] for each in logs] == [9]
 
 
 def test_a_name_that_only_a_backend_would_give_is_listed_and_kept() -> None:
