@@ -74,8 +74,8 @@ class LibraryRows:
     modified: list[str] = field(default_factory=list)
     digests: list[str] = field(default_factory=list)
     # Made of these when all are there.
-    by_size: Numbers = field(default_factory=lambda: Numbers(array("q"), [0], b""))
-    by_context: Numbers = field(default_factory=lambda: Numbers(array("q"), [0], b""))
+    by_size: Numbers = field(default_factory=lambda: Numbers(array("q"), [0], [0], b""))
+    by_context: Numbers = field(default_factory=lambda: Numbers(array("q"), [0], [0], b""))
     by_tag: Tags = field(default_factory=Tags)
     # As many ones and zeros as a base has rows, shared by all that have as many.
     ones: list[bytes] = field(default_factory=list)

@@ -66,21 +66,29 @@ class Numbers:
     Rows lie in buckets by their number. A question is decided for whole buckets, and row by row
     only in the one that its limit divides."""
 
-    def __init__(self, values: Sequence[int], tops: list[int], plane: bytes) -> None:
+    def __init__(
+        self, values: Sequence[int], tops: list[int], lowest: list[int], plane: bytes
+    ) -> None:
         self._values = values
-        self._tops = tops  # the largest number of each bucket; 0 is alone in the first
+        self._tops = tops  # no number of a bucket is larger; 0 is alone in the first
+        self._lowest = lowest  # number of each bucket
         self._plane = plane
 
     @staticmethod
     def of(values: array[int]) -> Steps[Numbers]:
         """`values` must not be changed any more."""
         tops = _tops(values)
+        lowest = list(tops)
         plane = bytearray(len(values))
         for start in range(0, len(values), _STEP_ROWS):
             some = values[start : start + _STEP_ROWS]
-            plane[start : start + len(some)] = bytes([bisect_left(tops, each) for each in some])
+            buckets = bytes([bisect_left(tops, each) for each in some])
+            plane[start : start + len(some)] = buckets
+            for bucket, value in zip(buckets, some, strict=True):
+                if value < lowest[bucket]:
+                    lowest[bucket] = value
             yield
-        return Numbers(values, tops, bytes(plane))
+        return Numbers(values, tops, lowest, bytes(plane))
 
     def __getitem__(self, row: int) -> int:
         return self._values[row]
@@ -90,24 +98,28 @@ class Numbers:
         divided = bisect_left(self._tops, limit)
         table = bytearray(BYTES)
         table[1:divided] = b"\1" * max(0, divided - 1)
-        return self._decided(table, divided, lambda value: 0 < value <= limit)
+        if self._lowest[divided] <= limit and divided:
+            table[divided] = 1 if self._tops[divided] == limit else _DOUBTFUL
+        return self._decided(table, lambda value: value <= limit)
 
     def at_least(self, limit: int) -> bytes:
         """Where it is known, and no less than this."""
         divided = max(1, bisect_left(self._tops, limit))
         table = bytearray(BYTES)
-        table[divided + 1 :] = b"\1" * (BYTES - divided - 1)
-        return self._decided(table, divided, lambda value: value >= limit)
+        table[divided:] = b"\1" * (BYTES - divided)
+        if self._lowest[divided] < limit:
+            table[divided] = _DOUBTFUL
+        return self._decided(table, lambda value: value >= limit)
 
-    def _decided(self, table: bytearray, divided: int, holds: Callable[[int], bool]) -> bytes:
-        table[divided] = _DOUBTFUL
-        mask = bytearray(self._plane.translate(table))
+    def _decided(self, table: bytearray, holds: Callable[[int], bool]) -> bytes:
+        mask = self._plane.translate(table)
+        if _DOUBTFUL not in table:
+            return mask
+        judged = bytearray(mask)
         values = self._values
-        row = mask.find(_DOUBTFUL)
-        while row >= 0:
-            mask[row] = holds(values[row])
-            row = mask.find(_DOUBTFUL, row + 1)
-        return bytes(mask)
+        for row in rows_in(mask, wanted=_DOUBTFUL):
+            judged[row] = holds(values[row])
+        return bytes(judged)
 
     def ascending(self, mask: bytes, start: int) -> Iterator[list[int]]:
         """The rows of the mask whose number is known and at least `start`, some at a time: no
