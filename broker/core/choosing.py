@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Final, NamedTuple
 
 from broker.core.backlog import Backlog
@@ -98,8 +99,8 @@ class Choosing:
 
     def models_changed(self) -> None:
         """Backends have others than before."""
-        self._known: dict[str, Known] = {}
-        self._specs: dict[str, ModelSpec] = {}  # of which these are made
+        self._known: dict[str, list[Known]] = {}  # several, where backends have different ones
+        self._specs: dict[str, ModelSpec] = {}  # of which the first of these are made
         self._names: dict[str, dict[str, None]] = {}  # the keys of those that a runner answers for
         self._by_wish: dict[Wish, _Fitting] = {}
 
@@ -139,7 +140,8 @@ class Choosing:
         """What such a request would get, with all that may be told of it."""
         alias = self._alias(spec)
         wish = wish_of(spec, alias.wants.joined(spec.wants))
-        moment = self._moment(spec, now_ns, waits_for)
+        asked = spec if alias is _NOTHING else replace(spec, wants=wish.wants)
+        moment = self._moment(asked, now_ns, waits_for)
 
         def judge(model: Known) -> Standing:
             return self._standing(model, moment)
@@ -190,7 +192,7 @@ class Choosing:
         again."""
         found = self._by_wish.get(wish)
         if found is None:
-            known = by_size(self._models().values(), wish.prefer)
+            known = by_size(chain.from_iterable(self._models().values()), wish.prefer)
             found = self._judged(known, wish, was_named=False)
             if not wish.wants.memory_bytes_max:
                 if len(self._by_wish) >= WISHES_MAX:
@@ -201,7 +203,7 @@ class Choosing:
     def _listed(self, names: Sequence[str], wish: Wish) -> _Fitting:
         """Of those that an operator has listed."""
         known = self._models()
-        there = [known[key] for key in map(comparison_key, names) if key in known]
+        there = [each for key in map(comparison_key, names) for each in known.get(key, ())]
         away = [
             RejectedModel(each, "is on no backend")
             for each in names
@@ -211,27 +213,31 @@ class Choosing:
         return _Fitting(fits, (*rejected, *away))
 
     def _judged(self, models: Sequence[Known], wish: Wish, *, was_named: bool) -> _Fitting:
-        fits, others = dict[str, Known](), list[tuple[int, str, str]]()
+        fits, others = dict[str, Known](), list[tuple[int, str, str, str]]()
         for each in models:
             memory_bytes = self._memory_bytes(each) if wish.wants.memory_bytes_max else 0
             found = lacks(each, wish, memory_bytes, was_named=was_named)
             if found:
                 far = distance(each, wish, found)
-                others.append((far, each.name, ", ".join(found)))
+                others.append((far, each.name, ", ".join(found), each.key))
             else:
-                fits[each.key] = each
-        rejected = tuple(RejectedModel(name, why) for _, name, why in sorted(others))
-        return _Fitting(fits, rejected)
+                fits.setdefault(each.key, each)
+        nearest = dict[str, RejectedModel]()
+        for _, name, why, key in sorted(others):
+            if key not in fits:
+                nearest.setdefault(key, RejectedModel(name, why))
+        return _Fitting(fits, tuple(nearest.values()))
 
-    def _models(self) -> dict[str, Known]:
-        """All models of all backends, as the first that has them tells."""
+    def _models(self) -> dict[str, list[Known]]:
+        """All models of all backends."""
         if not self._known:
             for backend in self._backends.values():
                 for key, model in backend.models.items():
                     self._names.setdefault(model.runner, {})[key] = None
-                    if key not in self._known:
-                        self._known[key] = known_of(model)
-                        self._specs[key] = model
+                    first = self._specs.setdefault(key, model)
+                    known = self._known.setdefault(key, [])
+                    if (not known or model != first) and (its := known_of(model)) not in known:
+                        known.append(its)
         return self._known
 
     def _memory_bytes(self, model: Known) -> int:
@@ -259,7 +265,9 @@ class Choosing:
 
     def _standing(self, model: Known, moment: _Moment) -> Standing:
         """On the backend where its answer would come soonest."""
-        ways, first = moment.ways, self._specs.get(model.key)
+        ways, first = moment.ways, None
+        if len(self._known.get(model.key, ())) == 1:
+            first = self._specs[model.key]
         best: Standing | None = None
         for backend in self._backends.values():
             its = backend.models.get(model.key)

@@ -60,28 +60,28 @@ class Ways:
         """What was asked for, where that may start, else the first fallback that may and can do
         it; None where there is none. `waits_for`: the runner that it waits for already."""
         key = comparison_key(spec.model)
-        model = self.ready(key, waits_for)
-        line = None if model is None else line_if_able(spec, model, self.backends)
-        if model is not None and line is not None and self.suits(model):
+        line = self._line(spec, key, waits_for)
+        if line is not None:
             return Found(key, line, "")
         return next(self.fallbacks(spec, waits_for), None)
 
     def fallbacks(self, spec: RequestSpec, waits_for: str = "") -> Iterator[Found]:
         """Those of the caller that may start and can do it, in the caller's order."""
         for key in fallback_keys(spec):
-            model = self.ready(key, waits_for)
-            if model is None or not self.suits(model):
-                continue
-            line = line_if_able(spec, model, self.backends)
+            line = self._line(spec, key, waits_for)
             if line is not None:
                 yield Found(key, line, self.why_not(spec.model))
 
-    def ready(self, key: str, waits_for: str) -> ModelSpec | None:
-        """The model of this name on a backend that takes it."""
+    def _line(self, spec: RequestSpec, key: str, waits_for: str) -> LineKey | None:
+        """That of the first model of this name that may start, that the level lets answer and that
+        can do it: two backends may have different ones."""
         for backend in self.backends.values():
             model = backend.models.get(key)
-            if model is not None and self.is_ready(backend, model.runner, waits_for):
-                return model
+            if model is None or not self.is_ready(backend, model.runner, waits_for):
+                continue
+            line = line_if_able(spec, model, self.backends) if self.suits(model) else None
+            if line is not None:
+                return line
         return None
 
     def is_ready(self, backend: BackendState, runner: str, waits_for: str) -> bool:
@@ -120,16 +120,20 @@ def check_own(
 ) -> tuple[ModelSpec, LineKey] | None:
     """The model that was asked for, on a backend that answers, and the line for it. Raises where it
     cannot do this, with what can: that is for the caller to hear, whatever a fallback could."""
-    model = known(comparison_key(spec.model), backends)
-    if model is None:
-        return None
-    try:
-        check_able(spec, model, backends)
-    except CapabilityMissing as error:
-        raise CapabilityMissing(error.problem, nearest_able(spec, backends)) from None
-    except NoModelFits as error:
-        raise NoModelFits(error.rejected, nearest_able(spec, backends)) from None
-    return model, context_line(spec, model)
+    problem: BrokerError | None = None
+    for model in known(comparison_key(spec.model), backends):
+        try:
+            check_able(spec, model, backends)
+            return model, context_line(spec, model)
+        except BrokerError as error:
+            problem = problem or error
+    if isinstance(problem, CapabilityMissing):
+        raise CapabilityMissing(problem.problem, nearest_able(spec, backends)) from None
+    if isinstance(problem, NoModelFits):
+        raise NoModelFits(problem.rejected, nearest_able(spec, backends)) from None
+    if problem is not None:
+        raise problem
+    return None
 
 
 def nearest_able(spec: RequestSpec, backends: Mapping[str, BackendState]) -> tuple[str, ...]:
@@ -152,13 +156,12 @@ def find_target(spec: RequestSpec, ways: Ways) -> Found:
     if found is not None:
         return found
     for key in (comparison_key(spec.model), *fallback_keys(spec)):
-        model = known(key, ways.backends)
-        line = None if model is None else line_if_able(spec, model, ways.backends)
-        if model is None or line is None:
-            continue
-        check_startable(model, ways.backends, ways.now_ns)
-        instead = "" if key == comparison_key(spec.model) else ways.why_not(spec.model)
-        return Found(key, line, instead)
+        for model in known(key, ways.backends):
+            line = line_if_able(spec, model, ways.backends)
+            if line is not None:
+                check_startable(model, ways.backends, ways.now_ns)
+                instead = "" if key == comparison_key(spec.model) else ways.why_not(spec.model)
+                return Found(key, line, instead)
     raise no_model(spec, ways.backends)
 
 
@@ -169,12 +172,11 @@ def fallback_keys(spec: RequestSpec) -> tuple[str, ...]:
     return tuple(comparison_key(each) for each in spec.fallback_models)
 
 
-def known(key: str, backends: Mapping[str, BackendState]) -> ModelSpec | None:
-    """The model of this name on a backend that answers."""
+def known(key: str, backends: Mapping[str, BackendState]) -> Iterator[ModelSpec]:
+    """The models of this name on backends that answer: usually the same on all."""
     for backend in backends.values():
         if backend.up and key in backend.models:
-            return backend.models[key]
-    return None
+            yield backend.models[key]
 
 
 def line_if_able(

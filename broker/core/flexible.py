@@ -20,11 +20,11 @@ from broker.core.ledger import Ledger
 from broker.core.lifecycle import State
 from broker.core.model_name import comparison_key
 from broker.core.placement import BackendState
+from broker.core.queueing import LineKey
 from broker.core.reassignment import Choice, Reassignment
 from broker.core.record import Accepted, Record
 from broker.core.requests import RequestSpec
 from broker.core.residency import ResidencyState
-from broker.core.stimuli import ModelSpec
 
 # First what is there, then what is about to be.
 _AT_HAND: Final = (ResidencyState.RESIDENT, ResidencyState.LOADING)
@@ -57,8 +57,7 @@ class Flexible:
             return ()
         found = list[Accepted]()
         for key in (comparison_key(spec.model), *fallback_keys(spec)):
-            model = self._model(key)
-            line = None if model is None else line_if_able(spec, model, self._backends)
+            line = self._line(spec, key)
             if line is not None and all(line[0] != each.line[0] for each in found):
                 found.append(Accepted(key, line))
         return tuple(found) if len(found) > 1 else ()
@@ -119,10 +118,11 @@ class Flexible:
         self._reassignment.assign(record, choice, now_ns)
         return True
 
-    def _model(self, key: str) -> ModelSpec | None:
-        """The model of this name on some backend, whether that answers or not."""
+    def _line(self, spec: RequestSpec, key: str) -> LineKey | None:
+        """That of the first model of this name that can do it, be its backend up or not."""
         having = (each.models.get(key) for each in self._backends.values())
-        return next((each for each in having if each is not None), None)
+        lines = (line_if_able(spec, each, self._backends) for each in having if each is not None)
+        return next((line for line in lines if line is not None), None)
 
     def _is_at_hand(self, accepted: Accepted, state: ResidencyState) -> bool:
         runner, num_ctx = accepted.line

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from broker.core.backlog import Backlog
 from broker.core.choosing import Choosing, Chosen
 from broker.core.errors import BrokerError, NoBackend
-from broker.core.failover import Ways, check_own, known
+from broker.core.failover import Ways, check_own
 from broker.core.ledger import Ledger
 from broker.core.lifecycle import WAITS, State, Trigger
 from broker.core.model_name import comparison_key
@@ -28,8 +28,6 @@ from broker.core.requests import RequestKind, RequestSpec, Substitution
 from broker.core.selection import Selection
 from broker.core.stimuli import ModelSpec
 from broker.core.targets import (
-    check_able,
-    context_line,
     find_line,
     may_run,
     may_start,
@@ -264,11 +262,10 @@ class Reassignment:
             return kept
         spec, asked = record.spec, comparison_key(record.spec.model)
         problem: BrokerError | None = None
-        model = known(asked, self._backends)
         try:
-            if model is not None:
-                check_able(spec, model, self._backends)
-                own = Choice(asked, context_line(spec, model), False)
+            found_own = check_own(spec, self._backends)
+            if found_own is not None:
+                own = Choice(asked, found_own[1], False)
                 return self._by_need(record, own, None, now_ns)
             found = self._ways(now_ns).find(spec)
             if found is not None:
