@@ -96,6 +96,7 @@ class Listing:
     def apply(self, config: Config) -> None:
         """From now on this configuration holds."""
         self._urls = {each.name: each.url for each in config.backends}
+        self._gathering.name(_named(config))
         self._refreshing.configure(refresh_policy(config))
 
     def state(self) -> ListState:

@@ -17,6 +17,7 @@ from broker.core.library import LibraryModel
 from broker.core.ports import ModelFacts
 from broker.models.index import ModelIndex
 from broker.models.known import KnownModel
+from broker.models.library_query import keys_of
 from broker.models.library_rows import LibraryRows, library_rows
 from broker.models.merge import (
     Checked,
@@ -89,6 +90,15 @@ class Gathering:
         rows = at_once(library_rows(checked.library(library))) if library else None
         self._warn("the list of the last run", checked.oddities)
         self._replace(rows)
+
+    def name(self, names: Iterable[str]) -> None:
+        """The configuration names these models from now on."""
+        named = keys_of(names)
+        if named != self.index.named:
+            self.index.named = named
+            self._listings += 1
+            models = at_once(self._local(self.index.library))
+            self.index.replace(self._unix_ms(), local=models)
 
     def listed(self, backend: str, facts: Sequence[ModelFacts]) -> None:
         """This backend has these models now, and no others."""

@@ -330,3 +330,24 @@ def test_a_model_is_dynamic_unless_the_configuration_names_it() -> None:
         "x:1b": False,
         "y:1b": True,
     }
+
+
+def test_what_the_configuration_names_may_change() -> None:
+    stage = Stage()
+    stage.library(library("x", "1b", "2b"))
+    stage.gathering.listed("a", [facts("x:1b"), facts("y:1b")])
+    changes = stage.changes
+    stage.gathering.name(["Y:1b", "x:2b"])
+    names = ("x:1b", "x:2b", "y:1b")
+    found = [stage.index.get(each) for each in names]
+    assert [each and each.is_dynamic for each in found] == [True, False, False]
+    assert stage.changes == changes + 1
+    query = ModelQuery(availability=Availability.ALL, exclude_dynamic=True)
+    page = stage.index.page(query, Order.NAME, "", 10)
+    assert [each.name for each in page.models] == ["x:2b", "y:1b"]
+    stage.gathering.name(["y:1b", "x:2b"])
+    assert stage.changes == changes + 1
+    stage.gathering.name(["y:1b"])
+    page = stage.index.page(query, Order.NAME, "", 10)
+    assert [each.name for each in page.models] == ["y:1b"]
+    assert stage.changes == changes + 2
