@@ -80,6 +80,7 @@ class Engine(Assembly):
             self.policy.preload,
             self.backends,
             self.backlog,
+            self.records,
             self._switching,
             self.estimates,
             self.timers,

@@ -17,19 +17,25 @@ from broker.core.effects import AbortLoad, Effect, KeepLearned, TellSwitch
 from broker.core.estimates import Estimates
 from broker.core.healing import Health
 from broker.core.level import Level
+from broker.core.lifecycle import WAITS
 from broker.core.placement import BackendState
 from broker.core.preload import SECOND_NS, Forecast, Habits, PreloadPolicy
 from broker.core.preload_choice import Choices
 from broker.core.record import Record
+from broker.core.requests import RequestKey
 from broker.core.residency import Residency, ResidencyState, SwitchStep
 from broker.core.stimuli import PreloadLearned, WallClockSet
 from broker.core.switching import Switching
 from broker.core.timers import Timers
+from broker.core.vanishings import losses_lately
 
 # How often it is looked at while something runs or has just come, and while nothing has: then only
 # the hour changes.
 LOOK_NS: Final = 500_000_000
 REST_NS: Final = 15 * SECOND_NS
+
+# A server that has lately lost so many models that nobody told to leave is left alone.
+LOSSES_MAX: Final = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +69,7 @@ class Preloads:
         policy: PreloadPolicy,
         backends: Mapping[str, BackendState],
         backlog: Backlog,
+        records: Mapping[RequestKey, Record],
         switching: Switching,
         estimates: Estimates,
         timers: Timers,
@@ -77,6 +84,7 @@ class Preloads:
         self.aborted = self.failed = self.demanded = 0
         self._backends = backends
         self._backlog = backlog
+        self._records = records
         self._switching = switching
         self._timers = timers
         self._level = level
@@ -222,14 +230,28 @@ class Preloads:
 
     def _is_idle(self, backend: BackendState, now_ns: int) -> bool:
         """Has nothing waited for a while that it could run, and is nothing under way there?"""
-        if any(key[0] in backend.by_runner for key in self._backlog.lines):
+        if self._is_waited_for(backend):
             self._busy_ns[backend.name] = now_ns
             return False
         if now_ns - self._busy_ns.get(backend.name, -self.policy.idle_ns) < self.policy.idle_ns:
             return False
         is_sound = backend.health is Health.WELL and not backend.healing and backend.may_load
         is_ours = backend.is_open and backend.is_listed and not backend.policy.keeps_models
-        return is_sound and is_ours and backend.is_at_rest
+        # Else others load there as well, and what is lost to them again and again is held off.
+        is_left_alone = losses_lately(backend, now_ns) < LOSSES_MAX
+        return is_sound and is_ours and is_left_alone and backend.is_at_rest
+
+    def _is_waited_for(self, backend: BackendState) -> bool:
+        """Does anything wait that it could run, or load: in a line, before the full queue, or for
+        its next attempt? Be it only because it takes another model than the one it waits for."""
+        here = backend.by_runner
+        if any(key[0] in here for key in self._backlog.lines):
+            return True
+        return any(
+            each.line[0] in here or any(other.line[0] in here for other in each.accepts)
+            for each in self._records.values()
+            if each.state in WAITS
+        )
 
     def _look_at(
         self, backend: BackendState, forecasts: Mapping[str, Forecast], now_ns: int

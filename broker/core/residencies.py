@@ -119,8 +119,8 @@ class Residencies:
                     self._measured(backend, residency, row)
             elif residency.may_have_vanished(seen.asked_ns):
                 self._expect_back(backend, residency)
-                if residency.state is _State.RESIDENT:
-                    vanished.append(residency)
+                if residency.state is _State.RESIDENT and not residency.is_ahead_of_need:
+                    vanished.append(residency)  # else nobody has lost anything by that
                 self._leave(backend, residency, _Trigger.VANISHED, now_ns)
                 self._note_all()
         appeared = [] if may_show_what_left else [x for x in listed if x not in backend.residents]

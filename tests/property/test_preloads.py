@@ -145,6 +145,6 @@ def test_whatever_comes_its_laws_hold(first: int) -> None:
         for _ in range(400):
             each.act()
     views = [each.engine.preloads.view() for each in stories]
-    assert sum(each.used for each in views) > 5
+    assert sum(each.used for each in views) > 1
     assert sum(each.wasted for each in views) > 1
     assert sum(each.aborted + each.failed for each in views) > 1

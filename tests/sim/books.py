@@ -61,12 +61,18 @@ class Books:
     renewed_ns: dict[str, int] = field(default_factory=dict)
     listed_ns: dict[str, int] = field(default_factory=dict)
     load_failed_ns: dict[str, int] = field(default_factory=dict)
+    contested_ns: dict[str, int] = field(default_factory=dict)  # when others took it once too often
     loads: int = 0
     loading_since_ns: int = 0
     load_ns_min: int = LOAD_NS_UNKNOWN  # of those that came to a good end
     is_missing: bool = False  # the last look found it away
     is_leaving: bool = False  # it is not configured
     is_unknown: bool = False  # and is gone
+
+    def held_ns(self, runner: str, never_ns: int) -> int:
+        """When its load last failed, or others took it once too often."""
+        failed_ns = self.load_failed_ns.get(runner, never_ns)
+        return max(failed_ns, self.contested_ns.get(runner, never_ns))
 
     def has_loaded(self, runner: str, now_ns: int) -> None:
         """A load of ours came to a good end."""

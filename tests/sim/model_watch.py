@@ -1,7 +1,7 @@
 """Watches what is loaded where, and what leaves: with books of each backend of its own.
 
 Rules: nothing is asked of a backend that is down or not configured; one load at a time and nothing
-beside it; nothing is loaded for nobody; nobody's model leaves but ours, and not while it works.
+beside it; nothing is loaded for nobody but ahead of need; nobody's model leaves but ours, and not while it works.
 """
 
 from __future__ import annotations
@@ -10,8 +10,17 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from broker.core import errors
-from broker.core.effects import AbortLoad, BackendGone, Effect, Load, Renew, Unload
+from broker.core.effects import (
+    AbortLoad,
+    BackendGone,
+    Effect,
+    Load,
+    Renew,
+    TellSwitch,
+    Unload,
+)
 from broker.core.requests import AttemptId
+from broker.core.residency import SwitchStep
 from broker.core.stimuli import (
     BackendSeen,
     LoadEnded,
@@ -56,6 +65,7 @@ class ModelWatch:
         self._retries = retries
         self._held = held
         self._wants = wants
+        self._unasked: set[tuple[str, str]] = set()  # what was loaded for nobody, in this turn
 
     # What the engine heard
 
@@ -119,6 +129,12 @@ class ModelWatch:
         match effect:
             case Load():
                 self._load(effect, now_ns)
+            case TellSwitch(step=SwitchStep.PRELOADED):
+                self._ahead_of_need(effect)
+            case TellSwitch(step=SwitchStep.CONTESTED):
+                spec = self._scenario.spec(effect.backend, effect.model)
+                if spec is not None:
+                    self.books[effect.backend].contested_ns[spec.runner] = now_ns
             case AbortLoad():
                 self._abort_load(effect)
             case Unload():
@@ -129,8 +145,9 @@ class ModelWatch:
                 self._gone(effect.backend)
 
     def keep_pressed(self) -> None:
-        """After each turn: whoever waits behind an open breaker could not run, and keeps nothing
+        """After each turn: what was loaded for nobody was said to be so; whoever waits behind an open breaker could not run, and keeps nothing
         there."""
+        must(not self._unasked, f"{self._unasked} are loaded for nobody")
         wanted = self._wants.wanted()
         for name, books in self.books.items():
             books.pressed = {
@@ -142,13 +159,23 @@ class ModelWatch:
         books.check_reachable(f"a load was asked of {effect.backend}")
         must(not books.loading, f"{effect.runner} is to be loaded beside {books.loading}")
         must(not books.unloading, f"{effect.runner} is to be loaded while something leaves")
-        must(self._wants.is_taken(effect.runner), f"{effect.runner} is to be loaded for nobody")
+        if not self._wants.is_taken(effect.runner):
+            self._unasked.add((effect.backend, effect.model))
         failed_ns = books.load_failed_ns.get(effect.runner)
         hold_ns = self._scenario.policy.placement.failed_load_hold_ns
         held = failed_ns is not None and now_ns < failed_ns + hold_ns
         must(not held, f"{effect.runner} is loaded again at once after it failed")
         books.loading, books.loads = effect.runner, books.loads + 1
         books.loading_since_ns = now_ns
+
+    def _ahead_of_need(self, told: TellSwitch) -> None:
+        """Only where that is wanted, and where nobody waits whom the backend could serve."""
+        is_on = self._scenario.policy.preload.is_enabled
+        must(is_on, f"{told.model} is loaded ahead of need, which is switched off")
+        self._unasked.discard((told.backend, told.model))
+        here = {each.runner for each in self._scenario.site(told.backend).specs.values()}
+        waiting = self._wants.may_be_wanted() & here
+        must(not waiting, f"{told.model} is loaded ahead of need while {waiting} are waited for")
 
     def _abort_load(self, effect: AbortLoad) -> None:
         books = self.books[effect.backend]

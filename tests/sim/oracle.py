@@ -198,7 +198,7 @@ class Oracle:
             found.append(errors.CircuitOpen)
         # The longest; how often it has failed in a row is for the engine to know.
         hold_ns = scenario.policy.placement.failed_load_hold_ns << HOLD_DOUBLED_MAX
-        failed = [self.books[name].load_failed_ns.get(runner, -hold_ns) for name in up]
+        failed = [self.books[name].held_ns(runner, -hold_ns) for name in up]
         if up and all(now_ns - each < hold_ns for each in failed):
             found.append(errors.LoadFailed)
         return tuple(found)

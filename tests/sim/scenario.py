@@ -14,6 +14,7 @@ from broker.core.breaker import BreakerPolicy
 from broker.core.model_name import comparison_key
 from broker.core.placement import BackendPolicy, PlacementPolicy
 from broker.core.policy import EnginePolicy
+from broker.core.preload import PreloadPolicy
 from broker.core.stimuli import ModelSpec
 from broker.core.time_outs import TimeOutPolicy, TimeOuts
 from broker.sim.ollama_catalogue import Catalogue
@@ -34,6 +35,8 @@ from tests.sim.draw_tasks import (
 from tests.sim.people import Order, draw_agents, draw_moves, draw_orders, draw_queue, has_moves
 
 SECOND_NS: Final = 1_000_000_000
+# Models are loaded ahead of need on the slightest hope.
+EAGER: Final = PreloadPolicy(is_enabled=True, probability_min=0.05, margin=1.0, idle_ns=0)
 USUAL_CTX: Final = 4096
 CTX_MAX: Final = 16_384
 # As the daemon has them: without, what is half open would be waited for as long as its caller does.
@@ -194,6 +197,8 @@ def draw(seed: int) -> Scenario:
         ),
     )
     policy = replace(policy, time_outs=TIME_OUTS, breaker=_draw_breaker(chance))
+    if Random(f"ahead in {seed}").random() < 0.3:
+        policy = replace(policy, preload=EAGER)
     if not any(of.tokens or of.all_tokens for of in policy.agents.types):
         # Else what is reserved would depend on which of its models it waits for.
         tasks = make_flexible(Random(f"flexible in {seed}"), tasks, names)

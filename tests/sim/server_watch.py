@@ -47,12 +47,14 @@ class ServerWatch:
         self._servers: Mapping[str, Server] = {}
         self._calls: dict[tuple[str, ExchangeId], _Call] = {}
         self._before: dict[str, Counter[LogKind]] = {}
+        self._given_up: Counter[str] = Counter()  # loads whose calls were closed, by server
 
     def attend(self, servers: Mapping[str, Server]) -> None:
         self._servers = servers
 
     def be_strict(self) -> None:
         self.is_strict = True
+        self._given_up.clear()
         for name, server in self._servers.items():
             self._before[name] = Counter(server.model.ledger.counts)
 
@@ -70,7 +72,7 @@ class ServerWatch:
             self._check_open(name, server, work, loads=loads)
 
     def closed(self, name: str, exchange: ExchangeId) -> None:
-        del self._calls[name, exchange]
+        self._given_up[name] += self._calls.pop((name, exchange)).loads
 
     def signalled(self, name: str, signal: Signal) -> None:
         call = self._calls[name, signal.exchange]
@@ -122,6 +124,6 @@ class ServerWatch:
             done = Counter(server.model.ledger.counts)
             done.subtract(self._before[name])
             # What takes the place of a load that was aborted waits until that process is dead.
-            done[LogKind.QUEUED] -= done[LogKind.ABORTED]
+            done[LogKind.QUEUED] -= max(done[LogKind.ABORTED], self._given_up[name])
             for kind in OWN_DECISIONS:
                 must(done[kind] <= 0, f"{name} had to decide by itself: {kind.value}")
