@@ -96,9 +96,16 @@ class Simulation:
         base = policy or EnginePolicy(backends=backends_of_policy)
         self._policy = replace(base, backends=backends_of_policy, seed=self._seed)
 
-    def play(self, hear: Hear | None = None, *, counts_from_ns: int = 0) -> Played:
+    def play(
+        self,
+        hear: Hear | None = None,
+        *,
+        counts_from_ns: int = 0,
+        look_every_ns: int = LOOK_EVERY_NS,
+    ) -> Played:
         """To its end. WorkloadProblems where the workload cannot be played. `counts_from_ns`: what
-        was before that is practice, for who reads `preloads_before`."""
+        was before that is practice, for who reads `preloads_before`. `look_every_ns`: how often the
+        engine looks at its load, which takes most of the time where little goes on."""
         sessions = Sessions(self._workload, self._models, self._seed)
         capacity = sum(each.slots * each.residents_of(self._models) for each in self._backends)
         planned, factor = sessions.planned(capacity, self._rho)
@@ -113,7 +120,7 @@ class Simulation:
         )
         world.feed(WallClockSet(wall_offset_ns(self._workload.spec)))
         fleet.begin(world)
-        world.timeline.at(0, partial(_look, world))
+        world.timeline.at(0, partial(_look, world, look_every_ns))
         before = [world.engine.preloads.view()]
         world.timeline.at(counts_from_ns, lambda: before.append(world.engine.preloads.view()))
         self._run(world, fleet, planned, hear)
@@ -167,6 +174,6 @@ class Simulation:
                 hear(fleet.jobs_ended, max(expected, len(fleet.jobs)))
 
 
-def _look(world: World) -> None:
+def _look(world: World, every_ns: int) -> None:
     world.feed(LoadDue())
-    world.timeline.after(LOOK_EVERY_NS, partial(_look, world))
+    world.timeline.after(every_ns, partial(_look, world, every_ns))

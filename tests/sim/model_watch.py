@@ -1,7 +1,8 @@
 """Watches what is loaded where, and what leaves: with books of each backend of its own.
 
 Rules: nothing is asked of a backend that is down or not configured; one load at a time and nothing
-beside it; nothing is loaded for nobody but ahead of need; nobody's model leaves but ours, and not while it works.
+beside it; nothing is loaded for nobody but ahead of need; nobody's model leaves but ours, and not
+while it works.
 """
 
 from __future__ import annotations
@@ -145,8 +146,8 @@ class ModelWatch:
                 self._gone(effect.backend)
 
     def keep_pressed(self) -> None:
-        """After each turn: what was loaded for nobody was said to be so; whoever waits behind an open breaker could not run, and keeps nothing
-        there."""
+        """After each turn: what was loaded for nobody was said to be so; whoever waits behind an
+        open breaker could not run, and keeps nothing there."""
         must(not self._unasked, f"{self._unasked} are loaded for nobody")
         wanted = self._wants.wanted()
         for name, books in self.books.items():
