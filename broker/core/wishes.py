@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from broker.core.arrivals import DRAIN_RETRY_NS
 from broker.core.effects import Effect, WishEnded
 from broker.core.errors import BrokerError, Draining, QueueFull
 from broker.core.stimuli import LoadAsked, LoadEnded, UnloadAsked, UnloadEnded, WishWithdrawn
@@ -17,6 +18,7 @@ from broker.core.wished_unloads import WishedUnloads
 
 # More are refused: an operator's box asks for few, and each is looked at in every turn.
 WISHES_MAX: Final = 64
+FULL_RETRY_NS: Final = 5_000_000_000  # about as long as a load takes
 
 
 class Wishes:
@@ -51,9 +53,10 @@ class Wishes:
     def _is_refused(self, wish: int) -> bool:
         error: BrokerError | None = None
         if self._is_closed:
-            error = Draining("the broker is leaving")
+            error = _leaving()
         elif len(self) >= WISHES_MAX:
-            error = QueueFull(f"{WISHES_MAX} loads and unloads are asked for already")
+            words = f"{WISHES_MAX} loads and unloads are asked for already"
+            error = QueueFull(words, retry_after_ns=FULL_RETRY_NS)
         if error is not None:
             self._emit(WishEnded(wish, error))
         return error is not None
@@ -75,6 +78,10 @@ class Wishes:
     def close(self, now_ns: int) -> None:
         """The broker leaves: nothing is done for anybody who has no request."""
         self._is_closed = True
-        error = Draining("the broker is leaving")
+        error = _leaving()
         self._loads.refuse_all(error)
         self._unloads.refuse_all(error, now_ns)
+
+
+def _leaving() -> Draining:
+    return Draining("the broker is leaving", retry_after_ns=DRAIN_RETRY_NS)

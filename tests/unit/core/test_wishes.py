@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from broker.core.arrivals import DRAIN_RETRY_NS
 from broker.core.effects import AbortLoad, WishEnded
 from broker.core.errors import BackendUnreachable, LoadFailed
 from broker.core.level import Level
@@ -18,7 +19,7 @@ from broker.core.stimuli import (
     ModelsListed,
     WishWithdrawn,
 )
-from broker.core.wishes import WISHES_MAX
+from broker.core.wishes import FULL_RETRY_NS, WISHES_MAX
 from tests.unit.core.scene import (
     MINUTE_NS,
     SECOND_NS,
@@ -247,6 +248,10 @@ def test_only_so_many_wishes_are_open() -> None:
     scene.turn(arrived("running"))
     for wish in range(WISHES_MAX):
         load(scene, wish=wish)
-    assert error_of(load(scene, wish=WISHES_MAX)).reason == "QUEUE_FULL"
+    error = error_of(load(scene, wish=WISHES_MAX))
+    assert (error.reason, error.retry_after_ns) == ("QUEUE_FULL", FULL_RETRY_NS)
     effects = scene.turn(DrainAsked(scene.now_ns + MINUTE_NS))
+    assert {each.error.retry_after_ns for each in of(effects, WishEnded) if each.error} == {
+        DRAIN_RETRY_NS
+    }
     assert answers(effects) == [(wish, "Draining") for wish in range(WISHES_MAX)]
