@@ -15,11 +15,12 @@ from typing import Final
 from broker.core.backlog import Backlog
 from broker.core.effects import AbortLoad, Effect, KeepLearned, TellSwitch
 from broker.core.estimates import Estimates
+from broker.core.habits import Habits
 from broker.core.healing import Health
 from broker.core.level import Level
 from broker.core.lifecycle import WAITS
 from broker.core.placement import BackendState
-from broker.core.preload import SECOND_NS, Forecast, Habits, PreloadPolicy
+from broker.core.preload import SECOND_NS, Forecast, PreloadPolicy
 from broker.core.preload_choice import Choices
 from broker.core.record import Record
 from broker.core.requests import RequestKey

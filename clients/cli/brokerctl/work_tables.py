@@ -235,7 +235,8 @@ def preloads_line(preloads: PreloadStatus) -> Text:
     line = Text(f"{counted(preloads.made, 'model')} loaded ahead of need")
     line.append(f": {preloads.used} used, {preloads.wasted} left unused")
     if preloads.hit_percent is not None:
-        line.append(f"; of the loads that were needed {preloads.hit_percent:.0f} % were there before")
+        share = f"{preloads.hit_percent:.0f} %"
+        line.append(f"; of the loads that were needed {share} were there before")
     if preloads.held_because:
         line.append(f"; none now, as {preloads.held_because}")
     return line

@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from broker_client import LevelStatus, PreemptionStatus, SensorStatus, Status
+from broker_client import LevelStatus, PreemptionStatus, PreloadStatus, SensorStatus, Status
 from brokerctl.clock_findings import skew_finding
 from brokerctl.finding import Severity
 from brokerctl.level import set_text
 from brokerctl.level_tables import level_lines, part_amount_text
 from brokerctl.machine_findings import machine_findings, sensor_findings
 from brokerctl.status_tables import status_view
-from brokerctl.work_tables import preempted_text, standing_text
+from brokerctl.work_tables import preempted_text, preloads_line, standing_text
 from tests.unit.cli.states import GB, busy
 
 WIDTHS = (80, 160)
@@ -182,6 +182,31 @@ def test_a_sensor_that_may_not_look_is_told_apart_from_nothing_to_see(
 )
 def test_clocks_are_compared_as_closely_as_two_readings_allow(told_s: float, words: str) -> None:
     assert words in skew_finding(100.0, told_s, 101.0).text
+
+
+@pytest.mark.parametrize(
+    ("hit", "held", "words"),
+    [
+        (
+            40.0,
+            "",
+            "9 models loaded ahead of need: 6 used, 2 left unused; of the loads that were "
+            "needed 40 % were there before",
+        ),
+        (
+            None,
+            "the level is 1",
+            "9 models loaded ahead of need: 6 used, 2 left unused; none now, as the level is 1",
+        ),
+    ],
+)
+def test_what_was_loaded_ahead_of_need_is_told_with_what_came_of_it(
+    hit: float | None, held: str, words: str
+) -> None:
+    status = PreloadStatus(
+        enabled=not held, held_because=held, made=9, used=6, wasted=2, hit_percent=hit
+    )
+    assert preloads_line(status).plain == words
 
 
 @pytest.mark.parametrize(

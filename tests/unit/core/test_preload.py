@@ -6,18 +6,17 @@ import random
 
 import pytest
 
+from broker.core.habits import AGENTS_MAX, Habits
 from broker.core.preload import (
-    AGENTS_MAX,
     DAY_NS,
     SECOND_NS,
     SLOT_NS,
     SLOTS,
     SLOTS_PER_DAY,
-    SUCCESSORS_MAX,
-    Habits,
     Learned,
     PreloadPolicy,
 )
+from broker.core.successors import SUCCESSORS_MAX
 
 MINUTE_NS = 60 * SECOND_NS
 HOUR_NS = 60 * MINUTE_NS
