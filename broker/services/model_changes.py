@@ -7,6 +7,7 @@ obey.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -106,7 +107,7 @@ class ModelChangesService:
         """Deletes it from these disks. ModelUnknown; ModelInUse unless it is forced."""
         self._access.check(ModelChange.DELETE, agent_id)
         self._check_backend(backend)
-        places = self._places(name, backend)
+        places = await self._places(name, backend)
         found = consequences(places, name)
         deletion = Deletion(
             backends=tuple(places),
@@ -126,13 +127,16 @@ class ModelChangesService:
         )
         return deletion
 
-    def _places(self, name: str, backend: str) -> dict[str, tuple[ModelFacts, ...]]:
-        """All that those backends have which have this model. ModelUnknown where none has."""
+    async def _places(self, name: str, backend: str) -> dict[str, tuple[ModelFacts, ...]]:
+        """All that those backends have which have this model. ModelUnknown where none has. They are
+        asked: what a delete frees and breaks hangs on names that may have come a moment ago."""
         key = comparison_key(name)
-        on_disk = self._catalog.on_disk()
-        meant = {of: facts for of, facts in on_disk.items() if backend in ("", of)}
+        asked = [backend] if backend else list(self._backends)
+        meant = dict(
+            zip(asked, await asyncio.gather(*(self._has(each) for each in asked)), strict=True)
+        )
         places = {
-            of: tuple(facts)
+            of: facts
             for of, facts in meant.items()
             if any(comparison_key(each.name) == key for each in facts)
         }
@@ -140,6 +144,13 @@ class ModelChangesService:
             names = [each.name for facts in meant.values() for each in facts]
             raise ModelUnknown(name, nearest(name, names), backend)
         return places
+
+    async def _has(self, backend: str) -> tuple[ModelFacts, ...]:
+        """What is on its disk; as it was last known where it does not answer."""
+        try:
+            return await self._backends[backend].models()
+        except BrokerError:
+            return tuple(self._catalog.on_disk().get(backend, ()))
 
     def _check_unused(self, name: str, places: tuple[str, ...], breaks: tuple[str, ...]) -> None:
         problems = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -316,6 +317,13 @@ async def test_a_model_is_unloaded_and_then_deleted(daemon: RunningDaemon) -> No
     assert "talk:latest" not in await names(daemon)
     missing = await refused(daemon.models.Delete(pb.DeleteRequest(name="talk")))
     assert missing.reason == "MODEL_UNKNOWN"
+
+
+async def test_a_delete_counts_names_that_came_a_moment_ago(daemon: RunningDaemon) -> None:
+    talk = next(each for each in daemon.backend.facts if each.name == "talk:latest")
+    daemon.backend.facts = (*daemon.backend.facts, replace(talk, name="twin:latest"))
+    told = await daemon.models.Delete(pb.DeleteRequest(name="talk", dry_run=True))
+    assert told.freed_bytes == 0
 
 
 async def test_what_is_in_use_is_deleted_only_by_force(daemon: RunningDaemon) -> None:
