@@ -28,21 +28,17 @@ def _filters() -> Iterator[Case]:
         for request in _filtered(capabilities=["tools", bad]):
             name = "filter.capabilities[1]"
             yield "ModelFilter.capabilities", request, name, "one of completion, embedding, tools"
-    for name in ("size_bytes_max", "memory_bytes_max"):
-        for number in (-1, -(2**63)):
+    no_limit, no_value = "is {}; 0 (any)", "is {}, which is none of its values"
+    for name, numbers, rule in (
+        ("size_bytes_max", (-1, -(2**63)), no_limit),
+        ("memory_bytes_max", (-1, -(2**63)), no_limit),
+        ("context_min", (-1, -(2**31)), no_limit),
+        ("availability", (-1, 4, 2**31 - 1), no_value),
+        ("level", (-1, 5, 2**31 - 1), no_value),
+    ):
+        for number in numbers:
             for request in _filtered(**{name: number}):
-                yield f"ModelFilter.{name}", request, f"filter.{name}", f"is {number}; 0 (any)"
-    for number in (-1, -(2**31)):
-        for request in _filtered(context_min=number):
-            yield "ModelFilter.context_min", request, "filter.context_min", f"is {number}; 0 (any)"
-    for number in (-1, 4, 2**31 - 1):
-        for request in _filtered(availability=number):
-            rule = f"is {number}, which is none of its values"
-            yield "ModelFilter.availability", request, "filter.availability", rule
-    for number in (-1, 5, 2**31 - 1):
-        for request in _filtered(level=number):
-            rule = f"is {number}, which is none of its values"
-            yield "ModelFilter.level", request, "filter.level", rule
+                yield f"ModelFilter.{name}", request, f"filter.{name}", rule.format(number)
 
 
 def _pages() -> Iterator[Case]:

@@ -208,7 +208,8 @@ async def test_models_and_one_of_them(broker: ScriptedBroker) -> None:
     assert "b:latest" in table.stdout
     one = await brokerctl(broker, "models", "a")
     assert "on gpu0" in one.stdout
-    assert "resident; 0 of 0 slots in use" in one.stdout
+    assert "resident" in one.stdout
+    assert "slots in use" not in one.stdout  # nobody told how many there are
     document = json.loads((await brokerctl(broker, "models", "--json")).stdout)
     assert [each["name"] for each in document] == ["a:latest", "b:latest"]
 

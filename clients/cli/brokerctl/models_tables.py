@@ -65,7 +65,9 @@ def model_table(model: Model) -> Table:
             table.add_row(f"on {escape(place.backend)}", "not known: it is down")
             continue
         state = "on disk" if place.state == "absent" else place.state
-        facts = [state, f"{place.running} of {place.slots} slots in use"]
+        facts = [state]
+        if place.slots:
+            facts.append(f"{place.running} of {place.slots} slots in use")
         if place.num_ctx:
             facts.append(f"context {place.num_ctx}")
         if place.memory_bytes:

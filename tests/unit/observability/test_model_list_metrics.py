@@ -23,13 +23,16 @@ def test_what_is_known_and_how_old_it_is() -> None:
         refreshed=4,
         failed=1,
     )
-    assert samples(state).items() >= {
-        ("broker_models_known", "downloaded"): 3,
-        ("broker_models_known", "downloadable"): 200,
-        ("broker_model_list_age_seconds", ""): 7_200.5,
-        ("broker_library_refreshes_total", "answered"): 4,
-        ("broker_library_refreshes_total", "failed"): 1,
-    }.items()
+    assert (
+        samples(state).items()
+        >= {
+            ("broker_models_known", "downloaded"): 3,
+            ("broker_models_known", "downloadable"): 200,
+            ("broker_model_list_age_seconds", ""): 7_200.5,
+            ("broker_library_refreshes_total", "answered"): 4,
+            ("broker_library_refreshes_total", "failed"): 1,
+        }.items()
+    )
 
 
 def test_of_an_unknown_age_there_is_no_sample() -> None:
