@@ -1,4 +1,4 @@
-"""Every field of the calls that list models, broken; see `bad_fields`."""
+"""Every field of the calls that list and change models, broken; see `bad_fields`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from broker_client.pb.broker.v1 import models_pb2 as pb
+from tests.integration.bad_model_changes import BAD_MODEL_CHANGES
 from tests.integration.bad_requirements import REQUIREMENTS
 
 # What the field is, the request, the field that must be named, and what must be said of it.
@@ -60,4 +61,4 @@ def _pages() -> Iterator[Case]:
         )
 
 
-BAD_MODELS: tuple[Case, ...] = (*_filters(), *_pages(), *REQUIREMENTS)
+BAD_MODELS: tuple[Case, ...] = (*_filters(), *_pages(), *REQUIREMENTS, *BAD_MODEL_CHANGES)

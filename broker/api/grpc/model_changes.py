@@ -18,7 +18,7 @@ from broker.api.grpc.validation import (
     check_model,
 )
 from broker.core.errors import BrokerError
-from broker.core.model_name import canonical
+from broker.core.model_name import NAME_LENGTH_MAX, canonical
 from broker.models.pull import PullView
 from broker.services.model_changes import ModelChangesService
 from broker_client.pb.broker.v1 import models_pb2 as pb
@@ -49,7 +49,8 @@ class ModelChanges:
         try:
             problems = open_call(request, context)
             check_named(request, problems)
-            if request.name and canonical(request.name) is None:
+            is_short = 0 < len(request.name) <= NAME_LENGTH_MAX
+            if is_short and canonical(request.name) is None:
                 problems.add("name", "is no name of a model")
             problems.raise_any()
             views = self._changes.pull(
