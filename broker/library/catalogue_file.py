@@ -70,6 +70,8 @@ class CatalogueFile:
 def read_catalogue(path: Path) -> tuple[LibraryModel, ...]:
     """The models in a file. Raises LibraryFailed, which names every problem's place."""
     try:
+        if path.is_fifo():  # who opens it would wait for one who writes
+            raise LibraryFailed(f"{path}: it is a pipe")
         with path.open("rb") as file:
             data = file.read(FILE_BYTES_MAX + 1)
     except OSError as error:

@@ -16,7 +16,9 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from errno import EINVAL
 from pathlib import Path
+from stat import S_ISFIFO
 from typing import Final
 
 import msgspec
@@ -80,6 +82,8 @@ class ModelCache:
         clear_parts(self._beside)
         try:
             status = self._file.stat()
+            if S_ISFIFO(status.st_mode):  # who opens it would wait for one who writes
+                raise OSError(EINVAL, "it is a pipe", str(self._file))
             if status.st_size > FILE_BYTES_MAX:
                 raise msgspec.DecodeError(f"it is larger than {FILE_BYTES_MAX} bytes")
             content = self._file.read_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -165,3 +166,10 @@ def test_a_file_that_is_too_large_is_not_read_whole(tmp_path: Path) -> None:
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(LibraryFailed, match="Is a directory"):
         read_catalogue(tmp_path)
+
+
+def test_a_pipe_in_its_place_holds_nobody_up(tmp_path: Path) -> None:
+    pipe = tmp_path / "models.json"
+    os.mkfifo(pipe)
+    with pytest.raises(LibraryFailed, match="it is a pipe"):
+        read_catalogue(pipe)

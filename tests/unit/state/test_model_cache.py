@@ -360,6 +360,14 @@ async def test_whatever_fails_the_old_list_or_the_new_one_is_there(
     assert not list(file.parent.glob(".*.part"))
 
 
+async def test_a_pipe_in_its_place_holds_nobody_up(file: Path) -> None:
+    file.parent.mkdir()
+    os.mkfifo(file)
+    with capture_logs() as logs:
+        assert cache(file).read() is None
+    assert [each["log_level"] for each in logs] == ["warning"]
+
+
 async def test_a_folder_that_cannot_be_made_is_no_end(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
     kept = cache(tmp_path / "taken" / "model_cache.json")
