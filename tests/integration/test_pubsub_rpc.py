@@ -110,7 +110,9 @@ async def test_an_event_that_fits_several_patterns_is_told_once(daemon: RunningD
     assert topics == ["team:a", "team:b"]
 
 
-@pytest.mark.parametrize("topic", ["capacity", "level", "priority", "models", "requests", "alerts", "health"])
+@pytest.mark.parametrize(
+    "topic", ["capacity", "level", "priority", "models", "requests", "alerts", "health"]
+)
 async def test_the_brokers_own_topics_are_its_own(daemon: RunningDaemon, topic: str) -> None:
     refusal = await refused(
         daemon.pubsub.Publish(pb.PublishRequest(agent_id="opus-1", topic=topic))
