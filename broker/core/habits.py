@@ -116,7 +116,7 @@ class Habits:
                     habit.turns.to[turn.model] = Turn(turn.count, turn.gap_s * SECOND_NS)
 
     def asked(self, model: str, agent_id: str, now_ns: int) -> None:
-        """A request came. A microsecond or two: it is on the way of each."""
+        """A request came. Two or three microseconds: it is on the way of each."""
         if self._ends_ns is not None and now_ns >= self._ends_ns:
             self.roll(now_ns)
         self._habit(model).turns.asked += 1.0
