@@ -328,8 +328,13 @@ def _fits_beside(backend: BackendState, runner: str, others: Collection[Residenc
 def _is_another_of(runner: str, others: Collection[Residency]) -> bool:
     """Is it made of the same weights as one of these, and something else? The server would have
     that leave for it, whatever room there is."""
-    weights = runner.partition(FILES_JOINED)[0]
-    return any(each.runner.partition(FILES_JOINED)[0] == weights for each in others)
+    weights = weights_of(runner)
+    return any(weights_of(each.runner) == weights for each in others)
+
+
+def weights_of(runner: str) -> str:
+    """Of the files that it is made of those that only one runner of a server can have loaded."""
+    return runner.partition(FILES_JOINED)[0]
 
 
 def _is_held(backend: BackendState, runner: str, others: Collection[Residency]) -> bool:

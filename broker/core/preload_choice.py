@@ -16,7 +16,14 @@ from typing import Final
 
 from broker.core.barriers import barrier
 from broker.core.estimates import Estimates
-from broker.core.placement import BackendState, has_room, may_get_room, memory_needed, movable
+from broker.core.placement import (
+    BackendState,
+    has_room,
+    may_get_room,
+    memory_needed,
+    movable,
+    weights_of,
+)
 from broker.core.placement_rule import least_leaving
 from broker.core.preload import SECOND_NS, UNKNOWN, Forecast, PreloadPolicy
 from broker.core.residency import Residency
@@ -52,6 +59,7 @@ class Choices:
         self._backends = backends
         self._estimates = estimates
         self._came_true: dict[str, float] = {}  # by runner, the last judged at the end
+        self._sent_away: dict[str, None] = {}  # runners, the last one at the end
 
     def best(
         self, backend: BackendState, forecasts: Mapping[str, Forecast], now_ns: int
@@ -82,6 +90,7 @@ class Choices:
             (-each.low_per_s * look.load_s(runner), runner)
             for runner, each in look.expected.items()
             if each.low_per_s > 0
+            and runner not in self._sent_away
             and not any(runner in other.residents for other in self._backends.values() if other.up)
             and barrier(backend, runner, now_ns) is None
             and may_get_room(backend, runner)
@@ -106,6 +115,17 @@ class Choices:
         self._came_true[runner] = known
         while len(self._came_true) > self.policy.models_max:
             del self._came_true[next(iter(self._came_true))]
+
+    def sent_away(self, runner: str) -> None:
+        """Somebody had it leave: it is not loaded ahead before it is asked for again."""
+        self._sent_away.pop(runner, None)
+        self._sent_away[runner] = None
+        while len(self._sent_away) > self.policy.models_max:
+            del self._sent_away[next(iter(self._sent_away))]
+
+    def asked(self, runner: str) -> None:
+        """A request for it came."""
+        self._sent_away.pop(runner, None)
 
     def forgive(self) -> None:
         """Time goes by: what did not come true at one hour may at another."""
@@ -190,6 +210,9 @@ class _Look:
         staying = [each for each in self.backend.residents.values() if each not in leaving]
         if len(staying) + len(runners) > policy.resident_max:
             return False
+        those = [*runners, *(each.runner for each in staying)]
+        if len({weights_of(each) for each in those}) < len(those):
+            return False  # the server would have one leave for the other, whatever room there is
         if policy.memory_bytes is None:
             return all(each.managed for each in staying)
         taken = 0

@@ -127,6 +127,7 @@ class Preloads:
         if not self.policy.is_enabled:
             return
         self.habits.asked(record.model, record.agent.id, now_ns)
+        self._choices.asked(record.line[0])
         if self._due_ns > now_ns + LOOK_NS or not self._timer:
             self._arm(now_ns + LOOK_NS, now_ns)
 
@@ -147,6 +148,8 @@ class Preloads:
 
     def left(self, residency: Residency) -> None:
         """It is there no longer, or its load came to nothing."""
+        if residency.is_dismissed:
+            self._choices.sent_away(residency.runner)
         if not residency.is_ahead_of_need:
             return
         if residency.state is not ResidencyState.LOADING:

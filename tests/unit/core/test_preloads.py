@@ -10,7 +10,9 @@ from broker.core.effects import AbortLoad, KeepLearned, TellSwitch
 from broker.core.errors import LoadFailed
 from broker.core.level import Level
 from broker.core.placement import BackendPolicy
-from broker.core.preload import DAY_NS, SLOT_NS, PreloadPolicy
+from broker.core.preload import DAY_NS, SLOT_NS, Forecast, PreloadPolicy
+from broker.core.preload_choice import Choices
+from broker.core.preload_choice import _Look as Look
 from broker.core.preloads import PreloadsView
 from broker.core.residency import ResidencyState, SwitchStep
 from broker.core.stimuli import (
@@ -22,6 +24,7 @@ from broker.core.stimuli import (
     PolicyChanged,
     PreloadLearned,
     Scope,
+    UnloadAsked,
     WallClockSet,
 )
 from broker.core.story import explain
@@ -270,3 +273,34 @@ def test_a_reload_turns_it_on_and_off() -> None:
     on = replace(scene.engine.policy, preload=ON)
     scene.turn(PolicyChanged(on))
     assert switches(scene.wait(20 * SECOND_NS)) == ["load m on b1"]
+
+
+def test_what_somebody_had_leave_is_not_loaded_ahead_before_it_is_asked_for_again() -> None:
+    scene = scene_of()
+    ask(scene, "m", 12)
+    until_ns = scene.now_ns + MINUTE_NS
+    scene.turn(UnloadAsked(wish=1, model="m", backend="", until_ns=until_ns))
+    scene.unloaded("m")
+    assert switches(scene.wait(2 * MINUTE_NS)) == []
+    ask(scene, "m")
+    leave(scene, "m")
+    assert switches(scene.wait(20 * SECOND_NS)) == ["load m on b1"]
+
+
+def test_of_models_on_the_same_weights_one_takes_the_place_of_the_other() -> None:
+    """However much room there is: what is asked for a hundred times as often is loaded."""
+    chances = []
+    for resident_max, often in ((4, "w+2"), (1, "w+2"), (4, "v")):
+        scene = Scene(BackendPolicy(name="b1", resident_max=resident_max, memory_bytes=10**6))
+        scene.open("b1", model("m", runner="w+1"), model("n", runner=often))
+        backends, estimates = scene.engine.backends, scene.engine.estimates
+        choices = Choices(replace(ON, probability_min=0.01), backends, estimates)
+        expected = {
+            name: Forecast(per_s, per_s, per_s, "often")
+            for name, per_s in (("m:latest", 0.001), ("n:latest", 0.1))
+        }
+        look = Look(
+            choices, backends["b1"], {"w+1": expected["m:latest"], often: expected["n:latest"]}
+        )
+        chances.append(look.chance_of_use(["w+1"], ()))
+    assert chances[0] == chances[1] < chances[2]
