@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -12,10 +11,6 @@ from broker.core.model_name import canonical
 from broker.core.ports import ModelFacts
 
 NOWHERE: Final[Mapping[str, str]] = MappingProxyType({})
-
-# The models that judge texts instead of answering, by the names that their makers give them: Llama
-# Guard, ShieldGemma, Granite Guardian, WildGuard, Llama's prompt guard.
-_GUARD: Final = re.compile(r"(^|[^a-z])(\w*guard(ian|reasoner)?\d*|shield(gemma|stral|lm))", re.I)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +56,3 @@ def base_of(name: str) -> str:
 def untagged(full: str) -> str:
     """The same of a name that is as short as it can be, or of the key of one."""
     return full.rpartition(":")[0] or full
-
-
-def judges_texts(base: str) -> bool:
-    """Does a model of this name judge texts instead of answering?"""
-    return _GUARD.search(base.rpartition("/")[2]) is not None

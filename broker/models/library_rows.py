@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Final
 
+from broker.core.guards import is_guard
 from broker.core.library import LibraryModel, LibraryVariant
 from broker.core.model_sizes import size_str
-from broker.models.known import KnownModel, judges_texts
+from broker.models.known import KnownModel
 from broker.models.planes import BYTES, Numbers
 from broker.models.slices import Steps
 
@@ -201,7 +202,7 @@ def library_rows(models: Iterable[LibraryModel]) -> Steps[LibraryRows]:
     for key in keys:
         model = by_key[key]
         yield from _add(rows, key, model, shared)
-        guards.append(judges_texts(model.name))
+        guards.append(is_guard(model.name))
         sets.append(min(numbers.setdefault(model.capabilities, len(numbers)), _SETS_MAX))
         yield
     rows.guards, rows.sets = bytes(guards), bytes(sets)

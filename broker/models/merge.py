@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
 
+from broker.core.guards import is_guard
 from broker.core.kept_models import KeptModel, KeptVariant
 from broker.core.library import (
     DESCRIPTION_CHARACTERS_MAX,
@@ -22,7 +23,7 @@ from broker.core.library import (
 from broker.core.model_name import NAME_LENGTH_MAX, canonical, comparison_key
 from broker.core.model_sizes import size_str
 from broker.core.ports import ModelFacts
-from broker.models.known import KnownModel, base_of, judges_texts, untagged
+from broker.models.known import KnownModel, base_of, untagged
 from broker.models.library_rows import LibraryRows
 from broker.models.slices import Steps
 
@@ -258,7 +259,7 @@ def _known(
         description="" if base is None else library.descriptions[base],
         facts=told if told.name == name else replace(told, name=name),
         runners=MappingProxyType(dict(runners)),
-        is_guard=judges_texts(bare),
+        is_guard=is_guard(bare),
         is_dynamic=key not in named,
     )
 

@@ -15,7 +15,14 @@ def test_every_family_is_known_by_any_of_its_names(family: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["bielik-guard:1b", "lab/safety-guardian", "my_guard", "text.guard2:q4"]
+    "name",
+    [
+        "bielik-guard:1b",
+        "lab/safety-guardian",
+        "my_guard",
+        "text.guard2:q4",
+        "someone/Llama-Guard-4",
+    ],
 )
 def test_what_is_called_a_guard_is_one(name: str) -> None:
     assert is_guard(name)
@@ -23,7 +30,15 @@ def test_what_is_called_a_guard_is_one(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["llama3:8b", "guardrails-chat:7b", "vanguard:1b", "guard.example.com/lab/llama3:8b", "", "x"],
+    [
+        "llama3:8b",
+        "guardrails-chat:7b",
+        "vanguard:1b",
+        "guard.example.com/lab/llama3:8b",
+        "vanguards-tale/llama3",
+        "",
+        "x",
+    ],
 )
 def test_what_answers_is_none(name: str) -> None:
     assert not is_guard(name)

@@ -14,7 +14,7 @@ from broker.core.errors import InvalidRequest
 from broker.core.library import LibraryModel, LibraryVariant
 from broker.core.usage import ModelUse
 from broker.models.index import Availability, ModelIndex, ModelQuery, Order
-from broker.models.known import KnownModel, base_of, judges_texts
+from broker.models.known import KnownModel, base_of
 from broker.models.library_rows import LibraryModels, LibraryRows, library_rows
 from broker.models.slices import at_once
 
@@ -203,23 +203,6 @@ def test_what_the_library_told_is_told_again() -> None:
     }
     with pytest.raises(KeyError):
         known["absent"]
-
-
-@pytest.mark.parametrize(
-    ("base", "judges"),
-    [
-        ("llama-guard3", True),
-        ("shieldgemma", True),
-        ("granite3-guardian", True),
-        ("someone/Llama-Guard-4", True),
-        ("wildguard", True),
-        ("llama3", False),
-        ("vanguards-tale/llama3", False),
-        ("gemma3", False),
-    ],
-)
-def test_who_judges_texts(base: str, judges: bool) -> None:
-    assert judges_texts(base) is judges
 
 
 def test_building_goes_in_small_steps() -> None:
