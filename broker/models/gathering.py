@@ -148,6 +148,10 @@ class Gathering:
         told = self._told.get(backend)
         return None if told is None else told.listed_unix_ms
 
+    def knows(self, backend: str) -> bool:
+        """Is anything known of its models, however old?"""
+        return backend in self._told
+
     def was_heard(self, backend: str) -> bool:
         """Has it told its models in this run?"""
         told = self._told.get(backend)

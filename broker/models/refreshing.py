@@ -201,7 +201,7 @@ class Refreshing:
             name=name,
             up=is_up,
             age_ms=age,
-            freshness=freshness(age, self._policy, is_empty=then is None),
+            freshness=freshness(age, self._policy, is_empty=not self._gathering.knows(name)),
             problem=problems.get(name, "" if is_up else "it has not answered yet"),
         )
 

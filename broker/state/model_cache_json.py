@@ -90,14 +90,16 @@ class Reading:
         except NO_SUCH_JSON:
             self.left_out += 1
             return None
-        variants = (self._variant(key, each) for key, each in base.variants.items())
+        variants = [self._variant(key, each) for key, each in base.variants.items()]
+        good = tuple(each for each in variants if each is not None)
         return KeptModel(
             name=name,
-            variants=tuple(each for each in variants if each is not None),
+            variants=good,
             downloaded=base.downloaded,
             capabilities=frozenset(base.capabilities or ()),
             description=base.description,
-            mark=base.mark,
+            # Without its sign the library is asked again for what is no longer whole.
+            mark=base.mark if len(good) == len(variants) else "",
         )
 
     def _variant(self, name: str, raw: msgspec.Raw) -> KeptVariant | None:

@@ -78,7 +78,7 @@ NEXT_STEPS: Final[tuple[tuple[type[BrokerError], str], ...]] = (
     (NoBackend, "`brokerctl doctor` says which backend does not answer, or is drained"),
     (LoadFailed, "`brokerctl doctor` says why, and when it is tried again"),
     (ModelChangeDenied, "an operator may allow it under [model_access] of the broker"),
-    (PullFailed, "`brokerctl models pull` with the same name goes on where it stood"),
+    (PullFailed, "if the name is right, `brokerctl models pull` goes on where it stood"),
     (DiskFull, "`brokerctl models delete` makes room; `brokerctl models tree` says how much"),
     (PullsFull, "`brokerctl models pulls` lists them"),
     (PullNotFound, "`brokerctl models pulls` lists those there are"),

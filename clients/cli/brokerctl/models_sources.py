@@ -39,6 +39,8 @@ def _backend_text(source: ModelSource, later_ms: int, *, is_only: bool) -> str:
         return ""
     silent = f"{source.name} does not answer{_why(source)}"
     if source.age_ms is None:
+        if source.freshness != "empty":
+            return f"{silent}; nobody knows how old what it has is"
         return f"{silent}; what it has is not known yet"
     what = "the list" if is_only else "what it has"
     age = duration_text(source.age_ms + later_ms)

@@ -325,6 +325,18 @@ async def test_a_backend_that_is_down_keeps_what_was_known_with_its_age() -> Non
     assert not stage.index.is_loading
 
 
+async def test_what_is_known_of_a_backend_nobody_knows_since_when_is_old_and_not_nothing() -> None:
+    stage = Stage(has_library=False)
+    facts = ModelFacts(name="y:1b", runner="r", digest="d", size_bytes=1)
+    variants = (KeptVariant(name="y:1b", downloaded=True, listed=False, backends={"a": facts}),)
+    kept = KeptModel(name="y", variants=variants)
+    assert stage.index.sources(stage.now_ms)[0].freshness is Freshness.EMPTY
+    stage.gathering.begin_with(KeptList(models=[kept], times=KeptTimes()))
+    (source,) = stage.index.sources(stage.now_ms)
+    assert (source.age_ms, source.freshness) == (None, Freshness.EXPIRED)
+    assert stage.index.is_loading
+
+
 async def test_what_is_left_of_a_library_that_is_switched_off_says_so() -> None:
     stage = Stage(has_library=False)
     stage.begin(HOUR_MS)

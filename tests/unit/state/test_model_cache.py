@@ -267,10 +267,12 @@ async def test_bytes_that_are_no_text_are_no_end(
     spoil(file, part)
     with capture_logs() as logs:
         found = cache(file).read()
-        names = found and [one.name for each in found.models for one in each.variants]
+        models = [] if found is None else list(found.models)
+        names = found and [one.name for each in models for one in each.variants]
     assert names == left
     assert [each["log_level"] for each in logs] == ["warning"]
     assert bool(list(file.parent.glob("*.broken"))) == (left is None)
+    assert {each.mark for each in models} <= {""}, "what is not whole is asked for again"
 
 
 async def test_what_killed_writers_left_is_cleared_and_what_is_being_written_is_not(
