@@ -11,6 +11,7 @@ the broker runs.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -143,6 +144,8 @@ class SqliteUsage:
     def _open(self, name: str) -> sqlite3.Connection:
         if name != _IN_MEMORY:
             self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Who did what is for this user's eyes; what SQLite writes beside it is as this is.
+            os.close(os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         database = sqlite3.connect(name, timeout=BUSY_TIMEOUT_S, isolation_level=None)
         try:
             for each in (

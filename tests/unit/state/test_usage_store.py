@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from stat import S_IMODE
 
 import pytest
 from structlog.testing import capture_logs
@@ -42,6 +43,16 @@ async def test_what_was_added_is_there_when_it_is_opened_again(tmp_path: Path) -
     async with opened(file) as store:
         assert await store.add([row(completed=3)]) == 1
         assert summed((await store.ask(ALL)).rows).requests == 5
+
+
+def modes(folder: Path) -> dict[str, int]:
+    return {each.name: S_IMODE(each.stat().st_mode) for each in folder.iterdir()}
+
+
+async def test_it_is_for_its_own_users_eyes(tmp_path: Path) -> None:
+    async with opened(tmp_path / "u.sqlite") as store:
+        await store.add([row(completed=1)])
+        assert modes(tmp_path) == dict.fromkeys(("u.sqlite", "u.sqlite-wal", "u.sqlite-shm"), 0o600)
 
 
 async def test_two_brokers_may_share_a_file(tmp_path: Path) -> None:
