@@ -15,12 +15,15 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import nsmallest
 from typing import Final
 
 from broker.core.model_name import comparison_key
 from broker.core.ports import ModelFacts
 
 _BLOB: Final = re.compile(r"sha256[-:]([0-9a-f]{64})")
+# More names of the same weights tell nobody more, and each of thousands would name all others.
+TWINS_MAX: Final = 100
 _HEX_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -37,7 +40,7 @@ class Freed:
 class Node:
     """One model on one backend. `parent` is as it says itself, but spelled as the backend lists it
     where it is there; "" where it says none, or itself. `twins` are other names whose weights are
-    the same file."""
+    the same file, the first TWINS_MAX of them."""
 
     facts: ModelFacts
     backend: str
@@ -116,6 +119,8 @@ class _Backend:
         self._weights = _inverted(
             (key, {_main_file(each)} - {""}) for key, each in self.by_key.items()
         )
+        self._first_twins: dict[str, list[str]] = {}
+        self._sizes_max: dict[frozenset[str], int] = {}
         self._digests = Counter(each.digest for each in self.by_key.values() if each.digest)
         self._parents = {key: self._parent_key(key) for key in self.by_key}
         self._children: dict[str, list[str]] = {}
@@ -143,19 +148,25 @@ class _Backend:
     def children(self, key: str) -> Sequence[str]:
         return self._children.get(key, ())
 
-    def _twins(self, key: str) -> set[str]:
-        """Other names for the same weights."""
+    def _twins(self, key: str) -> Sequence[str]:
+        """Other names for the same weights, the first of them."""
         weights = _main_file(self.by_key[key])
-        return self._weights[weights] - {key} if weights else set()
+        if not weights:
+            return ()
+        first = self._first_twins.get(weights)
+        if first is None:
+            first = nsmallest(TWINS_MAX + 1, self._weights[weights])
+            self._first_twins[weights] = first
+        return [each for each in first if each != key][:TWINS_MAX]
 
     def freed(self, key: str) -> Freed:
         """What deleting this name alone frees."""
         facts = self.by_key[key]
         if self._digests[facts.digest] > 1:
             return Freed()  # another name for the same manifest
-        shared = [blob for blob in self._files[key] if len(self._having[blob]) > 1]
+        shared = frozenset(blob for blob in self._files[key] if len(self._having[blob]) > 1)
         if shared:
-            left = facts.size_bytes - self._size_max(key, shared)
+            left = facts.size_bytes - self._size_max(shared)
             return Freed(bytes=max(0, left), is_bound=True)
         if any(not (self._files[key] and self._files[each]) for each in self._relatives(key)):
             return Freed(is_bound=True)  # they share, and what is not told
@@ -166,8 +177,14 @@ class _Backend:
         parent = self._parents[key]
         return self.children(key) if parent is None else (parent, *self.children(key))
 
-    def _size_max(self, key: str, shared: Sequence[str]) -> int:
+    def _size_max(self, shared: frozenset[str]) -> int:
         """What these files take at most: each is part of every model that has it."""
+        found = self._sizes_max.get(shared)
+        if found is None:
+            found = self._sizes_max[shared] = self._size_max_anew(shared)
+        return found
+
+    def _size_max_anew(self, shared: frozenset[str]) -> int:
         having_all = set.intersection(*(self._having[blob] for blob in shared))
         smallest = min(self.by_key[each].size_bytes for each in having_all)
         if len(having_all) > 1:
@@ -204,7 +221,7 @@ class _Backend:
             parent=self.by_key[parent].name if parent is not None else said,
             is_parent_missing=is_named and parent is None,
             children=self._names(self.children(key)),
-            twins=self._names(sorted(self._twins(key))),
+            twins=self._names(self._twins(key)),
             freed=self.freed(key),
         )
 

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from broker.core.model_name import comparison_key
 from broker.core.ports import ModelFacts
-from broker.models.dependencies import Consequences, Freed, Node, consequences, family, nodes
+from broker.models.dependencies import (
+    TWINS_MAX,
+    Consequences,
+    Freed,
+    Node,
+    consequences,
+    family,
+    nodes,
+)
 
 LLAMA, QWEN, PROJECTOR, ADAPTER = ("a" * 64, "b" * 64, "c" * 64, "d" * 64)
 
@@ -71,6 +79,16 @@ def test_of_a_file_that_is_no_models_nobody_knows_whether_it_is_there() -> None:
     for path in ("/home/a/weights.gguf", f"/blobs/sha256-{QWEN}"):
         node = by_name(BASE, facts("x:1", LLAMA, parent=path))["x:1"]
         assert (node.parent, node.is_parent_missing) == (path, False)
+
+
+def test_of_very_many_names_of_the_same_weights_the_first_are_told() -> None:
+    many = [facts(f"m{each:04}:latest", LLAMA) for each in range(4_000)]
+    found = nodes("b", many)
+    assert len(found) == len(many)
+    names = [each.facts.name for each in found]
+    assert found[0].twins == tuple(names[1 : TWINS_MAX + 1])
+    assert found[50].twins == (*names[:50], *names[51 : TWINS_MAX + 1])
+    assert found[-1].twins == tuple(names[:TWINS_MAX])
 
 
 def test_names_of_the_same_weights_are_twins() -> None:
