@@ -76,7 +76,8 @@ class MemoryUsage:
 
     async def tidy(self, now_hour: int) -> UsageTidied:
         self._check()
-        oldest = now_hour - self._keep_h
+        first = min((each.hour for each in self.kept), default=0)
+        oldest = min(now_hour - self._keep_h, first + 2 * DAY_H)
         for key in [each for each in self.kept if each.hour + each.hours <= oldest]:
             del self.kept[key]
         totals: dict[str, ModelUse] = {}

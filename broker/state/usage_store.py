@@ -44,6 +44,10 @@ R = TypeVar("R")
 # Another broker with the same file is waited for so long.
 BUSY_TIMEOUT_S: Final = 2.0
 
+# Each time that it is tidied, which is each hour, the oldest days are dropped, no more than these:
+# a clock that is years ahead until somebody sets it must not cost all that is kept.
+DROPPED_H_MAX: Final = 2 * DAY_H
+
 # When there are too many rows, so much more room is made that it need not be made each time.
 ROOM_SHARE: Final = 0.1
 
@@ -205,13 +209,19 @@ class SqliteUsage:
     def _tidy(self, now_hour: int) -> UsageTidied:
         database = self._opened
         with _transaction(database):
-            database.execute(sql.DROP_OLD, (now_hour - self._keep_h,))
+            self._drop_old(database, now_hour - self._keep_h)
             self._make_room(database, now_hour - now_hour % DAY_H)
         totals = {
             model: ModelUse(*counts)
             for model, *counts in database.execute(sql.TOTALS, (TOTALS_MAX,))
         }
         return UsageTidied(rows=_count(database), totals=totals)
+
+    def _drop_old(self, database: sqlite3.Connection, until_hour: int) -> None:
+        """Not all that seems old at once: it may be the clock that is wrong."""
+        (oldest,) = database.execute(sql.OLDEST).fetchone()
+        if oldest is not None:
+            database.execute(sql.DROP_OLD, (min(until_hour, oldest + DROPPED_H_MAX),))
 
     def _make_room(self, database: sqlite3.Connection, today: int) -> None:
         """Keeps to the bound on rows. The hours of the oldest day are summed up to one row a day

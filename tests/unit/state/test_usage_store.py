@@ -160,6 +160,16 @@ async def test_names_that_are_no_text_are_kept_as_some(tmp_path: Path) -> None:
 # The bound on rows
 
 
+async def test_a_clock_that_is_years_ahead_costs_days_and_not_all(tmp_path: Path) -> None:
+    async with opened(tmp_path / "usage.sqlite") as store:
+        days = range(-10, 0)
+        await store.add([row(completed=1, hour=DAY + each * DAY_H) for each in days])
+        ahead = NOW + 10 * 366 * DAY_H
+        assert (await store.tidy(ahead)).rows == 8
+        assert (await store.tidy(NOW)).rows == 8
+        assert [(await store.tidy(ahead)).rows for _ in range(5)] == [6, 4, 2, 0, 0]
+
+
 async def test_the_oldest_days_are_summed_up_first(tmp_path: Path) -> None:
     rows = [row(DAY - 24 * day + hour) for day in range(3) for hour in range(8)]
     async with opened(tmp_path / "usage.sqlite", rows_max=20) as store:
