@@ -125,7 +125,8 @@ async def test_an_answer_that_is_read_late_is_whole() -> None:
 async def test_more_calls_than_may_be_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = LimitsConfig(streams_max=1, queued_max=1)
     config = Config(server=FREE_PORTS, limits=limits, backends=(BACKEND,))
-    monkeypatch.setattr(server, "CALLS_SPARE", -config.pubsub.subscribers_max)
+    staying = config.pubsub.subscribers_max + config.model_list.watchers_max
+    monkeypatch.setattr(server, "CALLS_SPARE", -staying)
     async with running_daemon(config) as daemon, daemon.open_channel() as far:
         stream = daemon.inference.Generate(generate())
         await read_until(stream, "started")
