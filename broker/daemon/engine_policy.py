@@ -164,6 +164,12 @@ def live_max(config: Config) -> int:
     return max(config.limits.streams_max, config.limits.queued_max)
 
 
+def staying_max(config: Config) -> int:
+    """Calls that stay: subscribers, who watches models, who waits for one to come."""
+    subscribers, watchers = config.pubsub.subscribers_max, config.model_list.watchers_max
+    return subscribers + watchers + config.pulls.listeners_max
+
+
 def _backend(config: BackendConfig) -> BackendPolicy:
     memory_gb = config.memory_gb
     return BackendPolicy(

@@ -31,7 +31,7 @@ from broker.core.ports import Backend
 from broker.core.publish_quota import PublishPolicy
 from broker.daemon.accounting import usage_books
 from broker.daemon.changing import Changing
-from broker.daemon.engine_policy import engine_policy, live_max
+from broker.daemon.engine_policy import engine_policy, live_max, staying_max
 from broker.daemon.learning import Learning
 from broker.daemon.listing import Listing
 from broker.daemon.model_lists import ModelLists
@@ -333,11 +333,7 @@ def _grpc_server(
             keepalive_timeout_ms=config.server.keepalive_timeout_ms,
             ping_interval_ms_min=config.floods.ping_interval_ms_min,
             concurrent_streams_max=config.floods.calls_per_connection_max,
-            # Calls that stay: subscribers, who watches models, who waits for one to come.
-            calls_max=live_max(config)
-            + config.pubsub.subscribers_max
-            + config.model_list.watchers_max
-            + config.pulls.listeners_max,
+            calls_max=live_max(config) + staying_max(config),
             floods=FloodLimits(
                 calls_per_s=config.floods.calls_per_s,
                 calls_burst=config.floods.calls_burst,

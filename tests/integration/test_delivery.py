@@ -12,6 +12,7 @@ from broker.api.grpc import server
 from broker.config.resilience import FloodsConfig
 from broker.config.schema import Config, LimitsConfig
 from broker.config.serving import BackendConfig, PlacementConfig
+from broker.daemon.engine_policy import staying_max
 from tests.integration.daemon import (
     BACKEND,
     FREE_PORTS,
@@ -125,8 +126,7 @@ async def test_an_answer_that_is_read_late_is_whole() -> None:
 async def test_more_calls_than_may_be_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = LimitsConfig(streams_max=1, queued_max=1)
     config = Config(server=FREE_PORTS, limits=limits, backends=(BACKEND,))
-    staying = config.pubsub.subscribers_max + config.model_list.watchers_max
-    monkeypatch.setattr(server, "CALLS_SPARE", -staying)
+    monkeypatch.setattr(server, "CALLS_SPARE", -staying_max(config))
     async with running_daemon(config) as daemon, daemon.open_channel() as far:
         stream = daemon.inference.Generate(generate())
         await read_until(stream, "started")
