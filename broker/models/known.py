@@ -15,7 +15,8 @@ NOWHERE: Final[Mapping[str, str]] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownModel:
-    """One name with its tag (`llama3:8b`), and the one without (`llama3`) as `base`.
+    """One name with its tag (`llama3:8b`; a server of another dialect may have none), and the one
+    without (`llama3`) as `base`.
 
     `runners` names the backends that have it, each with the runner that answers for it there; none
     of a model that could only be downloaded. `facts` are those of the first backend. Numbers are 0

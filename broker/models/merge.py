@@ -237,14 +237,13 @@ def _known(
     library: LibraryRows,
     named: Collection[str],
 ) -> KnownModel:
-    """What backends leave open the library may know."""
+    """What backends leave open the library may know. It is called as the first of them calls it."""
     row, base = library.find(key), library.base_of_key(key)
-    shown = canonical(name) or name
-    bare = untagged(shown)
+    bare = base_of(name)
     size = told.size_bytes or (0 if row is None else library.sizes[row])
     nothing = frozenset[str]()
     return KnownModel(
-        name=shown,
+        name=name,
         base=bare,
         downloaded=True,
         size_bytes=size,

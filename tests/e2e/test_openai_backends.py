@@ -120,7 +120,7 @@ async def test_the_first_steps_work_before_such_servers_alone(
         (row,) = [
             each for each in (await brokerctl(running, "models")).splitlines() if SWIFT in each
         ]
-        assert row.split() == [SWIFT, "?", "?", "vllm", "(resident)"]
+        assert row.split() == [SWIFT, "?", "8192", "?", "vllm", "(resident)"]
         assert await brokerctl(running, "generate", "why?", "--max-tokens", "4")
         address = (await running.said("broker listening"))["grpc"]
         example = await asyncio.create_subprocess_exec(

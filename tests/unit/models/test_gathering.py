@@ -83,7 +83,7 @@ def test_a_model_is_downloaded_only_where_that_very_variant_is() -> None:
         ("llama3:latest", False),
     ]
     stage.gathering.listed("b", [facts("llama3")])
-    assert stage.names() == ["llama3:8b", "llama3:latest"]
+    assert stage.names() == ["llama3", "llama3:8b"], "as the server itself calls it"
     (kept,) = stage.kept().models
     assert kept.downloaded
 
@@ -184,7 +184,7 @@ def test_the_next_run_begins_with_all_that_was_known() -> None:
     later = Stage(named=("x:1b",))
     later.gathering.begin_with(stage.kept())
     assert later.index.local() == stage.index.local()
-    assert later.names(Availability.ALL) == ["mine:latest", "x:1b", "x:2b"]
+    assert later.names(Availability.ALL) == ["mine", "x:1b", "x:2b"]
     assert later.gathering.library_unix_ms == stage.gathering.library_unix_ms
     assert later.gathering.listed_unix_ms("b") == 1_000_000
     assert not later.gathering.was_heard("b")

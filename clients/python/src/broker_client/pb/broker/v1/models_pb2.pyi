@@ -1302,7 +1302,7 @@ class Model(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     ALIASES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its shortest name, always with a tag."""
+    """Its name as the first of its backends tells it: Ollama the shortest, always with a tag."""
     size_bytes: _builtins.int
     """Bytes on disk."""
     parameter_size: _builtins.str
