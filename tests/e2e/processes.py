@@ -111,6 +111,7 @@ class BrokerProcess:
                 status = await stub.GetStatus(admin_pb2.GetStatusRequest(requests_max=100))
                 if holds(status):
                     return status
+                await asyncio.sleep(0.005)  # a connection may open only so many calls a second
 
     async def outcomes(self) -> dict[str, int]:
         """How requests ended so far, once none is under way."""

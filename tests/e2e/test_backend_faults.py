@@ -12,7 +12,7 @@ import grpc
 import pytest
 import pytest_asyncio
 
-from broker_client.pb.broker.v1 import admin_pb2, models_pb2
+from broker_client.pb.broker.v1 import admin_pb2, admin_pb2_grpc, models_pb2
 from broker_client.pb.broker.v1 import inference_pb2 as pb
 from tests.e2e.processes import QUICK, SERVER, BrokerProcess, backend_table, brokerd
 from tests.integration.daemon import read_until, refusal_of, refused
@@ -218,10 +218,15 @@ async def test_two_models_under_load_are_loaded_one_after_the_other(
         assert len(found) <= 1, found  # never two at once, in whatever state
         return status.outcomes[0].count == 24
 
+    assert broker.channel is not None
+    admin = admin_pb2_grpc.AdminStub(broker.channel)
+    await admin.Pause(admin_pb2.PauseRequest())  # until all of them are there
     streams = [
         broker.inference.Generate(request(f"opus-{number}", models[number % 2]))
         for number in range(24)
     ]
+    await broker.until_status(lambda status: status.queued == 24)
+    await admin.Resume(admin_pb2.ResumeRequest())
     reads = asyncio.gather(*(read_until(each, "done") for each in streams))
     status = await broker.until_status(changing)
     assert all(events[-1].done.usage.output_tokens == 8 for events in await reads)
