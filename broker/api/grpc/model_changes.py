@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Final
+from typing import Any, Final
 
 import grpc
 
@@ -47,8 +47,7 @@ class ModelChanges:
     ) -> AsyncIterator[pb.PullResponse]:
         """Downloads a model, or joins the download of it."""
         try:
-            problems = open_call(request, context)
-            check_named(request, problems)
+            problems = open_named(request, context)
             is_short = 0 < len(request.name) <= NAME_LENGTH_MAX
             if is_short and canonical(request.name) is None:
                 problems.add("name", "is no name of a model")
@@ -81,9 +80,7 @@ class ModelChanges:
     ) -> pb.CancelPullResponse:
         """Ends a download for all who want it."""
         try:
-            problems = open_call(request, context)
-            check_named(request, problems)
-            problems.raise_any()
+            open_named(request, context).raise_any()
             cancelled = await self._changes.cancel_pull(
                 request.name, request.backend, request.agent_id
             )
@@ -96,9 +93,7 @@ class ModelChanges:
     ) -> pb.DeleteResponse:
         """Deletes a model from disks, or tells what that would do."""
         try:
-            problems = open_call(request, context)
-            check_named(request, problems)
-            problems.raise_any()
+            open_named(request, context).raise_any()
             deletion = await self._changes.delete(
                 request.name,
                 request.backend,
@@ -120,9 +115,7 @@ class ModelChanges:
     ) -> pb.LoadResponse:
         """Makes a model resident."""
         try:
-            problems = open_call(request, context)
-            check_named(request, problems)
-            problems.raise_any()
+            open_named(request, context).raise_any()
             wished = await self._changes.load(
                 request.name,
                 request.backend,
@@ -138,9 +131,7 @@ class ModelChanges:
     ) -> pb.UnloadResponse:
         """Has a model leave memory."""
         try:
-            problems = open_call(request, context)
-            check_named(request, problems)
-            problems.raise_any()
+            open_named(request, context).raise_any()
             wished = await self._changes.unload(
                 request.name,
                 request.backend,
@@ -152,12 +143,14 @@ class ModelChanges:
             await abort(context, error)
 
 
-def check_named(request: _Named, problems: Problems) -> None:
-    """The fields that all of these share."""
+def open_named(request: _Named, context: _Context[Any, Any]) -> Problems:
+    """Opens the call, and looks at the fields that all of these share."""
+    problems = open_call(request, context)
     problems.require(bool(request.name), "name", "is required")
     check_model(request.name, "name", problems)
     check_length(request.backend, BACKEND_LENGTH_MAX, "backend", problems)
     check_length(request.agent_id, AGENT_ID_LENGTH_MAX, "agent_id", problems)
+    return problems
 
 
 def timeout_ns(left_s: float | None) -> int:
